@@ -1,0 +1,40 @@
+# `make demo` runs the main job on a real engine and a real model; `make test` passes the tests.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+MARKERS ?= not slow and not gpu
+
+.PHONY: demo test test-slow lint fmt clean
+
+$(VENV)/.core: pyproject.toml src/overspan/__init__.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/.core
+	$(BIN)/python demo.py
+
+test: $(VENV)/.dev
+	$(BIN)/overspan engine install cpu
+	$(BIN)/python -m pytest -m "$(MARKERS)"
+
+test-slow: $(VENV)/.dev
+	$(BIN)/overspan engine install cpu
+	$(BIN)/python -m pytest -m slow
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fmt: $(VENV)/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache dist

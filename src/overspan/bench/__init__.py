@@ -1,0 +1,1 @@
+"""The load generator: measures an endpoint and says when it could not."""

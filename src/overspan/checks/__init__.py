@@ -1,0 +1,1 @@
+"""Preflight, verify and doctor: all return findings."""

@@ -1,0 +1,83 @@
+"""The entry point: finds the command, and turns an error into a message and an exit code."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+
+import click
+
+from overspan import __version__
+from overspan.schema.errors import OverspanError, UnknownName
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    # name: (module that holds a click command of that name, with `_` for `-`; the line in `overspan --help`).
+    # Named here and imported when called, so that `overspan --help` costs no more than click.
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Commands in the order that a user meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command, imported now."""
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(COMMANDS[cmd_name][0])
+        command = getattr(module, cmd_name.replace("-", "_"))
+        if not isinstance(command, click.Command):
+            raise TypeError(f"{cmd_name} is not a command")
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that the first argument names; an unknown one tells the nearest."""
+        if args and args[0] not in COMMANDS:
+            raise UnknownName("command", args[0], COMMANDS, next="overspan --help")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of commands, from the table alone."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="overspan")
+def cli() -> None:
+    """One model and any set of machines, to a running, proven and measured endpoint."""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line; an error ends with one message on stderr and its exit code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        code = cli.main(args=arguments, prog_name="overspan", standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.exit(141)
+    except OverspanError as error:
+        _show(error, as_json="--json" in arguments)
+        sys.exit(error.exit_code)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _show(error: OverspanError, *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(error.as_dict()))
+    click.echo(f"error: {error.what}", err=True)
+    if error.quote:
+        click.echo(f"  | {error.quote}", err=True)
+    if error.next:
+        click.echo(f"next: {error.next}", err=True)

@@ -1,0 +1,1 @@
+"""Pure: a plan becomes processes, one module an engine."""

@@ -1,0 +1,1 @@
+"""Facts about machines: each is a command, a parser and captured outputs."""

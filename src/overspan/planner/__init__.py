@@ -1,0 +1,1 @@
+"""Pure: layouts, why some cannot run, what each needs and will give."""

@@ -1,0 +1,1 @@
+"""A run: its folder, states, supervisor; up and stop."""

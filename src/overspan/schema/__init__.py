@@ -1,0 +1,1 @@
+"""Frozen types, errors, ports and units: what every other room speaks. It imports no other room."""

@@ -1,0 +1,31 @@
+"""What a check says: preflight, verify and doctor all return these."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from overspan.schema.base import Frozen
+
+Status = Literal["passed", "failed", "not_evaluated"]
+
+
+class Evidence(Frozen):
+    """Where a finding was read: a line of a file, or the output of a command."""
+
+    text: str
+    file: str | None = None
+    line: int | None = None
+    host: str | None = None
+    command: list[str] | None = None
+
+
+class Finding(Frozen):
+    """One rule's verdict. A rule that could not be checked is `not_evaluated` and says why in `cause`."""
+
+    rule: str
+    status: Status
+    evidence: Evidence | None = None
+    cause: str | None = None
+    fix: str | None = None
+    severity: Literal["error", "warning", "info"] = "error"
+    confidence: float | None = None

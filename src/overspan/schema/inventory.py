@@ -1,0 +1,119 @@
+"""The machines at hand: what was detected, what was chosen from it and why. A person reads and edits this file."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from overspan.schema.base import Frozen
+
+LauncherName = Literal["local", "docker", "slurm"]
+DeviceKind = Literal["cpu", "cuda"]
+
+
+class Gpu(Frozen):
+    """One accelerator. `kind` is a name of the hardware catalogue, e.g. `gb10`, or the driver's own name."""
+
+    index: int = Field(ge=0)
+    kind: str
+    name: str = ""
+    memory_bytes: int = Field(gt=0)
+    unified_memory: bool = False
+    driver: str | None = None
+
+
+class Nic(Frozen):
+    """A network interface, with its RDMA device where it has one. `twin` is the same port seen over another path."""
+
+    interface: str
+    addresses: list[str] = Field(default_factory=list, description="CIDR notation, e.g. 10.10.10.1/24")
+    mtu: int | None = None
+    speed_bits_per_s: int | None = None
+    up: bool = True
+    rdma_device: str | None = None
+    rdma_port: int | None = None
+    rdma_state: str | None = None
+    twin: str | None = None
+
+
+class Choice(Frozen):
+    """A value that was chosen, and why; edit `value` to override."""
+
+    value: Any
+    why: str = ""
+
+
+class Fabric(Frozen):
+    """How one host talks to the others: one socket interface and address, all HCAs to NCCL."""
+
+    interface: str
+    address: str
+    hcas: list[str] = Field(default_factory=list)
+    why: list[str] = Field(default_factory=list)
+
+
+class Ssh(Frozen):
+    """How to reach a host. Host keys are always verified, against `known_hosts` where it is given."""
+
+    address: str
+    user: str | None = None
+    port: int = Field(22, ge=1, le=65535)
+    identity_file: str | None = None
+    known_hosts: str | None = None
+    config_file: str | None = None
+
+
+class ContainerRuntime(Frozen):
+    """The container engine of a host."""
+
+    kind: Literal["docker", "podman", "enroot"] = "docker"
+    version: str | None = None
+    gpu: bool = False
+    options: list[str] = Field(default_factory=list, description="more arguments of `docker run` on this host")
+
+
+class Host(Frozen):
+    """One machine. Without `ssh` it is the machine that the command runs on."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    ssh: Ssh | None = None
+    arch: str = "x86_64"
+    os: str = ""
+    cpu_model: str = ""
+    cores: int = Field(1, ge=1)
+    memory_bytes: int = Field(gt=0)
+    gpus: list[Gpu] = Field(default_factory=list)
+    nics: list[Nic] = Field(default_factory=list)
+    fabric: Fabric | None = None
+    container: ContainerRuntime | None = None
+    disk_free_bytes: int | None = None
+    model_cache: str | None = Field(None, description="folder of Hugging Face models on this host")
+    env: dict[str, str] = Field(default_factory=dict)
+
+
+class Slurm(Frozen):
+    """Site settings of a Slurm cluster."""
+
+    partition: str | None = None
+    account: str | None = None
+    reservation: str | None = None
+    time_limit: str | None = None
+    exclusive: bool = True
+    segment: int | None = None
+    directives: list[str] = Field(default_factory=list)
+
+
+class Inventory(Frozen):
+    """Hosts, and how processes are started on them."""
+
+    name: str = "inventory"
+    description: str = ""
+    source: str = ""
+    launcher: LauncherName = "local"
+    device: DeviceKind = "cpu"
+    hosts: list[Host] = Field(min_length=1)
+    images: dict[str, str] = Field(default_factory=dict, description="aliases: a recipe's image -> this site's")
+    models: dict[str, str] = Field(default_factory=dict, description="aliases: a model id -> a folder of this site")
+    env: dict[str, str] = Field(default_factory=dict, description="for every process of every host")
+    slurm: Slurm | None = None

@@ -1,0 +1,69 @@
+"""plan.json: what will run, where, and what was rejected and why. Labels and counts are derived from it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from overspan.schema.base import Frozen
+from overspan.schema.inventory import Inventory
+from overspan.schema.layout import Layout
+from overspan.schema.recipe import Recipe
+
+
+class Placement(Frozen):
+    """One rank (or the one process that holds several) on one host."""
+
+    process: str
+    host: str
+    ranks: list[int]
+    gpus: list[int] = Field(default_factory=list, description="indices on that host; empty on a CPU")
+
+
+class Rejection(Frozen):
+    """A layout that cannot run, with the reason and its arithmetic."""
+
+    layout: Layout
+    reason: str
+
+
+class EngineChoice(Frozen):
+    """The engine that will run: an environment of this machine, or an image."""
+
+    name: str
+    version: str
+    environment: str | None = Field(None, description="folder of the engine's own Python environment")
+    image: str | None = None
+
+
+class Endpoint(Frozen):
+    """Where the model answers."""
+
+    host: str
+    port: int
+    model: str
+
+    @property
+    def base_url(self) -> str:
+        """The OpenAI base URL, with `/v1`."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}/v1"
+
+
+class Plan(Frozen):
+    """What will run. `model_path` is filled where the model is on this machine's disk already."""
+
+    recipe: Recipe
+    inventory: Inventory
+    layout: Layout
+    engine: EngineChoice
+    endpoint: Endpoint
+    placements: list[Placement]
+    model_path: str | None = None
+    model_digest: str | None = None
+    memory_per_rank: dict[str, int] = Field(default_factory=dict, description="bytes by term, fullest rank")
+    prediction: dict[str, Any] | None = None
+    rejected: list[Rejection] = Field(default_factory=list)
+    notes: list[str] = Field(default_factory=list)
+    overspan_version: str

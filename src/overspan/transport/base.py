@@ -1,0 +1,57 @@
+"""What every transport can do. Commands are lists of arguments: none is ever joined into text for a shell here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from overspan.schema.base import Frozen
+from overspan.schema.errors import OverspanError
+
+
+class Completed(Frozen):
+    """A command that ended. `code` is its exit status, negative for a signal, as subprocess has it."""
+
+    host: str
+    argv: list[str]
+    code: int
+    stdout: str
+    stderr: str
+    seconds: float
+
+    def check(self, what: str) -> Completed:
+        """Return self when the command succeeded.
+
+        Raises:
+            OverspanError: it did not; quotes the last line that it wrote.
+        """
+        if self.code == 0:
+            return self
+        lines = (self.stderr.strip() or self.stdout.strip()).splitlines()
+        raise OverspanError(
+            f"{what} failed on {self.host}: {self.argv[0]} ended with {self.code}",
+            quote=lines[-1] if lines else None,
+        )
+
+
+class Transport(Protocol):
+    """A way to run commands on one host."""
+
+    host: str
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Completed:
+        """Run a command to its end. `env` is added to the host's own environment.
+
+        Raises:
+            HostUnreachable: the host does not answer.
+            OverspanError: the command does not exist there, or ran past `timeout_s`.
+        """
+        ...

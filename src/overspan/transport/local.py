@@ -1,0 +1,115 @@
+"""This machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from overspan.schema.errors import OverspanError
+from overspan.transport.base import Completed
+
+Popen = subprocess.Popen
+
+
+class Local:
+    """Runs commands on this machine."""
+
+    def __init__(self, host: str = "localhost") -> None:
+        self.host = host
+
+    def run(
+        self,
+        argv: Sequence[str],
+        *,
+        stdin: bytes | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Completed:
+        """See `Transport.run`."""
+        started = time.monotonic()
+        try:
+            done = subprocess.run(
+                list(argv),
+                input=stdin,
+                stdin=None if stdin is not None else subprocess.DEVNULL,
+                capture_output=True,
+                env={**os.environ, **env} if env is not None else None,
+                cwd=cwd,
+                timeout=timeout_s,
+                check=False,
+            )
+        except FileNotFoundError:
+            raise OverspanError(f"{argv[0]} is not installed on {self.host}") from None
+        except subprocess.TimeoutExpired:
+            raise OverspanError(f"{argv[0]} on {self.host} did not end within {timeout_s:g} s") from None
+        return Completed(
+            host=self.host,
+            argv=list(argv),
+            code=done.returncode,
+            stdout=done.stdout.decode(errors="replace"),
+            stderr=done.stderr.decode(errors="replace"),
+            seconds=time.monotonic() - started,
+        )
+
+
+def lines_of(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> Iterator[str]:
+    """Run a command here and give each line of its output (both streams) as it comes.
+
+    When the iterator is closed before its end, or the caller is interrupted, the command's whole process group is
+    ended: nothing goes on behind the caller's back.
+
+    Raises:
+        OverspanError: the command ended with an error; quotes its last line.
+    """
+    last = ""
+    process = subprocess.Popen(
+        list(argv),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env={**os.environ, **env} if env is not None else None,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    try:
+        for line in process.stdout or ():
+            last = line.rstrip("\n") if line.strip() else last
+            yield line.rstrip("\n")
+        process.wait()
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
+    if process.returncode != 0:
+        raise OverspanError(f"{argv[0]} ended with {process.returncode}", quote=last)
+
+
+def spawn(
+    argv: Sequence[str],
+    *,
+    log: Path,
+    env: Mapping[str, str],
+    cwd: str | None = None,
+    new_session: bool = False,
+    preexec: Callable[[], None] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a process here that writes both its streams to the end of a file. `env` is its whole environment."""
+    with log.open("ab", buffering=0) as sink:
+        return subprocess.Popen(
+            list(argv),
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            env=dict(env),
+            cwd=cwd,
+            start_new_session=new_session,
+            preexec_fn=preexec,  # noqa: PLW1509 - the callers have one thread
+        )
