@@ -1,0 +1,28 @@
+"""Where Overspan keeps things: caches can be deleted at any time, runs are the user's."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import platformdirs
+
+
+def cache_dir() -> Path:
+    """Engines and prepared models. `OVERSPAN_CACHE` moves it."""
+    return _place("OVERSPAN_CACHE", platformdirs.user_cache_path("overspan"))
+
+
+def state_dir() -> Path:
+    """Runs and their locks. `OVERSPAN_STATE` moves it."""
+    return _place("OVERSPAN_STATE", platformdirs.user_state_path("overspan"))
+
+
+def runs_dir() -> Path:
+    """One folder a run."""
+    return state_dir() / "runs"
+
+
+def _place(variable: str, default: Path) -> Path:
+    given = os.environ.get(variable)
+    return Path(given).expanduser().absolute() if given else default
