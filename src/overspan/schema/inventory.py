@@ -56,8 +56,8 @@ class Fabric(Frozen):
 class Ssh(Frozen):
     """How to reach a host. Host keys are always verified, against `known_hosts` where it is given."""
 
-    address: str
-    user: str | None = None
+    address: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$|^[0-9a-fA-F:.]*:[0-9a-fA-F:.]*(%[A-Za-z0-9._-]+)?$")
+    user: str | None = Field(None, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
     port: int = Field(22, ge=1, le=65535)
     identity_file: str | None = None
     known_hosts: str | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from overspan.schema.base import Frozen
@@ -54,4 +54,19 @@ class Transport(Protocol):
             HostUnreachable: the host does not answer.
             OverspanError: the command does not exist there, or ran past `timeout_s`.
         """
+        ...
+
+    def lines(
+        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None
+    ) -> Iterator[str]:
+        """Run a command and give each line of both its streams as it comes.
+
+        Raises:
+            HostUnreachable: the host does not answer, or the connection was lost meanwhile.
+            OverspanError: the command ended with an error; quotes its last line.
+        """
+        ...
+
+    def close(self) -> None:
+        """End what connects to the host. What runs there goes on. Twice is fine."""
         ...

@@ -56,8 +56,17 @@ class Local:
             seconds=time.monotonic() - started,
         )
 
+    def lines(
+        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None
+    ) -> Iterator[str]:
+        """See `Transport.lines`."""
+        return lines_of(argv, env=env, cwd=cwd)
 
-def lines_of(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> Iterator[str]:
+    def close(self) -> None:
+        """See `Transport.close`: there is nothing to end."""
+
+
+def lines_of(argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None) -> Iterator[str]:
     """Run a command here and give each line of its output (both streams) as it comes.
 
     When the iterator is closed before its end, or the caller is interrupted, the command's whole process group is
@@ -73,6 +82,7 @@ def lines_of(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> It
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env={**os.environ, **env} if env is not None else None,
+        cwd=cwd,
         text=True,
         errors="replace",
         start_new_session=True,
