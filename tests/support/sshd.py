@@ -5,11 +5,12 @@ from __future__ import annotations
 import getpass
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from overspan.schema.inventory import Ssh
@@ -79,15 +80,18 @@ class Sshd:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return [int(child) for child in children]
 
+    def cut(self) -> None:
+        """Break every open connection at once."""
+        for connection in self.connections():
+            with suppress(ProcessLookupError):
+                os.kill(connection, signal.SIGKILL)
+
     def stop(self) -> None:
         if self.process is None:
             return
-        connections = self.connections() if self.process.poll() is None else []
+        self.cut()
         self.process.terminate()
         self.process.wait(10)
-        for connection in connections:
-            if Path(f"/proc/{connection}").exists():
-                os.kill(connection, 9)
         self.process = None
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import stat
 import threading
 import time
@@ -148,7 +146,7 @@ def test_lines_come_as_they_are_written_and_errors_quote_the_last(remote: Remote
 def test_a_lost_connection_is_an_unreachable_host_not_a_failed_command(own_server: Sshd) -> None:
     with Remote("spark2", own_server.ssh) as remote:
         remote.run(["true"])
-        timer = threading.Timer(0.5, lambda: [os.kill(pid, signal.SIGKILL) for pid in own_server.connections()])
+        timer = threading.Timer(0.5, own_server.cut)
         timer.start()
         with pytest.raises(HostUnreachable, match=r"connection to spark2 .* was lost while it ran sleep"):
             remote.run(["sleep", "30"])
@@ -160,8 +158,7 @@ def test_a_lost_connection_while_lines_come(own_server: Sshd) -> None:
     with Remote("spark2", own_server.ssh) as remote:
         lines = remote.lines(["sh", "-c", "echo one; sleep 30"])
         assert next(lines) == "one"
-        for pid in own_server.connections():
-            os.kill(pid, signal.SIGKILL)
+        own_server.cut()
         with pytest.raises(HostUnreachable, match="lost while it ran sh"):
             list(lines)
 
