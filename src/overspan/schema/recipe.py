@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from overspan.schema import defaults
 from overspan.schema.base import Frozen
+from overspan.schema.errors import InputError
 from overspan.schema.layout import Layout, parse_layout
 
 EngineName = Literal["vllm", "vllm-ray", "dynamo"]
@@ -73,7 +74,11 @@ class Recipe(Frozen):
     @field_validator("layout", mode="before")
     @classmethod
     def _layout_notation(cls, value: Any) -> Any:
-        return parse_layout(value) if isinstance(value, str) else value
+        try:
+            return parse_layout(value) if isinstance(value, str) else value
+        except InputError as error:
+            # As a ValueError it is told with the file and line that it stands in.
+            raise ValueError(f"{error.what}; {error.next}") from None
 
     @field_validator("env", mode="before")
     @classmethod

@@ -1,0 +1,225 @@
+"""The flags of `vllm serve` as data: checked before anything starts, and written as argv.
+
+The data is vLLM's own parser, dumped by tools/dump_engine_flags.py, and notes.yaml: limits, first versions and homes
+that the parser does not tell.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+import re
+from collections.abc import Mapping
+from importlib import resources
+from typing import Any, Final
+
+import yaml
+
+from overspan.schema.errors import RecipeError, did_you_mean
+
+LATEST: Final = "0.32.0"
+_SIZE = re.compile(r"[0-9]+(\.[0-9]+)?[kKmMgGtT]?")
+_FOLDER = "engine_flags"
+
+
+def _read(name: str) -> str:
+    return resources.files("overspan.catalog").joinpath(_FOLDER, name).read_text(encoding="utf-8")
+
+
+@functools.lru_cache(maxsize=1)
+def known() -> dict[str, dict[str, Any]]:
+    """Every flag of the newest vLLM known here, by the name that it has in a recipe."""
+    flags: dict[str, dict[str, Any]] = json.loads(_read(f"vllm-{LATEST}.json"))["flags"]
+    for name, limits in notes()["limits"].items():
+        if name in flags:
+            flags[name] = {key: value for key, value in flags[name].items() if key not in ("above", "below")} | limits
+    return flags
+
+
+@functools.lru_cache(maxsize=1)
+def notes() -> dict[str, Any]:
+    """What the parser does not tell: limits, first versions, homes of arguments that have a field of their own."""
+    data: dict[str, Any] = yaml.safe_load(_read("notes.yaml"))
+    return data
+
+
+def version_of(text: str | None) -> tuple[int, ...] | None:
+    """`0.16.0rc2` as (0, 16, 0); None where the text holds no such version (a nightly, a container's date)."""
+    match = re.match(r"v?([0-9]+(?:\.[0-9]+)+)", text or "")
+    return tuple(int(part) for part in match.group(1).split(".")) if match else None
+
+
+def check(engine_args: Mapping[str, Any], version: str | None = LATEST) -> list[str]:
+    """What is wrong with these engine arguments, one sentence each; an empty list when nothing is.
+
+    Args:
+        engine_args: values by name, as a recipe holds them: underscores, no dashes.
+        version: of the engine that will get them; None when it is not known.
+    """
+    problems = []
+    for name, value in engine_args.items():
+        problem = _problem(name, value) or _too_new(name, version)
+        if problem:
+            problems.append(problem)
+    return problems
+
+
+def check_recipe_args(engine_args: Mapping[str, Any], version: str | None = LATEST) -> list[str]:
+    """As `check`, for a recipe: arguments that have another home there, or are secrets, are refused too."""
+    homes, launch, secrets = notes()["owned"], notes()["launch"], notes()["secret"]
+    problems = check(engine_args, version)
+    for name in engine_args:
+        if name in homes:
+            problems.append(f"engine argument '{name}' has its own field in a recipe: set {homes[name]}")
+        elif name in launch:
+            problems.append(f"engine argument '{name}' is chosen for each rank at launch; leave it out")
+        elif name in secrets:
+            problems.append(f"engine argument '{name}' would show a secret in argv: {secrets[name]}")
+    return problems
+
+
+def require(engine_args: Mapping[str, Any], version: str | None = LATEST, *, where: str = "engine_args") -> None:
+    """Raise on the first problem that `check` finds.
+
+    Raises:
+        RecipeError: names the argument and what is allowed.
+    """
+    problems = check(engine_args, version)
+    if problems:
+        raise RecipeError(f"{where}: {problems[0]}")
+
+
+def _problem(name: str, value: Any) -> str | None:
+    flag = known().get(name)
+    if flag is None:
+        return f"unknown engine argument '{name}'{did_you_mean(name, known())}"
+    if value is None:
+        return None
+    wanted = _mistyped(flag, value)
+    if wanted:
+        return f"engine argument '{name}' takes {wanted} (given: {value!r})"
+    values = value if isinstance(value, list) and flag.get("many") else [value]
+    for item in values:
+        problem = _outside(flag, item) or _not_a_choice(flag, item)
+        if problem:
+            return f"engine argument '{name}' {problem} (given: {item!r})"
+    return None
+
+
+def _too_new(name: str, version: str | None) -> str | None:
+    first = notes()["since"].get(name)
+    have = version_of(version)
+    if first is None or have is None or have >= (version_of(first["version"]) or ()):
+        return None
+    return f"engine argument '{name}' needs vLLM {first['version']} or newer; this one is {version}"
+
+
+def _mistyped(flag: Mapping[str, Any], value: Any) -> str | None:
+    """What the flag takes, when the value is not that."""
+    if flag.get("many") and isinstance(value, list):
+        wrong = [wanted for item in value if (wanted := _mistyped({**flag, "many": None}, item))]
+        return f"a list, each item {wrong[0]}" if wrong else None
+    kind, number = flag["kind"], isinstance(value, (int, float)) and not isinstance(value, bool)
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    text_size = isinstance(value, str) and _SIZE.fullmatch(value) is not None
+    right: dict[str, tuple[bool, str]] = {
+        "boolean": (isinstance(value, bool), "true or false"),
+        "switch": (isinstance(value, bool), "true or false"),
+        "integer": (whole, "a whole number"),
+        "number": (number, "a number"),
+        "size": (whole or text_size, "a whole number or one such as 4k (thousands) or 4K (1024s)"),
+        "size_or_auto": (whole or text_size or value == "auto", "a whole number, one such as 4k, or auto"),
+        "text": (isinstance(value, str) or number or (value is True and "optional_value" in flag), "text"),
+        "json": (_is_json(value), "keys and values (JSON)"),
+        "json_or_text": (isinstance(value, (dict, list, str)), "text, or keys and values (JSON)"),
+    }
+    good, wanted = right[kind]
+    return None if good else wanted
+
+
+def _is_json(value: Any) -> bool:
+    if isinstance(value, (dict, list)):
+        return True
+    try:
+        return isinstance(value, str) and isinstance(json.loads(value), (dict, list))
+    except json.JSONDecodeError:
+        return False
+
+
+def allowed_range(flag: Mapping[str, Any]) -> str | None:
+    """`0.1 to 1`, `1 or more`; None where a flag has no limits."""
+    low, high = flag.get("minimum"), flag.get("maximum")
+    if low is not None and high is not None:
+        return f"{low} to {high}"
+    if low is not None:
+        return f"{low} or more"
+    above = flag.get("above")
+    tail = f", at most {high}" if high is not None else f", below {flag['below']}" if "below" in flag else ""
+    if above is not None:
+        return f"more than {above}{tail}"
+    return f"at most {high}" if high is not None else None
+
+
+def _outside(flag: Mapping[str, Any], value: Any) -> str | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    if flag["kind"] == "size_or_auto" and value == -1:
+        return None
+    inside = (
+        value >= flag.get("minimum", value)
+        and value <= flag.get("maximum", value)
+        and ("above" not in flag or value > flag["above"])
+        and ("below" not in flag or value < flag["below"])
+    )
+    return None if inside else f"must be {allowed_range(flag)}"
+
+
+def _not_a_choice(flag: Mapping[str, Any], value: Any) -> str | None:
+    choices = flag.get("choices")
+    given = str(value).lower().replace("-", "_") if flag.get("folds_case") else value
+    if not choices or given in choices:
+        return None
+    near = difflib.get_close_matches(str(value).lower(), [str(choice) for choice in choices], 3, 0.5)
+    hint = f"; did you mean {', '.join(near)}?" if near else ""
+    return f"must be one of {', '.join(str(choice) for choice in choices)}{hint}"
+
+
+def to_argv(engine_args: Mapping[str, Any]) -> list[str]:
+    """The arguments as `vllm serve` takes them, in the order given.
+
+    Booleans become `--flag` or `--no-flag`, dicts JSON with sorted keys, lists several values (or JSON, where the flag
+    takes that); None and a switch that is off give nothing.
+
+    Raises:
+        RecipeError: a name that vLLM does not know.
+    """
+    argv: list[str] = []
+    for name, value in engine_args.items():
+        if name not in known():
+            raise RecipeError(f"unknown engine argument '{name}'{did_you_mean(name, known())}")
+        if value is not None:
+            argv += _one(known()[name], value)
+    return argv
+
+
+def _one(flag: Mapping[str, Any], value: Any) -> list[str]:
+    option = str(flag["options"][0])
+    if flag["kind"] in ("boolean", "switch"):
+        if value:
+            return [option]
+        return [f"--no-{option[2:]}"] if flag["kind"] == "boolean" else []
+    if value is True and "optional_value" in flag:
+        return [option]
+    if isinstance(value, list) and flag.get("many"):
+        texts = [_text(item) for item in value]
+        return [part for text in texts for part in (option, text)] if flag["many"] == "append" else [option, *texts]
+    text = _text(value)
+    # A value that starts with a dash would be read as the next flag.
+    return [f"{option}={text}"] if text.startswith("-") else [option, text]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, (dict, list)):
+        return json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return str(value)

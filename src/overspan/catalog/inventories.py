@@ -1,0 +1,23 @@
+"""Inventories that ship, and files of the user's own."""
+
+from __future__ import annotations
+
+from overspan.catalog import library
+from overspan.schema.inventory import Inventory
+
+_FOLDER = "inventories"
+
+
+def names() -> list[str]:
+    """The inventories that ship."""
+    return library.names(_FOLDER)
+
+
+def find(name: str) -> Inventory:
+    """An inventory by its name, or the path of a YAML file.
+
+    Raises:
+        UnknownName: no such inventory ships, with the nearest names.
+        RecipeError: the file cannot be read or does not hold an inventory.
+    """
+    return library.find(Inventory, _FOLDER, name, "inventory")[0]

@@ -1,0 +1,58 @@
+"""Documents that ship with Overspan, found by name; a file of the user's own, found by path."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from overspan.schema.errors import RecipeError, UnknownName
+from overspan.schema.yamlio import Place, make, read_yaml
+
+Document = TypeVar("Document", bound=BaseModel)
+SUFFIXES = (".yaml", ".yml")
+
+
+def names(folder: str) -> list[str]:
+    """The names of what ships in one folder of the catalogue, sorted."""
+    held = resources.files("overspan.catalog").joinpath(folder)
+    return sorted(item.name.removesuffix(".yaml") for item in held.iterdir() if item.name.endswith(".yaml"))
+
+
+def is_path(name: str) -> bool:
+    """Whether a name means a file of the user's own rather than one that ships."""
+    return name.endswith(SUFFIXES) or Path(name).is_file()
+
+
+def text_of(folder: str, name: str, kind: str) -> tuple[str, str]:
+    """The text of a document, and what to call it in messages.
+
+    Raises:
+        UnknownName: nothing of that name ships, with the nearest names.
+        RecipeError: the file cannot be read.
+    """
+    if not is_path(name):
+        if name not in names(folder):
+            raise UnknownName(kind, name, names(folder))
+        file = resources.files("overspan.catalog").joinpath(folder, f"{name}.yaml")
+        return file.read_text(encoding="utf-8"), f"{name} (ships with overspan)"
+    try:
+        return Path(name).read_text(encoding="utf-8"), name
+    except OSError as error:
+        raise RecipeError(f"{kind} file {name}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise RecipeError(f"{kind} file {name}: not UTF-8 text") from None
+
+
+def find(document: type[Document], folder: str, name: str, kind: str) -> tuple[Document, str, dict[Place, Any]]:
+    """A document by name or path, what to call its file, and the line and column of each of its places.
+
+    Raises:
+        UnknownName: nothing of that name ships.
+        RecipeError: the file cannot be read, is malformed, or holds something else.
+    """
+    text, file = text_of(folder, name, kind)
+    data, places = read_yaml(text, file)
+    return make(document, data, file, places), file, places

@@ -1,0 +1,242 @@
+"""`--set NAME=VALUE`: a recipe with some of its values changed, each checked before anything starts.
+
+A name is looked up among: `variant`, degrees of the layout (`tp`, `layout.tp`), fields of the recipe (dotted, such as
+`env.FOO`), then engine arguments. Case does not matter, nor do dashes for underscores.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any, Final
+
+import yaml
+
+from overspan.catalog import flags, secrets
+from overspan.schema.errors import RecipeError, UnknownName, did_you_mean
+from overspan.schema.layout import parse_layout
+from overspan.schema.recipe import Recipe
+from overspan.schema.yamlio import make
+
+DEGREES: Final = ("tp", "pp", "dp", "ep")
+# Names that guides and scripts use for the same thing; source: the tables of seeds 000 and 003.
+ALIASES: Final = {
+    "gpu_memory_util": "gpu_memory_utilization",
+    "tensor_parallel": "layout.tp",
+    **{degree: f"layout.{degree}" for degree in DEGREES},
+}
+# A site's matters stand in the inventory, never in a recipe.
+_SITE: Final = {
+    "head_ip": "hosts[0].fabric.address",
+    "worker_ip": "hosts[1].fabric.address",
+    "remote_user": "hosts[1].ssh.user",
+    "hf_cache": "model_cache of each host",
+    "nccl_if": "fabric.interface of each host",
+    "gloo_if": "fabric.interface of each host",
+    "nccl_ib_hca": "fabric.hcas of each host",
+}
+_FIXED: Final = ("variants", "locked", "name")
+_TEXT_FIELDS: Final = (
+    "model",
+    "image",
+    "revision",
+    "served_model_name",
+    "description",
+    "source",
+    "engine_version",
+    "host",
+)
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def apply(recipe: Recipe, settings: Iterable[str]) -> Recipe:
+    """The recipe with these settings; a variant is applied before everything else, then in the order given.
+
+    Args:
+        recipe: any recipe.
+        settings: texts such as `port=8889`, `tp=2`, `layout=tep2`, `env.FOO=bar`, `variant=cutlass`.
+
+    Raises:
+        UnknownName: no such field, engine argument or variant, with the nearest ones.
+        RecipeError: a value of the wrong type or out of range, with what is allowed.
+    """
+    pairs = [_split(setting) for setting in settings]
+    for _, value in (pair for pair in pairs if _fold(pair[0]) == "variant"):
+        recipe = with_variant(recipe, value)
+    degrees: list[tuple[str, str, str]] = []
+    for name, value in (pair for pair in pairs if _fold(pair[0]) != "variant"):
+        path = _path(name)
+        if path.partition(".")[0] == "layout":
+            degrees.append((path.partition(".")[2], value, f"--set {name}={value}"))
+        else:
+            recipe = _set(recipe, name, path, value)
+    return _with_layout(recipe, degrees) if degrees else recipe
+
+
+def _split(setting: str) -> tuple[str, str]:
+    name, sign, value = setting.partition("=")
+    if not sign or not name.strip():
+        raise RecipeError(f"--set {setting}: expected NAME=VALUE", next="for example --set port=8889")
+    return name.strip(), value.strip()
+
+
+def _fold(name: str) -> str:
+    return name.lower().replace("-", "_")
+
+
+def with_variant(recipe: Recipe, name: str) -> Recipe:
+    """The recipe with one of its variants merged in: a null there takes a value of the recipe away.
+
+    Raises:
+        UnknownName: the recipe has no such variant.
+        RecipeError: the variant holds a wrong key or value.
+    """
+    if name not in recipe.variants:
+        known = ", ".join(recipe.variants) or "none"
+        raise UnknownName("variant", name, recipe.variants, next=f"variants of {recipe.name}: {known}")
+    changes = dict(recipe.variants[name])
+    data = recipe.model_dump(mode="json", exclude_defaults=True)
+    for key in ("engine_args", "env"):
+        merged = {**data.get(key, {}), **changes.pop(key, {})}
+        data[key] = {inner: value for inner, value in merged.items() if value is not None}
+    data["warnings"] = [*data.get("warnings", []), *changes.pop("warnings", [])]
+    return _made({**data, **changes}, f"variant {name} of {recipe.name}")
+
+
+def _path(name: str) -> str:
+    """Where a name's value lives in a recipe."""
+    folded = ALIASES.get(_fold(name), _fold(name))
+    return str(flags.notes()["owned"].get(folded, folded))
+
+
+def _set(recipe: Recipe, name: str, folded: str, text: str) -> Recipe:
+    where = f"--set {name}={text}"
+    head, _, tail = folded.partition(".")
+    if folded in _SITE:
+        raise RecipeError(f"--set {name}: belongs to the inventory, not to a recipe", next=f"edit {_SITE[folded]}")
+    if head == "env" and tail:
+        return _env(recipe, name.partition(".")[2], text, where)
+    if head == "engine_args" and tail:
+        return _engine_arg(recipe, tail, text, where)
+    if head in Recipe.model_fields and head not in _FIXED:
+        return _field(recipe, head, tail, text, where)
+    if head in flags.known():
+        return _engine_arg(recipe, folded, text, where)
+    known = [*Recipe.model_fields, *DEGREES, "variant", *flags.known()]
+    raise UnknownName("setting", name, [option for option in known if option not in _FIXED], next=_help())
+
+
+def _help() -> str:
+    fields = [field for field in Recipe.model_fields if field not in _FIXED]
+    return f"a field ({', '.join(fields)}), tp, pp, dp, ep, variant, or an argument of `vllm serve`"
+
+
+def _data(recipe: Recipe) -> dict[str, Any]:
+    return recipe.model_dump(mode="json", exclude_defaults=True)
+
+
+def _made(data: dict[str, Any], where: str) -> Recipe:
+    return make(Recipe, data, where)
+
+
+def _with_layout(recipe: Recipe, settings: list[tuple[str, str, str]]) -> Recipe:
+    """All degrees at once: experts stay spread over all ranks, however many the others make."""
+    layout, ep, where = recipe.layout, None, ""
+    spread = layout.expert_parallel
+    degrees = layout.model_dump(exclude={"ep"})
+    for degree, text, where in settings:
+        if not degree:
+            parsed = parse_layout(text)
+            degrees, spread, ep = parsed.model_dump(exclude={"ep"}), parsed.expert_parallel, None
+        elif degree == "ep":
+            ep = _degree(degree, text, where)
+            spread = ep is True
+        elif degree in DEGREES:
+            degrees[degree] = _degree(degree, text, where)
+        else:
+            raise UnknownName("degree of a layout", degree, DEGREES)
+    if ep is None or isinstance(ep, bool):
+        ep = degrees["tp"] * degrees["dp"] if spread else 1
+    return _made({**_data(recipe), "layout": {**degrees, "ep": ep}}, where)
+
+
+def _degree(degree: str, text: str, where: str) -> int:
+    value = _parse(text)
+    if degree == "ep" and isinstance(value, bool):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise RecipeError(f"{where}: '{degree}' takes a whole number, 1 or more")
+    return value
+
+
+def _env(recipe: Recipe, name: str, text: str, where: str) -> Recipe:
+    if not _ENV_NAME.fullmatch(name):
+        raise RecipeError(f"{where}: '{name}' is no name of an environment variable (letters, digits and _)")
+    secrets.refuse_env([name], where=f"--set env.{name}")
+    return _made({**_data(recipe), "env": {**recipe.env, name: text}}, where)
+
+
+def _field(recipe: Recipe, field: str, tail: str, text: str, where: str) -> Recipe:
+    if tail:
+        raise UnknownName("setting", f"{field}.{tail}", list(Recipe.model_fields), next=_help())
+    if field == "api_key" and text not in ("true", "false"):
+        # The value is not quoted: it is a secret.
+        raise RecipeError("--set api_key: takes true or false", next="the key itself comes from OVERSPAN_API_KEY")
+    value = text if field in _TEXT_FIELDS and text != "null" else _parse(text)
+    data = {**_data(recipe), field: value}
+    if field == "model":
+        # These describe the model that was replaced.
+        data = {key: item for key, item in data.items() if key not in ("package", "revision", "served_model_name")}
+    try:
+        return _made(data, where)
+    except RecipeError as error:
+        error.next = error.next or _allowed(field)
+        raise
+
+
+def _allowed(field: str) -> str | None:
+    """`allowed: 1 to 65535`, from the field's own definition."""
+    schema = Recipe.model_json_schema()["properties"][field]
+    if "enum" in schema:
+        return f"allowed: {', '.join(schema['enum'])}"
+    limits = {
+        "minimum": schema.get("minimum"),
+        "maximum": schema.get("maximum"),
+        "above": schema.get("exclusiveMinimum"),
+    }
+    span = flags.allowed_range({key: value for key, value in limits.items() if value is not None})
+    return f"allowed: {span}" if span else None
+
+
+def _engine_arg(recipe: Recipe, dotted: str, text: str, where: str) -> Recipe:
+    name, _, inner = dotted.partition(".")
+    flag = flags.known().get(name)
+    if flag is None:
+        raise RecipeError(f"{where}: unknown engine argument '{name}'{did_you_mean(name, flags.known())}")
+    value = text if flag["kind"] == "text" and not flag.get("many") else _parse(text)
+    if inner:
+        if not flag["kind"].startswith("json"):
+            raise RecipeError(f"{where}: engine argument '{name}' holds one value, not keys")
+        held = recipe.engine_args.get(name)
+        value = _nested(held if isinstance(held, dict) else {}, inner.split("."), value)
+    problems = flags.check_recipe_args({name: value}, recipe.locked.engine_version if recipe.locked else flags.LATEST)
+    if problems:
+        raise RecipeError(f"--set {name}: {problems[0]}")
+    merged = {**recipe.engine_args, name: value}
+    args = {key: item for key, item in merged.items() if item is not None}
+    return _made({**_data(recipe), "engine_args": args}, where)
+
+
+def _nested(held: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    if len(path) == 1:
+        return {**held, path[0]: value}
+    below = held.get(path[0])
+    return {**held, path[0]: _nested(below if isinstance(below, dict) else {}, path[1:], value)}
+
+
+def _parse(text: str) -> Any:
+    """A value as YAML reads it; what is no YAML is text."""
+    try:
+        return yaml.safe_load(text) if text else ""
+    except yaml.YAMLError:
+        return text

@@ -1,0 +1,68 @@
+"""Recipes: those that ship, files of the user's own, and one made for any model id or folder."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from overspan.catalog import flags, library, overrides, secrets
+from overspan.schema.errors import RecipeError, UnknownName
+from overspan.schema.recipe import Recipe
+from overspan.schema.yamlio import Place
+
+_FOLDER = "recipes"
+_HUB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+def names() -> list[str]:
+    """The recipes that ship."""
+    return library.names(_FOLDER)
+
+
+def find(name: str) -> Recipe:
+    """A recipe by its name, by the path of a YAML file, or made for a model: a Hugging Face id or a model's folder.
+
+    Raises:
+        UnknownName: none of these, with the nearest recipes.
+        RecipeError: the file cannot be read, is malformed, or holds a wrong key or value; names line and column.
+    """
+    if name not in names() and not library.is_path(name):
+        if Path(name, "config.json").is_file() or _HUB_ID.fullmatch(name):
+            return for_model(name)
+        if Path(name).is_dir():
+            raise RecipeError(f"folder {name} holds no config.json: it is no model that vLLM can load")
+        raise UnknownName("recipe or model", name, names(), next=_known())
+    recipe, file, places = library.find(Recipe, _FOLDER, name, "recipe")
+    _check_args(recipe, recipe.engine_args, ("engine_args",), file, places)
+    secrets.refuse_env(recipe.env, where=file)
+    for variant, changes in recipe.variants.items():
+        overrides.with_variant(recipe, variant)
+        inner = changes.get("engine_args", {})
+        if isinstance(inner, dict):
+            _check_args(recipe, inner, ("variants", variant, "engine_args"), file, places)
+    return recipe
+
+
+def for_model(model: str) -> Recipe:
+    """A recipe with nothing but a model: everything else is the engine's own default."""
+    last = Path(model).resolve().name if Path(model).is_dir() else model.rsplit("/", 1)[-1]
+    slug = re.sub(r"[^a-z0-9._-]+", "-", last.lower()).strip("-._")[:63]
+    local = str(Path(model).resolve()) if Path(model).is_dir() else model
+    return Recipe(name=slug or "model", model=local, description=f"{model}, with the engine's defaults")
+
+
+def _known() -> str:
+    return f"recipes that ship: {', '.join(names())}; or a Hugging Face id (owner/name), a folder, or a YAML file"
+
+
+def _check_args(recipe: Recipe, args: dict[str, Any], place: Place, file: str, places: dict[Place, Any]) -> None:
+    """Refuse the first engine argument that vLLM would refuse, at its line."""
+    # With a lock the engine's version is known; a recipe's own version is the oldest that it works with.
+    version = recipe.locked.engine_version if recipe.locked else flags.LATEST
+    for name, value in args.items():
+        problems = flags.check_recipe_args({name: value}, version)
+        if problems:
+            line = places.get((*place, name))
+            where = f"{file}, line {line[0]}, column {line[1]}" if line else file
+            raise RecipeError(f"{where}: {problems[0]}")

@@ -1,0 +1,108 @@
+"""Engine arguments are refused here, before vLLM would, and written the way it takes them."""
+
+import pytest
+
+from overspan.catalog import flags
+from overspan.schema.errors import RecipeError
+
+
+def test_dump_is_the_real_parser() -> None:
+    known = flags.known()
+    assert len(known) > 300
+    assert known["gpu_memory_utilization"]["options"][0] == "--gpu-memory-utilization"
+    assert known["enforce_eager"]["kind"] == "boolean"
+
+
+def test_misspelt_name_tells_the_right_one() -> None:
+    assert flags.check({"gpu_memory_utilisation": 0.8}) == [
+        "unknown engine argument 'gpu_memory_utilisation': did you mean gpu_memory_utilization?"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("gpu_memory_utilization", 9.5, "must be 0.1 to 1 (given: 9.5)"),
+        ("gpu_memory_utilization", 0.05, "must be 0.1 to 1"),
+        ("gpu_memory_utilization", "high", "takes a number"),
+        ("max_num_seqs", 0, "must be 1 or more"),
+        ("max_num_seqs", True, "takes a whole number"),
+        ("max_model_len", "4 k", "takes a whole number, one such as 4k, or auto"),
+        ("max_model_len", 0, "must be 1 or more"),
+        ("enforce_eager", "yes", "takes true or false"),
+        ("dtype", "bfloat", "did you mean"),
+        ("moe_backend", "marlim", "did you mean marlin"),
+        ("compilation_config", "not json", "takes keys and values (JSON)"),
+        ("cudagraph_capture_sizes", [1, "two"], "a list, each item a whole number"),
+    ],
+)
+def test_wrong_value_says_what_is_allowed(name: str, value: object, said: str) -> None:
+    (problem,) = flags.check({name: value})
+    assert problem.startswith(f"engine argument '{name}' ")
+    assert said in problem
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("max_model_len", "4k"),
+        ("max_model_len", "auto"),
+        ("max_model_len", -1),
+        ("moe_backend", "MARLIN"),
+        ("served_model_name", ["a", "b"]),
+        ("hf_overrides", {"num_hidden_layers": 2}),
+        ("gpu_memory_utilization", 1),
+        ("kv_cache_dtype", "fp8"),
+    ],
+)
+def test_what_vllm_takes_is_taken(name: str, value: object) -> None:
+    assert flags.check({name: value}) == []
+
+
+def test_flag_newer_than_the_engine() -> None:
+    assert flags.check({"nnodes": 2}, "0.10.2") == [
+        "engine argument 'nnodes' needs vLLM 0.11.1 or newer; this one is 0.10.2"
+    ]
+    assert flags.check({"nnodes": 2}, "0.11.1") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("tensor_parallel_size", 2, "set layout.tp"),
+        ("node_rank", 1, "chosen for each rank at launch"),
+        ("api_key", "abc123", "would show a secret in argv"),
+    ],
+)
+def test_recipe_has_one_home_for_each_value(name: str, value: object, said: str) -> None:
+    (problem,) = flags.check_recipe_args({name: value})
+    assert said in problem
+    assert "abc123" not in problem
+
+
+def test_argv() -> None:
+    args = {
+        "max_model_len": 4096,
+        "enforce_eager": True,
+        "enable_prefix_caching": False,
+        "headless": False,
+        "seed": None,
+        "served_model_name": ["a", "b"],
+        "middleware": ["x", "y"],
+        "speculative_config": {"num_speculative_tokens": 3, "method": "ngram"},
+        "chat_template": "--not-a-flag",
+    }
+    assert flags.to_argv(args) == [
+        "--max-model-len", "4096",
+        "--enforce-eager",
+        "--no-enable-prefix-caching",
+        "--served-model-name", "a", "b",
+        "--middleware", "x", "--middleware", "y",
+        "--speculative-config", '{"method":"ngram","num_speculative_tokens":3}',
+        "--chat-template=--not-a-flag",
+    ]  # fmt: skip
+
+
+def test_argv_refuses_an_unknown_name() -> None:
+    with pytest.raises(RecipeError, match="did you mean max_num_seqs"):
+        flags.to_argv({"max_num_seq": 4})

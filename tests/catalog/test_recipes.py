@@ -1,0 +1,90 @@
+"""Recipes and inventories by name or path; every mistake is told at its line."""
+
+from pathlib import Path
+
+import pytest
+
+from overspan.catalog import inventories, overrides, recipes
+from overspan.schema.errors import RecipeError, UnknownName
+from overspan.schema.yamlio import dump
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_what_ships_is_right_and_round_trips(name: str, tmp_path: Path) -> None:
+    recipe = recipes.find(name)
+    assert recipe.name == name
+    file = tmp_path / "again.yaml"
+    file.write_text(dump(recipe))
+    assert recipes.find(str(file)) == recipe
+
+
+@pytest.mark.parametrize("name", inventories.names())
+def test_inventories_that_ship(name: str) -> None:
+    assert inventories.find(name).name == name
+
+
+def test_two_sparks_is_the_seeds_pair() -> None:
+    pair = inventories.find("two-sparks")
+    fabrics = [host.fabric for host in pair.hosts]
+    assert [(fabric.interface, fabric.address) for fabric in fabrics if fabric] == [
+        ("enp1s0f0np0", "10.10.10.1"),
+        ("enp1s0f0np0", "10.10.10.2"),
+    ]
+
+
+def test_minimax_recipe_holds_the_seeds_table() -> None:
+    recipe = recipes.find("minimax-m2.5-nvfp4")
+    assert (recipe.layout.label, recipe.port, recipe.image) == ("tep2", 8888, "avarok/dgx-vllm-nvfp4-kernel:v22")
+    args = recipe.engine_args
+    assert (args["max_model_len"], args["gpu_memory_utilization"], args["max_num_seqs"]) == (4096, 0.85, 32)
+    assert set(recipe.variants) == {"cutlass", "cuda-graphs", "pp2", "ngram"}
+    graphs = overrides.apply(recipe, ["variant=cuda-graphs"])
+    assert "enforce_eager" not in graphs.engine_args
+    assert "RayChannelTimeoutError" in graphs.warnings[0]
+    assert "VLLM_NVFP4_GEMM_BACKEND" not in overrides.apply(recipe, ["variant=cutlass"]).env
+
+
+def test_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(UnknownName, match="did you mean smollm2-135m"):
+        recipes.find("smolm2-135m")
+    with pytest.raises(UnknownName, match="did you mean two-sparks"):
+        inventories.find("two-spark")
+
+
+def test_any_model_id_or_folder_makes_a_recipe(tmp_path: Path) -> None:
+    assert recipes.find("Qwen/Qwen3-0.6B").model == "Qwen/Qwen3-0.6B"
+    assert recipes.find("Qwen/Qwen3-0.6B").name == "qwen3-0.6b"
+    folder = tmp_path / "My Model"
+    folder.mkdir()
+    with pytest.raises(RecipeError, match=r"no config\.json"):
+        recipes.find(str(folder))
+    (folder / "config.json").write_text("{}")
+    assert recipes.find(str(folder)).model == str(folder)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ("engine_args:\n  gpu_memory_utilisation: 0.8\n", "line 4, column 3: unknown engine argument"),
+        ("engine_args:\n  gpu_memory_utilization: 9.5\n", "line 4, column 3: .* must be 0.1 to 1"),
+        ("engine_args:\n  tensor_parallel_size: 2\n", "set layout.tp"),
+        ("prot: 8001\n", "unknown key 'prot': did you mean port"),
+        ("port: 99999\n", "line 3, column 1: 'port'"),
+        ("port: [1\n", "line 4, column 1"),
+        ("layout: tq2\n", "layout 'tq2' does not parse"),
+        ("env: {HF_TOKEN: hf_abc}\n", "HF_TOKEN is a secret"),
+        ("variants: {fast: {prot: 1}}\n", "variant fast of x: unknown key 'prot'"),
+        ("variants: {fast: {engine_args: {max_num_seq: 1}}}\n", "did you mean max_num_seqs"),
+    ],
+)
+def test_mistakes_in_a_file(body: str, said: str, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: x\nmodel: a/b\n" + body)
+    with pytest.raises(RecipeError, match=said) as caught:
+        recipes.find(str(file))
+    assert "hf_abc" not in str(caught.value)
+
+
+def test_file_that_is_not_there() -> None:
+    with pytest.raises(RecipeError, match="No such file"):
+        recipes.find("nowhere.yaml")
