@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import importlib
 import json
 import sys
@@ -14,6 +15,12 @@ from overspan.schema.errors import OverspanError, UnknownName
 COMMANDS: dict[str, tuple[str, str]] = {
     # name: (module that holds a click command of that name, with `_` for `-`; the line in `overspan --help`).
     # Named here and imported when called, so that `overspan --help` costs no more than click.
+    "up": ("overspan.cli.up", "start a recipe or model; wait for a real token and a known answer"),
+    "status": ("overspan.cli.status", "how a run is; exit code 0 ready, 3 not ready, 4 a host does not answer"),
+    "logs": ("overspan.cli.logs", "the logs of a run, of one process with -p, as they come with -f"),
+    "chat": ("overspan.cli.chat", "talk with a run; the answer is shown as it arrives"),
+    "stop": ("overspan.cli.stop", "stop a run: streams in flight end, then every process does"),
+    "list": ("overspan.cli.list", "the runs of this machine"),
 }
 
 
@@ -29,7 +36,8 @@ class LazyGroup(click.Group):
         if cmd_name not in COMMANDS:
             return None
         module = importlib.import_module(COMMANDS[cmd_name][0])
-        command = getattr(module, cmd_name.replace("-", "_"))
+        name = cmd_name.replace("-", "_")
+        command = getattr(module, f"{name}_" if hasattr(builtins, name) else name)
         if not isinstance(command, click.Command):
             raise TypeError(f"{cmd_name} is not a command")
         return command

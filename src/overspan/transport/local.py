@@ -109,9 +109,13 @@ def spawn(
     env: Mapping[str, str],
     cwd: str | None = None,
     new_session: bool = False,
+    keep_open: Sequence[int] = (),
     preexec: Callable[[], None] | None = None,
 ) -> subprocess.Popen[bytes]:
-    """Start a process here that writes both its streams to the end of a file. `env` is its whole environment."""
+    """Start a process here that writes both its streams to the end of a file. `env` is its whole environment.
+
+    `keep_open` are descriptors that it inherits.
+    """
     with log.open("ab", buffering=0) as sink:
         return subprocess.Popen(
             list(argv),
@@ -121,5 +125,6 @@ def spawn(
             env=dict(env),
             cwd=cwd,
             start_new_session=new_session,
+            pass_fds=tuple(keep_open),
             preexec_fn=preexec,  # noqa: PLW1509 - the callers have one thread
         )

@@ -1,0 +1,43 @@
+"""`overspan chat`."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+import click
+
+from overspan.cli.output import say
+from overspan.runs.chat import Conversation
+from overspan.runs.folder import open_run
+
+
+@click.command()
+@click.argument("run", required=False)
+@click.option("--prompt", "-p", multiple=True, help="Say this and end; several make a conversation.")
+@click.option("--max-tokens", type=click.IntRange(min=1), default=512, show_default=True)
+@click.option("--temperature", type=click.FloatRange(0, 2), default=0.0, show_default=True)
+def chat(run: str | None, prompt: tuple[str, ...], max_tokens: int, temperature: float) -> None:
+    """Talk with RUN (default: the active one); the answer is shown as it arrives. An empty line or Ctrl-D ends."""
+    conversation = Conversation(open_run(run), max_tokens, temperature)
+    for question in prompt or _asked():
+        for piece in conversation.ask(question):
+            click.echo(piece, nl=False)
+            sys.stdout.flush()
+        click.echo()
+
+
+def _asked() -> Iterator[str]:
+    """What a person types, line by line; what is piped in is one question."""
+    if not sys.stdin.isatty():
+        text = sys.stdin.read().strip()
+        if text:
+            yield text
+        return
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 - gives input() its line editing
+    say("an empty line ends")
+    with contextlib.suppress(EOFError):
+        while question := input("> ").strip():
+            yield question

@@ -1,0 +1,92 @@
+"""How commands print: data to stdout, everything else to stderr; readable without colour."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import click
+from pydantic import BaseModel
+
+
+def document(data: Any) -> None:
+    """Print one JSON document on stdout."""
+    click.echo(json.dumps(_plain(data), indent=2, ensure_ascii=False))
+
+
+def _plain(data: Any) -> Any:
+    if isinstance(data, BaseModel):
+        return data.model_dump(mode="json")
+    if isinstance(data, (list, tuple)):
+        return [_plain(item) for item in data]
+    return data
+
+
+def say(text: str) -> None:
+    """A line for the person, on stderr."""
+    click.echo(text, err=True)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns wide enough for what is in them; numbers to the right."""
+    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
+    right = [all(_is_number(row[column]) for row in rows) and bool(rows) for column in range(len(header))]
+
+    def line(row: Sequence[str]) -> str:
+        cells = [
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(row, widths, right, strict=True)
+        ]
+        return "  ".join(cells).rstrip()
+
+    return "\n".join(line(row) for row in [header, *rows])
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "", 1).replace("-", "", 1).isdigit() or text in ("", "-")
+
+
+def duration(seconds: float | None) -> str:
+    """`7 s`, `3 min 20 s`, `2 h 5 min`; `-` for none."""
+    if seconds is None:
+        return "-"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def gib(size_bytes: int | None) -> str:
+    """Bytes as GiB; `-` for none."""
+    return "-" if size_bytes is None else f"{size_bytes / 2**30:.1f} GiB"
+
+
+class Ticker:
+    """One line that is written over while something takes long; silent when stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self._live = sys.stderr.isatty()
+        self._started = time.monotonic()
+        self._shown = 0
+
+    def show(self, text: str) -> None:
+        """Replace the line."""
+        if not self._live:
+            return
+        line = f"  {text} ({duration(time.monotonic() - self._started)})"[: shutil.get_terminal_size().columns - 1]
+        sys.stderr.write("\r" + line.ljust(self._shown))
+        sys.stderr.flush()
+        self._shown = len(line)
+
+    def clear(self) -> None:
+        """Take the line away."""
+        if self._live and self._shown:
+            sys.stderr.write("\r" + " " * self._shown + "\r")
+            sys.stderr.flush()
+            self._shown = 0

@@ -1,0 +1,164 @@
+"""Processes on this machine. The caller's process owns them: it is their parent, and their subreaper."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import os
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import repeat
+from pathlib import Path
+
+import psutil
+
+from overspan.launchers import proc
+from overspan.launchers.base import Death, Member
+from overspan.launchers.tail import last_lines, last_lines_of_pid
+from overspan.schema.errors import OverspanError
+from overspan.schema.process import ProcessSpec
+from overspan.transport import local
+
+_LAST_LINES = 12
+"""How many lines a death quotes: a Python traceback's end and the error fit."""
+
+_FAMILY_REFRESH_S = 0.5
+"""How often new children are looked for; a known one's death is noticed at once, through its pidfd."""
+
+
+@dataclass
+class _Started:
+    spec: ProcessSpec
+    child: subprocess.Popen[bytes]
+    log: Path
+    vital: dict[int, psutil.Process] = field(default_factory=dict)
+    titles: dict[int, str] = field(default_factory=dict)
+    dead: bool = False
+
+
+class LocalLauncher:
+    """See `Launcher`. It must be made and used in one thread: the kernel ties a child's fate to that thread."""
+
+    def __init__(self, logs: Path) -> None:
+        self._logs = logs
+        self._started: dict[str, _Started] = {}
+        self._watch = select.poll()
+        self._pid_of_fd: dict[int, int] = {}
+        self._refreshed = 0.0
+
+    def start(self, spec: ProcessSpec, secrets: Mapping[str, str]) -> None:
+        """See `Launcher.start`."""
+        missing = [name for name in spec.secrets if name not in secrets]
+        if missing:
+            raise OverspanError(f"process {spec.name} needs {', '.join(missing)}, which is not set")
+        log = self._logs / f"{spec.name}.log"
+        environment = {**os.environ, **spec.env, **{name: secrets[name] for name in spec.secrets}}
+        try:
+            child = local.spawn(spec.argv, log=log, env=environment, cwd=spec.cwd, preexec=proc.die_with_parent)
+        except OSError as error:
+            raise OverspanError(f"process {spec.name} could not start on {spec.host}: {error}") from None
+        proc.mine(child.pid)
+        self._started[spec.name] = _Started(spec, child, log)
+        self._watch_pid(child.pid)
+
+    def wait(self, timeout_s: float) -> list[Death]:
+        """See `Launcher.wait`."""
+        deadline = time.monotonic() + timeout_s
+        while True:
+            self._refresh()
+            left = max(0.0, deadline - time.monotonic())
+            ready = self._watch.poll(min(left, _FAMILY_REFRESH_S) * 1000)
+            deaths = [death for fd, _ in ready if (death := self._buried(fd)) is not None]
+            proc.reap()
+            if deaths or left == 0.0:
+                return deaths
+
+    def _watch_pid(self, pid: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            fd = os.pidfd_open(pid)
+            self._watch.register(fd, select.POLLIN)
+            self._pid_of_fd[fd] = pid
+
+    def _refresh(self) -> None:
+        """Look for vital children that have appeared."""
+        if time.monotonic() - self._refreshed < _FAMILY_REFRESH_S:
+            return
+        self._refreshed = time.monotonic()
+        for one in self._started.values():
+            if one.dead or not one.spec.vital_titles:
+                continue
+            for process in proc.descendants(one.child.pid):
+                if process.pid in one.vital:
+                    continue
+                name = proc.title(process)
+                if any(fnmatch.fnmatchcase(name, pattern) for pattern in one.spec.vital_titles):
+                    one.vital[process.pid] = process
+                    one.titles[process.pid] = name
+                    self._watch_pid(process.pid)
+
+    def _buried(self, fd: int) -> Death | None:
+        """The death that a readable pidfd tells, once for each started process."""
+        pid = self._pid_of_fd.pop(fd)
+        self._watch.unregister(fd)
+        os.close(fd)
+        for one in self._started.values():
+            if one.dead:
+                continue
+            if pid == one.child.pid:
+                one.dead = True
+                return self._death(one, f"{one.spec.name} (pid {pid})", one.child.wait(), None)
+            if pid in one.vital:
+                one.dead = True
+                return self._death(one, f"{one.titles[pid]} (pid {pid})", None, pid)
+        return None
+
+    def _death(self, one: _Started, what: str, code: int | None, pid: int | None) -> Death:
+        lines = last_lines_of_pid(one.log, pid, _LAST_LINES) if pid is not None else []
+        return Death(
+            process=one.spec.name,
+            host=one.spec.host,
+            ranks=one.spec.ranks,
+            what=what,
+            code=code,
+            lines=lines or last_lines(one.log, _LAST_LINES),
+        )
+
+    def members(self) -> list[Member]:
+        """See `Launcher.members`."""
+        return [_member(one) for one in self._started.values()]
+
+    def end(self, grace_s: float) -> list[str]:
+        """See `Launcher.end`."""
+        for one in self._started.values():
+            if one.child.poll() is None:
+                one.child.send_signal(signal.SIGTERM)
+        deadline = time.monotonic() + grace_s
+        while time.monotonic() < deadline and any(one.child.poll() is None for one in self._started.values()):
+            time.sleep(0.05)
+            proc.reap()
+        left = proc.kill_all(proc.descendants(os.getpid()) for _ in repeat(None))
+        for one in self._started.values():
+            one.child.wait()
+        return [f"pid {process.pid} ({proc.title(process)}) does not end" for process in left]
+
+
+def _member(one: _Started) -> Member:
+    running = one.child.poll() is None and not one.dead
+    memory, started = None, None
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(one.child.pid)
+        started = process.create_time()
+        family = [process, *proc.descendants(one.child.pid)]
+        memory = sum(proc.resident_bytes(each) for each in family)
+    return Member(
+        process=one.spec.name,
+        host=one.spec.host,
+        health="running" if running else "dead",
+        pid=one.child.pid,
+        memory_bytes=memory,
+        started_at=started,
+    )

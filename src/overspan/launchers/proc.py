@@ -1,0 +1,116 @@
+"""Processes of this machine: families, pidfds and the two prctl calls that keep orphans from getting away (Linux)."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Iterable
+
+import psutil
+
+# Source: linux/prctl.h
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def become_subreaper() -> None:
+    """Orphaned descendants become children of this process, so that it can always find and end them."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent(sig: int = signal.SIGKILL) -> None:
+    """Get `sig` when the thread that started this process ends."""
+    _prctl(_PR_SET_PDEATHSIG, sig)
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc.prctl(option, value, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """Every living descendant of a process; zombies are left out."""
+    try:
+        family = psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+    return [process for process in family if is_alive(process)]
+
+
+def in_session(session: int) -> list[psutil.Process]:
+    """Every living process of a session (see setsid(2))."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            if os.getsid(process.pid) == session and is_alive(process):
+                found.append(process)
+    return found
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether that very process (not a later one of the same id) runs; a zombie does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def title(process: psutil.Process) -> str:
+    """The title that a process gave itself, or its command line; empty when it is gone."""
+    try:
+        return " ".join(process.cmdline()).strip() or process.name()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return ""
+
+
+def resident_bytes(process: psutil.Process) -> int:
+    """Its resident memory in bytes, 0 when it is gone. What processes share is counted in each."""
+    try:
+        return int(process.memory_info().rss)
+    except psutil.NoSuchProcess:
+        return 0
+
+
+def send(processes: Iterable[psutil.Process], sig: int) -> None:
+    """Send a signal to each that still lives."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.send_signal(sig)
+
+
+def kill_all(find: Iterable[list[psutil.Process]], timeout_s: float = 10.0) -> list[psutil.Process]:
+    """Kill what `find` gives, again and again until it gives nothing: a dying family may still fork.
+
+    Returns:
+        What is left after `timeout_s` (processes in uninterruptible sleep).
+    """
+    deadline = time.monotonic() + timeout_s
+    for left in find:
+        if not left or time.monotonic() > deadline:
+            return left
+        send(left, signal.SIGKILL)
+        psutil.wait_procs(left, timeout=0.2)
+        reap()
+    return []
+
+
+def reap() -> None:
+    """Collect zombies that were left to this process as the subreaper, except those that subprocess waits for."""
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess, ChildProcessError):
+            if child.status() == psutil.STATUS_ZOMBIE and child.pid not in _started:
+                os.waitpid(child.pid, os.WNOHANG)
+
+
+_started: set[int] = set()
+
+
+def mine(pid: int) -> None:
+    """Say that subprocess itself waits for this child."""
+    _started.add(pid)

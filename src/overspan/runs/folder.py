@@ -1,0 +1,222 @@
+"""A run's folder: every stage of a run is a file here, written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from overspan.schema.errors import InputError, RunDamaged, UnknownName
+from overspan.schema.event import FINAL_STATES, Event, State
+from overspan.schema.finding import Finding
+from overspan.schema.places import runs_dir
+from overspan.schema.plan import Plan
+from overspan.schema.process import ProcessSpec
+from overspan.schema.workload import BenchResult
+
+Document = TypeVar("Document", bound=BaseModel)
+_PROCESSES = TypeAdapter(list[ProcessSpec])
+_FINDINGS = TypeAdapter(list[Finding])
+
+
+def write_whole(path: Path, text: str, mode: int = 0o644) -> None:
+    """Write a file so that a reader sees the old one or the new one, never a part; `mode` holds from the start."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(text)
+    temporary.replace(path)
+
+
+class RunFolder:
+    """One run on disk. Its id is the folder's name: `<name>-<date>-<time>-<4 hex>`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, name: str) -> RunFolder:
+        """Make the folder of a new run."""
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        path = runs_dir() / f"{name}-{stamp}-{secrets.token_hex(2)}"
+        (path / "logs").mkdir(parents=True)
+        return cls(path)
+
+    @property
+    def id(self) -> str:
+        """The run's id."""
+        return self.path.name
+
+    @property
+    def name(self) -> str:
+        """The name that `up` gave it: a recipe's, unless `--name` said otherwise."""
+        return self.id.rsplit("-", 3)[0]
+
+    @property
+    def logs(self) -> Path:
+        """The folder of logs, one file a process."""
+        return self.path / "logs"
+
+    def log(self, process: str) -> Path:
+        """The log of one process."""
+        return self.logs / f"{process}.log"
+
+    def _text(self, file: str) -> str:
+        try:
+            return (self.path / file).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise RunDamaged(f"run {self.id} has no {file}", next=f"ls {self.path}") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise RunDamaged(f"run {self.id}: {file} cannot be read: {error}", next=f"ls -l {self.path}") from None
+
+    def _read(self, file: str, adapter: TypeAdapter[Any]) -> Any:
+        try:
+            return adapter.validate_json(self._text(file))
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]
+            place = ".".join(str(part) for part in problem["loc"])
+            raise RunDamaged(
+                f"run {self.id}: {file} is damaged{f' at {place}' if place else ''}: {problem['msg']}",
+                next=f"look at {self.path / file}, or remove {self.path}",
+            ) from None
+
+    def plan(self) -> Plan:
+        """plan.json."""
+        return self._read("plan.json", TypeAdapter(Plan))  # type: ignore[no-any-return]
+
+    def processes(self) -> list[ProcessSpec]:
+        """processes.json."""
+        return self._read("processes.json", _PROCESSES)  # type: ignore[no-any-return]
+
+    def findings(self) -> list[Finding]:
+        """verify.json; empty before verification."""
+        return self._read("verify.json", _FINDINGS) if (self.path / "verify.json").exists() else []
+
+    def bench(self) -> BenchResult | None:
+        """bench.json, or None before a bench."""
+        if not (self.path / "bench.json").exists():
+            return None
+        return self._read("bench.json", TypeAdapter(BenchResult))  # type: ignore[no-any-return]
+
+    def write(self, file: str, document: BaseModel | list[Any]) -> None:
+        """Write one of the run's JSON documents, whole or not at all."""
+        items = TypeAdapter(type(document)).dump_json(document, indent=2)
+        write_whole(self.path / file, items.decode() + "\n")
+
+    def record(self, file: str, data: dict[str, Any]) -> None:
+        """Write a small JSON object of the run, whole or not at all."""
+        write_whole(self.path / file, json.dumps(data, indent=2) + "\n")
+
+    def append(
+        self,
+        message: str,
+        *,
+        state: State | None = None,
+        process: str | None = None,
+        host: str | None = None,
+        **data: Any,
+    ) -> Event:
+        """Add an event. One write of one line, so that several processes can add at once."""
+        event = Event(at=datetime.now(UTC), message=message, state=state, process=process, host=host, data=data)
+        line = event.model_dump_json(exclude_defaults=True) + "\n"
+        descriptor = os.open(self.path / "events.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        with os.fdopen(descriptor, "wb", buffering=0) as file:
+            file.write(line.encode())
+        return event
+
+    def events(self) -> list[Event]:
+        """Every event, oldest first. A last line that is half-written (a full disk, a crash) is left out."""
+        return list(self._events())
+
+    def _events(self) -> Iterator[Event]:
+        lines = self._text("events.jsonl").splitlines(keepends=True)
+        for number, line in enumerate(lines, 1):
+            try:
+                yield Event.model_validate_json(line)
+            except ValidationError:
+                if number == len(lines):
+                    return
+                raise RunDamaged(
+                    f"run {self.id}: events.jsonl, line {number} is damaged",
+                    quote=line.strip()[:200],
+                    next=f"look at {self.path / 'events.jsonl'}, or remove {self.path}",
+                ) from None
+
+    def last_state(self) -> Event:
+        """The event of the state that the run entered last.
+
+        Raises:
+            RunDamaged: no event tells a state.
+        """
+        for event in reversed(self.events()):
+            if event.state is not None:
+                return event
+        raise RunDamaged(f"run {self.id}: events.jsonl tells no state", next=f"ls -l {self.path}")
+
+    def state(self) -> State:
+        """The state that the run entered last, as its events tell it."""
+        state = self.last_state().state
+        if state is None:
+            raise RunDamaged(f"run {self.id}: events.jsonl tells no state", next=f"ls -l {self.path}")
+        return state
+
+    @property
+    def ended(self) -> bool:
+        """Whether the run is over."""
+        return self.state() in FINAL_STATES
+
+    def note(self, file: str) -> dict[str, Any]:
+        """A small JSON object of the run (supervisor.json), or an empty one."""
+        path = self.path / file
+        if not path.exists():
+            return {}
+        try:
+            data = json.loads(self._text(file))
+        except json.JSONDecodeError as error:
+            raise RunDamaged(f"run {self.id}: {file} is damaged: {error.msg}", next=f"ls -l {self.path}") from None
+        return data if isinstance(data, dict) else {}
+
+
+def all_runs() -> list[RunFolder]:
+    """Every run on this machine, newest first."""
+    root = runs_dir()
+    if not root.is_dir():
+        return []
+    folders = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
+    return [RunFolder(path) for path in sorted(folders, key=_stamp, reverse=True)]
+
+
+def _stamp(path: Path) -> tuple[list[str], str]:
+    return path.name.rsplit("-", 3)[1:], path.name
+
+
+def open_run(which: str | None = None) -> RunFolder:
+    """Find a run by id, by name (its newest), by folder, or the newest of all.
+
+    Raises:
+        UnknownName: there is no such run; tells the nearest.
+    """
+    runs = all_runs()
+    if which is None:
+        if not runs:
+            raise InputError("there is no run yet", next="overspan up smollm2-135m")
+        return next((run for run in runs if _is_active(run)), runs[0])
+    if os.sep in which and Path(which).is_dir():
+        return RunFolder(Path(which).resolve())
+    for run in runs:
+        if which in (run.id, run.name):
+            return run
+    raise UnknownName("run", which, {name for run in runs for name in (run.id, run.name)}, next="overspan list")
+
+
+def _is_active(run: RunFolder) -> bool:
+    try:
+        return not run.ended
+    except RunDamaged:
+        return False

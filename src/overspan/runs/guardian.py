@@ -1,0 +1,62 @@
+"""The last one standing. It starts the supervisor, waits for it, and ends whatever the supervisor leaves behind.
+
+Each of the two ends everything when the other is killed: the kernel tells the supervisor that its parent died
+(PDEATHSIG), and the guardian inherits the supervisor's orphans (subreaper). So no single `kill -9` leaves an orphan.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from itertools import repeat
+from pathlib import Path
+
+from overspan.launchers import proc
+from overspan.runs.folder import RunFolder
+
+PARENT_DIED = signal.SIGUSR1
+"""What the supervisor gets when the guardian dies."""
+
+
+def main(run: RunFolder) -> None:
+    """Guard one run to its end."""
+    proc.become_subreaper()
+    supervisor = os.fork()
+    if supervisor == 0:
+        _supervise(run, os.getppid())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _: os.kill(supervisor, received))
+    os.chdir(run.path)
+    _, status = os.waitpid(supervisor, 0)
+    code = os.waitstatus_to_exitcode(status)
+    left = proc.descendants(os.getpid())
+    proc.kill_all(proc.descendants(os.getpid()) for _ in repeat(None))
+    if not run.ended:
+        how = f"was ended by signal {-code}" if code < 0 else f"ended with {code}"
+        run.append(
+            f"the supervisor {how}; its {len(left)} processes were ended",
+            state="failed",
+            process="supervisor",
+            lines=[],
+        )
+
+
+def _supervise(run: RunFolder, guardian: int) -> None:
+    code = 70  # EX_SOFTWARE of sysexits.h, unless the supervisor comes to its own end
+    try:
+        proc.become_subreaper()
+        proc.die_with_parent(PARENT_DIED)
+        from overspan.runs.supervisor import supervise
+
+        supervise(run, guardian)
+        code = 0
+    except BaseException:  # noqa: BLE001 - this is the end of the process: the log gets what happened
+        traceback.print_exc()
+    sys.stdout.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main(RunFolder(Path(sys.argv[1])))

@@ -1,0 +1,88 @@
+"""How a run is now, from any shell: its events tell its state, the processes themselves tell the rest."""
+
+from __future__ import annotations
+
+import time
+
+import psutil
+
+from overspan.launchers import proc
+from overspan.launchers.base import Member
+from overspan.runs.folder import RunFolder
+from overspan.runs.lock import is_held
+from overspan.runs.supervisor import RECORD
+from overspan.schema.base import Frozen
+from overspan.schema.event import FINAL_STATES, SERVING_STATES, State
+
+
+class ProcessStatus(Frozen):
+    """One process of a run."""
+
+    process: str
+    host: str
+    health: str
+    pid: int | None
+    memory_bytes: int | None
+    uptime_s: float | None
+
+
+class RunStatus(Frozen):
+    """One run. `ready` is whether it answers requests as far as its supervisor knows."""
+
+    run: str
+    name: str
+    state: State
+    ready: bool
+    since_s: float
+    message: str
+    endpoint: str | None
+    model: str | None
+    processes: list[ProcessStatus]
+
+
+def status(run: RunFolder) -> RunStatus:
+    """The state of a run.
+
+    Raises:
+        RunDamaged: its folder cannot be read.
+    """
+    plan, last = run.plan(), run.last_state()
+    state, message = last.state or "planned", last.message
+    if state not in FINAL_STATES and not is_held(run.name):
+        state, message = "failed", "its supervisor is gone without a word; `overspan stop` ends what is left"
+    over = state in FINAL_STATES
+    return RunStatus(
+        run=run.id,
+        name=run.name,
+        state=state,
+        ready=state in SERVING_STATES,
+        since_s=round(time.time() - last.at.timestamp(), 1),
+        message=message,
+        endpoint=None if over else plan.endpoint.base_url,
+        model=plan.endpoint.model,
+        processes=[] if over else [_process(Member.model_validate(each)) for each in _members(run)],
+    )
+
+
+def _members(run: RunFolder) -> list[object]:
+    members = run.note(RECORD).get("members", [])
+    return members if isinstance(members, list) else []
+
+
+def _process(member: Member) -> ProcessStatus:
+    try:
+        process = psutil.Process(member.pid or 0)
+        same = member.started_at is not None and abs(process.create_time() - member.started_at) < 0.01
+        alive = same and proc.is_alive(process)
+        memory = sum(proc.resident_bytes(each) for each in (process, *proc.descendants(process.pid))) if alive else None
+    except psutil.NoSuchProcess:
+        alive, memory = False, None
+    uptime = round(time.time() - member.started_at, 1) if alive and member.started_at else None
+    return ProcessStatus(
+        process=member.process,
+        host=member.host,
+        health="running" if alive else "dead",
+        pid=member.pid,
+        memory_bytes=memory,
+        uptime_s=uptime,
+    )

@@ -1,0 +1,95 @@
+"""`stop`: ends a run from any shell, also after a crash of whatever launched or watched it. Twice is fine."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from itertools import repeat
+
+import psutil
+
+from overspan.launchers import proc
+from overspan.runs.folder import RunFolder
+from overspan.runs.lock import is_held
+from overspan.runs.supervisor import RECORD
+from overspan.schema.errors import OverspanError
+
+_SETTLE_S = 15.0
+"""Beyond the drain: time for the engine to be killed and for the last event to be written."""
+
+_LAUNCH_S = 60.0
+"""The guardian starts before the supervisor, whose start is on record, by less than this."""
+
+
+def stop(run: RunFolder, grace_s: float | None = None) -> bool:
+    """End a run and everything that belongs to it.
+
+    Args:
+        run: which.
+        grace_s: how long streams in flight may go on; the recipe's own when None.
+
+    Returns:
+        Whether it was running; False when it had ended before.
+
+    Raises:
+        OverspanError: something does not end; names it.
+    """
+    if run.ended:
+        _sweep(run)
+        return False
+    drain = run.plan().recipe.drain_timeout_s if grace_s is None else grace_s
+    supervisor = _supervisor(run)
+    if supervisor is not None:
+        proc.send([supervisor], signal.SIGTERM)
+        _wait_for_end(run, supervisor, drain + _SETTLE_S if grace_s is None else grace_s + 1.0)
+    _sweep(run)
+    if not run.ended:
+        run.append("stopped: what was left was ended by `stop`", state="stopped")
+    return True
+
+
+def _supervisor(run: RunFolder) -> psutil.Process | None:
+    """The run's supervisor, waiting a moment for one that is just being started."""
+    deadline = time.monotonic() + 5.0
+    while True:
+        record = run.note(RECORD)
+        if record:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process = psutil.Process(int(record["pid"]))
+                if abs(process.create_time() - float(record["started_at"])) < 0.01 and proc.is_alive(process):
+                    return process
+            return None
+        if time.monotonic() > deadline or not is_held(run.name):
+            return None
+        time.sleep(0.05)
+
+
+def _wait_for_end(run: RunFolder, supervisor: psutil.Process, timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline and proc.is_alive(supervisor):
+        time.sleep(0.05)
+
+
+def _sweep(run: RunFolder) -> None:
+    """Kill what is left of the run's session, and nothing else: a session id can be given to others later."""
+    record = run.note(RECORD)
+    if not record or record.get("boot") != psutil.boot_time():
+        return
+    session, first = int(record["session"]), float(record["started_at"]) - _LAUNCH_S
+    last = run.last_state().at.timestamp() if run.ended else time.time()
+
+    def left() -> list[psutil.Process]:
+        return [process for process in proc.in_session(session) if first <= _born(process) <= last]
+
+    still = proc.kill_all(left() for _ in repeat(None))
+    if still:
+        pids = ",".join(str(process.pid) for process in still)
+        raise OverspanError(f"run {run.id}: {len(still)} processes do not end", next=f"ps -fp {pids}")
+
+
+def _born(process: psutil.Process) -> float:
+    try:
+        return process.create_time()
+    except psutil.NoSuchProcess:
+        return float("inf")

@@ -1,0 +1,183 @@
+"""Owns every process of a run: starts them, watches them, waits for the right token, ends them all."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from types import FrameType
+
+import psutil
+
+from overspan.checks import known_answers
+from overspan.checks.client import Client, NoAnswer
+from overspan.launchers.base import Death, Launcher
+from overspan.launchers.local import LocalLauncher
+from overspan.runs import keys
+from overspan.runs.folder import RunFolder
+from overspan.runs.guardian import PARENT_DIED
+from overspan.schema.defaults import POLL_INTERVAL_S
+from overspan.schema.errors import OverspanError
+from overspan.schema.finding import Finding
+from overspan.schema.plan import Plan
+
+RECORD = "supervisor.json"
+_FAILED_GRACE_S = 2.0
+"""After a death the others have nothing left to finish."""
+
+
+@dataclass(frozen=True)
+class _Token:
+    text: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Verdict:
+    findings: list[Finding]
+
+
+class _Signals:
+    """What was asked of the supervisor from outside."""
+
+    def __init__(self, guardian: int) -> None:
+        self.stop = False
+        self.alone = os.getppid() != guardian
+        signal.signal(signal.SIGTERM, self._on_stop)
+        signal.signal(signal.SIGINT, self._on_stop)
+        signal.signal(PARENT_DIED, self._on_alone)
+
+    def _on_stop(self, number: int, frame: FrameType | None) -> None:
+        self.stop = True
+
+    def _on_alone(self, number: int, frame: FrameType | None) -> None:
+        self.alone = True
+
+
+def supervise(run: RunFolder, guardian: int) -> None:
+    """Run a planned and staged run to its end."""
+    signals = _Signals(guardian)
+    plan = run.plan()
+    launcher = LocalLauncher(run.logs)
+    os.chdir(run.path)
+    try:
+        _launch(run, launcher, guardian)
+    except OverspanError as error:
+        launcher.end(_FAILED_GRACE_S)
+        run.append(error.what, state="failed", lines=[error.quote] if error.quote else [])
+        return
+    try:
+        _watch(run, plan, launcher, signals)
+    except BaseException as error:
+        # A fault of ours must not leave a run that looks alive: end all, say so, and let it show in the log.
+        launcher.end(_FAILED_GRACE_S)
+        run.append(f"the supervisor failed: {error!r}", state="failed", process="supervisor", lines=[])
+        raise
+
+
+def _launch(run: RunFolder, launcher: Launcher, guardian: int) -> None:
+    run.append("launching", state="launching")
+    secrets = keys.read(run)
+    for spec in run.processes():
+        launcher.start(spec, secrets)
+        run.append(f"started {spec.name}", process=spec.name, host=spec.host)
+    me = psutil.Process()
+    record = {
+        "pid": me.pid,
+        "started_at": me.create_time(),
+        "guardian": guardian,
+        "session": os.getsid(0),
+        "boot": psutil.boot_time(),
+        "members": [member.model_dump(mode="json") for member in launcher.members()],
+    }
+    run.record(RECORD, record)
+
+
+def _watch(run: RunFolder, plan: Plan, launcher: Launcher, signals: _Signals) -> None:
+    news: queue.SimpleQueue[_Token | _Verdict] = queue.SimpleQueue()
+    over = threading.Event()
+    deadline = time.monotonic() + plan.recipe.ready_timeout_s
+    threading.Thread(target=_probe, args=(run, plan, news, over), daemon=True).start()
+    ready = False
+    try:
+        while True:
+            deaths = launcher.wait(POLL_INTERVAL_S)
+            if signals.stop:
+                return _stop(run, plan, launcher)
+            if signals.alone:
+                return _fail(run, launcher, "the guardian was killed", [])
+            if deaths:
+                return _bury(run, launcher, deaths[0])
+            while not news.empty():
+                item = news.get()
+                ready = True
+                if not _tell(run, item):
+                    return _fail(run, launcher, "the model's answer is wrong", [])
+            if not ready and time.monotonic() > deadline:
+                what = f"no token within {plan.recipe.ready_timeout_s:g} s (ready_timeout_s of the recipe)"
+                return _fail(run, launcher, what, [])
+    finally:
+        over.set()
+
+
+def _probe(
+    run: RunFolder, plan: Plan, news: queue.SimpleQueue[_Token | _Verdict], over: threading.Event
+) -> None:
+    """Wait for a real token, then for the known answers. Until the engine listens, no answer is no news."""
+    started = time.monotonic()
+    client = Client(plan.endpoint, keys.read(run).get(keys.API_KEY))
+    while not over.wait(POLL_INTERVAL_S):
+        try:
+            text = client.one_token()
+        except NoAnswer:
+            continue
+        news.put(_Token(text, time.monotonic() - started))
+        news.put(_Verdict(known_answers.ask(client, plan.recipe.known_answers)))
+        break
+    client.close()
+
+
+def _tell(run: RunFolder, item: _Token | _Verdict) -> bool:
+    """Record news of the probe; False when the answer is wrong."""
+    if isinstance(item, _Token):
+        run.append(f"first token after {item.seconds:.1f} s", state="ready", seconds=item.seconds, token=item.text)
+        return True
+    run.write("verify.json", item.findings)
+    wrong = [finding for finding in item.findings if finding.status == "failed"]
+    if wrong:
+        evidence = wrong[0].evidence
+        run.append("known answer: failed", lines=[evidence.text] if evidence else [], cause=wrong[0].cause)
+        return False
+    asked = [finding for finding in item.findings if finding.status == "passed"]
+    said = asked[0].evidence.text if asked and asked[0].evidence else "no known answer in the recipe"
+    run.append(f"known answers: {len(asked)} right: {said}", state="verified")
+    return True
+
+
+def _stop(run: RunFolder, plan: Plan, launcher: Launcher) -> None:
+    run.append("stopping: streams in flight may end", state="stopping")
+    # The engine's own drain ends a little before the grace, so that it is not cut off at its very end.
+    left = launcher.end(plan.recipe.drain_timeout_s + 5.0)
+    run.append("stopped" if not left else f"stopped, but: {'; '.join(left)}", state="stopped")
+
+
+def _bury(run: RunFolder, launcher: Launcher, death: Death) -> None:
+    what = f"{death.what} of {death.process} on {death.host} {death.how}"
+    run.append(what, process=death.process, host=death.host, lines=death.lines, code=death.code)
+    _fail(run, launcher, what, death.lines, process=death.process, host=death.host)
+
+
+def _fail(
+    run: RunFolder,
+    launcher: Launcher,
+    what: str,
+    lines: list[str],
+    *,
+    process: str | None = None,
+    host: str | None = None,
+) -> None:
+    left = launcher.end(_FAILED_GRACE_S)
+    run.append(what, state="failed", process=process, host=host, lines=lines, left=left)
