@@ -37,5 +37,5 @@ def _ask(client: Client, question: KnownAnswer) -> Finding:
         status="failed",
         evidence=evidence,
         cause=f"the reply does not hold '{question.expect}': the weights, their layout or a kernel is wrong",
-        fix="start with enforce_eager=true and tp=1; if that answers rightly, the layout or a compiled kernel is at fault",
+        fix="start with enforce_eager=true and tp=1: if that is right, the layout or a compiled kernel is at fault",
     )

@@ -71,8 +71,8 @@ class LocalLauncher:
         while True:
             self._refresh()
             left = max(0.0, deadline - time.monotonic())
-            ready = self._watch.poll(min(left, _FAMILY_REFRESH_S) * 1000)
-            deaths = [death for fd, _ in ready if (death := self._buried(fd)) is not None]
+            ready = [fd for fd, _ in self._watch.poll(min(left, _FAMILY_REFRESH_S) * 1000)]
+            deaths = [death for fd in sorted(ready, key=self._gave_up) if (death := self._buried(fd)) is not None]
             proc.reap()
             if deaths or left == 0.0:
                 return deaths
@@ -99,6 +99,11 @@ class LocalLauncher:
                     one.vital[process.pid] = process
                     one.titles[process.pid] = name
                     self._watch_pid(process.pid)
+
+    def _gave_up(self, fd: int) -> bool:
+        """Whether it ended by itself. An engine does so after the death of a child, which then died first."""
+        started = next((one for one in self._started.values() if one.child.pid == self._pid_of_fd[fd]), None)
+        return started is not None and started.child.wait() >= 0
 
     def _buried(self, fd: int) -> Death | None:
         """The death that a readable pidfd tells, once for each started process."""

@@ -123,9 +123,7 @@ def _watch(run: RunFolder, plan: Plan, launcher: Launcher, signals: _Signals) ->
         over.set()
 
 
-def _probe(
-    run: RunFolder, plan: Plan, news: queue.SimpleQueue[_Token | _Verdict], over: threading.Event
-) -> None:
+def _probe(run: RunFolder, plan: Plan, news: queue.SimpleQueue[_Token | _Verdict], over: threading.Event) -> None:
     """Wait for a real token, then for the known answers. Until the engine listens, no answer is no news."""
     started = time.monotonic()
     client = Client(plan.endpoint, keys.read(run).get(keys.API_KEY))
@@ -165,8 +163,8 @@ def _stop(run: RunFolder, plan: Plan, launcher: Launcher) -> None:
 
 
 def _bury(run: RunFolder, launcher: Launcher, death: Death) -> None:
-    what = f"{death.what} of {death.process} on {death.host} {death.how}"
-    run.append(what, process=death.process, host=death.host, lines=death.lines, code=death.code)
+    what = f"{death.what} on {death.host} {death.how}"
+    run.append(f"{what}; ending the others", process=death.process, host=death.host, code=death.code)
     _fail(run, launcher, what, death.lines, process=death.process, host=death.host)
 
 

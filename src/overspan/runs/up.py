@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from overspan.planner.make import make_plan
 from overspan.provision import engines, models
 from overspan.runs import keys, ports
 from overspan.runs.folder import RunFolder, write_whole
+from overspan.runs.launch import launch
 from overspan.runs.lock import NameLock
 from overspan.runs.stop import stop
 from overspan.schema.errors import InputError, RunFailed
@@ -26,7 +25,6 @@ from overspan.schema.inventory import Inventory
 from overspan.schema.plan import EngineChoice, Plan
 from overspan.schema.recipe import Lock, Recipe
 from overspan.schema.yamlio import dump
-from overspan.transport import local
 
 Say = Callable[[str], None]
 
@@ -92,7 +90,7 @@ def up(wanted: Wanted, say: Say, follow: Callable[[RunFolder, Iterator[Event | N
         shutil.rmtree(run.path)
         raise
     try:
-        _launch(run, lock)
+        launch(run, lock)
         follow(run, _events(run))
     except BaseException:
         stop(run, grace_s=0.0)
@@ -146,13 +144,6 @@ def _locked(run: RunFolder, plan: Plan, revision: str | None) -> Recipe:
         "locked": lock,
     }
     return recipe.model_copy(update=changes)
-
-
-def _launch(run: RunFolder, lock: NameLock) -> None:
-    argv = [sys.executable, "-m", "overspan.runs.guardian", str(run.path)]
-    local.spawn(
-        argv, log=run.path / "supervisor.log", env=os.environ, new_session=True, keep_open=[lock.descriptor]
-    )
 
 
 def _events(run: RunFolder) -> Iterator[Event | None]:

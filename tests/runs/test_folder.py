@@ -1,0 +1,73 @@
+from pathlib import Path
+
+import pytest
+
+from overspan.runs.folder import RunFolder, all_runs, open_run, write_whole
+from overspan.runs.summary import summaries
+from overspan.schema.errors import InputError, RunDamaged, UnknownName
+from support.runs import a_plan
+
+
+@pytest.fixture
+def run() -> RunFolder:
+    folder = RunFolder.create("smollm2-135m")
+    folder.write("plan.json", a_plan(8000))
+    folder.append("planned", state="planned")
+    return folder
+
+
+def test_a_plan_comes_back_as_it_was_written(run: RunFolder) -> None:
+    assert run.plan() == a_plan(8000)
+
+
+def test_name_and_id_of_a_name_with_dashes(run: RunFolder) -> None:
+    assert run.name == "smollm2-135m"
+    assert open_run(run.id).path == open_run("smollm2-135m").path == open_run(str(run.path)).path == run.path
+
+
+def test_an_unknown_run_tells_the_nearest(run: RunFolder) -> None:
+    with pytest.raises(UnknownName, match=r"did you mean smollm2-135m"):
+        open_run("smolm2-135m")
+
+
+def test_without_any_run_the_next_command_is_told() -> None:
+    with pytest.raises(InputError) as caught:
+        open_run()
+    assert caught.value.next == "overspan up smollm2-135m"
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"recipe": 1}', "\x00\x01"])
+def test_a_damaged_plan_is_one_clear_error(run: RunFolder, text: str) -> None:
+    (run.path / "plan.json").write_text(text)
+    with pytest.raises(RunDamaged, match=r"plan\.json"):
+        run.plan()
+
+
+def test_a_half_written_last_event_is_left_out(run: RunFolder) -> None:
+    with (run.path / "events.jsonl").open("a") as file:
+        file.write('{"at": "2026-11-22T1')
+    assert run.state() == "planned"
+
+
+def test_a_damaged_event_in_the_middle_names_its_line(run: RunFolder) -> None:
+    (run.path / "events.jsonl").write_text("garbage\n" + (run.path / "events.jsonl").read_text())
+    with pytest.raises(RunDamaged, match="line 1"):
+        run.events()
+
+
+def test_list_shows_a_damaged_run_beside_the_others(run: RunFolder) -> None:
+    broken = RunFolder.create("broken")
+    states = {row["name"]: row["state"] for row in summaries()}
+    assert states["broken"] == "damaged"
+    assert len(all_runs()) == 2
+    assert broken.path.exists()
+
+
+def test_list_tells_a_run_whose_supervisor_is_gone(run: RunFolder) -> None:
+    assert summaries()[0]["state"] == "failed"
+    assert "supervisor is gone" in summaries()[0]["message"]
+
+
+def test_a_secret_file_is_never_readable_by_others(tmp_path: Path) -> None:
+    write_whole(tmp_path / "secrets.json", "{}", mode=0o600)
+    assert (tmp_path / "secrets.json").stat().st_mode & 0o777 == 0o600

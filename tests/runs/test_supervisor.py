@@ -1,0 +1,108 @@
+"""One `kill -9` of any process of a run ends the run, with its cause, and leaves no orphan."""
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from overspan.checks.client import Client
+from overspan.runs.status import status
+from overspan.runs.stop import stop
+from support.runs import FakeRun, kill
+from support.waiting import until
+
+Launch = Callable[..., FakeRun]
+
+
+def test_a_right_answer_verifies_the_run(launch: Launch) -> None:
+    run = launch()
+    assert run.wait_for("verified", "failed") == "verified"
+    assert [finding.status for finding in run.folder.findings()] == ["passed"]
+    states = [event.state for event in run.folder.events() if event.state]
+    assert states == ["planned", "launching", "ready", "verified"]
+
+
+def test_a_wrong_answer_fails_the_run_and_ends_it(launch: Launch) -> None:
+    run = launch("wrong", "L'Etoile")
+    assert run.wait_for("verified", "failed") == "failed"
+    finding = run.folder.findings()[0]
+    assert finding.status == "failed"
+    assert finding.evidence is not None
+    assert "L'Etoile" in finding.evidence.text
+    run.nothing_left()
+
+
+@pytest.mark.parametrize(
+    ("victim", "died_first"),
+    [
+        ("Worker", "VLLM::Worker"),
+        ("EngineCore", "VLLM::EngineCore"),
+        ("api", "api (pid"),
+        ("supervisor", "the supervisor was ended by signal 9"),
+        ("guardian", "the guardian was killed"),
+    ],
+)
+def test_kill_of_any_process_fails_the_run_and_leaves_no_orphan(launch: Launch, victim: str, died_first: str) -> None:
+    run = launch()
+    family = run.whole_family()
+    kill(family[victim])
+    run.wait_for("failed")
+    run.nothing_left()
+    last = run.folder.last_state()
+    assert died_first in last.message
+    assert status(run.folder).ready is False
+
+
+def test_the_event_quotes_the_last_lines_of_the_one_that_died_first(launch: Launch) -> None:
+    run = launch()
+    core = run.whole_family()["EngineCore"]
+    kill(core)
+    run.wait_for("failed")
+    assert run.folder.last_state().data["lines"] == [f"(EngineCore pid={core.pid}) INFO the core is up"]
+
+
+def test_exit_code_0_is_a_death(launch: Launch) -> None:
+    run = launch()
+    worker_parent = run.whole_family()["EngineCore"]
+    kill(worker_parent)
+    run.wait_for("failed")
+
+
+def test_supervisor_and_guardian_killed_together_is_told_and_stop_ends_the_rest(launch: Launch) -> None:
+    run = launch()
+    family = run.whole_family()
+    family["guardian"].suspend()  # so that it cannot clean up between the two kills
+    kill(family["supervisor"])
+    kill(family["guardian"])
+    until(lambda: not status(run.folder).ready, "the loss of the supervisor")
+    now = status(run.folder)
+    assert now.state == "failed"
+    assert "supervisor is gone" in now.message
+    stop(run.folder)
+    run.nothing_left()
+    assert run.state() == "stopped"
+
+
+def test_stop_lets_a_stream_in_flight_end(launch: Launch) -> None:
+    run = launch("slow", "Paris", "0.1")
+    run.whole_family()
+    pieces: list[str] = []
+    client = Client(run.folder.plan().endpoint)
+    stream = client.stream([{"role": "user", "content": "count"}], max_tokens=20)
+    pieces.append(next(stream))
+    stopper = threading.Thread(target=stop, args=(run.folder,))
+    stopper.start()
+    pieces.extend(stream)
+    stopper.join()
+    assert pieces == [f"{number} " for number in range(20)]
+    assert run.state() == "stopped"
+    run.nothing_left()
+
+
+def test_stop_twice_is_fine(launch: Launch) -> None:
+    run = launch()
+    run.wait_for("verified")
+    assert stop(run.folder) is True
+    run.nothing_left()
+    assert stop(run.folder) is False
+    assert run.state() == "stopped"

@@ -1,0 +1,93 @@
+"""A stand-in for an engine, for tests of what owns processes: the same family as vLLM's (an API server, an engine core
+below it, a worker below that), the same lie (exit code 0 after a death), and an OpenAI endpoint with slow streams.
+
+Run as `python fake_engine.py PORT [ANSWER] [TOKEN_S]`.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+CHILD = """
+import subprocess, time
+subprocess.Popen(["VLLM::Worker", "-c", "import time; time.sleep(600)"], executable={python!r})
+time.sleep(600)
+"""
+
+
+def start_family() -> subprocess.Popen[bytes]:
+    code = CHILD.format(python=sys.executable)
+    return subprocess.Popen(["VLLM::EngineCore", "-c", code], executable=sys.executable)
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    answer = "Paris"
+    token_s = 0.0
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if body.get("stream"):
+            return self.stream(int(body.get("max_tokens", 16)))
+        text = {"text": " a"} if self.path.endswith("/v1/completions") else {"message": {"content": self.answer}}
+        return self.reply({"choices": [text], "usage": {"completion_tokens": 1}})
+
+    def reply(self, data: object) -> None:
+        text = json.dumps(data).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def stream(self, tokens: int) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        for number in range(tokens):
+            time.sleep(self.token_s)
+            event = {"choices": [{"delta": {"content": f"{number} "}}]}
+            self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
+        self.wfile.write(b"data: [DONE]\n\n")
+        self.close_connection = True
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = False  # server_close waits for the streams in flight: that is the drain
+
+
+def main() -> None:
+    import signal
+
+    port = int(sys.argv[1])
+    Handler.answer = sys.argv[2] if len(sys.argv) > 2 else "Paris"
+    Handler.token_s = float(sys.argv[3]) if len(sys.argv) > 3 else 0.0
+    core = start_family()
+    print(f"(APIServer pid={os.getpid()}) INFO started", flush=True)
+    print(f"(EngineCore pid={core.pid}) INFO the core is up", flush=True)
+    server = Server(("127.0.0.1", port), Handler)
+
+    def die_with_core() -> None:
+        core.wait()
+        print(f"(APIServer pid={os.getpid()}) ERROR engine core is dead", flush=True)
+        os._exit(0)
+
+    def drain(number: int, frame: object) -> None:
+        threading.Thread(target=server.shutdown).start()
+
+    threading.Thread(target=die_with_core, daemon=True).start()
+    signal.signal(signal.SIGTERM, drain)
+    server.serve_forever(poll_interval=0.05)
+    server.server_close()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Runs of the fake engine: the real guardian, supervisor and launcher around a small process family."""
+
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from overspan.launchers import proc
+from overspan.planner.make import make_plan
+from overspan.runs.folder import RunFolder
+from overspan.runs.launch import launch
+from overspan.runs.lock import NameLock
+from overspan.runs.stop import stop
+from overspan.schema.inventory import Host, Inventory
+from overspan.schema.plan import EngineChoice, Plan
+from overspan.schema.process import ProcessSpec
+from overspan.schema.recipe import KnownAnswer, Recipe
+from support.waiting import until
+
+ENGINE = Path(__file__).with_name("fake_engine.py")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def a_plan(port: int, **fields: Any) -> Plan:
+    recipe = Recipe(
+        name="fake",
+        model="fake",
+        port=port,
+        known_answers=[KnownAnswer(prompt="What is the capital of France?", expect="Paris")],
+        drain_timeout_s=5,
+        **fields,
+    )
+    inventory = Inventory(hosts=[Host(name="here", memory_bytes=1)])
+    return make_plan(recipe, inventory, EngineChoice(name="vllm", version="0"))
+
+
+@dataclass
+class FakeRun:
+    folder: RunFolder
+
+    def family(self) -> dict[str, psutil.Process]:
+        """The run's living processes by what they are."""
+        record = self.folder.note("supervisor.json")
+        if not record:
+            return {}
+        names = {record["pid"]: "supervisor", record["guardian"]: "guardian"}
+        found = {}
+        for process in proc.in_session(record["session"]):
+            title = proc.title(process)
+            kind = names.get(process.pid) or title.split(" ")[0].removeprefix("VLLM::")
+            found["api" if "fake_engine.py" in title and kind not in names.values() else kind] = process
+        return found
+
+    def whole_family(self) -> dict[str, psutil.Process]:
+        members = {"guardian", "supervisor", "api", "EngineCore", "Worker"}
+        until(lambda: members <= self.family().keys(), "the whole family")
+        until(lambda: self.folder.state() in ("verified", "failed"), "a verdict")
+        return self.family()
+
+    def state(self) -> str:
+        return self.folder.state()
+
+    def wait_for(self, *states: str) -> str:
+        return until(lambda: self.state() if self.state() in states else "", f"state {states}")
+
+    def nothing_left(self) -> None:
+        until(lambda: not self.family(), "the end of every process")
+
+    def end(self) -> None:
+        stop(self.folder, grace_s=0)
+
+
+def fake_run(name: str, *engine: str) -> FakeRun:
+    port = free_port()
+    folder = RunFolder.create(name)
+    lock = NameLock(name)
+    lock.take(folder.id)
+    folder.write("plan.json", a_plan(port))
+    argv = [sys.executable, str(ENGINE), str(port), *engine]
+    folder.write("processes.json", [ProcessSpec(name="api", host="here", argv=argv, vital_titles=["VLLM::*"])])
+    folder.append("planned", state="planned")
+    launch(folder, lock)
+    lock.close()
+    until(lambda: folder.note("supervisor.json") or folder.ended, "the supervisor's record")
+    return FakeRun(folder)
+
+
+def kill(process: psutil.Process) -> None:
+    os.kill(process.pid, 9)
