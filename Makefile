@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MARKERS ?= not slow and not gpu
 
-.PHONY: demo test test-slow lint fmt clean
+.PHONY: demo system-parts test test-slow lint fmt clean
 
 $(VENV)/.core: pyproject.toml src/overspan/__init__.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -18,11 +18,15 @@ $(VENV)/.dev: $(VENV)/.core
 demo: $(VENV)/.core
 	$(BIN)/python demo.py
 
-test: $(VENV)/.dev
+# The system's own parts that tests marked `real` use. Without root nothing is installed and those tests say why they skip.
+system-parts:
+	tests/support/system_parts.sh
+
+test: $(VENV)/.dev system-parts
 	$(BIN)/overspan engine install cpu
 	$(BIN)/python -m pytest -m "$(MARKERS)"
 
-test-slow: $(VENV)/.dev
+test-slow: $(VENV)/.dev system-parts
 	$(BIN)/overspan engine install cpu
 	$(BIN)/python -m pytest -m slow
 

@@ -1,0 +1,3 @@
+"""Fixtures that more than one room uses."""
+
+pytest_plugins = ["testbed.fixture"]
