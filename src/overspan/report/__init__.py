@@ -1,1 +1,6 @@
-"""One self-contained HTML page a run."""
+"""The report: one self-contained HTML file from a run's documents."""
+
+from overspan.report.documents import RunDocuments, request_curves
+from overspan.report.page import render
+
+__all__ = ["RunDocuments", "render", "request_curves"]

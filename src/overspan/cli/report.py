@@ -1,0 +1,55 @@
+"""`overspan report`: one HTML file from the files of a run, or of several laid over each other."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import click
+
+from overspan.report import RunDocuments, render, request_curves
+from overspan.runs.folder import RunFolder, open_run, write_whole
+from overspan.schema.errors import InputError
+
+FILE_NAME = "report.html"
+_REQUESTS = re.compile(r"requests-([0-9]+)\.jsonl")
+
+
+@click.command()
+@click.argument("run", nargs=-1)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The file to write; RUN/report.html.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def report(run: tuple[str, ...], out: Path | None, as_json: bool) -> None:
+    """Write one self-contained HTML file: plots, tables, checks, plan and commands of RUN (the newest if not given).
+
+    With several RUNs the plots and tables lay them over each other.
+    """
+    folders = [open_run(name) for name in run] or [open_run()]
+    if out is None and len(folders) > 1:
+        raise InputError("a report of several runs belongs to none of their folders", next="say where: --out FILE")
+    target = (out or folders[0].path / FILE_NAME).resolve()
+    if not target.parent.is_dir():
+        raise InputError(f"there is no folder {target.parent}", next=f"mkdir -p '{target.parent}'")
+    page = render(*(_documents(folder) for folder in folders))
+    write_whole(target, page)
+    document = {"report": str(target), "runs": [folder.id for folder in folders], "bytes": target.stat().st_size}
+    click.echo(json.dumps(document) if as_json else str(target))
+
+
+def _documents(run: RunFolder) -> RunDocuments:
+    curves = {}
+    for path in sorted(run.path.glob("requests-*.jsonl")):
+        if named := _REQUESTS.fullmatch(path.name):
+            with path.open(encoding="utf-8", errors="replace") as lines:
+                curves[int(named[1])] = request_curves(lines, str(path))
+    has_processes = (run.path / "processes.json").exists()
+    return RunDocuments(
+        name=run.id,
+        plan=run.plan(),
+        processes=run.processes() if has_processes else [],
+        events=run.events() if (run.path / "events.jsonl").exists() else [],
+        findings=run.findings(),
+        bench=run.bench(),
+        latencies=curves,
+    )

@@ -1,0 +1,94 @@
+"""The page: one HTML file with everything in it. It loads nothing and, by its own policy, could not."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from importlib import resources
+
+import jinja2
+
+from overspan import __version__
+from overspan.report import figures, text, view
+from overspan.report.documents import METRICS, RunDocuments
+from overspan.schema.errors import InputError
+
+_FILTERS = {
+    "plain": text.plain,
+    "size": text.size,
+    "rate": text.rate,
+    "ranges": text.ranges,
+    "command": text.command,
+    "flat": view.flat,
+    "details": view.details,
+    "ordered": view.ordered,
+    "since": view.since,
+}
+
+
+def render(*runs: RunDocuments) -> str:
+    """The report of one run, or of several laid over each other.
+
+    Raises:
+        InputError: no run was given.
+    """
+    if not runs:
+        raise InputError("a report needs a run", next="overspan list")
+    latency = figures.latency_figures(runs)
+    throughput = figures.throughput_figure(runs)
+    charts = {**({"throughput": throughput} if throughput else {}), **latency}
+    scripts = {"plotly": _plotly() if charts else "", "charts": _part("charts.js")}
+    page = _environment().get_template("report.html.j2")
+    return page.render(
+        runs=runs,
+        view=view,
+        charts=charts,
+        latency=latency,
+        metrics=METRICS,
+        levels=figures.levels_of(runs),
+        scripts=scripts,
+        policy=_policy(scripts.values()),
+        css=_part("report.css"),
+        version=__version__,
+        made_at=datetime.now(UTC),
+    )
+
+
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("overspan.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(_FILTERS)
+    return environment
+
+
+def _part(name: str) -> str:
+    return (resources.files("overspan.report") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs  # a third of a second, and only a page with charts needs it
+
+    script = get_plotlyjs()
+    if not isinstance(script, str):
+        raise TypeError("plotly gave no script")
+    return script
+
+
+def _policy(scripts: Iterable[str]) -> str:
+    """A content security policy: only these scripts run, and nothing is ever fetched."""
+    hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts if script)
+    return (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _digest(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

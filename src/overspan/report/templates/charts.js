@@ -1,0 +1,52 @@
+// Draws the figures, with their colours taken from the page's CSS variables, so that charts follow light and dark.
+(() => {
+  const source = document.getElementById("figures");
+  const figures = source ? JSON.parse(source.textContent) : {};
+  const config = { responsive: true, displayModeBar: false };
+
+  const themed = (value, css, key = "") => {
+    if (Array.isArray(value)) return value.map((item) => themed(item, css, key));
+    if (value && typeof value === "object")
+      return Object.fromEntries(Object.entries(value).map(([name, item]) => [name, themed(item, css, name)]));
+    const isColour = key.endsWith("color") && typeof value === "string" && value.startsWith("--");
+    return isColour ? css.getPropertyValue(value).trim() : value;
+  };
+
+  const chosenUsers = () => document.querySelector('input[name="users"]:checked')?.value;
+
+  const draw = () => {
+    const css = getComputedStyle(document.documentElement);
+    const users = chosenUsers();
+    for (const [name, figure] of Object.entries(figures)) {
+      const { data, layout } = themed(figure, css);
+      if (users !== undefined)
+        for (const trace of data) if (trace.meta) trace.visible = String(trace.meta.users) === users;
+      Plotly.react(`chart-${name}`, data, layout, config);
+    }
+  };
+
+  for (const input of document.querySelectorAll('input[name="users"]')) input.addEventListener("change", draw);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
+  const printed = (on) => () => {
+    document.documentElement.classList.toggle("printing", on);
+    for (const fold of document.querySelectorAll("details")) {
+      if (on) fold.dataset.wasOpen = fold.open ? "yes" : "";
+      fold.open = on || fold.dataset.wasOpen === "yes";
+    }
+    draw();
+  };
+  addEventListener("beforeprint", printed(true));
+  addEventListener("afterprint", printed(false));
+
+  for (const button of document.querySelectorAll("button[data-copies]")) {
+    button.hidden = !navigator.clipboard;
+    button.addEventListener("click", async () => {
+      await navigator.clipboard.writeText(document.getElementById(button.dataset.copies).textContent);
+      button.textContent = "Copied";
+      setTimeout(() => (button.textContent = "Copy"), 1500);
+    });
+  }
+
+  document.documentElement.classList.add("scripted");
+  draw();
+})();

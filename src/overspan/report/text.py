@@ -1,0 +1,120 @@
+"""Numbers, durations and commands as text for a person: the report's filters."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+
+from overspan.schema.process import ProcessSpec
+
+NOTHING = "–"
+HIDDEN = "(hidden)"
+_ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+# A second line of defence: secrets travel outside env and argv, and a name like these should not be there at all.
+_SECRET_NAME = re.compile(r"(^|[_-])(api[_-]?key|key|token|secret|password|passwd|credentials?)$", re.IGNORECASE)
+
+
+def plain(text: object) -> str:
+    """Text of a log without terminal colours."""
+    return _ANSI.sub("", str(text))
+
+
+def digits(values: Iterable[float | None]) -> int:
+    """Decimals that a whole column shares: about three figures of its smallest value."""
+    smallest = min((abs(value) for value in values if value), default=0.0)
+    return 0 if smallest >= 100 or smallest == 0 else 1 if smallest >= 10 else 2
+
+
+def number(value: float | None, decimals: int) -> str:
+    """A number with thousands set apart, or a dash where there is none."""
+    return NOTHING if value is None else f"{value:,.{decimals}f}"
+
+
+def column(values: Sequence[float | None]) -> list[str]:
+    """A column's numbers with the same decimals, so that they line up."""
+    decimals = digits(values)
+    return [number(value, decimals) for value in values]
+
+
+def figure(value: float) -> str:
+    """One number for a sentence: `415`, `44`, `4.2`, `0.31`."""
+    return number(value, 0 if abs(value) >= 10 else 1 if abs(value) >= 1 else 2)
+
+
+def count(amount: int, noun: str) -> str:
+    """`1 user`, `16 users`."""
+    return f"{amount:,} {noun}{'' if amount == 1 else 's'}"
+
+
+def duration(seconds: float) -> str:
+    """`0.31 s`, `12.3 s`, `4 min 10 s`, `1 h 04 min`."""
+    if seconds < 60:
+        return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size(amount: int | None) -> str:
+    """Bytes in GiB, or MiB below one."""
+    if amount is None:
+        return NOTHING
+    gib = amount / 2**30
+    return f"{gib:,.1f} GiB" if gib >= 1 else f"{amount / 2**20:,.0f} MiB"
+
+
+def rate(bits_per_s: int | None) -> str:
+    """A link's speed in Gbit/s, or Mbit/s below one."""
+    if bits_per_s is None:
+        return NOTHING
+    return f"{bits_per_s / 1e9:g} Gbit/s" if bits_per_s >= 1e9 else f"{bits_per_s / 1e6:g} Mbit/s"
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """`0-3, 8`: ranks or GPU indices with runs of them joined."""
+    spans: list[list[int]] = []
+    for item in sorted(numbers):
+        if spans and item == spans[-1][1] + 1:
+            spans[-1][1] = item
+        else:
+            spans.append([item, item])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in spans) or NOTHING
+
+
+def is_secret(name: str) -> bool:
+    """Whether a variable or option of this name may hold a secret."""
+    return _SECRET_NAME.search(name) is not None
+
+
+def visible_argv(argv: Sequence[str]) -> list[str]:
+    """The argv with the value of each option that may hold a secret hidden."""
+    shown: list[str] = []
+    hide_next = False
+    for word in argv:
+        option, equals, _ = word.partition("=")
+        names_secret = option.startswith("-") and is_secret(option)
+        shown.append(HIDDEN if hide_next and not word.startswith("-") else f"{option}={HIDDEN}" if names_secret and equals else word)
+        hide_next = names_secret and not equals
+    return shown
+
+
+def command(spec: ProcessSpec) -> str:
+    """The process as a command to paste: environment, then argv, quoted, an option a line.
+
+    A secret stands as `NAME="$NAME"`: the shell that it is pasted into supplies it.
+    """
+    secrets = {*spec.secrets, *(name for name in spec.env if is_secret(name))}
+    words = [f'{name}="${name}"' for name in sorted(secrets)]
+    words += [f"{name}={shlex.quote(value)}" for name, value in sorted(spec.env.items()) if name not in secrets]
+    lines = [f"cd {shlex.quote(spec.cwd)} &&"] if spec.cwd else []
+    lines += ["env", *(f"  {word}" for word in words)] if words else []
+    for index, word in enumerate(visible_argv(spec.argv)):
+        if index == 0:
+            lines.append(shlex.quote(word))
+        elif word.startswith("-") and len(word) > 1:
+            lines.append("  " + shlex.quote(word))
+        else:
+            lines[-1] += " " + shlex.quote(word)
+    return " \\\n".join(lines)

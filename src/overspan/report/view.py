@@ -1,0 +1,278 @@
+"""What the page says, worked out from the documents: sentences, rows and durations. No markup is made here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from overspan.report.documents import METRICS, RunDocuments
+from overspan.report.figures import default_level, interactivity, level_style, series_style, shown_levels
+from overspan.report.text import NOTHING, column, count, duration, figure, plain
+from overspan.schema.event import FINAL_STATES, Event
+from overspan.schema.finding import Finding
+from overspan.schema.inventory import Host
+from overspan.schema.workload import BenchPoint
+
+LATENCY_STATISTICS = ("p50", "p90", "p99")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One key figure."""
+
+    value: str
+    unit: str
+    label: str
+    bad: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured point in the tables."""
+
+    run: str
+    series: int
+    point: BenchPoint
+    cells: list[str]
+    why_client_bound: list[str]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A state of the run: when it was entered, how long it held (None: it is the last), its share of the whole."""
+
+    state: str
+    offset: str
+    duration: str | None
+    share: float
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A file that the run does not have, what the report lacks for it, and the command that makes it."""
+
+    file: str
+    lacks: str
+    command: str
+
+
+def best_point(run: RunDocuments) -> BenchPoint | None:
+    """The point with the most output tokens per second."""
+    measured = [point for point in run.points if point.output_tokens_per_s]
+    return max(measured, key=lambda point: point.output_tokens_per_s or 0.0, default=None)
+
+
+def first_token_point(run: RunDocuments) -> BenchPoint | None:
+    """The point of fewest users that has a TTFT."""
+    return next((point for point in run.points if point.ttft_ms.p50 is not None), None)
+
+
+def machine(run: RunDocuments) -> str:
+    """`2 × gb10 on 2 hosts`, `2 CPU cores`: what the run used."""
+    used = [host for host in run.plan.inventory.hosts if any(place.host == host.name for place in run.plan.placements)]
+    hosts = used or run.plan.inventory.hosts
+    where = f" on {len(hosts)} hosts" if len(hosts) > 1 else ""
+    if not run.gpus_used:
+        return count(sum(host.cores for host in hosts), "CPU core") + where
+    held = {(place.host, gpu) for place in run.plan.placements for gpu in place.gpus}
+    kinds = Counter(gpu.kind for host in hosts for gpu in host.gpus if (host.name, gpu.index) in held)
+    return " and ".join(f"{amount} × {kind}" for kind, amount in kinds.items()) + where
+
+
+def headline(runs: Sequence[RunDocuments]) -> str:
+    """The report in one sentence."""
+    if len(runs) > 1:
+        return _headline_of_several(runs)
+    run = runs[0]
+    what = f"{run.plan.recipe.public_name} as {run.plan.layout.label} on {machine(run)}"
+    best, first = best_point(run), first_token_point(run)
+    if best and best.output_tokens_per_s:
+        sentence = f"{what} gave {_rate(best)} at {count(best.concurrency, 'user')}"
+        if first and first.ttft_ms.p50 is not None:
+            sentence += f", and its first token after {_ms(first)} with {count(first.concurrency, 'user')}"
+        return sentence + "."
+    if run.state == "failed":
+        return f"{what} failed."
+    return f"{what}: {'no request succeeded' if run.bench else 'not measured yet'}."
+
+
+def _headline_of_several(runs: Sequence[RunDocuments]) -> str:
+    measured = [(run, best) for run in runs if (best := best_point(run))]
+    if not measured:
+        return f"{len(runs)} runs, none of them measured yet."
+    run, best = max(measured, key=lambda pair: pair[1].output_tokens_per_s or 0.0)
+    sentence = f"Of {len(runs)} runs, {run.name} gave the most: {_rate(best)} at {count(best.concurrency, 'user')}."
+    firsts = [(other, first) for other in runs if (first := first_token_point(other))]
+    if firsts:
+        other, first = min(firsts, key=lambda pair: pair[1].ttft_ms.p50 or 0.0)
+        sentence += (
+            f" The soonest first token came from {other.name}: {_ms(first)} with {count(first.concurrency, 'user')}."
+        )
+    return sentence
+
+
+def _rate(point: BenchPoint) -> str:
+    at_least = "at least " if point.client_bound else ""
+    return f"{at_least}{figure(point.output_tokens_per_s or 0.0)} tok/s"
+
+
+def _ms(point: BenchPoint) -> str:
+    return f"{figure(point.ttft_ms.p50 or 0.0)} ms"
+
+
+def tiles(run: RunDocuments) -> list[Tile]:
+    """Key figures of one run; none without a bench."""
+    if run.bench is None:
+        return []
+    found = []
+    if best := best_point(run):
+        label = f"output at {count(best.concurrency, 'user')}, the most"
+        found.append(Tile(figure(best.output_tokens_per_s or 0.0), "tok/s", label))
+    if first := first_token_point(run):
+        users = count(first.concurrency, "user")
+        found.append(Tile(figure(first.ttft_ms.p50 or 0.0), "ms", f"TTFT at {users}, median"))
+        if speed := interactivity(first):
+            found.append(Tile(figure(speed), "tok/s/user", f"interactivity at {users}"))
+    planned = sum(point.requests.planned for point in run.points)
+    failed = sum(point.requests.failed for point in run.points)
+    ok = sum(point.requests.ok for point in run.points)
+    label = f"requests ok, {failed:,} failed" if failed else "requests ok, none failed"
+    found.append(Tile(f"{ok:,} of {planned:,}", "", label, bad=ok < planned))
+    return found
+
+
+def throughput_rows(runs: Sequence[RunDocuments]) -> list[Row]:
+    """Rates of every point; cells: output, total, per GPU, interactivity, duration."""
+    pairs = [(index, run, point) for index, run in enumerate(runs) for point in run.points]
+    columns = [
+        column([point.output_tokens_per_s for _, _, point in pairs]),
+        column([point.total_tokens_per_s for _, _, point in pairs]),
+        column([_per_gpu(run, point) for _, run, point in pairs]),
+        column([interactivity(point) for _, _, point in pairs]),
+        column([point.duration_s for _, _, point in pairs]),
+    ]
+    return _rows(pairs, columns)
+
+
+def latency_rows(runs: Sequence[RunDocuments]) -> list[Row]:
+    """Latencies of every point; cells: each of LATENCY_STATISTICS of each of METRICS."""
+    pairs = [(index, run, point) for index, run in enumerate(runs) for point in run.points]
+    columns = [
+        column([getattr(getattr(point, metric), statistic) for _, _, point in pairs])
+        for metric in METRICS
+        for statistic in LATENCY_STATISTICS
+    ]
+    return _rows(pairs, columns)
+
+
+def _rows(pairs: Sequence[tuple[int, RunDocuments, BenchPoint]], columns: Sequence[Sequence[str]]) -> list[Row]:
+    return [
+        Row(run.name, index, point, [cells[position] for cells in columns], _client_reasons(point))
+        for position, (index, run, point) in enumerate(pairs)
+    ]
+
+
+def _per_gpu(run: RunDocuments, point: BenchPoint) -> float | None:
+    return point.output_tokens_per_s / run.gpus_used if run.gpus_used and point.output_tokens_per_s else None
+
+
+def _client_reasons(point: BenchPoint) -> list[str]:
+    if not point.client_bound:
+        return []
+    reasons = point.client.get("reasons") or point.client.get("reason") or []
+    return [str(reason) for reason in (reasons if isinstance(reasons, list) else [reasons])]
+
+
+def client_bound_points(runs: Sequence[RunDocuments]) -> list[Row]:
+    """The points whose numbers are the load generator's, not the server's."""
+    return [row for row in throughput_rows(runs) if row.point.client_bound]
+
+
+def stages(events: Sequence[Event]) -> list[Stage]:
+    """The states that the run went through, with the time spent in each."""
+    entered = [event for event in events if event.state]
+    if not entered:
+        return []
+    start, last = entered[0].at, events[-1].at
+    whole = max((last - start).total_seconds(), 1e-9)
+    found = []
+    for index, event in enumerate(entered):
+        is_last = index + 1 == len(entered)
+        ends_run = is_last and event.state in FINAL_STATES
+        end = last if is_last else entered[index + 1].at
+        spent = (end - event.at).total_seconds()
+        shown = None if is_last and (ends_run or spent <= 0) else duration(spent)
+        found.append(Stage(str(event.state), since(event.at, start), shown, 0.0 if ends_run else spent / whole))
+    return found
+
+
+def since(moment: datetime, start: datetime) -> str:
+    """`+12.3 s` after the start."""
+    return "+" + duration(max((moment - start).total_seconds(), 0.0))
+
+
+def details(data: dict[str, Any]) -> str:
+    """An event's data as text: quoted lines whole, the rest as `name: value`."""
+    parts = []
+    for key, value in data.items():
+        if isinstance(value, list) and any(isinstance(item, str) and " " in item for item in value):
+            parts.append("\n".join(plain(item) for item in value))
+        elif isinstance(value, str) and "\n" in value:
+            parts.append(plain(value))
+        else:
+            parts.append(f"{key}: {plain(flat(value))}")
+    return "\n".join(parts)
+
+
+def flat(value: Any) -> str:
+    """A value of a document as one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {flat(item)}" for key, item in value.items()) or NOTHING
+    if isinstance(value, (list, tuple)):
+        return ", ".join(flat(item) for item in value) or NOTHING
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return NOTHING if value is None else f"{value:,.4g}" if isinstance(value, float) and abs(value) < 1e4 else str(value)
+
+
+def ordered(findings: Sequence[Finding] | None) -> list[Finding]:
+    """Findings with the failed first, then what could not be evaluated."""
+    rank = {"failed": 0, "not_evaluated": 1, "passed": 2}
+    return sorted(findings or [], key=lambda finding: rank[finding.status])
+
+
+def missing(run: RunDocuments) -> list[Missing]:
+    """The documents that the run does not have."""
+    found = []
+    if not run.findings:
+        found.append(Missing("verify.json", "whether its answers are right", f"overspan verify {run.name}"))
+    if run.bench is None:
+        found.append(Missing("bench.json", "every measurement", f"overspan bench {run.name} --concurrency 1,4,16"))
+    if not run.processes:
+        found.append(Missing("processes.json", "the exact commands", f"overspan up {run.plan.recipe.name}"))
+    return found
+
+
+def gpus(host: Host) -> str:
+    """`4 × gb200, 186.0 GiB each`."""
+    kinds = Counter((gpu.kind, gpu.memory_bytes) for gpu in host.gpus)
+    return ", ".join(f"{amount} × {kind}, {memory / 2**30:,.0f} GiB each" for (kind, memory), amount in kinds.items())
+
+
+def legend(runs: Sequence[RunDocuments]) -> list[tuple[str, dict[str, str]]]:
+    """Label and style of each run."""
+    return [(run.name, series_style(index)) for index, run in enumerate(runs)]
+
+
+def level_legend(runs: Sequence[RunDocuments]) -> list[tuple[str, dict[str, str]]]:
+    """Label and style of each curve of a single run's latency charts."""
+    levels = shown_levels([point.concurrency for point in runs[0].points])
+    return [(count(level, "user"), level_style(index, len(levels))) for index, level in enumerate(levels)]
+
+
+def chosen_level(runs: Sequence[RunDocuments]) -> int | None:
+    """The concurrency that the latency charts of several runs show first."""
+    return default_level(runs)

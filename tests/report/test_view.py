@@ -1,0 +1,64 @@
+from support.run_documents import bench, events, findings, gpu_plan, plan, point, run
+
+from overspan.report import view
+from overspan.schema.finding import Finding
+from overspan.schema.workload import Distribution
+
+
+def test_the_headline_says_model_layout_machine_rate_and_first_token() -> None:
+    fast = point(16, output_tokens_per_s=415.2)
+    first = point(1, output_tokens_per_s=52.0, ttft_ms=Distribution(p50=44.1))
+    said = view.headline([run(bench=bench([fast, first]))])
+    assert said == (
+        "tiny-135m as tp1 on 2 CPU cores gave 415 tok/s at 16 users, and its first token after 44 ms with 1 user."
+    )
+
+
+def test_the_headline_counts_gpus_and_does_not_claim_what_the_client_limited() -> None:
+    limited = point(64, output_tokens_per_s=900.0, client_bound=True)
+    said = view.headline([run(plan=gpu_plan(), bench=bench([limited]))])
+    assert "as tp2 on 2 × gb10 on 2 hosts gave at least 900 tok/s" in said
+
+
+def test_the_headline_without_measurements() -> None:
+    assert view.headline([run(bench=None)]).endswith("not measured yet.")
+    assert view.headline([run(bench=None, events=events(failed=True))]).endswith(" failed.")
+    lost = point(4, output_tokens_per_s=None, ttft_ms=Distribution())
+    assert view.headline([run(bench=bench([lost]))]).endswith("no request succeeded.")
+
+
+def test_the_headline_of_several_runs_names_the_best() -> None:
+    slow, fast = run("slow"), run("fast", speed=2.0)
+    said = view.headline([slow, fast])
+    assert said.startswith("Of 2 runs, fast gave the most: ")
+    assert "came from fast" in said
+
+
+def test_states_last_until_the_next_one_and_the_end_has_no_length() -> None:
+    found = view.stages(events())
+    assert [(stage.state, stage.duration) for stage in found][2:5] == [
+        ("launching", "12.3 s"), ("ready", "0.80 s"), ("verified", "1 min 01 s"),
+    ]  # fmt: skip
+    assert (found[-1].state, found[-1].duration) == ("stopped", None)
+    assert abs(sum(stage.share for stage in found) - 1) < 1e-9
+
+
+def test_rates_per_gpu_and_interactivity() -> None:
+    measured = point(4, output_tokens_per_s=200.0, tpot_ms=Distribution(p50=20.0))
+    row = view.throughput_rows([run(plan=gpu_plan(), bench=bench([measured]))])[0]
+    assert row.cells[0] == "200"
+    assert row.cells[2] == "100"
+    assert row.cells[3] == "50.0"
+    assert view.throughput_rows([run(plan=plan(), bench=bench([measured]))])[0].cells[2] == "–"
+
+
+def test_failed_checks_come_first() -> None:
+    assert [finding.status for finding in view.ordered(findings())] == ["failed", "not_evaluated", "passed"]
+
+
+def test_what_is_missing_comes_with_the_command_that_makes_it() -> None:
+    gaps = {gap.file: gap.command for gap in view.missing(run("r1", bench=None, findings=[], processes=[]))}
+    assert set(gaps) == {"bench.json", "verify.json", "processes.json"}
+    assert gaps["bench.json"].startswith("overspan bench r1 ")
+    passed = [Finding(rule="known_answer", status="passed")]
+    assert view.missing(run(findings=passed)) == []
