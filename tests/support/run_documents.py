@@ -82,7 +82,9 @@ def findings() -> list[Finding]:
     return [
         Finding(rule="known_answer", status="passed", evidence=evidence),
         Finding(rule="gid_index", status="not_evaluated", cause="no RDMA device on laptop", severity="info"),
-        Finding(rule="context_length", status="failed", cause="2,048 asked, 1,024 served", fix="--set max_model_len=2048"),
+        Finding(
+            rule="context_length", status="failed", cause="2,048 asked, 1,024 served", fix="--set max_model_len=2048"
+        ),
     ]
 
 
@@ -94,7 +96,8 @@ def request_lines(users: int, requests: int, *, speed: float = 1.0, seed: int = 
         gaps = [19 * users**0.25 * chance.lognormvariate(0, 0.2) / speed for _ in range(OUTPUT_TOKENS - 1)]
         yield json.dumps({
             "index": index, "ok": True, "error": None, "sent_ms": index * 10.0, "ttft_ms": ttft,
-            "tpot_ms": sum(gaps) / len(gaps), "e2e_ms": ttft + sum(gaps), "output_tokens": OUTPUT_TOKENS, "itl_ms": gaps,
+            "tpot_ms": sum(gaps) / len(gaps), "e2e_ms": ttft + sum(gaps), "output_tokens": OUTPUT_TOKENS,
+            "itl_ms": gaps,
         })  # fmt: skip
 
 
@@ -132,7 +135,10 @@ def bench(points: list[BenchPoint]) -> BenchResult:
         model="tiny-135m",
         started_at="2026-11-22T16:00:14Z",
         workload=Workload(
-            concurrency=[item.concurrency for item in points], requests=32, input_tokens=128, output_tokens=OUTPUT_TOKENS
+            concurrency=[item.concurrency for item in points],
+            requests=32,
+            input_tokens=128,
+            output_tokens=OUTPUT_TOKENS,
         ),
         points=points,
         overspan_version="0.1.0",

@@ -12,6 +12,7 @@ need ping iputils-ping
 need sshd openssh-server
 need dockerd docker.io
 need docker docker.io
+need chromium chromium
 
 if [ ${#packages[@]} -eq 0 ]; then
   exit 0

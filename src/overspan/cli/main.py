@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("overspan.cli.status", "how a run is; exit code 0 ready, 3 not ready, 4 a host does not answer"),
     "logs": ("overspan.cli.logs", "the logs of a run, of one process with -p, as they come with -f"),
     "chat": ("overspan.cli.chat", "talk with a run; the answer is shown as it arrives"),
+    "report": ("overspan.cli.report", "one HTML file of a run, or of several laid over each other"),
     "stop": ("overspan.cli.stop", "stop a run: streams in flight end, then every process does"),
     "list": ("overspan.cli.list", "the runs of this machine"),
 }

@@ -177,7 +177,9 @@ def _curve_trace(curve: Curve, style: dict[str, str], metric: str, name: str, le
         "x": [value for value, _ in curve],
         "y": [percent for _, percent in curve],
         "hoverinfo": "text",
-        "hovertext": [f"<b>{name}</b><br>{percent:.3g} % within {figure(value)} ms {label}" for value, percent in curve],
+        "hovertext": [
+            f"<b>{name}</b><br>{percent:.3g} % within {figure(value)} ms {label}" for value, percent in curve
+        ],
         "line": {"color": style["color"], "dash": style["dash"], "width": 2},
         "marker": {"color": style["color"], "size": 5},
     }

@@ -95,7 +95,13 @@ def visible_argv(argv: Sequence[str]) -> list[str]:
     for word in argv:
         option, equals, _ = word.partition("=")
         names_secret = option.startswith("-") and is_secret(option)
-        shown.append(HIDDEN if hide_next and not word.startswith("-") else f"{option}={HIDDEN}" if names_secret and equals else word)
+        shown.append(
+            HIDDEN
+            if hide_next and not word.startswith("-")
+            else f"{option}={HIDDEN}"
+            if names_secret and equals
+            else word
+        )
         hide_next = names_secret and not equals
     return shown
 

@@ -235,7 +235,9 @@ def flat(value: Any) -> str:
         return ", ".join(flat(item) for item in value) or NOTHING
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return NOTHING if value is None else f"{value:,.4g}" if isinstance(value, float) and abs(value) < 1e4 else str(value)
+    return (
+        NOTHING if value is None else f"{value:,.4g}" if isinstance(value, float) and abs(value) < 1e4 else str(value)
+    )
 
 
 def ordered(findings: Sequence[Finding] | None) -> list[Finding]:

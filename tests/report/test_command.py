@@ -1,0 +1,84 @@
+"""`overspan report` over folders on disk."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from overspan.cli.main import main
+from overspan.report import RunDocuments
+from overspan.runs.folder import RunFolder
+from overspan.schema import places
+from support.run_documents import request_lines, run
+
+
+@pytest.fixture(autouse=True)
+def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("XDG_STATE_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    assert str(places.runs_dir()).startswith(str(tmp_path))
+
+
+def on_disk(documents: RunDocuments) -> RunFolder:
+    """The documents as a run's folder."""
+    folder = RunFolder.create(documents.name)
+    folder.write("plan.json", documents.plan)
+    folder.write("processes.json", list(documents.processes))
+    lines = [event.model_dump_json(exclude_defaults=True) + "\n" for event in documents.events]
+    (folder.path / "events.jsonl").write_text("".join(lines))
+    if documents.findings:
+        folder.write("verify.json", list(documents.findings))
+    if documents.bench:
+        folder.write("bench.json", documents.bench)
+        for point in documents.points:
+            kept = "\n".join(request_lines(point.concurrency, 32))
+            (folder.path / f"requests-{point.concurrency}.jsonl").write_text(kept)
+    return folder
+
+
+def overspan(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(list(arguments))
+    return int(ended.value.code or 0)
+
+
+def test_the_report_is_written_into_the_runs_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = on_disk(run("tiny"))
+    assert overspan("report", "tiny", "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    page = (folder.path / "report.html").read_text()
+    assert said == {"report": str(folder.path / "report.html"), "runs": [folder.id], "bytes": len(page.encode())}
+    assert "gave 355 tok/s at 16 users" in page
+    assert "join the percentiles" not in page  # the requests were found
+
+
+def test_one_page_of_two_runs_needs_a_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    on_disk(run("one"))
+    on_disk(run("two"))
+    assert overspan("report", "one", "two") == 2
+    assert "--out FILE" in capsys.readouterr().err
+    assert overspan("report", "one", "two", "--out", str(tmp_path / "both.html")) == 0
+    assert "Of 2 runs" in (tmp_path / "both.html").read_text()
+
+
+def test_a_run_without_bench_and_checks_gets_a_report(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = on_disk(run("bare", bench=None, findings=None))
+    assert overspan("report") == 0
+    page = (folder.path / "report.html").read_text()
+    assert f"overspan bench {folder.id} --concurrency" in page
+    assert f"overspan verify {folder.id}" in page
+
+
+def test_bad_input_ends_with_one_error_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = on_disk(run("tiny"))
+    assert overspan("report", "tinny") == 2
+    assert "did you mean tiny" in capsys.readouterr().err
+    assert overspan("report", "tiny", "--out", str(tmp_path / "no" / "where.html")) == 2
+    assert "mkdir -p" in capsys.readouterr().err
+    (folder.path / "requests-4.jsonl").write_text('{"ok": true, "ttft_ms": ')
+    assert overspan("report", "tiny") == 2
+    assert "requests-4.jsonl, line 1" in capsys.readouterr().err
+    assert not (folder.path / "report.html").exists()
