@@ -19,6 +19,7 @@ class Workload(Frozen):
     endpoint: Literal["chat", "completions"] = "chat"
     seed: int = 0
     timeout_s: float = Field(600.0, gt=0)
+    warmup: int = Field(0, ge=0, description="requests before each point that are not counted")
 
 
 class Distribution(Frozen):
@@ -49,6 +50,7 @@ class BenchPoint(Frozen):
     tpot_ms: Distribution
     itl_ms: Distribution
     e2e_ms: Distribution
+    chunk_gap_ms: Distribution = Distribution()
     output_tokens_per_s: float | None
     input_tokens_per_s: float | None = None
     total_tokens_per_s: float | None = None

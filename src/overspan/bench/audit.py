@@ -1,0 +1,71 @@
+"""What the client says about itself: was it the bottleneck?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from overspan.bench.loop import Audit
+from overspan.bench.metrics import NS_PER_MS, Samples, in_flight_share, summary
+from overspan.bench.stream import Stream
+
+CPU_LIMIT: Final = 0.9
+"""Of one core: above it a loop has no slack left for a burst. Source: Overspan's choice, tested in benchmarks/."""
+
+CONCURRENCY_LIMIT: Final = 0.98
+"""Of what was asked, while requests were still to be sent."""
+
+ERROR_LIMIT: Final = 0.02
+"""Of TTFT or of the gap between chunks: the error that Overspan promises at 1,024 streams (issue 5)."""
+
+CLOCK_LIMIT_MS: Final = 1.0
+"""How far the system clock may be set during a run before its stamps are not trusted."""
+
+
+def audit_report(
+    audit: Audit, streams: Sequence[Stream], samples: Samples, wanted: int | None
+) -> tuple[dict[str, Any], list[str]]:
+    """The client's own numbers, and each reason why it spoiled the measurement (none: it did not).
+
+    Args:
+        wanted: the concurrency that was asked; None for an open loop.
+    """
+    lag = summary([ns / NS_PER_MS for ns in audit.lags])
+    turn = summary([ns / NS_PER_MS for ns in audit.batches])
+    sends = summary([(s.send_ns - s.intended_ns) / NS_PER_MS for s in streams if s.send_ns])
+    share, peak = in_flight_share(streams, wanted) if wanted else in_flight_share(streams, len(streams) + 1)
+    stamped = audit.reads > 0 and audit.unstamped <= audit.reads // 100
+    cpu = audit.cpu_s / audit.wall_s if audit.wall_s else 0.0
+    tokens = sum(stream.output_tokens for stream in streams if stream.error is None)
+    report: dict[str, Any] = {
+        "timestamps": "kernel" if stamped else "user",
+        "kernel_to_user_lag_ms": {"mean": lag.mean, "p99": lag.p99},
+        "loop_turn_ms": {"mean": turn.mean, "p99": turn.p99},
+        "send_lag_ms": {"mean": sends.mean, "p99": sends.p99},
+        "concurrency_requested": wanted,
+        "concurrency_peak": peak,
+        "concurrency_share": None if share is None else round(share, 4),
+        "cpu_share": round(cpu, 4),
+        "cpu_s": round(audit.cpu_s, 4),
+        "cpu_s_per_1k_tokens": round(audit.cpu_s / tokens * 1000, 6) if tokens else None,
+        "connections_opened": audit.opened,
+        "stale_retries": audit.stale_retries,
+        "clock_step_ms": round(audit.clock_drift_ns / NS_PER_MS, 3),
+    }
+    ttft, gap = summary(samples.ttft).p50, summary(samples.chunk_gap).p50
+    delay = (lag.p99 if stamped else turn.p99) or 0.0
+    reasons = []
+    if cpu > CPU_LIMIT:
+        reasons.append(f"the client used {cpu:.0%} of a core")
+    if share is not None and share < CONCURRENCY_LIMIT:
+        reasons.append(f"only {share:.1%} of the {wanted} requests were in flight on average")
+    if stamped and gap and delay > gap:
+        reasons.append(f"reads came up to {delay:.1f} ms after their arrival, more than the gap of {gap:.1f} ms")
+    if not stamped and ttft and delay > ERROR_LIMIT * ttft:
+        reasons.append(f"without kernel timestamps a turn of {delay:.1f} ms spoils a TTFT of {ttft:.1f} ms")
+    if ttft and sends.p99 and sends.p99 > max(ERROR_LIMIT * ttft, 1.0):
+        reasons.append(f"requests were sent up to {sends.p99:.1f} ms late")
+    if abs(audit.clock_drift_ns) > CLOCK_LIMIT_MS * NS_PER_MS:
+        reasons.append(f"the system clock was set by {audit.clock_drift_ns / NS_PER_MS:.1f} ms during the run")
+    report["reasons"] = reasons
+    return report, reasons

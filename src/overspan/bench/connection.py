@@ -1,0 +1,184 @@
+"""One keep-alive connection, never blocking: plain with kernel receive stamps, through a proxy, or over TLS."""
+
+from __future__ import annotations
+
+import errno
+import socket
+import ssl
+import struct
+import time
+from typing import Final, Literal
+
+from overspan.bench.stream import Stream
+from overspan.bench.target import Target
+
+SO_TIMESTAMPING: Final = 37
+"""SO_TIMESTAMPING with 64-bit seconds. Source: Linux include/uapi/asm-generic/socket.h (SO_TIMESTAMPING_OLD)."""
+
+_RX_SOFTWARE: Final = (1 << 3) | (1 << 4)
+"""SOF_TIMESTAMPING_RX_SOFTWARE | SOF_TIMESTAMPING_SOFTWARE. Source: Linux include/uapi/linux/net_tstamp.h."""
+
+_STAMP: Final = struct.Struct("qq")
+READ_BYTES: Final = 16384
+"""One read; a token event is about 300 bytes. Larger buffers cost time to allocate and are rarely filled."""
+
+State = Literal["connecting", "tunnel", "handshake", "open", "closed"]
+
+
+class Connection:
+    """A socket of the load.
+
+    Attributes:
+        stream: the request in flight, None while idle.
+        unsent: what of the request the kernel has not taken yet.
+        wants_write: the state machine waits for the socket to become writable.
+    """
+
+    __slots__ = (
+        "_head", "_recvmsg", "_tls", "_target", "fd", "kernel_stamps", "opened_ns", "socket", "state", "stream",
+        "unsent", "used", "wants_write",
+    )  # fmt: skip
+
+    def __init__(self, target: Target) -> None:
+        family, address = target.address
+        self.socket = socket.socket(family, socket.SOCK_STREAM)
+        self.socket.setblocking(False)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.kernel_stamps = target.tls is None and _ask_for_stamps(self.socket)
+        self._recvmsg = self.socket.recvmsg
+        self._target = target
+        self._tls: ssl.SSLSocket | None = None
+        self._head = b""
+        self.fd = self.socket.fileno()
+        self.stream: Stream | None = None
+        self.unsent = b""
+        self.used = 0
+        self.opened_ns = time.time_ns()
+        self.state: State = "connecting"
+        self.wants_write = True
+        code = self.socket.connect_ex(address)
+        if code not in (0, errno.EINPROGRESS):
+            self.socket.close()
+            raise OSError(code, errno.errorcode.get(code, "connect"))
+
+    def advance(self) -> bool:
+        """Go on with connecting, the proxy's tunnel and the TLS handshake; return whether it is open now.
+
+        Raises:
+            OSError: it failed (ssl.SSLError is one).
+        """
+        if self.state == "connecting":
+            code = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code:
+                raise OSError(code, errno.errorcode.get(code, "connect"))
+            self._connected()
+        elif self.state == "tunnel":
+            self._read_tunnel()
+        if self.state == "handshake":
+            self._handshake()
+        return self.state == "open"
+
+    def _connected(self) -> None:
+        self.wants_write = False
+        if self._target.tls is None:
+            self.state = "open"
+        elif self._target.proxy is not None:
+            where = f"{self._target.host}:{self._target.port}"
+            self.socket.send(f"CONNECT {where} HTTP/1.1\r\nHost: {where}\r\n\r\n".encode("latin-1"))
+            self.state = "tunnel"
+        else:
+            self._start_tls()
+
+    def _read_tunnel(self) -> None:
+        data = self.socket.recv(READ_BYTES)
+        self._head += data
+        if not data or len(self._head) > 65536:
+            raise OSError(errno.ECONNABORTED, "the proxy closed the tunnel")
+        if b"\r\n\r\n" in self._head:
+            line = self._head.split(b"\r\n", 1)[0]
+            if line[8:12].strip() != b"200":
+                raise OSError(errno.ECONNREFUSED, f"the proxy refused the tunnel: {line[:80].decode('latin-1')}")
+            self._start_tls()
+
+    def _start_tls(self) -> None:
+        context = self._target.tls
+        if context is None:
+            raise ValueError("no TLS context")
+        self._tls = context.wrap_socket(self.socket, server_hostname=self._target.host, do_handshake_on_connect=False)
+        self.socket = self._tls
+        self.state = "handshake"
+
+    def _handshake(self) -> None:
+        if self._tls is None:
+            raise ValueError("no TLS socket")
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            self.wants_write = False
+        except ssl.SSLWantWriteError:
+            self.wants_write = True
+        else:
+            self.wants_write = False
+            self.state = "open"
+
+    def read(self) -> tuple[bytes, int]:
+        """One read: the bytes (empty at the end) and the kernel's stamp of their arrival, 0 where there is none.
+
+        Raises:
+            BlockingIOError: nothing there yet.
+            OSError: the connection broke.
+        """
+        if self._tls is not None:
+            try:
+                return self._tls.recv(READ_BYTES), 0
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                raise BlockingIOError from None
+            except ssl.SSLEOFError:
+                return b"", 0
+        data, ancillary, _, _ = self._recvmsg(READ_BYTES, 128)
+        if ancillary:
+            seconds, nanoseconds = _STAMP.unpack_from(ancillary[0][2])
+            return data, seconds * 1_000_000_000 + nanoseconds
+        return data, 0
+
+    @property
+    def buffered(self) -> bool:
+        """TLS holds bytes that no poll will tell of."""
+        return self._tls is not None and self._tls.pending() > 0
+
+    def write(self) -> None:
+        """Hand what is unsent to the kernel; the rest waits for the socket to become writable.
+
+        Raises:
+            OSError: the connection broke.
+        """
+        try:
+            sent = self.socket.send(self.unsent)
+        except (BlockingIOError, ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            sent = 0
+        self.unsent = self.unsent[sent:] if sent < len(self.unsent) else b""
+        self.wants_write = bool(self.unsent)
+
+    def close(self) -> None:
+        """Close it; no exchange of goodbyes."""
+        self.state = "closed"
+        self.stream = None
+        self.socket.close()
+
+
+def _ask_for_stamps(sock: socket.socket) -> bool:
+    if struct.calcsize("P") != 8:
+        return False
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, _RX_SOFTWARE)
+    except OSError:
+        return False
+    return True
+
+
+def connect_error_kind(error: OSError) -> str:
+    """The kind of a failure to connect, for the count of errors."""
+    if isinstance(error, ssl.SSLError):
+        return "tls"
+    kinds = {errno.ECONNREFUSED: "connect_refused", errno.ETIMEDOUT: "connect_timeout"}
+    return kinds.get(error.errno or 0, "connect_error")

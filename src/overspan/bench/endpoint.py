@@ -1,0 +1,152 @@
+"""Is it an OpenAI endpoint, does it serve the model, and what does it accept? Asked before any load."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import httpx
+
+from overspan.bench.load import ClosedLoop
+from overspan.bench.loop import Loop
+from overspan.bench.prompts import EXTRAS, Endpoint, Prompts, path_of
+from overspan.bench.stream import Stream
+from overspan.bench.target import Target
+from overspan.bench.wire import error_text
+from overspan.schema.errors import HostUnreachable, InputError, UnknownName
+
+_PROBE_TIMEOUT_S: Final = 20.0
+_REFUSES_FIELDS: Final = ("http_400", "http_422")
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """What the server accepts, found by asking.
+
+    Attributes:
+        extras: optional fields of the body that it takes.
+        usage: it counts tokens at the end of a stream.
+        overhead_tokens: what the server adds to a prompt (a chat template), None where it does not count.
+    """
+
+    extras: dict[str, Any]
+    usage: bool
+    overhead_tokens: int | None
+    notes: list[str]
+
+
+def check_model(target: Target, model: str | None, *, insecure: bool = False) -> str:
+    """The model to ask for: the one given, or the only one served.
+
+    Raises:
+        HostUnreachable: nothing answers there.
+        InputError: what answers is not an OpenAI endpoint, or it wants a key; UnknownName for a wrong model.
+    """
+    url = f"{target.base_url}/models"
+    headers = {"Authorization": f"Bearer {target.api_key}"} if target.api_key else {}
+    direct = target.proxy is None
+    try:
+        with httpx.Client(timeout=_PROBE_TIMEOUT_S, verify=not insecure, trust_env=not direct) as client:
+            reply = client.get(url, headers=headers)
+    except httpx.HTTPError as error:
+        raise HostUnreachable(
+            f"{target.base_url} does not answer: {error}", next="overspan list, or check --base-url"
+        ) from None
+    served = _served(reply, url)
+    if model is None and len(served) == 1:
+        return served[0]
+    if model is None:
+        raise InputError(f"{target.base_url} serves {len(served)} models", next=f"--model with {', '.join(served)}")
+    if model not in served:
+        raise UnknownName("model", model, served, next=f"{target.base_url} serves: {', '.join(served)}")
+    return model
+
+
+def _served(reply: httpx.Response, url: str) -> list[str]:
+    if reply.status_code in (401, 403):
+        raise InputError(f"{url} wants a key (HTTP {reply.status_code})", next="set OVERSPAN_API_KEY and run it again")
+    if reply.status_code != 200:
+        hint = "a base URL ends in /v1" if reply.status_code == 404 else "look at the server's log"
+        raise InputError(f"{url} is not an OpenAI endpoint: HTTP {reply.status_code}", quote=_line(reply), next=hint)
+    try:
+        document = reply.json()
+        served = [item["id"] for item in document["data"]]
+    except (ValueError, KeyError, TypeError):
+        served = []
+    if not served or not all(isinstance(name, str) for name in served):
+        raise InputError(
+            f"{url} is not an OpenAI endpoint: its answer lists no model",
+            quote=_line(reply),
+            next="give the URL that ends in /v1",
+        )
+    return served
+
+
+def _line(reply: httpx.Response) -> str | None:
+    try:
+        return error_text(reply.json(), 200)
+    except ValueError:
+        return reply.text[:200].strip() or None
+
+
+def find_accepted(
+    target: Target, endpoint: Endpoint, model: str, *, seed: str, timeout_s: float, words: int
+) -> Accepted:
+    """Send one request of the wanted length and see which optional fields the server takes and how it counts.
+
+    Raises:
+        InputError: it answers none of them with a token; quotes what it said.
+    """
+    notes: list[str] = []
+    last: Stream | None = None
+    for name, extras, usage in [*((name, extras, True) for name, extras in EXTRAS), ("no usage", {}, False)]:
+        prompts = Prompts(endpoint, model, seed=seed, output_tokens=2, extras=extras, usage=usage)
+        last = one_request(target, endpoint, prompts.body(words), timeout_s)
+        if last.error is None:
+            if name != EXTRAS[0][0]:
+                notes.append(f"the server refuses {EXTRAS[0][0]}; asked with {name}")
+            return _accepted(extras, last, words, notes)
+        if last.error not in _REFUSES_FIELDS:
+            break
+    raise _cannot(target, path_of(endpoint), last)
+
+
+def _accepted(extras: dict[str, Any], stream: Stream, words: int, notes: list[str]) -> Accepted:
+    counted = stream.input_tokens
+    if stream.usage is None:
+        notes.append("the server counts no tokens: output tokens are chunks with text, input tokens unknown")
+    if "ignore_eos" not in extras:
+        notes.append("the server cannot ignore the end of text: answers may be shorter than asked")
+    return Accepted(extras, stream.usage is not None, None if counted is None else counted - words, notes)
+
+
+def _cannot(target: Target, path: str, stream: Stream | None) -> InputError:
+    kind = stream.error if stream is not None else None
+    hints = {
+        "http_401": "set OVERSPAN_API_KEY and run it again",
+        "http_404": "try --endpoint chat or --endpoint completions",
+        "http_429": "the server limits requests: wait, or raise its limit",
+        "timeout": "give more time with --timeout",
+        "garbage": f"check that {target.base_url} is an OpenAI endpoint that streams",
+    }
+    return InputError(
+        f"{target.base_url}{path} does not answer a first request: {kind}",
+        quote=stream.detail if stream is not None else None,
+        next=hints.get(kind or "", "look at the server's log: overspan logs"),
+    )
+
+
+def one_request(target: Target, endpoint: Endpoint, body: bytes, timeout_s: float) -> Stream:
+    """Send one request through the load's own loop."""
+    message = target.head(path_of(endpoint)) + str(len(body)).encode() + b"\r\n\r\n" + body
+    return Loop(target, ClosedLoop(1, 1, lambda _: message), timeout_s=timeout_s).run()[0]
+
+
+def words_for(target: Target, endpoint: Endpoint, accepted: Accepted, input_tokens: int) -> tuple[int, list[str]]:
+    """How many words make a prompt that the server counts as `input_tokens`, and what to say about it."""
+    if accepted.overhead_tokens is None:
+        return input_tokens, ["input tokens are taken as words: the server does not count them"]
+    words = input_tokens - accepted.overhead_tokens
+    if words < 1:
+        return 1, [f"the server adds {accepted.overhead_tokens} tokens to each prompt: shorter ones cannot be asked for"]
+    return words, ["prompts are words of one token each; their length was set by the server's count of a first request"]

@@ -1,0 +1,368 @@
+"""The loop: one epoll, raw sockets, a stamp just before each send and the kernel's stamp of each arrival."""
+
+from __future__ import annotations
+
+import gc
+import resource
+import select
+import time
+from array import array
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from overspan.bench.connection import Connection, connect_error_kind
+from overspan.bench.load import Load
+from overspan.bench.stream import Stream
+from overspan.bench.target import Target
+from overspan.schema.errors import InputError
+
+CONNECT_TIMEOUT_S: Final = 10.0
+"""A connection that takes longer is refused. Source: the default of curl in most distributions' wrappers; generous on a
+LAN, where a round trip takes under a millisecond."""
+
+_CONNECTING_AT_ONCE: Final = 128
+"""Under the smallest common listen backlog (Linux before 5.4: 128)."""
+
+_STALE_NS: Final = 100_000_000
+"""A kept-alive connection that the server closed just as we sent breaks within a round trip; later it is the server's."""
+
+_LAG_SAMPLE: Final = 8
+_PROGRESS_NS: Final = 500_000_000
+_SPARE_FILES: Final = 64
+
+Progress = Callable[[int, int, int], None]
+
+
+@dataclass
+class Audit:
+    """What the loop knows about itself. Lags are nanoseconds from the kernel's stamp to the read."""
+
+    started_ns: int = 0
+    ended_ns: int = 0
+    cpu_s: float = 0.0
+    wall_s: float = 0.0
+    clock_drift_ns: int = 0
+    reads: int = 0
+    unstamped: int = 0
+    batches: array[int] = field(default_factory=lambda: array("q"))
+    lags: array[int] = field(default_factory=lambda: array("q"))
+    opened: int = 0
+    stale_retries: int = 0
+    cancelled: bool = False
+
+
+class Loop:
+    """Runs one load against one target.
+
+    Args:
+        timeout_s: a request that takes longer, from its send, has failed.
+        end_after_s: give up what is in flight after this long; None for no limit.
+        progress: called about twice a second with ended, failed and in flight.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        load: Load,
+        *,
+        timeout_s: float,
+        end_after_s: float | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self._epoll = select.epoll()  # first, so that its descriptor is small enough for select()
+        self._target = target
+        self._load = load
+        self._timeout_ns = int(timeout_s * 1e9)
+        self._end_after_ns = int(end_after_s * 1e9) if end_after_s is not None else None
+        self._progress = progress
+        self._next_progress = 0
+        self._connections: dict[int, Connection] = {}
+        self._idle: list[Connection] = []
+        self._connecting: dict[int, Connection] = {}
+        self._waiting: deque[Stream] = deque()
+        self._deadlines: deque[tuple[int, Stream, Connection]] = deque()
+        self._in_flight = 0
+        self._failed = 0
+        self._sending = False
+        self.ended: list[Stream] = []
+        self.audit = Audit()
+
+    def run(self) -> list[Stream]:
+        """Run the load to its end; every request taken from it is in the answer, well or failed.
+
+        Ctrl-C ends it early: what was in flight is `cancelled`, and `audit.cancelled` is set.
+        """
+        raise_open_files(self._load.connections)
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        audit = self.audit
+        try:
+            self._open_ahead()
+            drift = time.time_ns() - time.monotonic_ns()
+            cpu, wall = time.process_time(), time.monotonic()
+            audit.started_ns = time.time_ns()
+            self._load.start(audit.started_ns)
+            self._turn_until_ended()
+            audit.ended_ns = time.time_ns()
+            audit.cpu_s, audit.wall_s = time.process_time() - cpu, time.monotonic() - wall
+            audit.clock_drift_ns = time.time_ns() - time.monotonic_ns() - drift
+        finally:
+            self._close()
+            gc.enable()
+            gc.unfreeze()
+        return self.ended
+
+    def _open_ahead(self) -> None:
+        deadline = time.monotonic() + CONNECT_TIMEOUT_S
+        wanted = self._load.connections
+        while (self.audit.opened < wanted or self._connecting) and time.monotonic() < deadline:
+            while self.audit.opened < wanted and len(self._connecting) < _CONNECTING_AT_ONCE:
+                self._open()
+            before = len(self._idle)
+            self._poll(0.05)
+            if len(self._idle) > before:
+                deadline = time.monotonic() + CONNECT_TIMEOUT_S
+
+    def _turn_until_ended(self) -> None:
+        try:
+            while True:
+                now = time.time_ns()
+                self._send_due(now)
+                due = self._load.due_ns()
+                if not self._in_flight and not self._waiting and due is None:
+                    return
+                self._check_deadlines(now)
+                if self._end_after_ns is not None and now - self.audit.started_ns > self._end_after_ns:
+                    self._cancel("the time of the run was over")
+                    return
+                self._wait(due, now)
+                self._tell(now)
+        except KeyboardInterrupt:
+            self.audit.cancelled = True
+            self._cancel("interrupted")
+
+    def _wait(self, due: int | None, now: int) -> None:
+        limit = 0.05 if due is None else min((due - now) / 1e9, 0.05)
+        if limit <= 0:
+            self._poll(0)
+        elif limit > 0.0015 or due is None:
+            self._poll(limit if due is None else limit - 0.001)
+        else:  # epoll counts milliseconds, select microseconds
+            if self._epoll.fileno() < 1024:
+                select.select([self._epoll], [], [], limit)
+            self._poll(0)
+
+    def _poll(self, timeout_s: float) -> None:
+        events = self._epoll.poll(timeout_s, 1024)
+        if not events:
+            return
+        polled = time.time_ns()
+        connections = self._connections
+        for fd, mask in events:
+            connection = connections.get(fd)
+            if connection is None:
+                continue
+            if connection.state != "open":
+                self._advance(connection)
+            elif mask & select.EPOLLOUT and connection.unsent:
+                self._write(connection)
+            else:
+                self._read(connection, polled)
+        self.audit.batches.append(time.time_ns() - polled)
+
+    def _read(self, connection: Connection, polled: int) -> None:
+        try:
+            data, stamp = connection.read()
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._broke(connection, f"the connection broke ({error.strerror or error})")
+            return
+        audit = self.audit
+        audit.reads += 1
+        if not stamp:
+            stamp = polled
+            audit.unstamped += 1
+        elif not audit.reads % _LAG_SAMPLE:
+            audit.lags.append(time.time_ns() - stamp)
+        stream = connection.stream
+        if stream is None or not data:
+            self._broke(connection, "the server closed the connection")
+            return
+        if stream.take(data, stamp):
+            self._end(connection, stream)
+        if connection.buffered:
+            self._read(connection, polled)
+
+    def _end(self, connection: Connection, stream: Stream) -> None:
+        connection.stream = None
+        reply = stream.reply
+        if reply.complete and reply.keep_alive and stream.error != "garbage":
+            self._idle.append(connection)
+        else:
+            self._drop(connection)
+        self._ended(stream)
+
+    def _ended(self, stream: Stream) -> None:
+        now = time.time_ns()
+        if stream.send_ns:
+            self._in_flight -= 1
+        self._failed += stream.error is not None
+        stream.request = b""
+        self.ended.append(stream)
+        self._load.ended(stream, now)
+        self._send_due(now)
+
+    def _broke(self, connection: Connection, why: str) -> None:
+        stream, used = connection.stream, connection.used
+        if connection in self._idle:
+            self._idle.remove(connection)
+        self._drop(connection)
+        if stream is None:
+            return
+        now = time.time_ns()
+        untouched = not stream.reply.status and now - stream.send_ns < _STALE_NS
+        if used > 1 and untouched and not stream.retried:
+            self.audit.stale_retries += 1
+            stream.retried = True
+            stream.restart()
+            stream.send_ns = 0
+            self._in_flight -= 1
+            self._waiting.appendleft(stream)
+            self._open()
+            return
+        stream.closed(now, why)
+        self._ended(stream)
+
+    def _send_due(self, now: int) -> None:
+        if self._sending:  # a request that fails at once ends inside its own send: the outer turn goes on with the next
+            return
+        self._sending = True
+        load = self._load
+        due = load.due_ns()
+        while due is not None and due <= now:
+            stream = load.take()
+            if self._idle:
+                self._send(self._idle.pop(), stream)
+            else:
+                self._waiting.append(stream)
+                if len(self._connecting) < len(self._waiting):
+                    self._open()
+            due = load.due_ns()
+        self._sending = False
+
+    def _send(self, connection: Connection, stream: Stream) -> None:
+        connection.stream = stream
+        connection.used += 1
+        connection.unsent = stream.request
+        self._in_flight += 1
+        stream.send_ns = sent = time.time_ns()
+        self._deadlines.append((sent + self._timeout_ns, stream, connection))
+        self._write(connection)
+
+    def _write(self, connection: Connection) -> None:
+        before = connection.wants_write
+        try:
+            connection.write()
+        except OSError as error:
+            self._broke(connection, f"the connection broke ({error.strerror or error})")
+            return
+        if before != connection.wants_write:
+            self._watch(connection)
+
+    def _watch(self, connection: Connection) -> None:
+        mask = select.EPOLLIN | (select.EPOLLOUT if connection.wants_write else 0)
+        self._epoll.modify(connection.fd, mask)
+
+    def _open(self) -> None:
+        self.audit.opened += 1
+        try:
+            connection = Connection(self._target)
+        except OSError as error:
+            self._refused(error)
+            return
+        self._connections[connection.fd] = self._connecting[connection.fd] = connection
+        self._epoll.register(connection.fd, select.EPOLLIN | select.EPOLLOUT)
+
+    def _advance(self, connection: Connection) -> None:
+        try:
+            opened = connection.advance()
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError as error:
+            self._drop(connection)
+            self._refused(error)
+            return
+        self._watch(connection)
+        if opened:
+            del self._connecting[connection.fd]
+            if self._waiting:
+                self._send(connection, self._waiting.popleft())
+            else:
+                self._idle.append(connection)
+
+    def _refused(self, error: OSError) -> None:
+        if self._waiting:
+            stream = self._waiting.popleft()
+            stream.fail(connect_error_kind(error), f"could not connect: {error.strerror or error}", time.time_ns())
+            self._ended(stream)
+
+    def _drop(self, connection: Connection) -> None:
+        self._connections.pop(connection.fd, None)
+        self._connecting.pop(connection.fd, None)
+        if connection.state != "closed":
+            connection.close()
+
+    def _check_deadlines(self, now: int) -> None:
+        deadlines = self._deadlines
+        while deadlines and (deadlines[0][0] <= now or deadlines[0][1].end_ns):
+            _, stream, connection = deadlines.popleft()
+            if stream.end_ns or connection.stream is not stream:
+                continue
+            self._drop(connection)
+            stream.fail("timeout", f"not ended {self._timeout_ns / 1e9:g} s after its send", now)
+            self._ended(stream)
+        for connection in [c for c in self._connecting.values() if now - c.opened_ns > CONNECT_TIMEOUT_S * 1e9]:
+            self._drop(connection)
+            self._refused(TimeoutError(110, f"no answer within {CONNECT_TIMEOUT_S:g} s"))
+
+    def _cancel(self, why: str) -> None:
+        now = time.time_ns()
+        streams = [connection.stream for connection in self._connections.values() if connection.stream is not None]
+        for stream in [*streams, *self._waiting]:
+            stream.fail("cancelled", why, now)
+            stream.request = b""
+            self.ended.append(stream)
+        self._waiting.clear()
+        self._in_flight = 0
+
+    def _tell(self, now: int) -> None:
+        if self._progress is not None and now >= self._next_progress:
+            self._next_progress = now + _PROGRESS_NS
+            self._progress(len(self.ended), self._failed, self._in_flight)
+
+    def _close(self) -> None:
+        for connection in list(self._connections.values()):
+            self._drop(connection)
+        self._epoll.close()
+
+
+def raise_open_files(connections: int) -> None:
+    """Raise this process's limit of open files to what the connections need.
+
+    Raises:
+        InputError: the hard limit is lower.
+    """
+    needed = connections + _SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise InputError(
+            f"{connections} connections need {needed} open files, and this shell's hard limit is {hard}",
+            next=f"lower --concurrency to {hard - _SPARE_FILES} or raise the limit: ulimit -Hn {needed}",
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

@@ -1,0 +1,217 @@
+"""One request and its streamed reply: what was sent when, what came when, and how it ended."""
+
+from __future__ import annotations
+
+import json
+from array import array
+from typing import Any, Final
+
+from overspan.bench.wire import MAX_EVENT_BYTES, Events, Garbage, Reply, error_text, parse_event
+
+_PLAIN: Final = b'finish_reason":null'
+_PLAIN_SPACED: Final = b'finish_reason": null'
+
+
+def plain_tokens(data: bytes) -> int:
+    """How many events of running tokens these bytes hold, by positive evidence; 0 when any of it needs a full parse.
+
+    Between the ends of a stream every event has a null finish reason and some text. JSON escapes line ends and quotes
+    inside text, so none of these marks can stand in what the model wrote.
+    """
+    events = data.count(b"\n\n")
+    if data.count(_PLAIN) != events and data.count(_PLAIN_SPACED) != events:
+        return 0
+    if b'"error"' in data or b'"usage":{' in data or b'"usage": {' in data or b'\r' in data:
+        return 0
+    if b':""' in data or b': ""' in data or b"{}" in data:
+        return 0
+    return events
+
+
+class Stream:
+    """One request. Times are nanoseconds of the system clock, which the kernel's receive stamps use too.
+
+    Attributes:
+        intended_ns: when the load asked for it; equal to `send_ns` in a closed loop.
+        send_ns: just before the first byte was handed to the kernel; 0 when it was never sent.
+        stamps: one a chunk that carries tokens.
+        error: the kind of failure, None when it ended well; `detail` quotes the server.
+    """
+
+    __slots__ = (
+        "_body", "_events", "chunk_bytes", "chunks_text", "connect_ms", "detail", "done", "end_ns", "error", "finish",
+        "first_text", "index", "intended_ns", "measured", "plain_bytes", "plain_chunks", "reply", "request", "retried",
+        "send_ns", "stamps", "usage", "first_usage",
+    )  # fmt: skip
+
+    def __init__(self, index: int, request: bytes, intended_ns: int = 0, *, measured: bool = True) -> None:
+        self.index = index
+        self.request = request
+        self.intended_ns = intended_ns
+        self.measured = measured
+        self.send_ns = 0
+        self.end_ns = 0
+        self.connect_ms = 0.0
+        self.retried = False
+        self.error: str | None = None
+        self.detail: str | None = None
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the reply, for a second try on a fresh connection."""
+        self.reply = Reply()
+        self._events = Events()
+        self._body = b""
+        self.stamps = array("q")
+        self.usage: dict[str, Any] | None = None
+        self.first_usage: int | None = None
+        self.finish: str | None = None
+        self.done = False
+        self.first_text = 0
+        self.chunks_text = 0
+        self.chunk_bytes = 0
+        self.plain_bytes = 0
+        self.plain_chunks = 0
+
+    def take(self, data: bytes, stamp_ns: int) -> bool:
+        """Take one read; return whether the request has ended (well, or with `error` set)."""
+        if self.reply.chunk_start and self.stamps and not self._events.carry and self._whole_chunk(data, stamp_ns):
+            return False
+        try:
+            self._take(data, stamp_ns)
+        except Garbage as garbage:
+            return self.fail("garbage", str(garbage), stamp_ns)
+        if self.error is not None:
+            return True
+        if self.reply.complete:
+            return self._finish(stamp_ns)
+        return False
+
+    def _whole_chunk(self, data: bytes, stamp_ns: int) -> bool:
+        """The common read: exactly one HTTP chunk of whole token events. Otherwise take nothing."""
+        size_end = data.find(b"\r\n", 0, 10)
+        if size_end < 1 or not data.endswith(b"\n\n\r\n"):
+            return False
+        payload = data[size_end + 2 : -2]
+        try:
+            if int(data[:size_end], 16) != len(payload):
+                return False
+        except ValueError:
+            return False
+        events = plain_tokens(payload)
+        if events:
+            self._plain(events, len(payload), stamp_ns)
+        return events > 0
+
+    def _plain(self, events: int, size: int, stamp_ns: int) -> None:
+        self.plain_bytes += size
+        self.plain_chunks += events
+        append = self.stamps.append
+        append(stamp_ns)
+        for _ in range(events - 1):
+            append(stamp_ns)
+
+    def _take(self, data: bytes, stamp_ns: int) -> None:
+        payload = self.reply.feed(data)
+        if not self.reply.status:
+            return
+        if self.reply.status != 200 or not self.reply.content_type.startswith("text/event-stream"):
+            self._body += payload
+            if len(self._body) > MAX_EVENT_BYTES:
+                raise Garbage(f"a body of more than {MAX_EVENT_BYTES} bytes that is no stream of events")
+            return
+        for event in self._events.feed(payload):
+            if self.stamps and plain_tokens(event + b"\n\n") == 1:
+                self._plain(1, len(event) + 2, stamp_ns)
+            else:
+                self._event(event, stamp_ns)
+            if self.error is not None:
+                return
+
+    def _event(self, event: bytes, stamp_ns: int) -> None:
+        piece = parse_event(event)
+        if piece is None:
+            return
+        if piece.error is not None:
+            self.fail("error_event", piece.error, stamp_ns)
+            return
+        self.done = self.done or piece.done
+        self.finish = piece.finish or self.finish
+        if piece.usage is not None:
+            self.usage = piece.usage
+        if piece.text:
+            if not self.stamps:
+                self.first_text = len(json.dumps(piece.text)) - 2
+                self.chunk_bytes = len(event) + 2
+                self.first_usage = completion_tokens(piece.usage)
+            self.chunks_text += len(json.dumps(piece.text)) - 2
+            self.stamps.append(stamp_ns)
+
+    def _finish(self, stamp_ns: int) -> bool:
+        reply = self.reply
+        if reply.status != 200:
+            return self.fail(f"http_{reply.status}", self._quoted_body(), stamp_ns)
+        if not reply.content_type.startswith("text/event-stream"):
+            what = f"the server did not stream: content-type '{reply.content_type}': {self._quoted_body(120)}"
+            return self.fail("garbage", what, stamp_ns)
+        if not self.done and self.finish is None:
+            return self.fail("broken_stream", "the stream ended without [DONE] or a finish reason", stamp_ns)
+        if not self.stamps and not completion_tokens(self.usage):
+            return self.fail("no_tokens", "the stream ended well, without a token", stamp_ns)
+        self.end_ns = stamp_ns
+        return True
+
+    def _quoted_body(self, limit: int = 300) -> str:
+        try:
+            return error_text(json.loads(self._body), limit)
+        except (ValueError, RecursionError):
+            return self._body[:limit].decode("utf-8", "replace").strip()
+
+    def closed(self, stamp_ns: int, why: str = "the server closed the connection") -> None:
+        """The connection ended; decide what that makes of the request."""
+        if self.reply.end_of_input():
+            self._finish(stamp_ns)
+        elif self.reply.status not in (0, 200):
+            self.fail(f"http_{self.reply.status}", self._quoted_body(), stamp_ns)
+        else:
+            self.fail("broken_stream", f"{why} after {len(self.stamps)} chunks", stamp_ns)
+
+    def fail(self, kind: str, detail: str, stamp_ns: int) -> bool:
+        """End the request as failed; always True, for `return`."""
+        self.error, self.detail, self.end_ns = kind, detail, stamp_ns
+        return True
+
+    @property
+    def output_tokens(self) -> int:
+        """The server's count; chunks with text where it gives none."""
+        counted = completion_tokens(self.usage)
+        return len(self.stamps) if counted is None else counted
+
+    @property
+    def input_tokens(self) -> int | None:
+        """The server's count of the prompt."""
+        counted = (self.usage or {}).get("prompt_tokens")
+        return counted if isinstance(counted, int) else None
+
+    @property
+    def first_chunk_tokens(self) -> int:
+        """Tokens in the first chunk: one where tokens and chunks are as many, the server's word where it gives it,
+        else by the share of the text that came first (chunks in between are not parsed; the rest of an event is as
+        long as that of the first)."""
+        tokens, chunks = self.output_tokens, len(self.stamps)
+        if chunks <= 1:
+            return tokens
+        if self.first_usage is not None:
+            return min(max(self.first_usage, 1), tokens)
+        if tokens <= chunks:
+            return 1
+        wrapping = self.chunk_bytes - self.first_text
+        text = self.chunks_text + max(self.plain_bytes - self.plain_chunks * wrapping, 0)
+        share = round(tokens * self.first_text / text) if text else 1
+        return min(max(share, 1), tokens - chunks + 1)
+
+
+def completion_tokens(usage: dict[str, Any] | None) -> int | None:
+    """`completion_tokens` of a usage, where it is there and a number."""
+    counted = (usage or {}).get("completion_tokens")
+    return counted if isinstance(counted, int) else None

@@ -1,0 +1,110 @@
+"""Where the load goes: address, proxy, TLS and the constant head of every request."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import ssl
+import urllib.request
+from dataclasses import dataclass, field
+from urllib.parse import SplitResult, urlsplit
+
+from overspan import __version__
+from overspan.schema.errors import HostUnreachable, InputError
+
+Address = tuple[socket.AddressFamily, tuple[str | int, ...]]
+
+
+@dataclass(frozen=True)
+class Target:
+    """An OpenAI endpoint. `address` is where connections go: the server itself, or the proxy before it."""
+
+    base_url: str
+    host: str
+    port: int
+    address: Address
+    api_key: str | None = field(default=None, repr=False)
+    tls: ssl.SSLContext | None = None
+    proxy: str | None = None
+
+    @property
+    def slower_path(self) -> str | None:
+        """Why kernel stamps and raw reads are not to be had, or None."""
+        ways = (["TLS"] if self.tls else []) + ([f"the proxy {self.proxy}"] if self.proxy else [])
+        return " and ".join(ways) or None
+
+    def head(self, path: str) -> bytes:
+        """Everything of a POST's head up to the value of its content-length.
+
+        Args:
+            path: below the base URL, such as `/chat/completions`.
+        """
+        url = urlsplit(self.base_url)
+        target = f"{url.path}{path}"
+        if self.proxy and not self.tls:
+            target = f"{url.scheme}://{url.netloc}{target}"
+        lines = [
+            f"POST {target} HTTP/1.1",
+            f"Host: {url.netloc}",
+            f"User-Agent: overspan/{__version__}",
+            "Accept: text/event-stream",
+            "Content-Type: application/json",
+            *([f"Authorization: Bearer {self.api_key}"] if self.api_key else []),
+            "Content-Length: ",
+        ]
+        return "\r\n".join(lines).encode("latin-1")
+
+
+def make_target(base_url: str, api_key: str | None = None, *, insecure: bool = False) -> Target:
+    """Resolve a base URL, honouring HTTP_PROXY, HTTPS_PROXY and NO_PROXY; loopback never goes through a proxy.
+
+    Raises:
+        InputError: not an http(s) URL.
+        HostUnreachable: the name does not resolve.
+    """
+    url = _checked(base_url)
+    host = url.hostname or ""
+    port = url.port or (443 if url.scheme == "https" else 80)
+    proxy = _proxy(url.scheme, host)
+    via = urlsplit(proxy) if proxy else None
+    address = _resolve(via.hostname or "", via.port or 80) if via else _resolve(host, port)
+    context = None
+    if url.scheme == "https":
+        context = ssl.create_default_context()
+        if insecure:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+    return Target(base_url.rstrip("/"), host, port, address, api_key, context, proxy)
+
+
+def _checked(base_url: str) -> SplitResult:
+    try:
+        url = urlsplit(base_url)
+        valid = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:
+        valid = False
+    if not valid or any(character.isspace() for character in base_url):
+        raise InputError(f"'{base_url}' is not a base URL", next="give it like http://127.0.0.1:8000/v1")
+    return url
+
+
+def _proxy(scheme: str, host: str) -> str | None:
+    try:
+        loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        loopback = host == "localhost"
+    if loopback or urllib.request.proxy_bypass(host):
+        return None
+    found = urllib.request.getproxies().get(scheme)
+    if found and urlsplit(found).scheme != "http":
+        raise InputError(f"the proxy {found} is not an http:// proxy", next="set HTTP_PROXY or NO_PROXY")
+    return found
+
+
+def _resolve(host: str, port: int) -> Address:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise HostUnreachable(f"{host} does not resolve: {error.strerror or error}", next="check the URL") from None
+    family, _, _, _, address = found[0]
+    return family, address
