@@ -35,8 +35,19 @@ class Connection:
     """
 
     __slots__ = (
-        "_head", "_recvmsg", "_tls", "_target", "fd", "kernel_stamps", "opened_ns", "socket", "state", "stream",
-        "unsent", "used", "wants_write",
+        "_head",
+        "_recvmsg",
+        "_target",
+        "_tls",
+        "fd",
+        "kernel_stamps",
+        "opened_ns",
+        "socket",
+        "state",
+        "stream",
+        "unsent",
+        "used",
+        "wants_write",
     )  # fmt: skip
 
     def __init__(self, target: Target) -> None:

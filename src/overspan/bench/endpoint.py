@@ -46,7 +46,9 @@ def check_model(target: Target, model: str | None, *, insecure: bool = False) ->
     headers = {"Authorization": f"Bearer {target.api_key}"} if target.api_key else {}
     direct = target.proxy is None
     try:
-        with httpx.Client(timeout=_PROBE_TIMEOUT_S, verify=not insecure, trust_env=not direct) as client:
+        with httpx.Client(
+            timeout=_PROBE_TIMEOUT_S, verify=target.tls is not None and not insecure, trust_env=not direct
+        ) as client:
             reply = client.get(url, headers=headers)
     except httpx.HTTPError as error:
         raise HostUnreachable(
@@ -148,5 +150,5 @@ def words_for(target: Target, endpoint: Endpoint, accepted: Accepted, input_toke
         return input_tokens, ["input tokens are taken as words: the server does not count them"]
     words = input_tokens - accepted.overhead_tokens
     if words < 1:
-        return 1, [f"the server adds {accepted.overhead_tokens} tokens to each prompt: shorter ones cannot be asked for"]
+        return 1, [f"the server adds {accepted.overhead_tokens} tokens to each prompt: none is shorter"]
     return words, ["prompts are words of one token each; their length was set by the server's count of a first request"]

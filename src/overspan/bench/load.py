@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from overspan.bench.stream import Stream
 
 RequestOf = Callable[[int], bytes]
+
+_AHEAD_BYTES: Final = 16 << 20
+"""Requests made before the start, so that the first burst is not spread by making them."""
 
 
 class Load(Protocol):
@@ -16,6 +20,10 @@ class Load(Protocol):
 
     planned: int
     connections: int
+
+    def prepare(self) -> None:
+        """Make what can be made before the start."""
+        ...
 
     def start(self, now_ns: int) -> None:
         """The load begins now."""
@@ -64,6 +72,14 @@ class ClosedLoop:
         self._measured = measured
         self._next = 0
         self._due: list[int] = []
+        self._ahead: deque[bytes] = deque()
+
+    def prepare(self) -> None:
+        """See `Load`."""
+        size = 0
+        while len(self._ahead) < self.connections and size < _AHEAD_BYTES:
+            self._ahead.append(self._request_of(len(self._ahead)))
+            size += len(self._ahead[-1])
 
     def start(self, now_ns: int) -> None:
         """See `Load`."""
@@ -78,7 +94,8 @@ class ClosedLoop:
         """See `Load`."""
         due = heapq.heappop(self._due)
         index, self._next = self._next, self._next + 1
-        return Stream(index, self._request_of(index), due, measured=self._measured)
+        request = self._ahead.popleft() if self._ahead else self._request_of(index)
+        return Stream(index, request, due, measured=self._measured)
 
     def ended(self, stream: Stream, now_ns: int) -> None:
         """See `Load`."""

@@ -26,7 +26,7 @@ _CONNECTING_AT_ONCE: Final = 128
 """Under the smallest common listen backlog (Linux before 5.4: 128)."""
 
 _STALE_NS: Final = 100_000_000
-"""A kept-alive connection that the server closed just as we sent breaks within a round trip; later it is the server's."""
+"""A kept-alive connection that the server closed just as we sent breaks within a round trip; later is a failure."""
 
 _LAG_SAMPLE: Final = 8
 _PROGRESS_NS: Final = 500_000_000
@@ -95,6 +95,7 @@ class Loop:
         Ctrl-C ends it early: what was in flight is `cancelled`, and `audit.cancelled` is set.
         """
         raise_open_files(self._load.connections)
+        self._load.prepare()
         gc.collect()
         gc.freeze()
         gc.disable()

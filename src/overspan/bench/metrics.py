@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from overspan.bench.stream import Stream
 from overspan.schema.workload import Distribution, RequestCounts
@@ -37,7 +38,7 @@ class Samples:
         if len(stamps) < 2 or rest < 1:
             return
         self.tpot.append((stamps[-1] - stamps[0]) / NS_PER_MS / rest)
-        gaps = [(after - before) / NS_PER_MS for before, after in zip(stamps, stamps[1:], strict=False)]
+        gaps = [(after - before) / NS_PER_MS for before, after in pairwise(stamps)]
         self.chunk_gap.extend(gaps)
         share = len(gaps) / rest
         self.itl.extend(gaps if share == 1 else [gap * share for gap in gaps])

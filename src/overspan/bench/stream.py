@@ -21,7 +21,7 @@ def plain_tokens(data: bytes) -> int:
     events = data.count(b"\n\n")
     if data.count(_PLAIN) != events and data.count(_PLAIN_SPACED) != events:
         return 0
-    if b'"error"' in data or b'"usage":{' in data or b'"usage": {' in data or b'\r' in data:
+    if b'"error"' in data or b'"usage":{' in data or b'"usage": {' in data or b"\r" in data:
         return 0
     if b':""' in data or b': ""' in data or b"{}" in data:
         return 0
@@ -39,9 +39,29 @@ class Stream:
     """
 
     __slots__ = (
-        "_body", "_events", "chunk_bytes", "chunks_text", "connect_ms", "detail", "done", "end_ns", "error", "finish",
-        "first_text", "index", "intended_ns", "measured", "plain_bytes", "plain_chunks", "reply", "request", "retried",
-        "send_ns", "stamps", "usage", "first_usage",
+        "_body",
+        "_events",
+        "chunk_bytes",
+        "chunks_text",
+        "connect_ms",
+        "detail",
+        "done",
+        "end_ns",
+        "error",
+        "finish",
+        "first_text",
+        "first_usage",
+        "index",
+        "intended_ns",
+        "measured",
+        "plain_bytes",
+        "plain_chunks",
+        "reply",
+        "request",
+        "retried",
+        "send_ns",
+        "stamps",
+        "usage",
     )  # fmt: skip
 
     def __init__(self, index: int, request: bytes, intended_ns: int = 0, *, measured: bool = True) -> None:

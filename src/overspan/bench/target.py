@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, urlsplit
 from overspan import __version__
 from overspan.schema.errors import HostUnreachable, InputError
 
-Address = tuple[socket.AddressFamily, tuple[str | int, ...]]
+Address = tuple[socket.AddressFamily, tuple[object, ...]]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import re
 from typing import Any, Final
 
 MAX_HEAD_BYTES: Final = 65536
-"""A head larger than this is not one. Source: h11's default limit for an incomplete event is 16 KiB; four times that."""
+"""A head larger than this is not one. Source: h11's default limit for one is 16 KiB; four times that."""
 
 MAX_EVENT_BYTES: Final = 4 << 20
 """One event, or an error's body, larger than this is given up. Tool calls and logprobs reach some hundred kilobytes."""
@@ -285,9 +285,7 @@ def _tool_text(calls: object) -> str:
     if not isinstance(calls, list):
         return ""
     functions = [call.get("function") for call in calls if isinstance(call, dict)]
-    found = [
-        value for function in functions if isinstance(function, dict) for value in (function.get("name"), function.get("arguments"))
-    ]
+    found = [f.get(key) for f in functions if isinstance(f, dict) for key in ("name", "arguments")]
     return "".join(value for value in found if isinstance(value, str))
 
 

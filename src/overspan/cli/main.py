@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "logs": ("overspan.cli.logs", "the logs of a run, of one process with -p, as they come with -f"),
     "chat": ("overspan.cli.chat", "talk with a run; the answer is shown as it arrives"),
     "report": ("overspan.cli.report", "one HTML file of a run, or of several laid over each other"),
+    "bench": ("overspan.cli.bench", "measure a run, or any OpenAI endpoint, under load"),
     "stop": ("overspan.cli.stop", "stop a run: streams in flight end, then every process does"),
     "list": ("overspan.cli.list", "the runs of this machine"),
 }

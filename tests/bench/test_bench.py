@@ -1,0 +1,267 @@
+"""A whole bench against a server with known times, and against servers that fail in every way."""
+
+from __future__ import annotations
+
+import json
+import resource
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from overspan.bench.run import Bench
+from overspan.bench.target import make_target
+from overspan.schema.errors import HostUnreachable, InputError, UnknownName
+from overspan.schema.workload import BenchResult, Workload
+from support import openai_server as fake
+from support.openai_server import Send, Server, serving, steady
+
+
+def workload(**changes: Any) -> Workload:
+    fields: dict[str, Any] = {"concurrency": [4], "requests": 12, "input_tokens": 32, "output_tokens": 8}
+    return Workload.model_validate({**fields, "timeout_s": 10.0, **changes})
+
+
+def measure(server: Server, folder: Path | None = None, **changes: Any) -> BenchResult:
+    return Bench(make_target(server.base_url), None, workload(**changes), folder=folder).run()
+
+
+def test_a_bench_measures_what_the_server_did(tmp_path: Path) -> None:
+    with serving(steady(ttft_s=0.1, itl_s=0.01)) as server:
+        result = measure(server, tmp_path, concurrency=[1, 4], output_tokens=21)
+    assert result.model == "mock"
+    for point in result.points:
+        assert (point.requests.planned, point.requests.ok, point.requests.failed) == (12, 12, 0)
+        # A busy machine makes the server late, never early: below is exact, above generous.
+        assert 100 <= (point.ttft_ms.p50 or 0) < 140
+        assert 9.9 < (point.tpot_ms.p50 or 0) < 14
+        assert 9.9 < (point.itl_ms.mean or 0) < 14
+        assert 300 <= (point.e2e_ms.p50 or 0) < 400
+        assert point.client["timestamps"] == "kernel"
+        assert point.client["concurrency_peak"] == point.concurrency
+    lines = [json.loads(line) for line in (tmp_path / "requests-4.jsonl").read_text().splitlines()]
+    assert [line["index"] for line in lines] == list(range(12))
+    assert all(line["output_tokens"] == 21 and line["input_tokens"] == 32 for line in lines)
+    assert all(
+        line["intended_ms"] <= line["send_ms"] < line["first_token_ms"] < line["last_token_ms"] for line in lines
+    )
+
+
+def test_prompts_have_the_asked_length_and_differ() -> None:
+    with serving() as server:
+        measure(server, input_tokens=50)
+    asked = [request["messages"][0]["content"] for request in server.requests[1:]]
+    assert {fake.prompt_tokens(request) for request in server.requests[1:]} == {50}
+    assert len({" ".join(text.split()[:16]) for text in asked}) == 12
+
+
+def test_one_seed_repeats_its_prompts() -> None:
+    runs = []
+    for seed in (1, 1, 2):
+        with serving() as server:
+            measure(server, seed=seed)
+        runs.append(sorted(json.dumps(request) for request in server.requests))
+    assert runs[0] == runs[1] != runs[2]
+
+
+def test_an_early_role_event_is_no_token() -> None:
+    def early(body: dict[str, Any], send: Send, number: int) -> None:
+        send(fake.HEAD + fake.chunk(fake.role()))
+        time.sleep(0.1)
+        send(b"".join(fake.chunk(fake.delta(" a")) for _ in range(7)) + fake.chunk(fake.delta(" a", "length")))
+        send(fake.chunk(fake.usage(5, 8)) + fake.chunk(fake.event("[DONE]")) + fake.END)
+
+    with serving(early) as server:
+        point = measure(server).points[0]
+    assert (point.ttft_ms.p50 or 0) >= 100
+
+
+def test_many_tokens_a_chunk_do_not_shorten_the_time_per_token() -> None:
+    with serving(steady(ttft_s=0.05, itl_s=0.002, per_chunk=32)) as server:
+        point = measure(server, output_tokens=128, requests=4).points[0]
+    assert 1.95 < (point.tpot_ms.p50 or 0) < 2.6  # dividing by all tokens but one reads 1.5
+    assert 1.95 < (point.itl_ms.mean or 0) < 2.6
+    assert 62 < (point.chunk_gap_ms.mean or 0) < 90
+
+
+def failing(every: int, bad: fake.Behaviour) -> fake.Behaviour:
+    good = steady()
+
+    def behave(body: dict[str, Any], send: Send, number: int) -> None:
+        (bad if number and number % every == 0 else good)(body, send, number)
+
+    return behave
+
+
+def broken_stream(body: dict[str, Any], send: Send, number: int) -> None:
+    send(fake.HEAD + fake.chunk(fake.delta(" a")) + fake.chunk(fake.delta(" b"))[:-20])
+    raise fake.Hangup
+
+
+def error_event(body: dict[str, Any], send: Send, number: int) -> None:
+    error = {"error": {"message": "EngineCore died", "type": "InternalServerError", "code": 500}}
+    send(
+        fake.HEAD
+        + fake.chunk(fake.delta(" a"))
+        + fake.chunk(fake.event(error))
+        + fake.chunk(fake.event("[DONE]"))
+        + fake.END
+    )
+
+
+def no_tokens(body: dict[str, Any], send: Send, number: int) -> None:
+    send(
+        fake.HEAD
+        + fake.chunk(fake.role())
+        + fake.chunk(fake.delta("", "stop"))
+        + fake.chunk(fake.event("[DONE]"))
+        + fake.END
+    )
+
+
+def no_end(body: dict[str, Any], send: Send, number: int) -> None:
+    send(fake.HEAD + fake.chunk(fake.delta(" a")) + fake.END)
+
+
+def says(status: str) -> fake.Behaviour:
+    reply = fake.plain(status, b'{"error":{"message":"slow down"}}')
+    return lambda body, send, number: send(reply)
+
+
+def silent(body: dict[str, Any], send: Send, number: int) -> None:
+    send(fake.HEAD)
+    time.sleep(1.5)
+
+
+@pytest.mark.parametrize(
+    ("bad", "kind"),
+    [
+        (broken_stream, "broken_stream"),
+        (error_event, "error_event"),
+        (no_tokens, "no_tokens"),
+        (no_end, "broken_stream"),
+        (says("429 Too Many Requests"), "http_429"),
+        (says("500 Internal Server Error"), "http_500"),
+        (says("401 Unauthorized"), "http_401"),
+        (lambda body, send, number: send(b"\x16\x03\x01 garbage\r\n\r\n"), "garbage"),
+        (silent, "timeout"),
+    ],
+)
+def test_failures_in_the_middle_are_counted_by_kind(bad: fake.Behaviour, kind: str, tmp_path: Path) -> None:
+    with serving(failing(4, bad)) as server:
+        point = measure(server, tmp_path, timeout_s=0.8).points[0]
+    assert (point.requests.ok, point.requests.failed, point.requests.errors) == (9, 3, {kind: 3})
+    lines = [json.loads(line) for line in (tmp_path / "requests-4.jsonl").read_text().splitlines()]
+    assert [line["error"] for line in lines].count(kind) == 3
+    assert all(line["detail"] for line in lines if line["error"])
+
+
+def test_a_server_killed_in_the_middle_leaves_every_request_accounted_for(tmp_path: Path) -> None:
+    def dying(body: dict[str, Any], send: Send, number: int) -> None:
+        if number == 15:
+            threading.Timer(0.01, server.close).start()
+        fake.answer(body, send, ttft_s=0.05, itl_s=0.01)
+
+    with serving(dying) as server:
+        point = measure(server, tmp_path, requests=40, output_tokens=10).points[0]
+    counts = point.requests
+    assert counts.ok + counts.failed == counts.planned == 40
+    assert counts.ok > 0
+    assert set(counts.errors) == {"broken_stream", "connect_refused"}
+    assert len((tmp_path / "requests-4.jsonl").read_text().splitlines()) == 40
+
+
+def test_a_connection_closed_after_each_reply_is_opened_again() -> None:
+    def closing(body: dict[str, Any], send: Send, number: int) -> None:
+        fake.answer(body, send, ttft_s=0.01, itl_s=0.001)
+        raise fake.Hangup
+
+    with serving(closing) as server:
+        point = measure(server).points[0]
+    assert (point.requests.ok, point.requests.failed) == (12, 0)
+
+
+def test_a_server_that_refuses_unknown_fields_is_asked_plainly() -> None:
+    def strict(body: dict[str, Any], send: Send, number: int) -> None:
+        if "ignore_eos" in body:
+            send(fake.plain("400 Bad Request", b'{"error":{"message":"unknown field ignore_eos"}}'))
+        else:
+            fake.answer(body, send, ttft_s=0.01, itl_s=0.001)
+
+    with serving(strict) as server:
+        result = measure(server)
+    assert result.points[0].requests.ok == 12
+    assert any("plain OpenAI fields" in note for note in result.notes)
+
+
+def test_without_usage_chunks_are_counted_and_it_says_so() -> None:
+    def uncounted(body: dict[str, Any], send: Send, number: int) -> None:
+        send(fake.HEAD + b"".join(fake.chunk(fake.delta(" a")) for _ in range(5)))
+        send(fake.chunk(fake.delta(" a", "stop")) + fake.chunk(fake.event("[DONE]")) + fake.END)
+
+    with serving(uncounted) as server:
+        result = measure(server)
+    assert any("counts no tokens" in note for note in result.notes)
+    assert result.points[0].input_tokens_per_s is None
+    assert (result.points[0].output_tokens_per_s or 0) > 0
+
+
+@pytest.mark.parametrize(
+    ("listing", "says"),
+    [
+        (fake.plain("404 Not Found", b"{}"), "HTTP 404"),
+        (fake.plain("200 OK", b"<html>It works!</html>", "text/html"), "lists no model"),
+        (fake.plain("401 Unauthorized", b"{}"), "wants a key"),
+        (fake.plain("500 Internal Server Error", b'{"detail":"dead"}'), "HTTP 500"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", "does not answer"),
+    ],
+)
+def test_not_an_openai_endpoint(listing: bytes, says: str) -> None:
+    with serving(listing=listing) as server, pytest.raises((InputError, HostUnreachable), match=says):
+        measure(server)
+
+
+def test_a_wrong_model_names_those_served() -> None:
+    with serving(listing=fake.models("smollm2-135m")) as server, pytest.raises(UnknownName) as caught:
+        Bench(make_target(server.base_url), "smollm2-153m", workload()).run()
+    assert "did you mean smollm2-135m" in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [("401 Unauthorized", "http_401"), ("429 Too Many Requests", "http_429"), ("500 Oops", "http_500")],
+)
+def test_a_first_request_that_fails_stops_before_the_load(status: str, kind: str) -> None:
+    with serving(says(status)) as server, pytest.raises(InputError, match=kind) as caught:
+        measure(server)
+    assert caught.value.quote == "slow down"
+    assert len(server.requests) == 1
+
+
+def test_an_unreachable_url() -> None:
+    with serving() as server:
+        url = server.base_url
+    with pytest.raises(HostUnreachable):
+        Bench(make_target(url), None, workload())
+
+
+@pytest.mark.parametrize("url", ["localhost:8000", "ftp://x/v1", "http://", "http://a b/v1", "http://x:99999/v1", ""])
+def test_not_a_url(url: str) -> None:
+    with pytest.raises(InputError):
+        make_target(url)
+
+
+def test_more_connections_than_open_files() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with serving() as server, pytest.raises(InputError, match="open files"):
+        measure(server, concurrency=[hard + 1])
+    assert server.requests == []
+
+
+def test_the_key_goes_into_the_head_only() -> None:
+    with serving() as server:
+        result = Bench(make_target(server.base_url, "s3cret"), None, workload()).run()
+    assert all("Bearer s3cret" in head for head in server.heads)
+    assert "s3cret" not in result.model_dump_json() + repr(make_target(server.base_url, "s3cret"))
