@@ -15,6 +15,7 @@ from overspan.schema.errors import OverspanError, UnknownName
 COMMANDS: dict[str, tuple[str, str]] = {
     # name: (module that holds a click command of that name, with `_` for `-`; the line in `overspan --help`).
     # Named here and imported when called, so that `overspan --help` costs no more than click.
+    "detect": ("overspan.cli.detect", "what this machine or others are and how they are joined, as an inventory"),
     "status": ("overspan.cli.status", "how a run is; exit code 0 ready, 3 not ready, 4 a host does not answer"),
     "logs": ("overspan.cli.logs", "the logs of a run, of one process with -p, as they come with -f"),
     "chat": ("overspan.cli.chat", "talk with a run; the answer is shown as it arrives"),

@@ -21,6 +21,7 @@ class Gpu(Frozen):
     memory_bytes: int = Field(gt=0)
     unified_memory: bool = False
     driver: str | None = None
+    compute_capability: str | None = None
 
 
 class Nic(Frozen):
@@ -34,6 +35,8 @@ class Nic(Frozen):
     rdma_device: str | None = None
     rdma_port: int | None = None
     rdma_state: str | None = None
+    link_layer: Literal["Ethernet", "InfiniBand"] | None = None
+    wifi: bool = False
     twin: str | None = None
 
 
@@ -80,6 +83,7 @@ class Host(Frozen):
     ssh: Ssh | None = None
     arch: str = "x86_64"
     os: str = ""
+    kernel: str = ""
     cpu_model: str = ""
     cores: int = Field(1, ge=1)
     memory_bytes: int = Field(gt=0)
@@ -90,6 +94,26 @@ class Host(Frozen):
     disk_free_bytes: int | None = None
     model_cache: str | None = Field(None, description="folder of Hugging Face models on this host")
     env: dict[str, str] = Field(default_factory=dict)
+    unknown: dict[str, str] = Field(default_factory=dict, description="facts that could not be read, and why")
+
+
+class Link(Frozen):
+    """A network that joins two or more hosts: which interface of each, over what, how fast."""
+
+    network: str = Field(description="CIDR notation, e.g. 10.10.10.0/24")
+    kind: Literal["rdma", "ethernet", "wifi"]
+    members: dict[str, str] = Field(description="host -> interface")
+    speed_bits_per_s: int | None = None
+    mtu: int | None = None
+
+
+class Unreachable(Frozen):
+    """A host that was asked for and did not answer: what was tried, the line that says why, the command to run now."""
+
+    name: str
+    what: str
+    quote: str | None = None
+    next: str | None = None
 
 
 class Slurm(Frozen):
@@ -117,3 +141,7 @@ class Inventory(Frozen):
     models: dict[str, str] = Field(default_factory=dict, description="aliases: a model id -> a folder of this site")
     env: dict[str, str] = Field(default_factory=dict, description="for every process of every host")
     slurm: Slurm | None = None
+    links: list[Link] = Field(default_factory=list, description="which network connects which hosts")
+    why: dict[str, str] = Field(default_factory=dict, description="the reason of each choice; edit the choice itself")
+    warnings: list[str] = Field(default_factory=list)
+    unreachable: list[Unreachable] = Field(default_factory=list)

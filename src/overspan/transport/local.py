@@ -45,6 +45,8 @@ class Local:
             )
         except FileNotFoundError:
             raise OverspanError(f"{argv[0]} is not installed on {self.host}") from None
+        except PermissionError as error:
+            raise OverspanError(f"{argv[0]} could not be started on {self.host}", quote=str(error)) from None
         except subprocess.TimeoutExpired:
             raise OverspanError(f"{argv[0]} on {self.host} did not end within {timeout_s:g} s") from None
         return Completed(

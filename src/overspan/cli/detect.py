@@ -1,0 +1,57 @@
+"""`overspan detect`: what the machines are, as an inventory to read and edit."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from overspan.schema.errors import HostUnreachable
+
+
+@click.command()
+@click.option("--hosts", metavar="A,B,C", help="Hosts to ask over SSH, as [user@]host[:port]. Default: this machine.")
+@click.option("--user", help="Account on the hosts that name none.")
+@click.option("--identity", type=click.Path(dir_okay=False), help="Private key for the hosts.")
+@click.option("--known-hosts", type=click.Path(dir_okay=False), help="The only file of host keys to trust.")
+@click.option("--ssh-config", type=click.Path(dir_okay=False, exists=True), help="ssh configuration file.")
+@click.option("--save", type=click.Path(file_okay=False, path_type=Path), help="Also keep every command's output here.")
+@click.option("--replay", type=click.Path(path_type=Path), help="Detect on outputs kept by --save; asks no machine.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of YAML.")
+def detect(  # noqa: PLR0917 - click gives them by name
+    hosts: str | None,
+    user: str | None,
+    identity: str | None,
+    known_hosts: str | None,
+    ssh_config: str | None,
+    save: Path | None,
+    replay: Path | None,
+    as_json: bool,
+) -> int:
+    """Print an inventory of this machine, or of the named hosts: what they have, how they are joined, and why each
+    choice was made. Edit any value, then give the file to `--on`.
+
+    Exit code 4: a host did not answer; the others are printed all the same.
+    """
+    from overspan.inventory.run_detect import as_yaml, live, replayed
+    from overspan.schema.inventory import Ssh
+    from overspan.schema.yamlio import make
+
+    if replay is not None and (hosts or save):
+        raise click.UsageError("--replay goes with neither --hosts nor --save")
+    files = {"identity_file": identity, "known_hosts": known_hosts, "config_file": ssh_config}
+    defaults = make(Ssh, {"address": "default", "user": user, **files}, "the options of detect")
+    if hosts and sys.stderr.isatty():
+        click.echo(f"asking {hosts.replace(',', ', ')} ...", err=True)
+    inventory = live(hosts, defaults, save) if replay is None else replayed(replay)
+    document = json.dumps(inventory.model_dump(mode="json"), indent=1) + "\n" if as_json else as_yaml(inventory)
+    click.echo(document, nl=False)
+    for warning in inventory.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    for gone in inventory.unreachable:
+        click.echo(f"error: {gone.what}", err=True)
+        for line in ([f"  | {gone.quote}"] if gone.quote else []) + ([f"next: {gone.next}"] if gone.next else []):
+            click.echo(line, err=True)
+    return HostUnreachable.exit_code if inventory.unreachable else 0

@@ -1,0 +1,140 @@
+"""A folder of captured outputs: DIR/hosts.json, DIR/<host>/<fact>.txt and <fact>.json (argv, code, standard error).
+
+A folder that is damaged or holds a part only can be read: what is not in it is not known.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from pydantic import ValidationError
+
+from overspan.inventory.detect import Answer, Target
+from overspan.inventory.fact import Capture
+from overspan.inventory.host import FACTS
+from overspan.schema.base import Frozen
+from overspan.schema.errors import InputError
+from overspan.schema.inventory import Ssh, Unreachable
+from overspan.transport.fake import Fake, Reply
+
+INDEX: Final = "hosts.json"
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class Entry(Frozen):
+    """A host that was asked, in the order in which they were named."""
+
+    name: str
+    ssh: Ssh | None = None
+    unreachable: Unreachable | None = None
+
+
+class Index(Frozen):
+    """hosts.json."""
+
+    hosts: list[Entry]
+
+
+class Meta(Frozen):
+    """<fact>.json: what was run and how it ended; its standard output stands in <fact>.txt."""
+
+    argv: list[str]
+    code: int | None = None
+    stderr: str = ""
+    missing: str | None = None
+
+
+def save(folder: Path, answers: Sequence[Answer]) -> None:
+    """Write what the hosts said.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    entries = [Entry(name=a.target.name, ssh=a.target.ssh, unreachable=a.unreachable) for a in answers]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / INDEX, Index(hosts=entries))
+        for answer in answers:
+            place = folder / answer.target.name
+            place.mkdir(exist_ok=True)
+            for name, capture in answer.captures.items():
+                (place / f"{name}.txt").write_text(capture.stdout, encoding="utf-8")
+                _write(place / f"{name}.json", Meta(**capture.model_dump(exclude={"fact", "stdout"})))
+    except OSError as error:
+        raise InputError(f"{error.filename or folder}: {error.strerror}") from None
+
+
+def _write(path: Path, document: Frozen) -> None:
+    path.write_text(json.dumps(document.model_dump(mode="json", exclude_none=True), indent=1) + "\n", encoding="utf-8")
+
+
+def load(folder: Path) -> tuple[list[tuple[Target, Fake]], list[Unreachable], list[str]]:
+    """The hosts of a saved folder, each as a scripted one.
+
+    Returns:
+        Hosts that answered, hosts that did not, and what is damaged.
+
+    Raises:
+        InputError: there is no such folder, or no host in it.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder", next="make one with: overspan detect --save DIR")
+    entries, notes = _entries(folder)
+    if not entries:
+        raise InputError(f"{folder} holds no captured host", next="it needs a folder for each host, as --save makes")
+    known = [
+        (Target(entry.name, entry.ssh), Fake(entry.name, _script(folder / entry.name)))
+        for entry in entries
+        if entry.unreachable is None
+    ]
+    return known, [entry.unreachable for entry in entries if entry.unreachable is not None], notes
+
+
+def _entries(folder: Path) -> tuple[list[Entry], list[str]]:
+    notes: list[str] = []
+    entries: list[Entry] = []
+    index = folder / INDEX
+    if index.exists():
+        try:
+            entries = Index.model_validate_json(index.read_bytes()).hosts
+        except (ValidationError, OSError):
+            notes.append(f"{index} is damaged: hosts are taken in the order of their folders' names")
+    listed = {entry.name for entry in entries}
+    found = sorted(path.name for path in folder.iterdir() if path.is_dir() and _NAME.fullmatch(path.name))
+    alone = len(found) == 1
+    entries += [Entry(name=name, ssh=None if alone else Ssh(address=name)) for name in found if name not in listed]
+    usable = [entry for entry in entries if _NAME.fullmatch(entry.name)]
+    if len(usable) < len(entries):
+        notes.append(f"{index} names hosts that cannot be names of folders; they are left out")
+    return usable, notes
+
+
+def _script(folder: Path) -> list[Reply]:
+    captures = [(fact.argv, _capture(folder, fact.name)) for fact in FACTS]
+    return [
+        Reply(
+            argv=capture.argv or argv,
+            stdout=capture.stdout,
+            stderr=capture.stderr,
+            code=capture.code or 0,
+            missing=capture.missing,
+        )
+        for argv, capture in captures
+        if capture is not None
+    ]
+
+
+def _capture(folder: Path, name: str) -> Capture | None:
+    """One saved fact; none when it is not there or its meta file is damaged. An output alone counts as a success."""
+    text, meta = folder / f"{name}.txt", folder / f"{name}.json"
+    try:
+        stdout = text.read_text(encoding="utf-8", errors="replace") if text.exists() else ""
+        if not meta.exists():
+            return Capture(fact=name, argv=[], code=0, stdout=stdout) if text.exists() else None
+        return Capture(fact=name, stdout=stdout, **Meta.model_validate_json(meta.read_bytes()).model_dump())
+    except (ValidationError, OSError):
+        return None

@@ -1,0 +1,163 @@
+"""Facts about the machine itself: processor, memory, disk, operating system, GPUs."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Final
+
+from overspan.inventory.fact import Fact, Unreadable
+
+GPU_FIELDS: Final = ("index", "name", "memory.total", "driver_version", "compute_cap")
+
+NOT_TOLD: Final = frozenset({"[N/A]", "N/A", "[Not Supported]", "Not Supported"})
+"""What nvidia-smi prints for memory that is not the GPU's own. Source: docs.nvidia.com, DGX Spark, known issues."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What `uname` says."""
+
+    node: str
+    release: str
+    arch: str
+
+
+@dataclass(frozen=True)
+class Cpu:
+    """Physical cores of all sockets and clusters."""
+
+    model: str
+    cores: int
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes. `free` is what nobody uses; `available` counts page cache that could be given back."""
+
+    total_bytes: int
+    free_bytes: int
+    available_bytes: int
+    cached_bytes: int
+
+
+@dataclass(frozen=True)
+class GpuRow:
+    """One line of nvidia-smi. `memory_bytes` is none where the GPU shares the machine's memory."""
+
+    index: int
+    name: str
+    memory_bytes: int | None
+    driver: str
+    compute_capability: str | None
+
+
+@dataclass(frozen=True)
+class Disk:
+    """The file system that holds a folder."""
+
+    mount: str
+    total_bytes: int
+    free_bytes: int
+
+
+def parse_uname(text: str) -> Kernel:
+    """`uname -nrm`."""
+    words = text.split()
+    if len(words) != 3:
+        raise Unreadable(f"expected node, release and machine, found {text.strip()[:80]!r}")
+    return Kernel(*words)
+
+
+def parse_os_release(text: str) -> str:
+    """The pretty name in os-release(5)."""
+    found = re.search(r"^PRETTY_NAME=(.+)$", text, re.MULTILINE)
+    if found is None:
+        raise Unreadable("no PRETTY_NAME")
+    return found[1].strip().strip("\"'")
+
+
+def parse_lscpu(text: str) -> Cpu:
+    """`lscpu -J`. A processor with two kinds of core (GB10: 10 Cortex-X925, 10 Cortex-A725) lists each kind."""
+    try:
+        rows = json.loads(text)["lscpu"]
+    except (ValueError, KeyError, TypeError):
+        raise Unreadable(f"not lscpu's JSON: {text.strip()[:60]!r}") from None
+    fields: dict[str, list[str]] = {}
+    _flatten(rows, fields)
+    models = fields.get("Model name", [])
+    per_socket, sockets = fields.get("Core(s) per socket", []), fields.get("Socket(s)", [])
+    per_socket = per_socket or fields.get("Core(s) per cluster", [])
+    sockets = sockets if any(count.isdigit() for count in sockets) else fields.get("Cluster(s)", [])
+    pairs = [(int(a), int(b)) for a, b in zip(per_socket, sockets, strict=False) if a.isdigit() and b.isdigit()]
+    cores = sum(a * b for a, b in pairs) or next((int(n) for n in fields.get("CPU(s)", []) if n.isdigit()), 0)
+    if cores == 0:
+        raise Unreadable("no number of CPUs")
+    return Cpu(model=" + ".join(models), cores=cores)
+
+
+def _flatten(rows: Any, fields: dict[str, list[str]]) -> None:
+    for row in rows if isinstance(rows, list) else []:
+        if isinstance(row, dict):
+            fields.setdefault(str(row.get("field", "")).rstrip(":"), []).append(str(row.get("data", "")).strip())
+            _flatten(row.get("children"), fields)
+
+
+def parse_meminfo(text: str) -> Memory:
+    """/proc/meminfo; its unit `kB` is 1024 bytes (proc(5))."""
+    values = {name: int(kib) * 1024 for name, kib in re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE)}
+    if not values.get("MemTotal") or "MemFree" not in values:
+        raise Unreadable("no MemTotal and MemFree")
+    return Memory(
+        total_bytes=values["MemTotal"],
+        free_bytes=values["MemFree"],
+        available_bytes=values.get("MemAvailable", values["MemFree"]),
+        cached_bytes=values.get("Cached", 0) + values.get("Buffers", 0) + values.get("SReclaimable", 0),
+    )
+
+
+def parse_nvidia_smi(text: str) -> list[GpuRow]:
+    """`nvidia-smi --query-gpu=... --format=csv,noheader,nounits`; memory is in MiB."""
+    if text.strip() == "No devices were found":
+        return []
+    rows = []
+    for line in text.strip().splitlines():
+        cells = [cell.strip() for cell in line.split(",")]
+        if len(cells) != len(GPU_FIELDS) or not cells[0].isdigit():
+            raise Unreadable(line.strip()[:200])
+        index, name, memory, driver, capability = cells
+        if not memory.isdigit() and memory not in NOT_TOLD:
+            raise Unreadable(f"memory of GPU {index}: {memory}")
+        rows.append(
+            GpuRow(
+                index=int(index),
+                name=name,
+                memory_bytes=int(memory) * 1024**2 if memory.isdigit() else None,
+                driver=driver,
+                compute_capability=capability if re.fullmatch(r"\d+\.\d+", capability) else None,
+            )
+        )
+    return rows
+
+
+def parse_df(text: str) -> Disk:
+    """`df -P -B1 FOLDER`."""
+    lines = text.strip().splitlines()
+    found = re.fullmatch(r"(.+?)\s+(\d+)\s+(\d+)\s+(\d+)\s+(\d+%|-)\s+(/.*)", lines[-1]) if len(lines) > 1 else None
+    if found is None:
+        raise Unreadable(f"no line of a file system: {text.strip()[:80]!r}")
+    return Disk(mount=found[6], total_bytes=int(found[2]), free_bytes=int(found[4]))
+
+
+UNAME = Fact("uname", ["uname", "-nrm"], parse_uname)
+OS_RELEASE = Fact("os_release", ["cat", "/etc/os-release"], parse_os_release)
+LSCPU = Fact("lscpu", ["lscpu", "-J"], parse_lscpu)
+MEMINFO = Fact("meminfo", ["cat", "/proc/meminfo"], parse_meminfo)
+NVIDIA_SMI = Fact(
+    "nvidia_smi",
+    ["nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader,nounits"],
+    parse_nvidia_smi,
+)
+DF = Fact("df", ["df", "-P", "-B1", "."], parse_df)
+"""Asked in the home folder, where models are cached unless somebody says otherwise."""

@@ -1,0 +1,71 @@
+"""Facts about what runs containers and jobs there: Docker, Slurm."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+from overspan.inventory.fact import Fact, Unreadable
+
+
+@dataclass(frozen=True)
+class Docker:
+    """A Docker engine that answers. `gpu`: its NVIDIA runtime, or GPUs that it found as CDI devices."""
+
+    version: str
+    gpu: bool
+    storage: str
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One partition of Slurm."""
+
+    name: str
+    default: bool
+    up: bool
+    time_limit: str
+    nodes: int
+    gres: str
+
+
+def parse_docker_info(text: str) -> Docker:
+    """`docker info` as JSON. It ends well even when no engine answers, and then holds why in ServerErrors."""
+    try:
+        info = json.loads(text)
+    except ValueError:
+        raise Unreadable(f"not JSON: {text.strip()[:80]!r}") from None
+    if not isinstance(info, dict):
+        raise Unreadable("not an object")
+    problems = info.get("ServerErrors") or []
+    version = info.get("ServerVersion")
+    if not isinstance(version, str) or not version:
+        raise Unreadable(str(problems[0]).splitlines()[0] if problems else "no ServerVersion")
+    runtimes, devices = info.get("Runtimes") or {}, info.get("DiscoveredDevices") or []
+    has_cdi = any("nvidia.com/gpu" in str(device.get("ID")) for device in devices if isinstance(device, dict))
+    return Docker(version=version, gpu="nvidia" in runtimes or has_cdi, storage=str(info.get("DockerRootDir") or ""))
+
+
+def parse_sinfo(text: str) -> list[Partition]:
+    """`sinfo -h -o %P|%a|%l|%D|%G`; a star marks the default partition, which may have a line for each kind of node."""
+    partitions = []
+    for line in text.strip().splitlines():
+        cells = line.strip().split("|")
+        if len(cells) != 5 or not cells[3].isdigit():
+            raise Unreadable(line.strip()[:120])
+        name, state, limit, nodes, gres = cells
+        partitions.append(
+            Partition(
+                name=name.rstrip("*"),
+                default=name.endswith("*"),
+                up=state == "up",
+                time_limit=limit,
+                nodes=int(nodes),
+                gres="" if gres == "(null)" else gres,
+            )
+        )
+    return partitions
+
+
+DOCKER = Fact("docker_info", ["docker", "info", "--format", "{{json .}}"], parse_docker_info)
+SINFO = Fact("sinfo", ["sinfo", "-h", "-o", "%P|%a|%l|%D|%G"], parse_sinfo)
