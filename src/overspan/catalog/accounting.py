@@ -1,0 +1,143 @@
+"""A model counted from its config.json: every matrix of every layer, by module and format."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+from overspan.catalog import formats, quantisation, shapes
+from overspan.schema.model import ModelSpec, Module, ModuleWeights, Quantisation
+
+# Routers and embeddings stay in the model's own type in every checkpoint format known here.
+_PLAIN: Final = ("router", "norm", "embedding", "lm_head")
+
+
+class Matrix(NamedTuple):
+    """Equal matrices: where they stand, how many parameters each has, how many there are."""
+
+    path: str
+    module: Module
+    parameters: int
+    copies: int = 1
+
+
+def count(name: str, config: Mapping[str, Any], *, sidecar: Mapping[str, Any] | None = None) -> ModelSpec:
+    """The model that a config.json describes.
+
+    Args:
+        name: what to call it.
+        config: the parsed config.json; of a model for text and images, its text part is counted.
+        sidecar: the parsed hf_quant_config.json, where there is one.
+
+    Raises:
+        ModelUnavailable: a size is missing or absurd, or the quantisation contradicts itself.
+    """
+    shape = shapes.read(config)
+    rules = quantisation.read({**shape.raw, **{k: v for k, v in config.items() if k.endswith("_config")}}, sidecar)
+    modules = _by_format(_matrices(shape), shape.dtype, rules)
+    warnings = list(shape.warnings)
+    if "vision_config" in config:
+        warnings.append("the vision part is not counted: only the headers of its weights tell its size")
+    return ModelSpec(
+        name=name,
+        architecture=shape.architecture,
+        dtype=shape.dtype,
+        layers=shape.layers,
+        hidden=shape.hidden,
+        vocab=shape.vocab,
+        tied_embeddings=shape.tied,
+        max_context=shape.max_context,
+        attention=shape.attention,
+        intermediate=shape.intermediate,
+        experts=shape.experts,
+        experts_per_token=shape.experts_per_token,
+        expert_intermediate=shape.expert_intermediate,
+        shared_expert_intermediate=shape.shared_intermediate,
+        moe_layers=sum(shape.is_moe),
+        mtp_layers=shape.mtp_layers,
+        quantisation=rules,
+        modules=modules,
+        warnings=warnings,
+    )
+
+
+def _by_format(matrices: Iterator[Matrix], dtype: str, rules: Quantisation | None) -> list[ModuleWeights]:
+    sums: dict[tuple[Module, str], int] = defaultdict(int)
+    for matrix in matrices:
+        plain = rules is None or matrix.module in _PLAIN or quantisation.ignored(rules.ignore, matrix.path)
+        sums[matrix.module, dtype if plain or rules is None else rules.format] += matrix.parameters * matrix.copies
+    return [
+        ModuleWeights(module=module, format=held, parameters=total, bytes=formats.bytes_of(held, total))
+        for (module, held), total in sums.items()
+        if total
+    ]
+
+
+def _matrices(shape: shapes.Shape) -> Iterator[Matrix]:
+    yield Matrix("model.embed_tokens", "embedding", shape.vocab * shape.hidden)
+    if not shape.tied:
+        yield Matrix("lm_head", "lm_head", shape.vocab * shape.hidden)
+    yield Matrix("model.norm", "norm", shape.hidden)
+    for index in range(shape.layers):
+        yield from _layer(shape, index, shape.is_moe[index], None)
+
+
+def _layer(shape: shapes.Shape, index: int, moe: bool, only: Module | None) -> Iterator[Matrix]:
+    prefix = f"model.layers.{index}"
+    yield Matrix(f"{prefix}.input_layernorm", "norm", 2 * shape.hidden)
+    if shape.linear[index]:
+        # A linear layer mixes through projections of about the size of attention's.
+        yield Matrix(
+            f"{prefix}.linear_attn", "attention", 4 * shape.hidden * shape.attention.heads * shape.attention.head_dim
+        )
+    else:
+        yield from _attention(shape, f"{prefix}.self_attn")
+    if moe:
+        yield from _moe(shape, f"{prefix}.{shape.moe_name}")
+    else:
+        yield from _mlp(shape, f"{prefix}.mlp", "mlp", shape.intermediate)
+
+
+def _attention(shape: shapes.Shape, path: str) -> Iterator[Matrix]:
+    held, hidden = shape.attention, shape.hidden
+    if held.kind == "mla":
+        yield from _mla(shape, path)
+        return
+    for name, heads in (("q_proj", held.heads), ("k_proj", held.kv_heads), ("v_proj", held.kv_heads)):
+        yield Matrix(f"{path}.{name}", "attention", hidden * heads * held.head_dim)
+    yield Matrix(f"{path}.o_proj", "attention", held.heads * held.head_dim * hidden)
+    if held.qk_norm == "tensor":
+        yield Matrix(f"{path}.q_norm", "norm", (held.heads + held.kv_heads) * held.head_dim)
+    elif held.qk_norm == "head":
+        yield Matrix(f"{path}.q_norm", "norm", 2 * held.head_dim)
+
+
+def _mla(shape: shapes.Shape, path: str) -> Iterator[Matrix]:
+    held, hidden = shape.attention, shape.hidden
+    rope, value, rank = held.rope_head_dim or 0, held.value_dim or held.head_dim, held.kv_lora_rank or 0
+    wide = held.heads * held.head_dim
+    if held.q_lora_rank:
+        yield Matrix(f"{path}.q_a_proj", "attention", hidden * held.q_lora_rank)
+        yield Matrix(f"{path}.q_b_proj", "attention", held.q_lora_rank * wide)
+    else:
+        yield Matrix(f"{path}.q_proj", "attention", hidden * wide)
+    yield Matrix(f"{path}.kv_a_proj_with_mqa", "attention", hidden * (rank + rope))
+    yield Matrix(f"{path}.kv_b_proj", "attention", rank * held.heads * (held.head_dim - rope + value))
+    yield Matrix(f"{path}.o_proj", "attention", held.heads * value * hidden)
+
+
+def _mlp(shape: shapes.Shape, path: str, module: Module, width: int) -> Iterator[Matrix]:
+    names = ("gate_proj", "up_proj", "down_proj")[3 - shape.mlp_matrices :]
+    for name in names:
+        yield Matrix(f"{path}.{name}", module, shape.hidden * width)
+
+
+def _moe(shape: shapes.Shape, path: str) -> Iterator[Matrix]:
+    yield Matrix(f"{path}.gate", "router", shape.hidden * shape.experts)
+    names = ("w1", "w2", "w3") if shape.moe_name == "block_sparse_moe" else ("gate_proj", "up_proj", "down_proj")
+    for name in names:
+        size = shape.hidden * shape.expert_intermediate
+        yield Matrix(f"{path}.experts.0.{name}", "experts", size, shape.experts)
+    if shape.shared_intermediate:
+        yield from _mlp(shape, f"{path}.shared_experts", "shared_experts", shape.shared_intermediate)

@@ -1,0 +1,132 @@
+"""Models: those whose numbers ship, and any folder of the user's own. Offline, and never a weight is read."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from overspan.catalog import accounting, headers, library
+from overspan.schema.errors import ModelUnavailable, UnknownName
+from overspan.schema.model import ModelSpec
+from overspan.schema.yamlio import read_yaml
+
+_FOLDER = "models"
+_MAX_CONFIG: Final = 20_000_000
+# Headers and config.json count the same thing; more than this apart and the folder is not what its config says.
+_AGREE: Final = 0.02
+
+
+def names() -> list[str]:
+    """The models whose numbers ship."""
+    return library.names(_FOLDER)
+
+
+def find(name: str) -> ModelSpec:
+    """A model by the name or Hugging Face id of one that ships, or by its folder.
+
+    Raises:
+        UnknownName: neither ships nor is a folder, with the nearest names.
+        ModelUnavailable: the folder holds no sound model.
+    """
+    found = lookup(name)
+    if found is not None:
+        return found
+    ids = [held for spec in (_shipped(known) for known in names()) for held in [spec.name, *spec.ids]]
+    raise UnknownName("model", name, ids, next="give the model's folder (config.json and the headers are enough)")
+
+
+def lookup(name: str) -> ModelSpec | None:
+    """As `find`; None where the numbers of such a model are not at hand."""
+    folder = Path(name).expanduser()
+    if (folder / "config.json").is_file():
+        return from_folder(folder)
+    if folder.is_dir():
+        raise ModelUnavailable(f"{folder}: holds no config.json", next="is this the folder of a model?")
+    for known in names():
+        spec = _shipped(known)
+        if name.lower() in (spec.name, *(held.lower() for held in spec.ids)):
+            return spec
+    cached = _hub_cache(name)
+    return from_folder(cached, name) if cached else None
+
+
+def from_folder(folder: Path, name: str | None = None) -> ModelSpec:
+    """The model of a folder: counted from the headers of its weights where they are there, else from config.json.
+
+    Raises:
+        ModelUnavailable: no config.json, or a file is damaged, cut short or contradictory; names it.
+    """
+    config = _json(folder / "config.json")
+    sidecar = folder / "hf_quant_config.json"
+    spec = accounting.count(
+        name or folder.resolve().name, config, sidecar=_json(sidecar) if sidecar.is_file() else None
+    )
+    tensors = headers.read_folder(folder)
+    if not tensors:
+        return spec
+    width = spec.quantisation.format[3:4] if spec.quantisation else ""
+    modules = headers.by_module(tensors, spec.layers, int(width) if width.isdigit() else 4)
+    counted = spec.model_copy(update={"modules": modules, "counted_from": "headers"})
+    return counted.model_copy(update={"warnings": [*spec.warnings, *_differences(spec, counted)]})
+
+
+def from_config(name: str, config: dict[str, Any]) -> ModelSpec:
+    """The model that a config.json describes; see `accounting.count`."""
+    return accounting.count(name, config)
+
+
+def _differences(said: ModelSpec, counted: ModelSpec) -> list[str]:
+    """Where config.json and the headers tell two stories.
+
+    Raises:
+        ModelUnavailable: the config names a quantisation and no weight is in it.
+    """
+    held = {module.format for module in counted.modules}
+    rules = said.quantisation
+    if rules and not held - {"bf16", "fp16", "fp32"}:
+        raise ModelUnavailable(
+            f"contradictory quantisation: config.json says {rules.format}, all weights are {', '.join(sorted(held))}",
+            next="take quantization_config out of config.json, or give the quantised weights",
+        )
+    plain = [module for module in counted.modules if module.module not in ("mtp", "vision")]
+    here, there = sum(module.parameters for module in plain), said.parameters
+    if there and abs(here / there - 1) > _AGREE:
+        return [
+            f"the headers hold {here / 1e9:.2f} B parameters, config.json asks for {there / 1e9:.2f} B: headers used"
+        ]
+    return []
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        if file.stat().st_size > _MAX_CONFIG:
+            raise ModelUnavailable(f"{file}: larger than {_MAX_CONFIG} bytes: no configuration")
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelUnavailable(f"{file}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise ModelUnavailable(f"{file}: not JSON: {str(error)[:200]}") from None
+    if not isinstance(data, dict):
+        raise ModelUnavailable(f"{file}: expected keys and values, found {type(data).__name__}")
+    return data
+
+
+@functools.cache
+def _shipped(name: str) -> ModelSpec:
+    text, file = library.text_of(_FOLDER, name, "model")
+    data, _ = read_yaml(text, file)
+    spec = accounting.count(name, data["config"])
+    return spec.model_copy(update={"source": data["source"], "ids": data["ids"]})
+
+
+def _hub_cache(name: str) -> Path | None:
+    """The newest snapshot of a model in the cache of huggingface_hub, where it is there."""
+    if name.count("/") != 1 or ".." in name:
+        return None
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    snapshots = Path(HF_HUB_CACHE, f"models--{name.replace('/', '--')}", "snapshots")
+    held = [item for item in snapshots.glob("*") if (item / "config.json").is_file()] if snapshots.is_dir() else []
+    return max(held, key=lambda item: item.stat().st_mtime, default=None)

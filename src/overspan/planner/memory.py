@@ -1,0 +1,171 @@
+"""What the fullest rank of a layout keeps in memory: weights, cache, and what the engine needs beside them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+from overspan.catalog import flags
+from overspan.schema.base import Frozen
+from overspan.schema.layout import Layout
+from overspan.schema.model import ModelSpec
+from overspan.schema.recipe import Recipe
+
+GB: Final = 1e9
+# CUDA context, NCCL buffers and the engine's own tensors, before any model. Estimate from vLLM's profile logs of one
+# H200 (0.6 to 1.5 GB); a wrong estimate moves the answer by about a percent of a GPU.
+CONTEXT_BYTES: Final = 1.5e9
+# CUDA graphs of all captured sizes. Source: vLLM's own log, "Graph capturing finished ... took 0.5-1 GiB".
+GRAPH_BYTES: Final = 1.0e9
+# vLLM's default of max_num_batched_tokens for the API server (vllm.config.SchedulerConfig; 8192 on large GPUs).
+BATCHED_TOKENS: Final = 8192
+PADDED_VOCAB: Final = 64  # vllm DEFAULT_VOCAB_PADDING_SIZE
+
+
+class MemoryFit(Frozen):
+    """Bytes of the fullest rank by term, and what it may use."""
+
+    weights: float
+    kv: float
+    activations: float
+    graphs: float
+    context: float
+    budget: float
+    memory: float
+    utilisation: float
+
+    @property
+    def needed(self) -> float:
+        """All terms together."""
+        return self.weights + self.kv + self.activations + self.graphs + self.context
+
+    @property
+    def fits(self) -> bool:
+        """Whether the rank fits what it may use."""
+        return self.needed <= self.budget
+
+    def terms(self) -> dict[str, int]:
+        """Bytes by term, as a plan keeps them."""
+        names = ("weights", "kv", "activations", "graphs", "context", "budget")
+        return {name: round(getattr(self, name)) for name in names}
+
+    def arithmetic(self) -> str:
+        """The sum, for a person: `67.2 weights + 0.5 KV ... = 71.6 GB > 109.2 GB (128.5 x 0.85)`."""
+        named = [("weights", self.weights), ("KV", self.kv), ("activations", self.activations)]
+        named += [("graphs", self.graphs), ("context", self.context)]
+        parts = " + ".join(f"{value / GB:.1f} {name}" for name, value in named if value)
+        sign = "<=" if self.fits else ">"
+        limit = f"{self.budget / GB:.1f} GB ({self.memory / GB:.1f} x {self.utilisation:g})"
+        return f"{parts} = {self.needed / GB:.1f} GB {sign} {limit}"
+
+
+def stage_layers(model: ModelSpec, layout: Layout) -> int:
+    """Layers of the fullest pipeline stage."""
+    return math.ceil(model.layers / layout.pp)
+
+
+def expert_ranks(layout: Layout) -> int:
+    """Ranks that share the experts of a layer: vLLM spreads or splits them over TP x DP, with EP or without."""
+    return layout.tp * layout.dp
+
+
+def weight_bytes(model: ModelSpec, layout: Layout) -> dict[str, float]:
+    """Weights of the fullest rank by module, in bytes."""
+    share = stage_layers(model, layout) / model.layers
+    attention = float(model.bytes_of("attention"))
+    if model.attention.kind == "gqa":
+        attention *= _attention_share(model, layout.tp)
+    else:
+        attention /= layout.tp
+    split = {
+        "attention": attention * share,
+        "mlp": model.bytes_of("mlp", "shared_experts", "other") / layout.tp * share,
+        "experts": model.bytes_of("experts") / expert_ranks(layout) * share,
+        "replicated": model.bytes_of("router", "norm") * share,
+    }
+    ends = [model.bytes_of("embedding") / layout.tp, model.bytes_of("lm_head") / layout.tp]
+    split["embedding"] = sum(ends) if layout.pp == 1 else max(*ends, ends[0] if model.tied_embeddings else 0)
+    split["vision"] = model.bytes_of("vision") / layout.tp
+    return {name: value for name, value in split.items() if value}
+
+
+def _attention_share(model: ModelSpec, tp: int) -> float:
+    """The share of the attention's weights that one rank holds: KV heads are copied when there are fewer than ranks."""
+    heads, kv_heads = model.attention.heads, model.attention.kv_heads
+    return (2 * heads / tp + 2 * max(1.0, kv_heads / tp)) / (2 * heads + 2 * kv_heads)
+
+
+def kv_share(model: ModelSpec, layout: Layout) -> float:
+    """The share of one sequence's cache that the fullest rank holds; it is whole within one DP group."""
+    stage = stage_layers(model, layout) / model.layers
+    if model.attention.kind == "mla":
+        return stage
+    return stage * max(1.0, model.attention.kv_heads / layout.tp) / model.attention.kv_heads
+
+
+def kv_value_bytes(model: ModelSpec, args: dict[str, Any]) -> float:
+    """Bytes of one cached value, from `kv_cache_dtype` or the checkpoint."""
+    given = str(args.get("kv_cache_dtype", "auto"))
+    if given == "auto":
+        return (
+            1.0
+            if model.quantisation and model.quantisation.kv_format == "fp8"
+            else 4.0
+            if model.dtype == "fp32"
+            else 2.0
+        )
+    return 1.0 if "8" in given else 0.5 if "4" in given else 2.0
+
+
+def tokens_of(value: Any, default: int) -> int:
+    """A length such as 4096, `4k` or `auto` as a number of tokens."""
+    if isinstance(value, int) and value > 0:
+        return value
+    text = str(value)
+    if text[:-1].replace(".", "", 1).isdigit() and text[-1:] in "kKmM":
+        unit = {"k": 1000, "K": 1024, "m": 10**6, "M": 1024**2}[text[-1]]
+        return int(float(text[:-1]) * unit)
+    return default
+
+
+def fit(
+    model: ModelSpec,
+    layout: Layout,
+    recipe: Recipe,
+    memory_bytes: float,
+    *,
+    tokens: int | None = None,
+    sequences: int = 1,
+    reserve_bytes: float = 0.0,
+) -> MemoryFit:
+    """What the fullest rank needs, and what it may use.
+
+    Args:
+        model: its sizes.
+        layout: degrees of parallelism.
+        recipe: for the utilisation, the context, the type of the cache, eager or graphs.
+        memory_bytes: of one GPU, or of a CPU rank.
+        tokens: cached for each sequence; the whole context where not given, as vLLM itself asks for at start.
+        sequences: at a time over all DP groups.
+        reserve_bytes: what the system keeps of unified memory.
+    """
+    args = recipe.engine_args
+    default = float(flags.known()["gpu_memory_utilization"]["default"])
+    given = args.get("gpu_memory_utilization")
+    utilisation = float(given) if isinstance(given, (int, float)) else default
+    context = tokens_of(args.get("max_model_len"), model.max_context or 4096)
+    if args.get("max_model_len") in ("auto", -1):
+        context = min(context, 4096)
+    kept = model.kv_bytes(tokens or context, kv_value_bytes(model, args)) * kv_share(model, layout)
+    batched = tokens_of(args.get("max_num_batched_tokens"), min(BATCHED_TOKENS, max(2048, context)))
+    width = model.hidden + 2 * max(model.intermediate, model.expert_intermediate * model.experts_per_token) / layout.tp
+    return MemoryFit(
+        weights=sum(weight_bytes(model, layout).values()),
+        kv=kept * math.ceil(sequences / layout.dp),
+        activations=2 * batched * width * 2,
+        graphs=0.0 if args.get("enforce_eager") else GRAPH_BYTES,
+        context=CONTEXT_BYTES,
+        budget=min(memory_bytes * utilisation, memory_bytes - reserve_bytes),
+        memory=memory_bytes,
+        utilisation=utilisation,
+    )

@@ -1,0 +1,197 @@
+"""Why a layout cannot run, each reason with its arithmetic. Pure: nothing is started and no host is asked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any, Final
+
+from overspan.catalog import flags, hardware, images
+from overspan.planner import memory
+from overspan.schema.errors import UnknownName
+from overspan.schema.inventory import Host, Inventory
+from overspan.schema.layout import Layout
+from overspan.schema.model import ModelSpec
+from overspan.schema.recipe import Recipe
+
+_VARIABLE: Final = re.compile(r"\$\{[^}]*\}|\$\([^)]*\)|\$[A-Za-z_]\w*|\{\{?\s*[A-Za-z_][\w.\- ]*\}?\}")
+_PLACEHOLDER: Final = re.compile(r"<[A-Za-z][^<>]*>")
+# Prose is not launched.
+_PROSE: Final = ("description", "source", "known_answers", "warnings", "variants", "locked")
+# Multi-node vLLM without Ray. The first version is in the notes of the flag.
+_NATIVE_FLAG: Final = "nnodes"
+
+
+def refusals(model: ModelSpec | None, layout: Layout, inventory: Inventory, recipe: Recipe) -> list[str]:
+    """Every reason why this cannot run; an empty list when none is known.
+
+    Args:
+        model: its sizes; None where they are not at hand: then only what needs no sizes is checked.
+        layout: degrees of parallelism.
+        inventory: the machines.
+        recipe: engine, arguments and image.
+    """
+    reasons = [*_unresolved(recipe), *_too_old(layout, inventory, recipe), *_too_many_ranks(layout, inventory)]
+    if model is not None:
+        reasons += [*_indivisible(model, layout), *_blocks(model, layout)]
+        if not reasons:
+            reasons += _too_large(model, layout, inventory, recipe)
+    return reasons
+
+
+def _unresolved(recipe: Recipe) -> Iterator[str]:
+    data = recipe.model_dump(mode="json", exclude=set(_PROSE), exclude_defaults=True)
+    for place, text in _texts(data, ""):
+        found = _VARIABLE.search(text)
+        # In an engine argument `<think>` may be a token of the model; a whole value in brackets is a placeholder.
+        if (
+            found is None
+            and (hole := _PLACEHOLDER.search(text))
+            and (hole.group() == text or "engine_args" not in place)
+        ):
+            found = hole
+        if found:
+            yield f"'{place}' holds '{found.group()}', which nothing fills in (value: {text!r})"
+
+
+def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield place, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _texts(inner, f"{place}.{key}" if place else str(key))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _texts(inner, f"{place}[{index}]")
+
+
+def _too_old(layout: Layout, inventory: Inventory, recipe: Recipe) -> Iterator[str]:
+    version = images.engine_version(recipe.image) if inventory.launcher != "local" else None
+    if version is None:
+        return
+    holds = f"image {recipe.image} holds vLLM {version}"
+    have = flags.version_of(version) or ()
+    needed = flags.version_of(recipe.engine_version)
+    if needed and have < needed:
+        yield f"{holds}; the recipe needs {recipe.engine_version} or newer"
+    multi = hosts_used(layout, inventory) > 1
+    if recipe.engine == "vllm" and multi and flags.check({_NATIVE_FLAG: 2}, version):
+        first = flags.notes()["since"][_NATIVE_FLAG]["version"]
+        yield f"{holds}; several hosts without Ray need --nnodes, vLLM {first} or newer (--set engine=vllm-ray works)"
+    for problem in flags.check(recipe.engine_args, version):
+        if "or newer" in problem:
+            yield f"{holds}: {problem}"
+
+
+def slots(host: Host, inventory: Inventory) -> int:
+    """Ranks that a host can hold: one a GPU, or one a core where there is none."""
+    return len(host.gpus) if inventory.device == "cuda" else host.cores
+
+
+def hosts_used(layout: Layout, inventory: Inventory) -> int:
+    """The fewest equal hosts that hold all ranks; 0 where none do."""
+    world = layout.world_size
+    for count in range(1, len(inventory.hosts) + 1):
+        if world % count == 0 and sum(slots(host, inventory) >= world // count for host in inventory.hosts) >= count:
+            return count
+    return 0
+
+
+def _too_many_ranks(layout: Layout, inventory: Inventory) -> Iterator[str]:
+    held = {host.name: slots(host, inventory) for host in inventory.hosts}
+    unit = "GPUs" if inventory.device == "cuda" else "cores"
+    world, total = layout.world_size, sum(held.values())
+    factors = " x ".join(f"{name.upper()}{value}" for name, value in _degrees(layout) if value > 1) or "TP1"
+    shown = ", ".join(f"{name} {count}" for name, count in held.items())
+    if world > total:
+        yield f"{layout.label} needs {world} ranks ({factors}), the inventory has {total} {unit} ({shown})"
+    elif not hosts_used(layout, inventory):
+        yield f"{layout.label} needs {world} ranks ({factors}): they do not split evenly over hosts ({unit}: {shown})"
+
+
+def _degrees(layout: Layout) -> tuple[tuple[str, int], ...]:
+    return (("tp", layout.tp), ("pp", layout.pp), ("dp", layout.dp))
+
+
+def _indivisible(model: ModelSpec, layout: Layout) -> Iterator[str]:
+    tp, heads, kv_heads = layout.tp, model.attention.heads, model.attention.kv_heads
+    if heads % tp:
+        yield f"TP{tp} does not divide {heads} attention heads ({heads} / {tp} = {heads / tp:.2f})"
+    if model.attention.kind == "gqa":
+        if kv_heads >= tp and kv_heads % tp:
+            yield f"TP{tp} does not divide {kv_heads} KV heads ({kv_heads} / {tp} = {kv_heads / tp:.2f})"
+        elif kv_heads < tp and tp % kv_heads:
+            yield f"{kv_heads} KV heads cannot be copied evenly to TP{tp} ({tp} / {kv_heads} = {tp / kv_heads:.2f})"
+    if layout.pp > model.layers:
+        yield f"PP{layout.pp} has more stages than the model has layers ({model.layers})"
+    if layout.expert_parallel and not model.experts:
+        yield f"{layout.label} spreads experts, and {model.name} has none: leave ep out"
+    elif layout.expert_parallel and model.experts % layout.ep:
+        ratio = model.experts / layout.ep
+        yield f"EP{layout.ep} does not divide {model.experts} experts ({model.experts} / {layout.ep} = {ratio:.2f})"
+    for what, width, ranks in _split_widths(model, layout):
+        if width % ranks:
+            yield f"{ranks} ranks do not divide the {what} ({width} / {ranks} = {width / ranks:.2f})"
+
+
+def _split_widths(model: ModelSpec, layout: Layout) -> Iterator[tuple[str, int, int]]:
+    """What is cut along its width, and into how many parts."""
+    if model.experts and not layout.expert_parallel:
+        yield "width of an expert", model.expert_intermediate, memory.expert_ranks(layout)
+    if model.moe_layers < model.layers:
+        yield "width of the feed-forward layers", model.intermediate, layout.tp
+
+
+def _blocks(model: ModelSpec, layout: Layout) -> Iterator[str]:
+    """Quantisation blocks that a split would cut: vLLM refuses them while loading."""
+    rules = model.quantisation
+    if rules is None or rules.block is None:
+        return
+    side = max(rules.block)
+    widths = [*_split_widths(model, layout)]
+    if model.format_of("attention") == rules.format and model.attention.kind == "gqa":
+        widths.append(("width of attention", model.attention.heads * model.attention.head_dim, layout.tp))
+    for what, width, ranks in widths:
+        if width % ranks == 0 and (width // ranks) % side:
+            part = width // ranks
+            advice = ": spread the experts instead (ep)" if "expert" in what else ""
+            yield (
+                f"{rules.format} blocks of {side} do not divide the {what} on {ranks} ranks "
+                f"({width} / {ranks} = {part}; {part} / {side} = {part / side:.2f}){advice}"
+            )
+
+
+def _too_large(model: ModelSpec, layout: Layout, inventory: Inventory, recipe: Recipe) -> Iterator[str]:
+    for host, rank_bytes, reserve in rank_memory(layout, inventory):
+        fit = memory.fit(model, layout, recipe, rank_bytes, reserve_bytes=reserve)
+        if not fit.fits:
+            longest = _longest(model, layout, recipe, fit)
+            yield f"{layout.label} does not fit a rank on {host.name}: {fit.arithmetic()}{longest}"
+            return
+
+
+def _longest(model: ModelSpec, layout: Layout, recipe: Recipe, fit: memory.MemoryFit) -> str:
+    """The longest context that would fit, when the cache alone is too large."""
+    free = fit.budget - (fit.needed - fit.kv)
+    values = memory.kv_value_bytes(model, recipe.engine_args)
+    token = model.kv_bytes(1, values) * memory.kv_share(model, layout)
+    return f"; max_model_len={int(free / token)} would fit" if token and free > token * 16 else ""
+
+
+def rank_memory(layout: Layout, inventory: Inventory) -> Iterator[tuple[Host, float, float]]:
+    """For each host that holds ranks: memory of one rank and what the system keeps of it, in bytes."""
+    used = hosts_used(layout, inventory)
+    for host in inventory.hosts[: used or None]:
+        if inventory.device == "cuda" and host.gpus:
+            smallest = min(host.gpus, key=lambda gpu: gpu.memory_bytes)
+            yield host, float(smallest.memory_bytes), _reserve(smallest.kind) if smallest.unified_memory else 0.0
+        elif inventory.device == "cpu":
+            ranks = max(1, layout.world_size // max(1, used))
+            yield host, host.memory_bytes / ranks, 0.0
+
+
+def _reserve(kind: str) -> float:
+    try:
+        return hardware.find(kind).memory.reserve_bytes
+    except UnknownName:
+        return 0.0
