@@ -48,7 +48,7 @@ def read(config: Mapping[str, Any], sidecar: Mapping[str, Any] | None = None) ->
 
 def _parse(data: Mapping[str, Any], file: str) -> Quantisation:
     method = str(data.get("quant_method", "")).lower()
-    ignore = next((data[key] for key in _IGNORE_KEYS if isinstance(data.get(key), list)), [])
+    ignore: list[Any] = next((data[key] for key in _IGNORE_KEYS if isinstance(data.get(key), list)), [])
     kv_format = (
         "fp8" if str(data.get("kv_cache_quant_algo", "")).lower() == "fp8" or data.get("kv_cache_scheme") else None
     )
