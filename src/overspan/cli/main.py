@@ -13,6 +13,7 @@ from overspan import __version__
 from overspan.schema.errors import OverspanError, UnknownName
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "engine": ("overspan.cli.engine", "Install, list and remove engines."),
     # name: (module that holds a click command of that name, with `_` for `-`; the line in `overspan --help`).
     # Named here and imported when called, so that `overspan --help` costs no more than click.
     "detect": ("overspan.cli.detect", "what this machine or others are and how they are joined, as an inventory"),

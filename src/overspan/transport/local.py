@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from overspan.schema.errors import OverspanError
 from overspan.transport.base import Completed
 
 Popen = subprocess.Popen
+
+# Source: linux/prctl.h
+_PR_SET_PDEATHSIG = 1
 
 
 class Local:
@@ -68,11 +72,14 @@ class Local:
         """See `Transport.close`: there is nothing to end."""
 
 
-def lines_of(argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None) -> Iterator[str]:
+def lines_of(
+    argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None, tied: bool = False
+) -> Generator[str, None, None]:
     """Run a command here and give each line of its output (both streams) as it comes.
 
     When the iterator is closed before its end, or the caller is interrupted, the command's whole process group is
-    ended: nothing goes on behind the caller's back.
+    ended: nothing goes on behind the caller's back. With `tied`, the kernel ends the command even when the caller, or its
+    thread that reads first, is killed outright.
 
     Raises:
         OverspanError: the command ended with an error; quotes its last line.
@@ -88,6 +95,7 @@ def lines_of(argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: 
         text=True,
         errors="replace",
         start_new_session=True,
+        preexec_fn=_die_with(os.getpid()) if tied else None,  # noqa: PLW1509 - the callers have one thread
     )
     try:
         for line in process.stdout or ():
@@ -102,6 +110,18 @@ def lines_of(argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: 
             process.stdout.close()
     if process.returncode != 0:
         raise OverspanError(f"{argv[0]} ended with {process.returncode}", quote=last)
+
+
+def _die_with(parent: int) -> Callable[[], None]:
+    """What a child runs first, so that the kernel kills it when its parent dies."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+
+    def tie() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # it died before the line above
+            os._exit(1)
+
+    return tie
 
 
 def spawn(

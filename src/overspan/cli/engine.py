@@ -1,0 +1,76 @@
+"""`overspan engine`: the engine environments of this user."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import click
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def engine() -> None:
+    """Install, list and remove engines. Each lives in an environment of its own."""
+
+
+@engine.command()
+@click.argument("name")
+@click.option("--python", metavar="PATH", help="Interpreter for the engine's environment.")
+@click.option("--json", "as_json", is_flag=True, help="Print one document.")
+def install(name: str, python: str | None, as_json: bool) -> None:
+    """Install an engine. Does nothing when it is installed."""
+    from overspan.provision import engines, locked
+
+    detail = _progress if sys.stderr.isatty() else _nothing
+    env = engines.install(locked.load(name), python=python, say=_line, detail=detail)
+    if as_json:
+        click.echo(env.model_dump_json(indent=2))
+
+
+@engine.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print one document.")
+def list_(as_json: bool) -> None:
+    """List the installed engines, and those that can be installed."""
+    from overspan.provision import engines, locked, space
+
+    found = engines.installed()
+    missing = [name for name in locked.known() if not any(env.name == name and env.current for env in found)]
+    if as_json:
+        document = {"installed": [env.model_dump(mode="json") for env in found], "can_install": missing}
+        click.echo(json.dumps(document, indent=2))
+        return
+    for env in found:
+        note = "" if env.current else "  (older lock)"
+        where = f"{env.version}  Python {env.python_version}  {space.size(env.size_bytes)}  {env.path}"
+        click.echo(f"{env.name}  {where}{note}")
+    for name in missing:
+        click.echo(f"{name}  not installed: overspan engine install {name}")
+
+
+@engine.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print one document.")
+def remove(name: str, as_json: bool) -> None:
+    """Delete an engine's environment."""
+    from overspan.provision import engines
+
+    gone = engines.remove(name, say=_line)
+    for env in gone:
+        _line(f"removed {env.path}")
+    if as_json:
+        click.echo(json.dumps({"removed": [str(env.path) for env in gone]}))
+
+
+def _line(text: str) -> None:
+    if sys.stderr.isatty():
+        click.echo("\r\033[K", nl=False, err=True)
+    click.echo(text, err=True)
+
+
+def _progress(text: str) -> None:
+    """One line that is written over, for a terminal."""
+    click.echo(f"\r\033[K{text[:100]}", nl=False, err=True)
+
+
+def _nothing(_: str) -> None:
+    """Not a terminal: only the lines that begin and end something."""

