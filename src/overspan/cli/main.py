@@ -13,7 +13,6 @@ from overspan import __version__
 from overspan.schema.errors import OverspanError, UnknownName
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "engine": ("overspan.cli.engine", "Install, list and remove engines."),
     # name: (module that holds a click command of that name, with `_` for `-`; the line in `overspan --help`).
     # Named here and imported when called, so that `overspan --help` costs no more than click.
     "detect": ("overspan.cli.detect", "what this machine or others are and how they are joined, as an inventory"),
@@ -24,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "bench": ("overspan.cli.bench", "measure a run, or any OpenAI endpoint, under load"),
     "stop": ("overspan.cli.stop", "stop a run: streams in flight end, then every process does"),
     "list": ("overspan.cli.list", "the runs of this machine"),
+    "engine": ("overspan.cli.engine", "install, list and remove engines, each in an environment of its own"),
 }
 
 

@@ -78,8 +78,8 @@ def lines_of(
     """Run a command here and give each line of its output (both streams) as it comes.
 
     When the iterator is closed before its end, or the caller is interrupted, the command's whole process group is
-    ended: nothing goes on behind the caller's back. With `tied`, the kernel ends the command even when the caller, or its
-    thread that reads first, is killed outright.
+    ended: nothing goes on behind the caller's back. With `tied`, the kernel ends the command even when the
+    caller, or its thread that read first, is killed outright.
 
     Raises:
         OverspanError: the command ended with an error; quotes its last line.
