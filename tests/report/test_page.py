@@ -15,7 +15,7 @@ from overspan.schema.event import Event
 from overspan.schema.finding import Evidence, Finding
 from overspan.schema.plan import EngineChoice, Rejection
 from overspan.schema.recipe import Recipe
-from support.browser import Visit, needs_chromium, pdf, visit
+from support.browser import Visit, needs_chromium, visit
 from support.run_documents import bench, events, gpu_plan, plan, point, process, run
 
 EVIL = (
@@ -197,12 +197,54 @@ def test_the_browser_of_these_tests_sees_errors_and_requests(tmp_path: Path) -> 
     assert any("nowhere is not defined" in line for line in seen.console)
 
 
+def acted(folder: Path, script: str, *runs: RunDocuments) -> str:
+    """What a script of the test's own, run after the page's, left in the title. It takes the policy off to get in."""
+    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", render(*runs))
+    late = f"<script>setTimeout(() => {{ {script} }}, 200)</script></body>"
+    (folder / "acted.html").write_text(page.replace("</body>", late), encoding="utf-8")
+    title = re.search(r"<title>(.*?)</title>", visit(folder / "acted.html").dom)
+    assert title
+    return title[1]
+
+
 @needs_chromium
 @pytest.mark.real
-def test_the_page_prints(tmp_path: Path) -> None:
+def test_charts_take_the_width_of_paper_and_come_back(tmp_path: Path) -> None:
+    script = """
+      const width = () => document.querySelector("#chart-throughput .main-svg").getAttribute("width");
+      const before = width();
+      dispatchEvent(new Event("beforeprint"));
+      const paper = width() + " " + document.querySelector("details").open;
+      dispatchEvent(new Event("afterprint"));
+      document.title = `${paper} ${width() === before} ${document.querySelector("details").open}`;
+    """
+    assert acted(tmp_path, script, run()) == "640 true true false"
+
+
+@needs_chromium
+@pytest.mark.real
+def test_the_reader_picks_the_concurrency_that_runs_are_compared_at(tmp_path: Path) -> None:
+    script = """
+      const curves = () => document.querySelectorAll("#chart-ttft_ms .js-line").length;
+      const first = curves();
+      document.querySelector('input[name="users"][value="4"]').click();
+      document.title = `${first} ${curves()}`;
+    """
+    three = [run("one"), run("two"), run("three", users=(4, 8))]
+    assert acted(tmp_path, script, *three) == "3 3"
+    assert acted(tmp_path, script.replace('value="4"', 'value="8"'), *three) == "3 1"
+
+
+@needs_chromium
+@pytest.mark.real
+def test_charts_are_dark_where_the_page_is(tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text(render(run()), encoding="utf-8")
-    pdf(tmp_path / "report.html", tmp_path / "report.pdf")
-    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
+    strokes = [
+        re.findall(r'class="js-line"[^>]*stroke: (rgb\([^)]*\))', chart(visit(page, dark=dark).dom, "throughput"))
+        for page in [tmp_path / "report.html"]
+        for dark in (False, True)
+    ]
+    assert strokes == [["rgb(11, 98, 168)"], ["rgb(90, 169, 238)"]]
 
 
 def test_figures_are_data_that_no_text_can_break_out_of() -> None:

@@ -65,12 +65,6 @@ def screenshot(page: Path, picture: Path, *, dark: bool = False, size: tuple[int
         _chromium(scratch, page, [f"--screenshot={picture}"], dark=dark, size=size)
 
 
-def pdf(page: Path, paper: Path) -> None:
-    """A page as it prints."""
-    with tempfile.TemporaryDirectory() as scratch:
-        _chromium(scratch, page, [f"--print-to-pdf={paper}"], dark=True, size=(1280, 900))
-
-
 def _chromium(
     scratch: str, page: Path, arguments: list[str], *, dark: bool, size: tuple[int, int]
 ) -> subprocess.CompletedProcess[str]:

@@ -89,37 +89,40 @@ def findings() -> list[Finding]:
 
 
 def request_lines(users: int, requests: int, *, speed: float = 1.0, seed: int = 0) -> Iterator[str]:
-    """The lines of a requests-<users>.jsonl."""
+    """The lines of a requests-<users>.jsonl, stamps as `overspan.bench` writes them."""
     chance = random.Random(f"{seed}-{users}")
     for index in range(requests):
-        ttft = 44 * users**0.8 * chance.lognormvariate(0, 0.25) / speed
-        gaps = [19 * users**0.25 * chance.lognormvariate(0, 0.2) / speed for _ in range(OUTPUT_TOKENS - 1)]
+        send = index * 10.0
+        first = send + 44 * users**0.8 * chance.lognormvariate(0, 0.25) / speed
+        gap = 19 * users**0.25 * chance.lognormvariate(0, 0.06) / speed
+        last = first + gap * (OUTPUT_TOKENS - 1)
         yield json.dumps({
-            "index": index, "ok": True, "error": None, "sent_ms": index * 10.0, "ttft_ms": ttft,
-            "tpot_ms": sum(gaps) / len(gaps), "e2e_ms": ttft + sum(gaps), "output_tokens": OUTPUT_TOKENS,
-            "itl_ms": gaps,
+            "index": index, "intended_ms": send, "send_ms": send, "first_token_ms": first, "last_token_ms": last,
+            "end_ms": last + 0.4, "input_tokens": 128, "output_tokens": OUTPUT_TOKENS, "chunks": OUTPUT_TOKENS,
+            "first_chunk_tokens": 1, "finish_reason": "length", "retried": False, "error": None, "detail": None,
         })  # fmt: skip
 
 
 def point(users: int, requests: int = 32, *, failed: int = 0, speed: float = 1.0, **changes: Any) -> BenchPoint:
     """A point whose summary agrees with `request_lines`."""
     rows = [json.loads(line) for line in request_lines(users, requests - failed, speed=speed)]
+    tpot = [(row["last_token_ms"] - row["first_token_ms"]) / (OUTPUT_TOKENS - 1) for row in rows]
 
     def summary(values: list[float]) -> Distribution:
         ranked = sorted(values)
         cut = {f"p{p}": ranked[min(len(ranked) * p // 100, len(ranked) - 1)] for p in (50, 90, 95, 99)}
         return Distribution(mean=sum(ranked) / len(ranked), **cut)
 
-    e2e = summary([row["e2e_ms"] for row in rows])
+    e2e = summary([row["end_ms"] - row["send_ms"] for row in rows])
     rate = users * OUTPUT_TOKENS * 1000 / (e2e.mean or 1.0)
     fields: dict[str, Any] = {
         "concurrency": users,
         "requests": RequestCounts(
             planned=requests, ok=requests - failed, failed=failed, errors={"timeout": failed} if failed else {}
         ),
-        "ttft_ms": summary([row["ttft_ms"] for row in rows]),
-        "tpot_ms": summary([row["tpot_ms"] for row in rows]),
-        "itl_ms": summary([gap for row in rows for gap in row["itl_ms"]]),
+        "ttft_ms": summary([row["first_token_ms"] - row["send_ms"] for row in rows]),
+        "tpot_ms": summary(tpot),
+        "itl_ms": summary(tpot),
         "e2e_ms": e2e,
         "output_tokens_per_s": rate,
         "total_tokens_per_s": rate * 3,

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from overspan.schema.errors import RunDamaged
 from overspan.schema.event import Event, State
@@ -62,6 +62,18 @@ class RunDocuments:
         """Measured points by rising concurrency."""
         return sorted(self.bench.points, key=lambda point: point.concurrency) if self.bench else []
 
+    @property
+    def summarised(self) -> list[str]:
+        """Metrics of which only a summary is known at some point: requests-*.jsonl does not hold them."""
+        return [
+            label
+            for metric, (label, _) in METRICS.items()
+            if any(
+                getattr(point, metric).p50 is not None and not self.latencies.get(point.concurrency, {}).get(metric)
+                for point in self.points
+            )
+        ]
+
     def curve(self, point: BenchPoint, metric: str) -> Curve:
         """A metric's distribution at one point: from its requests where they were kept, else from the summary."""
         curve = self.latencies.get(point.concurrency, {}).get(metric)
@@ -96,16 +108,32 @@ def request_curves(lines: Iterable[str], where: str) -> dict[str, Curve]:
 def _add(samples: Mapping[str, Counter[float]], line: str, where: str) -> None:
     try:
         request = json.loads(line)
-        if not request["ok"]:
+        if request["error"] is not None:
             return
+        times = {**_times(request), **request}
         for metric, sample in samples.items():
-            value = request.get(metric)
+            value = times.get(metric)
             values = value if isinstance(value, list) else [] if value is None else [value]
             sample.update(float(f"{item:.3g}") for item in values)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunDamaged(
             f"{where}: not a request of a bench", quote=line.strip()[:200], next="run the bench again"
         ) from error
+
+
+def _times(request: Mapping[str, Any]) -> dict[str, float]:
+    """A request's latencies from its stamps: its line holds what was seen, not what follows from it."""
+    send, first, last = (request.get(name) for name in ("send_ms", "first_token_ms", "last_token_ms"))
+    times = {}
+    if send is not None and request.get("end_ms") is not None:
+        times["e2e_ms"] = request["end_ms"] - send
+    if send is not None and first is not None:
+        times["ttft_ms"] = first - send
+    if first is not None and last is not None and request["chunks"] > 1:
+        # Tokens that came with the first chunk took no time of their own.
+        later_tokens = request["output_tokens"] - request["first_chunk_tokens"]
+        times |= {"tpot_ms": (last - first) / later_tokens} if later_tokens > 0 else {}
+    return times
 
 
 def _curve(sample: Counter[float]) -> Curve:

@@ -144,22 +144,23 @@ def tiles(run: RunDocuments) -> list[Tile]:
     return found
 
 
-def throughput_rows(runs: Sequence[RunDocuments]) -> list[Row]:
-    """Rates of every point; cells: output, total, per GPU, interactivity, duration."""
-    pairs = [(index, run, point) for index, run in enumerate(runs) for point in run.points]
-    columns = [
-        column([point.output_tokens_per_s for _, _, point in pairs]),
-        column([point.total_tokens_per_s for _, _, point in pairs]),
-        column([_per_gpu(run, point) for _, run, point in pairs]),
-        column([interactivity(point) for _, _, point in pairs]),
-        column([point.duration_s for _, _, point in pairs]),
+def throughput_table(runs: Sequence[RunDocuments]) -> tuple[list[tuple[str, str]], list[Row]]:
+    """Heads (name and unit) and rows of the rates; a rate that no point has gets no column."""
+    pairs = _pairs(runs)
+    columns: list[tuple[str, str, list[float | None]]] = [
+        ("Output", "tok/s", [point.output_tokens_per_s for _, _, point in pairs]),
+        ("Input + output", "tok/s", [point.total_tokens_per_s for _, _, point in pairs]),
+        ("Output per GPU", "tok/s", [_per_gpu(run, point) for _, run, point in pairs]),
+        ("Interactivity", "tok/s/user", [interactivity(point) for _, _, point in pairs]),
+        ("Took", "s", [point.duration_s for _, _, point in pairs]),
     ]
-    return _rows(pairs, columns)
+    known = [(name, unit, values) for name, unit, values in columns if any(value is not None for value in values)]
+    return [(name, unit) for name, unit, _ in known], _rows(pairs, [column(values) for _, _, values in known])
 
 
 def latency_rows(runs: Sequence[RunDocuments]) -> list[Row]:
     """Latencies of every point; cells: each of LATENCY_STATISTICS of each of METRICS."""
-    pairs = [(index, run, point) for index, run in enumerate(runs) for point in run.points]
+    pairs = _pairs(runs)
     columns = [
         column([getattr(getattr(point, metric), statistic) for _, _, point in pairs])
         for metric in METRICS
@@ -168,7 +169,14 @@ def latency_rows(runs: Sequence[RunDocuments]) -> list[Row]:
     return _rows(pairs, columns)
 
 
-def _rows(pairs: Sequence[tuple[int, RunDocuments, BenchPoint]], columns: Sequence[Sequence[str]]) -> list[Row]:
+Pair = tuple[int, RunDocuments, BenchPoint]
+
+
+def _pairs(runs: Sequence[RunDocuments]) -> list[Pair]:
+    return [(index, run, point) for index, run in enumerate(runs) for point in run.points]
+
+
+def _rows(pairs: Sequence[Pair], columns: Sequence[Sequence[str]]) -> list[Row]:
     return [
         Row(run.name, index, point, [cells[position] for cells in columns], _client_reasons(point))
         for position, (index, run, point) in enumerate(pairs)
@@ -188,7 +196,7 @@ def _client_reasons(point: BenchPoint) -> list[str]:
 
 def client_bound_points(runs: Sequence[RunDocuments]) -> list[Row]:
     """The points whose numbers are the load generator's, not the server's."""
-    return [row for row in throughput_rows(runs) if row.point.client_bound]
+    return [row for row in _rows(_pairs(runs), []) if row.point.client_bound]
 
 
 def stages(events: Sequence[Event]) -> list[Stage]:

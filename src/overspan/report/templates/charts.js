@@ -1,8 +1,9 @@
 // Draws the figures, with their colours taken from the page's CSS variables, so that charts follow light and dark.
 (() => {
+  const root = document.documentElement;
   const source = document.getElementById("figures");
   const figures = source ? JSON.parse(source.textContent) : {};
-  const config = { responsive: true, displayModeBar: false };
+  const config = { displayModeBar: false };
 
   const themed = (value, css, key = "") => {
     if (Array.isArray(value)) return value.map((item) => themed(item, css, key));
@@ -15,20 +16,24 @@
   const chosenUsers = () => document.querySelector('input[name="users"]:checked')?.value;
 
   const draw = () => {
-    const css = getComputedStyle(document.documentElement);
+    const css = getComputedStyle(root);
     const users = chosenUsers();
     for (const [name, figure] of Object.entries(figures)) {
       const { data, layout } = themed(figure, css);
       if (users !== undefined)
         for (const trace of data) if (trace.meta) trace.visible = String(trace.meta.users) === users;
-      Plotly.react(`chart-${name}`, data, layout, config);
+      const plot = document.getElementById(`chart-${name}`);
+      // The box is the style sheet's, on a screen of any width as on paper.
+      Object.assign(layout, { width: plot.clientWidth, height: plot.clientHeight });
+      Plotly.react(plot, data, layout, config);
     }
   };
 
   for (const input of document.querySelectorAll('input[name="users"]')) input.addEventListener("change", draw);
+  addEventListener("resize", () => requestAnimationFrame(draw));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
   const printed = (on) => () => {
-    document.documentElement.classList.toggle("printing", on);
+    root.classList.toggle("printing", on);
     for (const fold of document.querySelectorAll("details")) {
       if (on) fold.dataset.wasOpen = fold.open ? "yes" : "";
       fold.open = on || fold.dataset.wasOpen === "yes";
@@ -47,6 +52,6 @@
     });
   }
 
-  document.documentElement.classList.add("scripted");
+  root.classList.add("scripted");
   draw();
 })();
