@@ -94,6 +94,7 @@ def test_lscpu_counts_both_kinds_of_core() -> None:
     assert (gb10.model, gb10.cores) == ("Cortex-X925 + Cortex-A725", 20)
     vm = value(machine.LSCPU, "debian_vm")
     assert (vm.model, vm.cores) == ("AMD EPYC", 2)
+    assert value(machine.LSCPU, "h100_vm").cores == 16
 
 
 def test_meminfo_tells_free_from_page_cache() -> None:
@@ -137,6 +138,7 @@ def test_rdma_sysfs() -> None:
 
 def test_docker() -> None:
     assert value(software.DOCKER, "nvidia") == software.Docker("28.5.1", gpu=True, storage="/var/lib/docker")
+    assert value(software.DOCKER, "engine_20").version.startswith("20.10.24")
     assert value(software.DOCKER, "cdi").gpu
     assert not value(software.DOCKER, "no_gpu_runtime").gpu
     stopped = seen(software.DOCKER, "engine_stopped")

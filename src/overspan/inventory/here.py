@@ -17,6 +17,9 @@ from overspan.schema.inventory import Gpu, Host, Inventory
 CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
 """Memory that this container may use; `max` outside of one. Source: kernel.org, cgroup-v2."""
 
+DRIVER_SIGNS: Final = (Path("/dev/nvidiactl"), Path("/proc/driver/nvidia/version"))
+"""Either is there where NVIDIA's driver is loaded, in a container too; without it the library is not sought."""
+
 
 def this_machine() -> Inventory:
     """An inventory of this machine alone, for a run that names no other. Takes a fraction of a second.
@@ -71,7 +74,7 @@ def _cpu_model() -> str:
 
 def _gpus(host_memory_bytes: int) -> list[Gpu]:
     """GPUs as NVIDIA's library tells them; none where there is no driver."""
-    if not Path("/proc/driver/nvidia/version").exists():
+    if not any(sign.exists() for sign in DRIVER_SIGNS):
         return []
     import pynvml
 
