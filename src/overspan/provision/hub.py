@@ -1,0 +1,81 @@
+"""A model of the Hugging Face hub, in the hub's own cache, so that what a user has already is used."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from overspan.catalog import recipes
+from overspan.provision.children import begun
+from overspan.provision.locks import Say
+from overspan.schema.errors import ModelUnavailable, OverspanError, nearest
+
+
+def fetch(model: str, revision: str | None, *, say: Say) -> tuple[Path, str]:
+    """The folder of a model's snapshot and its commit; fetched now as far as it is not there. Resumes what was cut off.
+
+    Raises:
+        ModelUnavailable: gated, absent, no space, or the hub does not answer.
+    """
+    last: dict[str, Any] = {}
+    other = ""
+    command = [sys.executable, "-m", "overspan.provision.hub_child", model, revision or ""]
+    # The token goes by the environment, never by argv. Bars would fill the log of a run.
+    environment = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    try:
+        with begun(command, env=environment) as lines:
+            for line in lines:
+                message = _message(line)
+                other = line if not message and line.strip() else other
+                last = message or last
+                if "say" in message:
+                    say(str(message["say"]))
+    except OverspanError as error:
+        raise ModelUnavailable(f"model {model} could not be fetched", quote=error.quote) from None
+    if "path" in last:
+        return Path(last["path"]), str(last["revision"])
+    raise _problem(model, revision, last or {"problem": "http", "detail": other})
+
+
+def _message(line: str) -> dict[str, Any]:
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _problem(model: str, revision: str | None, told: dict[str, Any]) -> ModelUnavailable:
+    """One error for each way in which the hub says no."""
+    kind, detail = told.get("problem"), told.get("detail")
+    again = "run the same command again"
+    if kind == "space":
+        return ModelUnavailable(told["what"], next=told["next"])
+    if kind in ("gated", "denied"):
+        who = "your HF_TOKEN has no access to it" if os.environ.get("HF_TOKEN") else "it needs a token"
+        steps = f"accept the terms at https://huggingface.co/{model}, then export HF_TOKEN=... and {again}"
+        return ModelUnavailable(f"model {model} is {_GUARDED[kind]}: {who}", quote=detail, next=steps)
+    if kind == "revision":
+        return ModelUnavailable(f"model {model} has no revision {revision}", next="leave `revision` out, or correct it")
+    if kind in ("absent", "id"):
+        near = nearest(model.rpartition("/")[2], recipes.names())
+        hint = f"; recipes with a name like it: {', '.join(near)}" if near else ""
+        what = "is not on the hub, or is private" if kind == "absent" else "is neither a folder nor an id of the hub"
+        return ModelUnavailable(
+            f"model {model} {what}{hint}", quote=detail, next="give OWNER/NAME, a local folder, or the name of a recipe"
+        )
+    if kind == "offline":
+        return ModelUnavailable(
+            f"the hub does not answer, and model {model} is not whole in this machine's cache",
+            quote=detail,
+            next=f"look at the network, HF_ENDPOINT and HF_HUB_OFFLINE, then {again}",
+        )
+    return ModelUnavailable(
+        f"the hub failed on model {model}", quote=detail, next=f"{again}: it goes on where it stopped"
+    )
+
+
+_GUARDED = {"gated": "gated", "denied": "private or gated"}

