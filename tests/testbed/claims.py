@@ -7,6 +7,7 @@ names the process that made it. So what a killed test run left behind can be tol
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -27,6 +28,7 @@ BASE = Path("/var/lib/overspan-testbed")
 CGROUPS = Path("/sys/fs/cgroup")
 FIRST_SUBNET = 10
 LAST_SUBNET = 250
+BURIAL_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,20 @@ def remove(old: Claim) -> None:
     network.remove(old.bed, namespaces)
     for group in cgroups_of(old.bed):
         for path in (*sorted(group.rglob("*/"), key=lambda p: -len(p.parts)), group):
-            path.rmdir()
+            _remove_cgroup(path)
     shutil.rmtree(old.folder)
+
+
+def _remove_cgroup(path: Path) -> None:
+    """A control group is busy until the kernel has buried the last process that was killed in it."""
+    deadline = time.monotonic() + BURIAL_S
+    while path.exists():
+        try:
+            path.rmdir()
+        except OSError as error:
+            if error.errno != errno.EBUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def cgroups_of(bed: str) -> list[Path]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 NAME = "overspan-testbed:1"
 OTHER = "overspan-testbed:other"
-PROGRAMS = ("/usr", "/lib", "/lib64", "/bin", "/sbin", "/etc")
+PROGRAMS = ("/usr", "/lib", "/lib64", "/bin", "/etc")  # not /sbin: Docker puts its init there
 FOLDERS = (
     "usr",
     "lib",
