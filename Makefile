@@ -16,7 +16,7 @@ $(VENV)/.dev: $(VENV)/.core
 	touch $@
 
 demo: $(VENV)/.core
-	$(BIN)/python demo.py
+	OVERSPAN=$(BIN)/overspan scripts/demo.sh
 
 # The system's own parts that tests marked `real` use. Without root nothing is installed and those tests say why they skip.
 system-parts:
