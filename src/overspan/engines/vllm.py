@@ -1,41 +1,23 @@
-"""vLLM, native: one `vllm serve` a host, its ranks below it."""
+"""vLLM, native: one `vllm serve` a node, its ranks below it; every node but the first is headless."""
 
 from __future__ import annotations
 
 from overspan.catalog.flags import to_argv
-from overspan.schema.plan import Plan
+from overspan.engines.node import address_of, node_env
+from overspan.schema import defaults
+from overspan.schema.inventory import Host
+from overspan.schema.plan import Placement, Plan
 from overspan.schema.process import ProcessSpec
 from overspan.schema.recipe import ArgValue
 
 VITAL_TITLES = ["VLLM::*"]
 """The engine core and the workers name themselves so (vllm/utils/system_utils.py, set_process_title)."""
 
-BASE_ENV = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1"}
-
-CPU_KV_CACHE_GIB = 1
-"""Memory of the KV cache on a CPU; with 1 GiB SmolLM2 holds 46,592 tokens (engine log, 2026-11-22)."""
-
-
-def cpu_env(cores: int, ranks: int) -> dict[str, str]:
-    """What served best without a GPU (engine-on-cpu measurements, 2 cores): one core is left to the API server."""
-    return {
-        "OMP_NUM_THREADS": str(max(1, (cores - 1) // ranks)),
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_CPU_KVCACHE_SPACE": str(CPU_KV_CACHE_GIB),
-        # One mask function would be compiled at the first step, for many seconds.
-        "TORCHDYNAMO_DISABLE": "1",
-    }
-
 
 def serve_args(plan: Plan) -> dict[str, ArgValue]:
-    """The arguments of `vllm serve` that the plan asks for; the recipe's own come last and win."""
+    """The arguments of `vllm serve` that are the same on every node; the recipe's own come last and win."""
     layout, recipe = plan.layout, plan.recipe
-    args: dict[str, ArgValue] = {
-        "served_model_name": plan.endpoint.model,
-        "host": plan.endpoint.host,
-        "port": plan.endpoint.port,
-        "shutdown_timeout": round(recipe.drain_timeout_s),
-    }
+    args: dict[str, ArgValue] = {"served_model_name": plan.endpoint.model}
     degrees = {
         "tensor_parallel_size": layout.tp,
         "pipeline_parallel_size": layout.pp,
@@ -50,23 +32,57 @@ def serve_args(plan: Plan) -> dict[str, ArgValue]:
     return {**args, **recipe.engine_args}
 
 
+def api_args(plan: Plan) -> dict[str, ArgValue]:
+    """The arguments of the node that answers requests."""
+    return {
+        "host": plan.endpoint.host,
+        "port": plan.endpoint.port,
+        "shutdown_timeout": round(plan.recipe.drain_timeout_s),
+    }
+
+
+def node_args(plan: Plan, rank: int, head: Host) -> dict[str, ArgValue]:
+    """Where one node stands among several; nothing when there is one."""
+    if len(plan.placements) == 1:
+        return {}
+    args: dict[str, ArgValue] = {
+        "nnodes": len(plan.placements),
+        "node_rank": rank,
+        "master_addr": address_of(head),
+        "master_port": defaults.MASTER_PORT,
+    }
+    if plan.layout.dp > 1:
+        args |= {"data_parallel_address": address_of(head), "data_parallel_rpc_port": defaults.DP_RPC_PORT}
+    if rank > 0:
+        args["headless"] = True
+    return args
+
+
 def processes(plan: Plan) -> list[ProcessSpec]:
-    """One process a host."""
-    host = plan.inventory.hosts[0]
-    environment = plan.engine.environment
-    vllm = f"{environment}/bin/vllm" if environment else "vllm"
-    model = plan.model_path or plan.recipe.model
-    device = cpu_env(host.cores, plan.layout.world_size) if plan.inventory.device == "cpu" else {}
-    offline = {"HF_HUB_OFFLINE": "1"} if plan.model_path else {}
-    return [
-        ProcessSpec(
-            name="api",
-            host=host.name,
-            argv=[vllm, "serve", model, *to_argv(serve_args(plan))],
-            env={**BASE_ENV, **device, **offline, **plan.inventory.env, **host.env, **plan.recipe.env},
-            secrets=["VLLM_API_KEY"] if plan.recipe.api_key else [],
-            ports={"api": plan.endpoint.port},
-            ranks=list(range(plan.layout.world_size)),
-            vital_titles=VITAL_TITLES,
-        )
-    ]
+    """One process a node."""
+    hosts = {host.name: host for host in plan.inventory.hosts}
+    head = hosts[plan.placements[0].host]
+    return [_node(plan, rank, each, hosts[each.host], head) for rank, each in enumerate(plan.placements)]
+
+
+def _node(plan: Plan, rank: int, placement: Placement, host: Host, head: Host) -> ProcessSpec:
+    args = serve_args(plan) | (api_args(plan) if rank == 0 else {}) | node_args(plan, rank, head)
+    ports = {"api": plan.endpoint.port} if rank == 0 else {}
+    if rank == 0 and len(plan.placements) > 1:
+        ports["master"] = defaults.MASTER_PORT
+    return ProcessSpec(
+        name=placement.process,
+        host=host.name,
+        argv=[program(plan, "vllm"), "serve", plan.model_path or plan.recipe.model, *to_argv(args)],
+        env=node_env(plan, host, len(placement.ranks)),
+        secrets=["VLLM_API_KEY"] if plan.recipe.api_key else [],
+        image=plan.engine.image,
+        ports=ports,
+        ranks=placement.ranks,
+        vital_titles=VITAL_TITLES,
+    )
+
+
+def program(plan: Plan, name: str) -> str:
+    """A program of the engine: of its environment where it has one, else of the image's PATH."""
+    return f"{plan.engine.environment}/bin/{name}" if plan.engine.environment else name

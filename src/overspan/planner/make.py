@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from overspan import __version__
+from overspan.planner.placement import place
 from overspan.schema.inventory import Inventory
-from overspan.schema.plan import Endpoint, EngineChoice, Placement, Plan
+from overspan.schema.plan import Endpoint, EngineChoice, Plan
 from overspan.schema.recipe import Recipe
 
 
 def make_plan(recipe: Recipe, inventory: Inventory, engine: EngineChoice) -> Plan:
-    """The plan on one host: a single process holds every rank."""
-    host = inventory.hosts[0]
-    ranks = list(range(recipe.layout.world_size))
-    gpus = [gpu.index for gpu in host.gpus[: len(ranks)]] if inventory.device == "cuda" else []
+    """The plan, before the model is on disk.
+
+    Raises:
+        PlanRefused: it cannot run on these machines; with the reason of each refusal.
+    """
     return Plan(
         recipe=recipe,
         inventory=inventory,
         layout=recipe.layout,
         engine=engine,
         endpoint=Endpoint(host=recipe.host, port=recipe.port, model=recipe.public_name),
-        placements=[Placement(process="api", host=host.name, ranks=ranks, gpus=gpus)],
+        placements=place(recipe.layout, inventory),
         notes=recipe.warnings,
         overspan_version=__version__,
     )

@@ -1,0 +1,69 @@
+"""What each node's environment needs, whatever the engine: which address and interface are its own."""
+
+from __future__ import annotations
+
+from overspan.schema.inventory import Host
+from overspan.schema.plan import Plan
+
+BASE_ENV = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1"}
+
+CPU_KV_CACHE_GIB = 1
+"""Memory of the KV cache on a CPU; with 1 GiB SmolLM2 holds 46,592 tokens (engine log, 2026-11-22)."""
+
+
+def node_env(plan: Plan, host: Host, ranks: int) -> dict[str, str]:
+    """The environment of one node's engine process; what the user wrote comes last and wins."""
+    several = len(plan.placements) > 1
+    return {
+        **BASE_ENV,
+        **(_cpu_env(host.cores, ranks) if plan.inventory.device == "cpu" else {}),
+        **(fabric_env(host, cuda=plan.inventory.device == "cuda") if several else {}),
+        **({"HF_HUB_OFFLINE": "1"} if plan.model_path else {}),
+        **plan.inventory.env,
+        **plan.recipe.env,
+        **host.env,
+    }
+
+
+def _cpu_env(cores: int, ranks: int) -> dict[str, str]:
+    """What served best without a GPU (engine-on-cpu measurements, 2 cores): one core is left to the API server."""
+    return {
+        "OMP_NUM_THREADS": str(max(1, (cores - 1) // ranks)),
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_CPU_KVCACHE_SPACE": str(CPU_KV_CACHE_GIB),
+        # One mask function would be compiled at the first step, for many seconds.
+        "TORCHDYNAMO_DISABLE": "1",
+    }
+
+
+def fabric_env(host: Host, *, cuda: bool) -> dict[str, str]:
+    """Control and data traffic on the fabric, by this node's own names (spark-fabric facts).
+
+    `NCCL_IB_GID_INDEX` is left unset on purpose: it differs per HCA and drifts.
+    """
+    fabric = host.fabric
+    if fabric is None:
+        return {}
+    env = {
+        "VLLM_HOST_IP": fabric.address,
+        "GLOO_SOCKET_IFNAME": fabric.interface,
+    }
+    if not cuda:
+        return env
+    env |= {
+        "NCCL_SOCKET_IFNAME": fabric.interface,
+        "TP_SOCKET_IFNAME": fabric.interface,
+        "UCX_NET_DEVICES": fabric.interface,
+        "OMPI_MCA_btl_tcp_if_include": fabric.interface,
+        "NCCL_IGNORE_CPU_AFFINITY": "1",
+    }
+    if fabric.hcas:
+        env["NCCL_IB_HCA"] = ",".join(fabric.hcas)
+    return env
+
+
+def address_of(host: Host) -> str:
+    """The address at which the other nodes reach this one."""
+    if host.fabric:
+        return host.fabric.address
+    return host.ssh.address if host.ssh else "127.0.0.1"
