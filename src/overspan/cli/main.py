@@ -16,6 +16,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     # name: (module that holds a click command of that name, with `_` for `-`; the line in `overspan --help`).
     # Named here and imported when called, so that `overspan --help` costs no more than click.
     "detect": ("overspan.cli.detect", "what this machine or others are and how they are joined, as an inventory"),
+    "up": ("overspan.cli.up", "start a recipe or model; wait for a real token and a known answer"),
+    "plan": ("overspan.cli.plan", "what would run, where, and the exact commands; starts nothing"),
     "status": ("overspan.cli.status", "how a run is; exit code 0 ready, 3 not ready, 4 a host does not answer"),
     "logs": ("overspan.cli.logs", "the logs of a run, of one process with -p, as they come with -f"),
     "chat": ("overspan.cli.chat", "talk with a run; the answer is shown as it arrives"),

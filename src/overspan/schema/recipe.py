@@ -58,7 +58,7 @@ class Recipe(Frozen):
     image: str | None = None
     layout: Layout = Layout()
     host: str = defaults.LOOPBACK
-    port: int = Field(defaults.API_PORT, ge=1, le=65535)
+    port: int = Field(defaults.API_PORT, ge=0, le=65535, description="0 takes any free one")
     api_key: bool = Field(False, description="ask for a key: taken from OVERSPAN_API_KEY, or made")
     engine_args: dict[str, ArgValue] = Field(default_factory=dict)
     env: dict[str, str] = Field(default_factory=dict)

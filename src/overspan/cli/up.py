@@ -1,0 +1,65 @@
+"""`overspan up`."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from types import FrameType
+
+import click
+
+from overspan.cli.output import Ticker, document, say
+from overspan.runs.folder import RunFolder
+from overspan.runs.planning import Wanted
+from overspan.runs.status import status
+from overspan.runs.up import up as start
+from overspan.schema.event import Event
+
+
+@click.command()
+@click.argument("recipe")
+@click.option("--on", "inventory", metavar="INVENTORY", help="Machines: a file, or one that ships. Default: this one.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Override a field or engine argument.")
+@click.option("--name", help="Name of the run. Default: the recipe's.")
+@click.option("--json", "as_json", is_flag=True, help="Print the run's status as JSON when it is verified.")
+def up(recipe: str, inventory: str | None, settings: tuple[str, ...], name: str | None, as_json: bool) -> None:
+    """Start RECIPE and wait for a real token and a known answer.
+
+    RECIPE is a name that ships, a YAML file (a run.lock.yaml too), a Hugging Face id or a folder with a model.
+    The run lives on when this command ends; Ctrl-C before it is verified stops it.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
+    run = start(Wanted(recipe, inventory, settings, name), say, _follow)
+    now = status(run)
+    if as_json:
+        document(now)
+        return
+    click.echo(f"{now.run} answers at {now.endpoint} as {now.model}")
+    say(f"next: overspan chat {now.name} | bench {now.name} | status {now.name} | stop {now.name}")
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _follow(run: RunFolder, events: Iterator[Event | None]) -> None:
+    ticker = Ticker()
+    waiting = "launching"
+    for event in events:
+        if event is None:
+            ticker.show(f"{waiting}: {_newest_line(run)}")
+            continue
+        ticker.clear()
+        if event.state != "failed":
+            say(f"{event.at.astimezone():%H:%M:%S}  {event.state or '':9}  {event.message}")
+        waiting = event.state or waiting
+    ticker.clear()
+
+
+def _newest_line(run: RunFolder) -> str:
+    """The newest line of any process's log: what is happening, and on which rank."""
+    from overspan.launchers.tail import last_lines
+
+    logs = sorted(run.logs.glob("*.log"), key=lambda log: log.stat().st_mtime)
+    lines = last_lines(logs[-1], 1) if logs else []
+    return f"{logs[-1].stem}: {lines[0].strip()}" if lines else "waiting for the first line"

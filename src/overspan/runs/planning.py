@@ -1,0 +1,79 @@
+"""From what the user asked for to a checked plan; nothing is started and no connection is made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from overspan.catalog import flags, inventories, overrides, recipes
+from overspan.engines import vllm
+from overspan.inventory import machine
+from overspan.planner.make import make_plan
+from overspan.provision import engines
+from overspan.schema.errors import EngineMissing, InputError, PlanRefused
+from overspan.schema.inventory import Inventory
+from overspan.schema.plan import EngineChoice, Plan
+from overspan.schema.process import ProcessSpec
+from overspan.schema.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user asked for: a recipe (or a model in its place), where, and what is different this time."""
+
+    recipe: str
+    inventory: str | None = None
+    settings: tuple[str, ...] = ()
+    name: str | None = None
+
+
+def plan_of(wanted: Wanted, *, to_start: bool) -> Plan:
+    """The plan, checked as far as that goes without starting anything.
+
+    Args:
+        wanted: what to plan.
+        to_start: whether the engine must be there; a plan alone can be made without it.
+
+    Raises:
+        InputError: something of it cannot be; names the field.
+        PlanRefused: the layout cannot run on these machines; with every reason.
+    """
+    recipe = overrides.apply(recipes.find(wanted.recipe), list(wanted.settings))
+    inventory = inventories.find(wanted.inventory) if wanted.inventory else machine.this_machine()
+    engine = _engine(recipe, inventory, to_start=to_start)
+    flags.require(recipe.engine_args, engine.version)
+    return make_plan(recipe, inventory, engine)
+
+
+def processes_of(plan: Plan) -> list[ProcessSpec]:
+    """The processes of a plan, by its engine."""
+    if plan.engine.name != "vllm":
+        raise PlanRefused("this plan cannot be started:", [f"engine {plan.engine.name} is not built yet; use vllm"])
+    return vllm.processes(plan)
+
+
+def _engine(recipe: Recipe, inventory: Inventory, *, to_start: bool) -> EngineChoice:
+    if inventory.launcher == "docker":
+        return _image(recipe, inventory)
+    try:
+        found = engines.find(inventory.device)
+    except EngineMissing:
+        if to_start:
+            raise
+        return EngineChoice(name=recipe.engine, version=flags.LATEST)
+    if recipe.locked and recipe.locked.engine_version != found.version:
+        raise InputError(
+            f"the lock of run {recipe.locked.run} was made with engine {recipe.locked.engine_version}; "
+            f"installed is {found.version}",
+            next="install that engine, or start from the recipe in place of the lock",
+        )
+    return EngineChoice(name=recipe.engine, version=found.version, environment=str(found.path))
+
+
+def _image(recipe: Recipe, inventory: Inventory) -> EngineChoice:
+    if recipe.image is None:
+        raise InputError(
+            f"recipe {recipe.name} names no image, and inventory {inventory.name} starts containers",
+            next="--set image=NAME:TAG",
+        )
+    image = inventory.images.get(recipe.image, recipe.image)
+    return EngineChoice(name=recipe.engine, version=recipe.engine_version or flags.LATEST, image=image)

@@ -1,0 +1,130 @@
+"""`up`: from a recipe to a verified endpoint. It plans and stages; the supervisor launches and lives on."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from overspan import __version__
+from overspan.provision import models
+from overspan.runs import keys, ports
+from overspan.runs.folder import RunFolder, write_whole
+from overspan.runs.launch import launch
+from overspan.runs.lock import NameLock
+from overspan.runs.planning import Wanted, plan_of, processes_of
+from overspan.runs.stop import stop
+from overspan.schema.errors import InputError, RunFailed
+from overspan.schema.event import FINAL_STATES, Event
+from overspan.schema.plan import Plan
+from overspan.schema.recipe import Lock, Recipe
+from overspan.schema.yamlio import dump
+
+Say = Callable[[str], None]
+
+_FOLLOW_INTERVAL_S = 0.1
+
+
+def up(wanted: Wanted, say: Say, follow: Callable[[RunFolder, Iterator[Event | None]], None]) -> RunFolder:
+    """Start a run and stay until it is verified.
+
+    Whatever interrupts it, nothing is left behind: before the launch the run's folder goes, after it the run is
+    stopped and its logs stay.
+
+    Args:
+        wanted: what to start.
+        say: told what is being prepared.
+        follow: given the run and its events as they come (None: no news), until it is verified or failed.
+
+    Raises:
+        InputError: it cannot start; nothing was started.
+        RunFailed: it started and died; quotes the last lines of what died first.
+    """
+    plan = plan_of(wanted, to_start=True)
+    lock = NameLock(wanted.name or plan.recipe.name)
+    run = RunFolder.create(lock.name)
+    try:
+        lock.take(run.id)
+        _stage(run, plan, say)
+    except BaseException:
+        shutil.rmtree(run.path)
+        raise
+    try:
+        launch(run, lock)
+        follow(run, _events(run))
+    except BaseException:
+        stop(run, grace_s=0.0)
+        raise
+    finally:
+        lock.close()
+    last = run.last_state()
+    if last.state == "failed":
+        raise failure(run, last)
+    return run
+
+
+def _stage(run: RunFolder, plan: Plan, say: Say) -> None:
+    plan = plan.model_copy(update={"endpoint": ports.claim(plan.endpoint)})
+    run.write("plan.json", plan)
+    run.append(f"planned {plan.layout.label} of {plan.recipe.model} on {_hosts(plan)}", state="planned")
+    recipe = plan.recipe
+    model = models.prepare(recipe, say)
+    if recipe.locked and recipe.locked.model_digest != model.digest:
+        raise InputError(
+            f"the model's files differ from those of run {recipe.locked.run}: "
+            f"digest {model.digest}, locked {recipe.locked.model_digest}",
+            next="pin the revision that the lock names, or start from the recipe in place of the lock",
+        )
+    plan = plan.model_copy(update={"model_path": str(model.path), "model_digest": model.digest})
+    run.write("plan.json", plan)
+    run.write("processes.json", processes_of(plan))
+    keys.make(run, recipe)
+    write_whole(run.path / "run.lock.yaml", dump(_locked(run, plan, model.revision)))
+    run.append(f"staged: the model is at {model.path}", state="staged")
+
+
+def _hosts(plan: Plan) -> str:
+    return ", ".join(dict.fromkeys(placement.host for placement in plan.placements))
+
+
+def _locked(run: RunFolder, plan: Plan, revision: str | None) -> Recipe:
+    recipe = plan.recipe
+    local_folder = Path(recipe.model).is_dir()
+    lock = Lock(
+        run=run.id,
+        overspan_version=__version__,
+        engine_version=plan.engine.version,
+        model_digest=plan.model_digest or "",
+        model_revision=revision,
+    )
+    changes = {
+        "model": str(Path(recipe.model).resolve()) if local_folder else recipe.model,
+        "revision": revision or recipe.revision,
+        "port": plan.endpoint.port,
+        "locked": lock,
+    }
+    return recipe.model_copy(update=changes)
+
+
+def _events(run: RunFolder) -> Iterator[Event | None]:
+    """Events as they come, and None while there is no news, until the run is verified or over."""
+    seen = 0
+    while True:
+        events = run.events()
+        yield from events[seen:]
+        seen = len(events)
+        if any(event.state == "verified" or event.state in FINAL_STATES for event in events):
+            return
+        yield None
+        time.sleep(_FOLLOW_INTERVAL_S)
+
+
+def failure(run: RunFolder, last: Event) -> RunFailed:
+    """What to raise for a run that failed: the first cause, and its last lines."""
+    lines = [str(line) for line in last.data.get("lines", [])]
+    return RunFailed(
+        f"run {run.id} failed: {last.message}",
+        quote="\n  | ".join(lines) or None,
+        next=f"overspan logs {run.id}",
+    )

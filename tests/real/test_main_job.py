@@ -1,0 +1,112 @@
+"""The whole product once, on one engine: up, chat, bench, report, repeat, stop."""
+
+import json
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from overspan.checks.client import Client
+from support.live import Live, Overspan
+
+pytestmark = pytest.mark.real
+
+
+@pytest.fixture(scope="module")
+def run(overspan: Overspan) -> Iterator[Live]:
+    run = Live(overspan, "main-job")
+    yield run
+    overspan("stop", run.folder.id, "--grace", "0")
+
+
+def test_up_ends_verified_with_a_real_token_and_the_known_answer(run: Live) -> None:
+    assert (run.status["state"], run.status["ready"]) == ("verified", True)
+    states = [event.state for event in run.folder.events() if event.state]
+    assert states == ["planned", "staged", "launching", "ready", "verified"]
+    finding = run.folder.findings()[0]
+    assert finding.status == "passed"
+    assert finding.evidence is not None
+    assert "Paris" in finding.evidence.text
+
+
+def test_status_from_another_shell(run: Live, overspan: Overspan) -> None:
+    done = overspan("status", run.folder.id, "--json")
+    now = json.loads(done.stdout)
+    assert now["ready"] is True
+    assert now["processes"][0]["health"] == "running"
+    assert now["processes"][0]["memory_bytes"] > 500_000_000  # the family: API server, core and worker
+
+
+def test_chat_streams_the_answer(run: Live, overspan: Overspan) -> None:
+    assert "Paris" in overspan("chat", run.folder.id, "--prompt", "What is the capital of France?").stdout
+
+
+def test_logs_of_a_process(run: Live, overspan: Overspan) -> None:
+    assert "smollm2-135m" in overspan("logs", run.folder.id, "--process", "api").stdout
+    refused = overspan("logs", run.folder.id, "--process", "apy", check=False)
+    assert (refused.returncode, "did you mean api" in refused.stderr) == (2, True)
+
+
+def test_bench_counts_every_request_and_the_servers_tokens(run: Live, overspan: Overspan) -> None:
+    arguments = ["--concurrency", "1,4", "--requests", "8", "--input-tokens", "32", "--output-tokens", "16"]
+    points = json.loads(overspan("bench", run.folder.id, *arguments, "--json").stdout)
+    assert [point["concurrency"] for point in points] == [1, 4]
+    for point in points:
+        assert point["requests"]["planned"] == point["requests"]["ok"] == 8
+        assert 0 < point["ttft_ms"]["p50"] < point["e2e_ms"]["p50"]
+        assert point["tpot_ms"]["mean"] > 0
+    assert run.folder.state() == "benched"
+
+
+def test_report_is_one_page_with_the_numbers(run: Live, overspan: Overspan) -> None:
+    overspan("report", run.folder.id)
+    page = (run.folder.path / "report.html").read_text()
+    assert "smollm2-135m" in page
+    assert "--enforce-eager" in page
+
+
+def test_the_folder_is_as_the_design_says(run: Live) -> None:
+    present = {path.name for path in run.folder.path.iterdir()}
+    expected = {"plan.json", "processes.json", "events.jsonl", "logs", "verify.json", "bench.json", "report.html"}
+    assert expected | {"run.lock.yaml"} <= present
+    assert any(name.startswith("requests") for name in present)
+
+
+def test_a_second_up_of_the_name_is_refused_and_names_the_first(run: Live, overspan: Overspan) -> None:
+    refused = overspan("up", "smollm2-135m", "--name", "main-job", "--set", "port=0", check=False)
+    assert refused.returncode == 2
+    assert run.folder.id in refused.stderr
+    assert overspan("status", run.folder.id, check=False).returncode == 0
+
+
+def test_a_port_that_is_taken_is_refused_and_says_by_whom(run: Live, overspan: Overspan) -> None:
+    port = run.folder.plan().endpoint.port
+    refused = overspan("up", "smollm2-135m", "--name", "late", "--set", f"port={port}", check=False)
+    assert refused.returncode == 2
+    assert f"port {port}" in refused.stderr
+    assert f"pid {run.family()['api'].pid}" in refused.stderr
+
+
+def test_stop_drains_a_stream_in_flight_and_leaves_nothing(run: Live, overspan: Overspan) -> None:
+    client = Client(run.folder.plan().endpoint)
+    stream = client.stream([{"role": "user", "content": "Count from one to fifty."}], max_tokens=120)
+    pieces = [next(stream)]
+    stopper = threading.Thread(target=overspan, args=("stop", run.folder.id))
+    stopper.start()
+    pieces.extend(stream)  # raises when the stream ends without its [DONE]
+    stopper.join()
+    assert len(pieces) > 20
+    run.nothing_left()
+    assert run.folder.state() == "stopped"
+    assert overspan("status", run.folder.id, check=False).returncode == 3
+
+
+def test_the_lock_repeats_the_run(run: Live, overspan: Overspan) -> None:
+    lock = run.folder.path / "run.lock.yaml"
+    again = json.loads(overspan("up", str(lock), "--name", "again", "--json").stdout)
+    try:
+        argv = json.loads((run.folder.path.parent / again["run"] / "processes.json").read_text())[0]["argv"]
+        assert argv == run.folder.processes()[0].argv
+        assert again["state"] == "verified"
+    finally:
+        overspan("stop", again["run"], "--grace", "0")
