@@ -34,11 +34,10 @@ def serve_args(plan: Plan) -> dict[str, ArgValue]:
 
 def api_args(plan: Plan) -> dict[str, ArgValue]:
     """The arguments of the node that answers requests."""
-    return {
-        "host": plan.endpoint.host,
-        "port": plan.endpoint.port,
-        "shutdown_timeout": round(plan.recipe.drain_timeout_s),
-    }
+    args: dict[str, ArgValue] = {"host": plan.endpoint.host, "port": plan.endpoint.port}
+    if plan.engine.environment:  # an image of unknown age may not know the flag
+        args["shutdown_timeout"] = round(plan.recipe.drain_timeout_s)
+    return args
 
 
 def node_args(plan: Plan, rank: int, head: Host) -> dict[str, ArgValue]:

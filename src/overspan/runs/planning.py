@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from overspan.catalog import flags, inventories, overrides, recipes
-from overspan.engines import vllm
+from overspan.engines import vllm, vllm_ray
 from overspan.inventory import machine
 from overspan.planner.make import make_plan
 from overspan.provision import engines
@@ -14,6 +14,8 @@ from overspan.schema.inventory import Inventory
 from overspan.schema.plan import EngineChoice, Plan
 from overspan.schema.process import ProcessSpec
 from overspan.schema.recipe import Recipe
+
+_ENGINES = {"vllm": vllm.processes, "vllm-ray": vllm_ray.processes}
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,11 @@ def plan_of(wanted: Wanted, *, to_start: bool) -> Plan:
 
 def processes_of(plan: Plan) -> list[ProcessSpec]:
     """The processes of a plan, by its engine."""
-    if plan.engine.name != "vllm":
-        raise PlanRefused("this plan cannot be started:", [f"engine {plan.engine.name} is not built yet; use vllm"])
-    return vllm.processes(plan)
+    engine = _ENGINES.get(plan.engine.name)
+    if engine is None:
+        known = ", ".join(_ENGINES)
+        raise PlanRefused("this plan cannot be started:", [f"engine {plan.engine.name} is not built; built: {known}"])
+    return engine(plan)
 
 
 def _engine(recipe: Recipe, inventory: Inventory, *, to_start: bool) -> EngineChoice:

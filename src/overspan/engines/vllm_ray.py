@@ -1,0 +1,89 @@
+"""vLLM on Ray: a Ray node a host; the head's also serves. Kept for parity with existing guides; native is the default.
+
+Ray burns two CPUs idle, its placement group can hang, and its compiled graph breaks CUDA graphs (spark-fabric facts).
+"""
+
+from __future__ import annotations
+
+from overspan.catalog.flags import to_argv
+from overspan.engines.node import address_of, node_env
+from overspan.engines.vllm import VITAL_TITLES, api_args, program, serve_args
+from overspan.schema import defaults
+from overspan.schema.inventory import Host
+from overspan.schema.plan import Placement, Plan
+from overspan.schema.process import ProcessSpec
+
+HEAD_THEN_SERVE = 'n=$1; shift; "${@:1:$n}" && shift "$n" && exec "$@"'
+"""Constant text for bash: run the first n arguments (`ray start`), then become the rest (`vllm serve`). Arguments stay
+arguments: none of them is ever read as shell text."""
+
+SLOT = "--num-gpus"
+"""Ray's slot of a rank. On a CPU a made-up GPU serves as the slot (engine-on-cpu measurements)."""
+
+
+def processes(plan: Plan) -> list[ProcessSpec]:
+    """One process a host: the first starts Ray's head and serves, the others join it."""
+    hosts = {host.name: host for host in plan.inventory.hosts}
+    head = hosts[plan.placements[0].host]
+    first, *others = plan.placements
+    return [_head(plan, first, head), *(_worker(plan, each, hosts[each.host], head) for each in others)]
+
+
+def _ray_env(plan: Plan, host: Host, head: Host, ranks: int) -> dict[str, str]:
+    """Set before `ray start`, so that Ray's daemons and all they start have this node's own address."""
+    return {
+        # The kernel's own limits guard memory; Ray's monitor kills workers while weights load (seed 000).
+        "RAY_memory_monitor_refresh_ms": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "VLLM_HOST_IP": address_of(host),
+        "RAY_ADDRESS": f"{address_of(head)}:{defaults.RAY_PORT}",
+        **node_env(plan, host, ranks),
+    }
+
+
+def _start(plan: Plan, placement: Placement, host: Host) -> list[str]:
+    return [
+        program(plan, "ray"),
+        "start",
+        f"--node-ip-address={address_of(host)}",
+        f"{SLOT}={len(placement.ranks)}",
+        "--disable-usage-stats",
+    ]
+
+
+def _head(plan: Plan, placement: Placement, host: Host) -> ProcessSpec:
+    ray = [
+        *_start(plan, placement, host),
+        "--head",
+        f"--port={defaults.RAY_PORT}",
+        f"--dashboard-port={defaults.RAY_DASHBOARD_PORT}",
+    ]
+    args = serve_args(plan) | api_args(plan) | {"distributed_executor_backend": "ray"}
+    serve = [program(plan, "vllm"), "serve", plan.model_path or plan.recipe.model, *to_argv(args)]
+    env = _ray_env(plan, host, host, len(placement.ranks))
+    return ProcessSpec(
+        name=placement.process,
+        host=host.name,
+        argv=["bash", "-c", HEAD_THEN_SERVE, "bash", str(len(ray)), *ray, *serve],
+        env=env | {"MASTER_ADDR": address_of(host)},
+        secrets=["VLLM_API_KEY"] if plan.recipe.api_key else [],
+        image=plan.engine.image,
+        ports={
+            "api": plan.endpoint.port,
+            "ray": defaults.RAY_PORT,
+            "dashboard": defaults.RAY_DASHBOARD_PORT,
+        },
+        ranks=placement.ranks,
+        vital_titles=VITAL_TITLES,
+    )
+
+
+def _worker(plan: Plan, placement: Placement, host: Host, head: Host) -> ProcessSpec:
+    return ProcessSpec(
+        name=placement.process,
+        host=host.name,
+        argv=[*_start(plan, placement, host), f"--address={address_of(head)}:{defaults.RAY_PORT}", "--block"],
+        env=_ray_env(plan, host, head, len(placement.ranks)),
+        image=plan.engine.image,
+        ranks=placement.ranks,
+    )
