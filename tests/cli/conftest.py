@@ -1,0 +1,82 @@
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from overspan.launchers import proc
+from overspan.runs.folder import RunFolder, all_runs
+from overspan.runs.stop import stop
+from support.fake_env import make_engine, make_model, make_recipe
+
+Done = subprocess.CompletedProcess[str]
+
+
+@dataclass
+class Shell:
+    """A user's shell on a machine with the fake engine installed."""
+
+    home: Path
+    recipe: Path
+
+    def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "overspan", *arguments],
+            env={**os.environ, **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str, **env: str) -> Done:
+        with self.start(*arguments, **env) as process:
+            out, err = process.communicate(timeout=120)
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def runs(self) -> list[RunFolder]:
+        return all_runs()
+
+    def processes(self) -> list[psutil.Process]:
+        """Every living process of every run."""
+        sessions = [run.note("supervisor.json").get("session") for run in self.runs()]
+        guardians = [
+            process
+            for process in psutil.process_iter()
+            if "overspan.runs.guardian" in proc.title(process) and str(self.home) in proc.title(process)
+        ]
+        return guardians + [process for session in sessions if session for process in proc.in_session(session)]
+
+
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shell]:
+    monkeypatch.setenv("OVERSPAN_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("OVERSPAN_CACHE", str(tmp_path / "cache"))
+    make_engine(tmp_path / "cache")
+    recipe = make_recipe(tmp_path / "tiny.yaml", make_model(tmp_path / "model"))
+    shell = Shell(tmp_path, recipe)
+    yield shell
+    for run in shell.runs():
+        stop(run, grace_s=0)
+
+
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def refused(shell: Shell) -> Refused:
+    """Run a command that must be refused: exit code 2, one error, nothing started. Gives stderr."""
+
+    def check(*arguments: str, **env: str) -> str:
+        before = [run.id for run in shell.runs()]
+        done = shell.run(*arguments, **env)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.count("error:") == 1, done.stderr
+        assert "Traceback" not in done.stderr
+        assert [run.id for run in shell.runs()] == before
+        return done.stderr
+
+    return check

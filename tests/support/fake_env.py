@@ -1,0 +1,60 @@
+"""An engine environment whose `vllm` is the fake engine: `overspan up` from end to end, in two seconds."""
+
+import json
+import struct
+import sys
+from pathlib import Path
+
+from overspan.provision import locked
+
+ENGINE = Path(__file__).with_name("fake_engine.py")
+
+VLLM = """#!{python}
+import os, sys, time
+time.sleep(float(os.environ.get("FAKE_LOAD_S", "0")))
+if os.environ.get("FAKE_DIES"):
+    sys.exit(os.environ["FAKE_DIES"])
+port = sys.argv[sys.argv.index("--port") + 1]
+os.execv({python!r}, [{python!r}, {engine!r}, port])
+"""
+
+
+def make_engine(cache: Path) -> None:
+    """An installed engine `cpu`, as far as anybody can see."""
+    lock = locked.load("cpu")
+    folder = cache / "engines" / ".builds" / "fake"
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "python").symlink_to(sys.executable)
+    script = folder / "bin" / "vllm"
+    script.write_text(VLLM.format(python=sys.executable, engine=str(ENGINE)))
+    script.chmod(0o755)
+    facts = {
+        "name": "cpu",
+        "digest": lock.digest,
+        "version": lock.version,
+        "python_version": "3.11",
+        "size_bytes": 1,
+        "seconds": 0,
+        "installed_at": "2026-11-22T00:00:00+00:00",
+    }
+    (folder / "overspan-engine.json").write_text(json.dumps(facts))
+    (cache / "engines" / lock.label).symlink_to(Path(".builds") / "fake")
+
+
+def make_model(folder: Path) -> Path:
+    """The smallest folder that is a model: a configuration, a tokenizer, and one tensor of one number."""
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}))
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer_config.json").write_text("{}")
+    header = json.dumps({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\0\0\0\0")
+    return folder
+
+
+def make_recipe(file: Path, model: Path, more: str = "") -> Path:
+    file.write_text(
+        f"name: tiny\nmodel: {model}\nport: 0\ndrain_timeout_s: 2\n"
+        f"known_answers:\n  - {{prompt: What is the capital of France?, expect: Paris}}\n{more}"
+    )
+    return file
