@@ -33,7 +33,7 @@ def test_malformed_yaml_names_line_and_column(refused: Refused, tmp_path: Path) 
 def test_unknown_key_names_its_line(refused: Refused, shell: Shell, tmp_path: Path) -> None:
     file = make_recipe(tmp_path / "bad.yaml", shell.home / "model", "pport: 1\n")
     error = refused("up", str(file))
-    assert "line 7" in error
+    assert "line 8" in error
     assert "did you mean port" in error
 
 

@@ -55,6 +55,6 @@ def make_model(folder: Path) -> Path:
 def make_recipe(file: Path, model: Path, more: str = "") -> Path:
     file.write_text(
         f"name: tiny\nmodel: {model}\nport: 0\ndrain_timeout_s: 2\n"
-        f"known_answers:\n  - {{prompt: What is the capital of France?, expect: Paris}}\n{more}"
+        f"known_answers:\n  - prompt: What is the capital of France?\n    expect: Paris\n{more}"
     )
     return file

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from overspan.catalog import flags, inventories, overrides, recipes
 from overspan.engines import vllm, vllm_ray
-from overspan.inventory import machine
+from overspan.inventory import here
 from overspan.planner.make import make_plan
 from overspan.provision import engines
 from overspan.schema.errors import EngineMissing, InputError, PlanRefused
@@ -40,7 +40,7 @@ def plan_of(wanted: Wanted, *, to_start: bool) -> Plan:
         PlanRefused: the layout cannot run on these machines; with every reason.
     """
     recipe = overrides.apply(recipes.find(wanted.recipe), list(wanted.settings))
-    inventory = inventories.find(wanted.inventory) if wanted.inventory else machine.this_machine()
+    inventory = inventories.find(wanted.inventory) if wanted.inventory else here.this_machine()
     engine = _engine(recipe, inventory, to_start=to_start)
     flags.require(recipe.engine_args, engine.version)
     return make_plan(recipe, inventory, engine)
