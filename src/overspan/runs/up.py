@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from overspan import __version__
 from overspan.provision import models
@@ -69,7 +68,7 @@ def _stage(run: RunFolder, plan: Plan, say: Say) -> None:
     run.write("plan.json", plan)
     run.append(f"planned {plan.layout.label} of {plan.recipe.model} on {_hosts(plan)}", state="planned")
     recipe = plan.recipe
-    model = models.prepare(recipe, say)
+    model = models.prepare(recipe, say=say)
     if recipe.locked and recipe.locked.model_digest != model.digest:
         raise InputError(
             f"the model's files differ from those of run {recipe.locked.run}: "
@@ -80,7 +79,7 @@ def _stage(run: RunFolder, plan: Plan, say: Say) -> None:
     run.write("plan.json", plan)
     run.write("processes.json", processes_of(plan))
     keys.make(run, recipe)
-    write_whole(run.path / "run.lock.yaml", dump(_locked(run, plan, model.revision)))
+    write_whole(run.path / "run.lock.yaml", dump(_locked(run, plan, model)))
     run.append(f"staged: the model is at {model.path}", state="staged")
 
 
@@ -88,19 +87,18 @@ def _hosts(plan: Plan) -> str:
     return ", ".join(dict.fromkeys(placement.host for placement in plan.placements))
 
 
-def _locked(run: RunFolder, plan: Plan, revision: str | None) -> Recipe:
+def _locked(run: RunFolder, plan: Plan, model: models.PreparedModel) -> Recipe:
     recipe = plan.recipe
-    local_folder = Path(recipe.model).is_dir()
     lock = Lock(
         run=run.id,
         overspan_version=__version__,
         engine_version=plan.engine.version,
         model_digest=plan.model_digest or "",
-        model_revision=revision,
+        model_revision=model.revision,
     )
     changes = {
-        "model": str(Path(recipe.model).resolve()) if local_folder else recipe.model,
-        "revision": revision or recipe.revision,
+        "model": str(model.path) if model.source == "folder" else recipe.model,
+        "revision": model.revision if model.source == "hub" else recipe.revision,
         "port": plan.endpoint.port,
         "locked": lock,
     }
