@@ -125,8 +125,8 @@ def inspect(containers: Sequence[str]) -> list[str]:
 
 
 def top(container: str) -> list[str]:
-    """Prints each process of a container: id (the host's), resident KiB, state, command line."""
-    return ["docker", "top", container, "-eo", "pid,rss,stat,args"]
+    """Prints each process of a container: id (the host's), resident KiB, state, whole command line."""
+    return ["docker", "top", container, "-ww", "-eo", "pid,rss,stat,args"]
 
 
 def logs(container: str, *, since: str | None = None) -> list[str]:
