@@ -252,3 +252,6 @@ def test_figures_are_data_that_no_text_can_break_out_of() -> None:
     held = re.search(r'<script type="application/json" id="figures">(.*?)</script>', page, re.DOTALL)
     assert held
     assert set(json.loads(held[1])) == {"throughput", "ttft_ms", "tpot_ms", "itl_ms", "e2e_ms"}
+    # Plotly reads a little HTML in labels: a run's name must reach it as text.
+    labels = [label for trace in json.loads(held[1])["ttft_ms"]["data"] for label in trace["hovertext"]]
+    assert "a&lt;/script&gt;&lt;b&gt;, 4 users" in " ".join(labels)
