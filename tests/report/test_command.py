@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 
+from overspan.bench.run import Bench
+from overspan.bench.target import make_target
 from overspan.cli.main import main
 from overspan.report import RunDocuments
 from overspan.runs.folder import RunFolder
 from overspan.schema import places
+from overspan.schema.workload import Workload
+from support.openai_server import serving, steady
 from support.run_documents import request_lines, run
 
 
@@ -70,6 +75,28 @@ def test_a_run_without_bench_and_checks_gets_a_report(capsys: pytest.CaptureFixt
     page = (folder.path / "report.html").read_text()
     assert f"overspan bench {folder.id} --concurrency" in page
     assert f"overspan verify {folder.id}" in page
+
+
+def test_what_a_bench_writes_is_what_the_report_draws() -> None:
+    folder = on_disk(run("measured", bench=None))
+    load = Workload(concurrency=[1, 3], requests=6, input_tokens=16, output_tokens=5)
+    with serving(steady(ttft_s=0.03, itl_s=0.004)) as server:
+        measured = Bench(make_target(server.base_url), None, load, folder=folder.path).run()
+    folder.write("bench.json", measured)
+    assert overspan("report", "measured") == 0
+    page = (folder.path / "report.html").read_text()
+    held = re.search(r'id="figures">(.*?)</script>', page, re.DOTALL)
+    assert held
+    figures = json.loads(held[1])
+    for metric in ("ttft_ms", "tpot_ms", "e2e_ms"):
+        for trace, point in zip(figures[metric]["data"], measured.points, strict=True):
+            summary = getattr(point, metric)
+            # The median of the drawn curve is the summary's, within the gap between two of the six requests.
+            below = max((x for x, y in zip(trace["x"], trace["y"], strict=True) if y <= 50.0), default=0.0)
+            above = min(x for x, y in zip(trace["x"], trace["y"], strict=True) if y > 50.0)
+            assert below * 0.99 <= summary.p50 <= above * 1.01
+            assert trace["y"][-1] == 100.0
+    assert "The curves of ITL join the percentiles" in page
 
 
 def test_bad_input_ends_with_one_error_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

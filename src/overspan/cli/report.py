@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
 import click
 
+from overspan.cli.output import document
 from overspan.report import RunDocuments, render, request_curves
 from overspan.runs.folder import RunFolder, open_run, write_whole
 from overspan.schema.errors import InputError
@@ -33,8 +33,10 @@ def report(run: tuple[str, ...], out: Path | None, as_json: bool) -> None:
         raise InputError(f"there is no folder {target.parent}", next=f"mkdir -p '{target.parent}'")
     page = render(*(_documents(folder) for folder in folders))
     write_whole(target, page)
-    document = {"report": str(target), "runs": [folder.id for folder in folders], "bytes": target.stat().st_size}
-    click.echo(json.dumps(document) if as_json else str(target))
+    if as_json:
+        document({"report": str(target), "runs": [folder.id for folder in folders], "bytes": target.stat().st_size})
+    else:
+        click.echo(str(target))
 
 
 def _documents(run: RunFolder) -> RunDocuments:
