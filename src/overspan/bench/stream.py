@@ -8,6 +8,9 @@ from typing import Any, Final
 
 from overspan.bench.wire import MAX_EVENT_BYTES, Events, Garbage, Reply, error_text, parse_event
 
+_EVENTS_TO_LEARN: Final = 4
+"""Token events parsed in full before the form of those to come is taken as known: the first may carry a role."""
+
 _PLAIN: Final = b'finish_reason":null'
 _PLAIN_SPACED: Final = b'finish_reason": null'
 
@@ -41,6 +44,9 @@ class Stream:
     __slots__ = (
         "_body",
         "_events",
+        "_prefix",
+        "_suffix",
+        "_to_learn",
         "chunk_bytes",
         "chunks_text",
         "connect_ms",
@@ -92,10 +98,13 @@ class Stream:
         self.chunk_bytes = 0
         self.plain_bytes = 0
         self.plain_chunks = 0
+        self._prefix = self._suffix = b""
+        self._to_learn = _EVENTS_TO_LEARN
 
     def take(self, data: bytes, stamp_ns: int) -> bool:
         """Take one read; return whether the request has ended (well, or with `error` set)."""
-        if self.reply.chunk_start and self.stamps and not self._events.carry and self._whole_chunk(data, stamp_ns):
+        if self._suffix and self.reply.chunk_start and not self._events.carry and self._like_the_last(data):
+            self.stamps.append(stamp_ns)
             return False
         try:
             self._take(data, stamp_ns)
@@ -107,21 +116,33 @@ class Stream:
             return self._finish(stamp_ns)
         return False
 
-    def _whole_chunk(self, data: bytes, stamp_ns: int) -> bool:
-        """The common read: exactly one HTTP chunk of whole token events. Otherwise take nothing."""
+    def _like_the_last(self, data: bytes) -> bool:
+        """The common read, told by three comparisons: one HTTP chunk that holds one event, equal to the last parsed one
+        but for its text (no quote in it: then it can only be text). Anything else takes nothing."""
         size_end = data.find(b"\r\n", 0, 10)
-        if size_end < 1 or not data.endswith(b"\n\n\r\n"):
+        text, text_end = size_end + 2 + len(self._prefix), len(data) - len(self._suffix)
+        if size_end < 1 or text >= text_end or not data.startswith(self._prefix, size_end + 2):
             return False
-        payload = data[size_end + 2 : -2]
+        if not data.endswith(self._suffix) or data.find(b'"', text, text_end) >= 0:
+            return False
         try:
-            if int(data[:size_end], 16) != len(payload):
-                return False
+            size = int(data[:size_end], 16)
         except ValueError:
             return False
-        events = plain_tokens(payload)
-        if events:
-            self._plain(events, len(payload), stamp_ns)
-        return events > 0
+        if size != len(data) - size_end - 4:
+            return False
+        self.plain_bytes += size
+        self.plain_chunks += 1
+        return True
+
+    def _learn(self, event: bytes, text: str) -> None:
+        """Keep what stands around the text of an event, when it can be told beyond doubt."""
+        self._to_learn -= 1
+        for quoted in (json.dumps(text), json.dumps(text, ensure_ascii=False)):
+            before, found, after = event.partition(quoted.encode("utf-8", "surrogatepass"))
+            if found and quoted.encode("utf-8", "surrogatepass") not in after:
+                self._prefix, self._suffix = before + b'"', b'"' + after + b"\n\n\r\n"
+                return
 
     def _plain(self, events: int, size: int, stamp_ns: int) -> None:
         self.plain_bytes += size
@@ -141,7 +162,7 @@ class Stream:
                 raise Garbage(f"a body of more than {MAX_EVENT_BYTES} bytes that is no stream of events")
             return
         for event in self._events.feed(payload):
-            if self.stamps and plain_tokens(event + b"\n\n") == 1:
+            if self._to_learn <= 0 and plain_tokens(event + b"\n\n") == 1:
                 self._plain(1, len(event) + 2, stamp_ns)
             else:
                 self._event(event, stamp_ns)
@@ -166,6 +187,8 @@ class Stream:
                 self.first_usage = completion_tokens(piece.usage)
             self.chunks_text += len(json.dumps(piece.text)) - 2
             self.stamps.append(stamp_ns)
+            if piece.finish is None and piece.usage is None and self._to_learn > 0:
+                self._learn(event, piece.text)
 
     def _finish(self, stamp_ns: int) -> bool:
         reply = self.reply
