@@ -25,7 +25,7 @@ def workload(**changes: Any) -> Workload:
 
 
 def measure(server: Server, folder: Path | None = None, **changes: Any) -> BenchResult:
-    return Bench(make_target(server.base_url), None, workload(**changes), folder=folder).run()
+    return Bench(server.base_url, None, workload(**changes), folder=folder, calibrated=False).run()
 
 
 def test_a_bench_measures_what_the_server_did(tmp_path: Path) -> None:
@@ -34,18 +34,20 @@ def test_a_bench_measures_what_the_server_did(tmp_path: Path) -> None:
     assert result.model == "mock"
     for point in result.points:
         assert (point.requests.planned, point.requests.ok, point.requests.failed) == (12, 12, 0)
-        # A busy machine makes the server late, never early: below is exact, above generous.
-        assert 100 <= (point.ttft_ms.p50 or 0) < 140
-        assert 9.9 < (point.tpot_ms.p50 or 0) < 14
-        assert 9.9 < (point.itl_ms.mean or 0) < 14
-        assert 300 <= (point.e2e_ms.p50 or 0) < 400
+        # A busy machine makes the server late, never early; how near to the truth it reads is for benchmarks/.
+        assert 100 <= (point.ttft_ms.p50 or 0) < 1000
+        assert 5 < (point.tpot_ms.p50 or 0) < 100
+        assert point.itl_ms.mean == pytest.approx(point.tpot_ms.mean, abs=0.01)
+        assert 300 <= (point.e2e_ms.p50 or 0) < 3000
         assert point.client["timestamps"] == "kernel"
         assert point.client["concurrency_peak"] == point.concurrency
     lines = [json.loads(line) for line in (tmp_path / "requests-4.jsonl").read_text().splitlines()]
+    assert all(line["ok"] and line["ttft_ms"] >= 100 and len(line["itl_ms"]) == 20 for line in lines)
     assert [line["index"] for line in lines] == list(range(12))
     assert all(line["output_tokens"] == 21 and line["input_tokens"] == 32 for line in lines)
     assert all(
-        line["intended_ms"] <= line["send_ms"] < line["first_token_ms"] < line["last_token_ms"] for line in lines
+        line["intended_at_ms"] <= line["send_at_ms"] < line["first_token_at_ms"] < line["last_token_at_ms"]
+        for line in lines
     )
 
 
@@ -81,9 +83,12 @@ def test_an_early_role_event_is_no_token() -> None:
 def test_many_tokens_a_chunk_do_not_shorten_the_time_per_token() -> None:
     with serving(steady(ttft_s=0.05, itl_s=0.002, per_chunk=32)) as server:
         point = measure(server, output_tokens=128, requests=4).points[0]
-    assert 1.95 < (point.tpot_ms.p50 or 0) < 2.6  # dividing by all tokens but one reads 1.5
-    assert 1.95 < (point.itl_ms.mean or 0) < 2.6
-    assert 62 < (point.chunk_gap_ms.mean or 0) < 90
+    gap = point.chunk_gap_ms.mean or 0
+    assert gap > 30
+    assert point.tpot_ms.mean == pytest.approx(
+        gap / 32, abs=0.01
+    )  # dividing by all tokens but one reads a quarter less
+    assert point.itl_ms.mean == pytest.approx(gap / 32, abs=0.01)
 
 
 def failing(every: int, bad: fake.Behaviour) -> fake.Behaviour:
@@ -225,7 +230,7 @@ def test_not_an_openai_endpoint(listing: bytes, says: str) -> None:
 
 def test_a_wrong_model_names_those_served() -> None:
     with serving(listing=fake.models("smollm2-135m")) as server, pytest.raises(UnknownName) as caught:
-        Bench(make_target(server.base_url), "smollm2-153m", workload()).run()
+        Bench(server.base_url, "smollm2-153m", workload()).run()
     assert "did you mean smollm2-135m" in caught.value.what
 
 
@@ -244,7 +249,7 @@ def test_an_unreachable_url() -> None:
     with serving() as server:
         url = server.base_url
     with pytest.raises(HostUnreachable):
-        Bench(make_target(url), None, workload())
+        Bench(url, None, workload())
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://x/v1", "http://", "http://a b/v1", "http://x:99999/v1", ""])
@@ -262,6 +267,6 @@ def test_more_connections_than_open_files() -> None:
 
 def test_the_key_goes_into_the_head_only() -> None:
     with serving() as server:
-        result = Bench(make_target(server.base_url, "s3cret"), None, workload()).run()
+        result = Bench(server.base_url, None, workload(), api_key="s3cret").run()
     assert all("Bearer s3cret" in head for head in server.heads)
     assert "s3cret" not in result.model_dump_json() + repr(make_target(server.base_url, "s3cret"))

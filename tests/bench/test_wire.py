@@ -161,13 +161,13 @@ def test_garbage(data: bytes, says: str) -> None:
 
 @given(st.binary(max_size=300))
 @settings(max_examples=300, deadline=None)
-def test_any_bytes_end_as_an_error_or_wait(data: bytes) -> None:
+def test_any_bytes_come_to_an_end(data: bytes) -> None:
     for prefix in (b"", server.HEAD, server.HEAD + server.chunk(server.delta(" a"))):
         stream = Stream(0, b"")
         stream.take(prefix + data, 1)
         if stream.error is None and not stream.end_ns:
             stream.closed(2)
-        assert stream.error is not None
+        assert stream.end_ns in (1, 2)
 
 
 def test_plain_tokens_needs_evidence() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from overspan.bench.loop import Audit
-from overspan.bench.metrics import NS_PER_MS, Samples, in_flight_share, summary
+from overspan.bench.metrics import NS_PER_MS, Samples, in_flight, summary
 from overspan.bench.stream import Stream
 
 CPU_LIMIT: Final = 0.9
@@ -33,11 +33,13 @@ def audit_report(
     lag = summary([ns / NS_PER_MS for ns in audit.lags])
     turn = summary([ns / NS_PER_MS for ns in audit.batches])
     sends = summary([(s.send_ns - s.intended_ns) / NS_PER_MS for s in streams if s.send_ns])
-    share, peak = in_flight_share(streams, wanted) if wanted else in_flight_share(streams, len(streams) + 1)
+    share, peak, _ = in_flight(streams, wanted)
     stamped = audit.reads > 0 and audit.unstamped <= audit.reads // 100
     cpu = audit.cpu_s / audit.wall_s if audit.wall_s else 0.0
+    cpu = cpu if audit.busiest_cpu_share is None else audit.busiest_cpu_share
     tokens = sum(stream.output_tokens for stream in streams if stream.error is None)
     report: dict[str, Any] = {
+        "processes": audit.shards,
         "timestamps": "kernel" if stamped else "user",
         "kernel_to_user_lag_ms": {"mean": lag.mean, "p99": lag.p99},
         "loop_turn_ms": {"mean": turn.mean, "p99": turn.p99},
@@ -67,5 +69,4 @@ def audit_report(
         reasons.append(f"requests were sent up to {sends.p99:.1f} ms late")
     if abs(audit.clock_drift_ns) > CLOCK_LIMIT_MS * NS_PER_MS:
         reasons.append(f"the system clock was set by {audit.clock_drift_ns / NS_PER_MS:.1f} ms during the run")
-    report["reasons"] = reasons
     return report, reasons

@@ -7,13 +7,16 @@ from typing import Any, Final
 
 import httpx
 
+from overspan.bench.asks import Synthetic
+from overspan.bench.lengths import parse_lengths
 from overspan.bench.load import ClosedLoop
 from overspan.bench.loop import Loop
-from overspan.bench.prompts import EXTRAS, Endpoint, Prompts, path_of
+from overspan.bench.prompts import EXTRAS, Bodies, Endpoint, path_of
 from overspan.bench.stream import Stream
 from overspan.bench.target import Target
 from overspan.bench.wire import error_text
 from overspan.schema.errors import HostUnreachable, InputError, UnknownName
+from overspan.schema.workload import Workload
 
 _PROBE_TIMEOUT_S: Final = 20.0
 _REFUSES_FIELDS: Final = ("http_400", "http_422")
@@ -91,23 +94,30 @@ def _line(reply: httpx.Response) -> str | None:
         return reply.text[:200].strip() or None
 
 
-def find_accepted(
-    target: Target, endpoint: Endpoint, model: str, *, seed: str, timeout_s: float, words: int
-) -> Accepted:
-    """Send one request of the wanted length and see which optional fields the server takes and how it counts.
+def find_accepted(target: Target, endpoint: Endpoint, model: str, workload: Workload, words: int) -> Accepted:
+    """Send one request of the load's form and see which optional fields the server takes and how it counts.
+
+    Args:
+        words: length of its prompt, beside the shared prefix.
 
     Raises:
         InputError: it answers none of them with a token; quotes what it said.
     """
     notes: list[str] = []
     last: Stream | None = None
+    seed = f"{workload.seed}/probe"
+    prefix = workload.shared_prefix_tokens
     for name, extras, usage in [*((name, extras, True) for name, extras in EXTRAS), ("no usage", {}, False)]:
-        prompts = Prompts(endpoint, model, seed=seed, output_tokens=2, extras=extras, usage=usage)
-        last = one_request(target, endpoint, prompts.body(words), timeout_s)
+        bodies = Bodies(endpoint, model, seed=seed, extras=extras, usage=usage)
+        lengths = parse_lengths(str(words)), parse_lengths("2")
+        asks = Synthetic(
+            bodies, seed=seed, inputs=lengths[0], outputs=lengths[1], prefix_words=prefix, overhead=-prefix
+        )
+        last = one_request(target, endpoint, asks.body(0, 0), workload.timeout_s)
         if last.error is None:
             if name != EXTRAS[0][0]:
                 notes.append(f"the server refuses {EXTRAS[0][0]}; asked with {name}")
-            return _accepted(extras, last, words, notes)
+            return _accepted(extras, last, words + prefix, notes)
         if last.error not in _REFUSES_FIELDS:
             break
     raise _cannot(target, path_of(endpoint), last)
@@ -141,14 +151,17 @@ def _cannot(target: Target, path: str, stream: Stream | None) -> InputError:
 def one_request(target: Target, endpoint: Endpoint, body: bytes, timeout_s: float) -> Stream:
     """Send one request through the load's own loop."""
     message = target.head(path_of(endpoint)) + str(len(body)).encode() + b"\r\n\r\n" + body
-    return Loop(target, ClosedLoop(1, 1, lambda _: message), timeout_s=timeout_s).run()[0]
+    return Loop(target, ClosedLoop(1, 1, lambda *_: message), timeout_s=timeout_s).run()[0]
 
 
-def words_for(target: Target, endpoint: Endpoint, accepted: Accepted, input_tokens: int) -> tuple[int, list[str]]:
-    """How many words make a prompt that the server counts as `input_tokens`, and what to say about it."""
+def length_notes(accepted: Accepted, shortest: int) -> list[str]:
+    """What to say about the length of prompts.
+
+    Args:
+        shortest: the shortest prompt that is asked for, in tokens, the shared prefix left out.
+    """
     if accepted.overhead_tokens is None:
-        return input_tokens, ["input tokens are taken as words: the server does not count them"]
-    words = input_tokens - accepted.overhead_tokens
-    if words < 1:
-        return 1, [f"the server adds {accepted.overhead_tokens} tokens to each prompt: none is shorter"]
-    return words, ["prompts are words of one token each; their length was set by the server's count of a first request"]
+        return ["input tokens are taken as words: the server does not count them"]
+    if shortest <= accepted.overhead_tokens:
+        return [f"the server adds {accepted.overhead_tokens} tokens to each prompt: none is shorter than one more"]
+    return ["prompts are words of one token each; their length was set by the server's count of a first request"]

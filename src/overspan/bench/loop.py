@@ -51,6 +51,8 @@ class Audit:
     opened: int = 0
     stale_retries: int = 0
     cancelled: bool = False
+    shards: int = 1
+    busiest_cpu_share: float | None = None
 
 
 class Loop:
@@ -58,8 +60,8 @@ class Loop:
 
     Args:
         timeout_s: a request that takes longer, from its send, has failed.
-        end_after_s: give up what is in flight after this long; None for no limit.
         progress: called about twice a second with ended, failed and in flight.
+        before_start: called when all is ready; may wait for others.
     """
 
     def __init__(
@@ -68,15 +70,15 @@ class Loop:
         load: Load,
         *,
         timeout_s: float,
-        end_after_s: float | None = None,
         progress: Progress | None = None,
+        before_start: Callable[[], None] | None = None,
     ) -> None:
         self._epoll = select.epoll()  # first, so that its descriptor is small enough for select()
         self._target = target
         self._load = load
         self._timeout_ns = int(timeout_s * 1e9)
-        self._end_after_ns = int(end_after_s * 1e9) if end_after_s is not None else None
         self._progress = progress
+        self._before_start = before_start
         self._next_progress = 0
         self._connections: dict[int, Connection] = {}
         self._idle: list[Connection] = []
@@ -102,6 +104,8 @@ class Loop:
         audit = self.audit
         try:
             self._open_ahead()
+            if self._before_start is not None:
+                self._before_start()
             drift = time.time_ns() - time.monotonic_ns()
             cpu, wall = time.process_time(), time.monotonic()
             audit.started_ns = time.time_ns()
@@ -136,9 +140,6 @@ class Loop:
                 if not self._in_flight and not self._waiting and due is None:
                     return
                 self._check_deadlines(now)
-                if self._end_after_ns is not None and now - self.audit.started_ns > self._end_after_ns:
-                    self._cancel("the time of the run was over")
-                    return
                 self._wait(due, now)
                 self._tell(now)
         except KeyboardInterrupt:
@@ -212,7 +213,7 @@ class Loop:
         if stream.send_ns:
             self._in_flight -= 1
         self._failed += stream.error is not None
-        stream.request = b""
+        stream.forget()
         self.ended.append(stream)
         self._load.ended(stream, now)
         self._send_due(now)
@@ -335,7 +336,7 @@ class Loop:
         streams = [connection.stream for connection in self._connections.values() if connection.stream is not None]
         for stream in [*streams, *self._waiting]:
             stream.fail("cancelled", why, now)
-            stream.request = b""
+            stream.forget()
             self.ended.append(stream)
         self._waiting.clear()
         self._in_flight = 0

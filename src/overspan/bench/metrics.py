@@ -3,23 +3,57 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 from overspan.bench.stream import Stream
-from overspan.schema.workload import Distribution, RequestCounts
+from overspan.schema.workload import Distribution, Goodput, RequestCounts, SteadyWindow
 
 NS_PER_MS = 1e6
+SLO_METRICS = ("ttft", "tpot", "itl", "e2e")
+
+
+@dataclass(frozen=True)
+class Times:
+    """One request that ended well, milliseconds.
+
+    `itl_ms` is the time a token: the gap between chunks where a chunk is a token, else that gap divided by the tokens
+    that came with it on average. `chunk_gap_ms` is the gap as it was.
+    """
+
+    e2e_ms: float
+    ttft_ms: float | None = None
+    tpot_ms: float | None = None
+    chunk_gap_ms: Sequence[float] = ()
+    itl_ms: Sequence[float] = ()
+
+    @classmethod
+    def of(cls, stream: Stream) -> Times:
+        """The times of a request, from its actual send."""
+        stamps = stream.stamps
+        e2e = (stream.end_ns - stream.send_ns) / NS_PER_MS
+        if not stamps:
+            return cls(e2e)
+        ttft = (stamps[0] - stream.send_ns) / NS_PER_MS
+        rest = stream.output_tokens - stream.first_chunk_tokens
+        if len(stamps) < 2 or rest < 1:
+            return cls(e2e, ttft)
+        gaps = [(after - before) / NS_PER_MS for before, after in pairwise(stamps)]
+        share = len(gaps) / rest
+        tokens = gaps if share == 1 else [gap * share for gap in gaps]
+        return cls(e2e, ttft, (stamps[-1] - stamps[0]) / NS_PER_MS / rest, gaps, tokens)
+
+    def meets(self, slo: Mapping[str, float]) -> bool:
+        """Whether the request kept within every limit, milliseconds by metric; ITL by its mean."""
+        itl = sum(self.itl_ms) / len(self.itl_ms) if self.itl_ms else None
+        took = {"ttft": self.ttft_ms, "tpot": self.tpot_ms, "itl": itl, "e2e": self.e2e_ms}
+        return all((took[metric] or 0.0) <= limit for metric, limit in slo.items())
 
 
 @dataclass
 class Samples:
-    """Times of the requests that ended well, milliseconds.
-
-    `itl` is the time a token: the gap between chunks where a chunk is a token, else that gap divided by the tokens that
-    came with it on average. `chunk_gap` is the gap as it was.
-    """
+    """Times of the requests that ended well, milliseconds."""
 
     ttft: list[float] = field(default_factory=list)
     tpot: list[float] = field(default_factory=list)
@@ -27,21 +61,24 @@ class Samples:
     chunk_gap: list[float] = field(default_factory=list)
     e2e: list[float] = field(default_factory=list)
 
-    def add(self, stream: Stream) -> None:
-        """Take the times of one request that ended well."""
-        stamps = stream.stamps
-        self.e2e.append((stream.end_ns - stream.send_ns) / NS_PER_MS)
-        if not stamps:
-            return
-        self.ttft.append((stamps[0] - stream.send_ns) / NS_PER_MS)
-        rest = stream.output_tokens - stream.first_chunk_tokens
-        if len(stamps) < 2 or rest < 1:
-            return
-        self.tpot.append((stamps[-1] - stamps[0]) / NS_PER_MS / rest)
-        gaps = [(after - before) / NS_PER_MS for before, after in pairwise(stamps)]
-        self.chunk_gap.extend(gaps)
-        share = len(gaps) / rest
-        self.itl.extend(gaps if share == 1 else [gap * share for gap in gaps])
+    @classmethod
+    def of(cls, streams: Sequence[Stream]) -> Samples:
+        """The times of those that ended well."""
+        samples = cls()
+        for stream in streams:
+            if stream.error is None:
+                samples.add(Times.of(stream))
+        return samples
+
+    def add(self, times: Times) -> None:
+        """Take one request."""
+        self.e2e.append(times.e2e_ms)
+        if times.ttft_ms is not None:
+            self.ttft.append(times.ttft_ms)
+        if times.tpot_ms is not None:
+            self.tpot.append(times.tpot_ms)
+        self.itl.extend(times.itl_ms)
+        self.chunk_gap.extend(times.chunk_gap_ms)
 
 
 def summary(values: Sequence[float]) -> Distribution:
@@ -49,12 +86,13 @@ def summary(values: Sequence[float]) -> Distribution:
     if not values:
         return Distribution()
     ordered = sorted(values)
-    p50, p90, p95, p99 = (_percentile(ordered, q) for q in (0.50, 0.90, 0.95, 0.99))
+    p50, p90, p95, p99 = (percentile(ordered, q) for q in (0.50, 0.90, 0.95, 0.99))
     mean = sum(ordered) / len(ordered)
     return Distribution(mean=_kept(mean), p50=_kept(p50), p90=_kept(p90), p95=_kept(p95), p99=_kept(p99))
 
 
-def _percentile(ordered: Sequence[float], q: float) -> float:
+def percentile(ordered: Sequence[float], q: float) -> float:
+    """The q-quantile of values in ascending order, linear between neighbours."""
     place = (len(ordered) - 1) * q
     low = int(place)
     high = min(low + 1, len(ordered) - 1)
@@ -80,21 +118,18 @@ def counts(streams: Sequence[Stream], planned: int) -> RequestCounts:
 class Throughput:
     """Tokens per second over the time from the first send to the last end. None where nothing was counted."""
 
-    duration_s: float | None
-    output_tokens_per_s: float | None
-    input_tokens_per_s: float | None
-    total_tokens_per_s: float | None
+    duration_s: float | None = None
+    output_tokens_per_s: float | None = None
+    input_tokens_per_s: float | None = None
+    total_tokens_per_s: float | None = None
 
 
 def throughput(streams: Sequence[Stream]) -> Throughput:
     """Of the requests that ended well; the time counts the failed ones too."""
-    sent = [stream for stream in streams if stream.send_ns]
-    if not sent:
-        return Throughput(None, None, None, None)
-    seconds = (max(stream.end_ns for stream in sent) - min(stream.send_ns for stream in sent)) / 1e9
+    seconds = _span_s(streams)
+    if not seconds:
+        return Throughput()
     ok = [stream for stream in streams if stream.error is None]
-    if seconds <= 0:
-        return Throughput(seconds, None, None, None)
     output = sum(stream.output_tokens for stream in ok)
     inputs = [stream.input_tokens for stream in ok]
     given = sum(count for count in inputs if count is not None)
@@ -107,22 +142,78 @@ def throughput(streams: Sequence[Stream]) -> Throughput:
     )
 
 
-def in_flight_share(streams: Sequence[Stream], wanted: int) -> tuple[float | None, int]:
-    """Mean of requests in flight over those wanted, while requests were still to be sent; and their peak."""
+def _span_s(streams: Sequence[Stream]) -> float | None:
+    sent = [stream for stream in streams if stream.send_ns]
+    if not sent:
+        return None
+    return (max(stream.end_ns for stream in sent) - min(stream.send_ns for stream in sent)) / 1e9
+
+
+def goodput(streams: Sequence[Stream], slo: Mapping[str, float]) -> Goodput | None:
+    """Requests within every limit, of all that there were (a failed one is not within), and their rate."""
+    seconds = _span_s(streams)
+    if not slo or not seconds:
+        return None
+    good = [stream for stream in streams if stream.error is None and Times.of(stream).meets(slo)]
+    return Goodput(
+        slo_ms=dict(slo),
+        share=round(len(good) / len(streams), 6),
+        requests_per_s=round(len(good) / seconds, 4),
+        output_tokens_per_s=round(sum(stream.output_tokens for stream in good) / seconds, 3),
+    )
+
+
+@dataclass(frozen=True)
+class Window:
+    """The steady part of a closed loop: from when all users were in flight to the last send, nanoseconds."""
+
+    begin_ns: int
+    end_ns: int
+
+
+def in_flight(streams: Sequence[Stream], wanted: int | None) -> tuple[float | None, int, Window | None]:
+    """Mean of requests in flight over those wanted within the steady window, their peak, and that window.
+
+    The mean and the window are None where the load never had `wanted` in flight, or sent nothing after it had.
+    """
     changes = [(s.send_ns, 1) for s in streams if s.send_ns] + [(s.end_ns, -1) for s in streams if s.send_ns]
-    if not changes:
-        return None, 0
     changes.sort()
-    last_send = max(s.send_ns for s in streams)
-    running, peak, area, full_at, before = 0, 0, 0, None, changes[0][0]
+    running, peak, area, before = 0, 0, 0, 0
+    begin: int | None = None
+    end = max((s.send_ns for s in streams), default=0)
     for at, change in changes:
-        if full_at is not None and at <= last_send:
+        if begin is not None and at <= end:
             area += running * (at - before)
         before = at
         running += change
         peak = max(peak, running)
-        if full_at is None and running >= wanted:
-            full_at = at
-    if full_at is None or last_send <= full_at:
-        return None, peak
-    return area / (last_send - full_at) / wanted, peak
+        if begin is None and wanted is not None and running >= wanted:
+            begin = at
+    if begin is None or wanted is None or end <= begin:
+        return None, peak, None
+    return area / (end - begin) / wanted, peak, Window(begin, end)
+
+
+def steady(streams: Sequence[Stream], window: Window | None) -> SteadyWindow | None:
+    """Latencies of the requests sent and ended within the window; throughput by the tokens that came within it."""
+    if window is None:
+        return None
+    inside = [s for s in streams if s.error is None and s.send_ns >= window.begin_ns and s.end_ns <= window.end_ns]
+    if not inside:
+        return None
+    seconds = (window.end_ns - window.begin_ns) / 1e9
+    tokens = 0.0
+    for stream in streams:
+        if stream.error is None and stream.stamps:
+            came = sum(window.begin_ns <= stamp <= window.end_ns for stamp in stream.stamps)
+            tokens += stream.output_tokens * came / len(stream.stamps)
+    samples = Samples.of(inside)
+    return SteadyWindow(
+        duration_s=round(seconds, 6),
+        requests=len(inside),
+        ttft_ms=summary(samples.ttft),
+        tpot_ms=summary(samples.tpot),
+        itl_ms=summary(samples.itl),
+        e2e_ms=summary(samples.e2e),
+        output_tokens_per_s=round(tokens / seconds, 3),
+    )

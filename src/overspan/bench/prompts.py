@@ -7,6 +7,7 @@ import random
 from typing import Any, Final, Literal
 
 Endpoint = Literal["chat", "completions"]
+Message = dict[str, str]
 
 _NOUNS: Final = """
 time year people way day man thing woman life child world school state family student group country problem hand
@@ -30,63 +31,46 @@ EXTRAS: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
 """What is asked beside the prompt, richest first; a server that refuses unknown fields gets the next."""
 
 
-class Prompts:
-    """Seeded prompts and their request bodies.
+class Bodies:
+    """Seeded texts and the JSON bodies that carry them.
 
     Args:
-        endpoint: `chat` or `completions`.
         model: the name that the server knows.
-        words: length of each prompt.
-        output_tokens: how many tokens to ask for.
         extras: optional fields of the body.
         usage: ask for the server's count at the end of the stream.
     """
 
     def __init__(
-        self,
-        endpoint: Endpoint,
-        model: str,
-        *,
-        seed: str,
-        output_tokens: int,
-        extras: dict[str, Any],
-        usage: bool = True,
+        self, endpoint: Endpoint, model: str, *, seed: str, extras: dict[str, Any], usage: bool = True
     ) -> None:
-        self._random = random.Random(seed)  # noqa: S311 - not for secrets
-        picked = self._random.choices(WORDS, k=_POOL_WORDS)
-        self._text = " ".join(picked).encode()
+        picked = random.Random(seed).choices(WORDS, k=_POOL_WORDS)  # noqa: S311 - not for secrets
+        self._text = " ".join(picked)
         self._starts = [0]
         for word in picked:
             self._starts.append(self._starts[-1] + len(word) + 1)
         self._endpoint: Endpoint = endpoint
-        fields: dict[str, Any] = {"model": model, **extras, "stream": True}
+        self._fields: dict[str, Any] = {"model": model, **extras, "stream": True}
         if usage:
-            fields["stream_options"] = {"include_usage": True}
-        self._output_tokens = output_tokens
-        self._fields = fields
+            self._fields["stream_options"] = {"include_usage": True}
 
-    def text(self, words: int) -> bytes:
-        """A prompt of so many words: a window of the pool, at a place of its own."""
+    def text(self, words: int, draw: random.Random) -> str:
+        """So many words: windows of the pool, at places of their own."""
         parts = []
         while words > 0:
             count = min(words, _POOL_WORDS // 2)
-            begin = self._random.randrange(_POOL_WORDS - count)
+            begin = draw.randrange(_POOL_WORDS - count)
             parts.append(self._text[self._starts[begin] : self._starts[begin + count] - 1])
             words -= count
-        return b" ".join(parts)
+        return " ".join(parts)
 
-    def body(self, words: int, output_tokens: int | None = None) -> bytes:
-        """The JSON body of one request."""
-        return self.body_of(self.text(words).decode(), output_tokens)
-
-    def body_of(self, prompt: str | list[dict[str, str]], output_tokens: int | None = None) -> bytes:
-        """The JSON body of one request with a given prompt, or given chat messages."""
-        fields = {**self._fields, "max_tokens": output_tokens or self._output_tokens}
+    def body(self, messages: list[Message], output_tokens: int) -> bytes:
+        """The JSON body that asks for an answer to these messages."""
+        fields = {**self._fields, "max_tokens": output_tokens}
         if self._endpoint == "chat":
-            messages = prompt if isinstance(prompt, list) else [{"role": "user", "content": prompt}]
-            return json.dumps({**fields, "messages": messages}, separators=(",", ":")).encode()
-        text = "\n".join(m["content"] for m in prompt) if isinstance(prompt, list) else prompt
-        return json.dumps({**fields, "prompt": text}, separators=(",", ":")).encode()
+            fields["messages"] = messages
+        else:
+            fields["prompt"] = " ".join(message["content"] for message in messages)
+        return json.dumps(fields, separators=(",", ":")).encode()
 
 
 def path_of(endpoint: Endpoint) -> str:

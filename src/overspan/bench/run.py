@@ -1,54 +1,72 @@
-"""A bench: each concurrency of a workload against one endpoint, every request written down."""
+"""A bench: each level of a workload against one endpoint, every request written down."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from overspan import __version__
-from overspan.bench.audit import audit_report
-from overspan.bench.endpoint import Accepted, check_model, find_accepted, words_for
-from overspan.bench.load import ClosedLoop
-from overspan.bench.loop import Audit, Loop, Progress, raise_open_files
-from overspan.bench.metrics import NS_PER_MS, Samples, counts, summary, throughput
-from overspan.bench.prompts import Prompts, path_of
+from overspan.bench.calibration import calibrate
+from overspan.bench.endpoint import Accepted, check_model, find_accepted, length_notes
+from overspan.bench.job import Job, Level
+from overspan.bench.lengths import parse_lengths
+from overspan.bench.loop import Audit, Progress, raise_open_files
+from overspan.bench.point import make_point
+from overspan.bench.records import write_requests
+from overspan.bench.search import Search
+from overspan.bench.shards import merged, run_shards
 from overspan.bench.stream import Stream
-from overspan.bench.target import Target
+from overspan.bench.target import make_target
+from overspan.bench.trace import read_trace
+from overspan.bench.watch import Watch
+from overspan.schema.errors import InputError
 from overspan.schema.workload import BenchPoint, BenchResult, Workload
 
-PointProgress = Callable[[int, int, int, int, int], None]
-"""Called with concurrency, planned, ended, failed and in flight."""
+PointProgress = Callable[[str, int, int, int], None]
+"""Called with the level's name, and how many requests ended, failed and are in flight."""
 
 
 class Bench:
     """One workload against one endpoint.
 
     Args:
+        base_url: with `/v1`.
         model: the name that the server knows; None for the only one that it serves.
-        folder: where `requests-<concurrency>.jsonl` go; None to write none.
+        folder: where `requests-<level>.jsonl` go; None to write none.
+        insecure: do not check the certificate of an https endpoint.
+        calibrated: compare the client with a known server first.
+
+    Raises:
+        InputError: the workload cannot run, or the endpoint cannot be measured.
+        HostUnreachable: nothing answers there.
     """
 
     def __init__(
         self,
-        target: Target,
+        base_url: str,
         model: str | None,
         workload: Workload,
         *,
+        api_key: str | None = None,
         folder: Path | None = None,
         progress: PointProgress | None = None,
         insecure: bool = False,
+        calibrated: bool = True,
     ) -> None:
-        raise_open_files(max(workload.concurrency))
-        self.target = target
+        check_workload(workload)
+        raise_open_files(max(workload.concurrency, default=0) // (workload.shards or 1))
+        self.target = make_target(base_url, api_key, insecure=insecure)
         self.workload = workload
-        self.model = check_model(target, model, insecure=insecure)
+        self.model = check_model(self.target, model, insecure=insecure)
         self.interrupted = False
+        self._insecure = insecure
         self._folder = folder
         self._progress = progress
-        self._accepted: Accepted | None = None
+        self._calibrated = calibrated
+        self._calibration: dict[str, Any] | None = None
+        self._notes: list[str] = []
 
     def run(self) -> BenchResult:
         """Run every point. After Ctrl-C `interrupted` is set and the result holds what was measured until then.
@@ -56,138 +74,136 @@ class Bench:
         Raises:
             InputError: the endpoint does not answer a first request.
         """
-        workload, target = self.workload, self.target
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        accepted = find_accepted(
-            target,
-            workload.endpoint,
-            self.model,
-            seed=f"{workload.seed}/probe",
-            timeout_s=workload.timeout_s,
-            words=workload.input_tokens,
-        )
-        words, notes = words_for(target, workload.endpoint, accepted, workload.input_tokens)
-        self._accepted = accepted
-        notes = [*accepted.notes, *notes]
-        if target.slower_path:
-            notes.append(f"over {target.slower_path}: a slower path, without kernel timestamps")
-        points = list(self._points(words))
+        watch = Watch(self.target)  # its process starts while the endpoint is asked
+        try:
+            points = list(self._points(self._first_request(), watch))
+        finally:
+            watch.close()
         return BenchResult(
-            base_url=target.base_url,
+            base_url=self.target.base_url,
             model=self.model,
             started_at=started,
-            workload=workload,
+            workload=self.workload,
             points=points,
             overspan_version=__version__,
-            notes=[*notes, *_notes_of(points, workload)],
+            notes=[*self._notes, *_notes_of(points)],
         )
 
-    def _points(self, words: int) -> Iterator[BenchPoint]:
-        for concurrency in self.workload.concurrency:
-            if self.workload.warmup:
-                self._load(min(concurrency, self.workload.warmup), self.workload.warmup, words, "warmup", None)
+    def _first_request(self) -> Accepted:
+        workload, target = self.workload, self.target
+        words = max(1, workload.input_tokens - workload.shared_prefix_tokens)
+        accepted = find_accepted(target, workload.endpoint, self.model, workload, words)
+        self._notes = [*accepted.notes, *length_notes(accepted, words)]
+        if target.slower_path:
+            self._notes.append(f"over {target.slower_path}: a slower path, without kernel timestamps")
+        if self._calibrated:
+            self._calibration = calibrate(max(workload.concurrency, default=64))
+        return accepted
+
+    def _points(self, accepted: Accepted, watch: Watch) -> Iterator[BenchPoint]:
+        if self.workload.search:
+            yield from self._search(accepted, watch)
+            return
+        for level in levels_of(self.workload):
             if not self.interrupted:
-                yield self._point(concurrency, words)
+                yield self._point(level, accepted, watch)
 
-    def _point(self, concurrency: int, words: int) -> BenchPoint:
-        planned = self.workload.requests
+    def _search(self, accepted: Accepted, watch: Watch) -> Iterator[BenchPoint]:
+        first = levels_of(self.workload)[0]
+        whole = first.users is not None
+        start = float(first.users or 0) if whole else first.rate_per_s or 1.0
+        search = Search(start, whole, self.workload.slo_share)
+        for load in search.loads():
+            level = Level(users=int(load)) if whole else Level(rate_per_s=load)
+            point = self._point(level, accepted, watch)
+            search.tell(load, point)
+            yield point
+            if self.interrupted:
+                return
+        kind = "users" if whole else "requests per second"
+        found = "no load tried" if search.best is None else f"{search.best:g} {kind}"
+        self._notes.append(f"highest load within {self.workload.slo_ms} ms for {self.workload.slo_share:.0%}: {found}")
 
-        def progress(ended: int, failed: int, in_flight: int) -> None:
-            if self._progress is not None:
-                self._progress(concurrency, planned, ended, failed, in_flight)
-
-        streams, audit = self._load(concurrency, planned, words, str(concurrency), progress)
+    def _point(self, level: Level, accepted: Accepted, watch: Watch) -> BenchPoint:
+        workload = self.workload
+        if workload.warmup:
+            users = min(level.users or workload.warmup, workload.warmup)
+            self._run(Level(users=users), accepted, workload.warmup, f"warmup-{level.name}")
+        requests = None if workload.duration_s is not None else workload.requests
+        watch.begin()
+        streams, audits, planned = self._run(level, accepted, requests, level.name)
+        server = watch.end()
+        audit = merged(audits)
         if self._folder is not None:
-            write_requests(self._folder / f"requests-{concurrency}.jsonl", streams, audit.started_ns)
-        return make_point(concurrency, planned, streams, audit)
+            write_requests(self._folder / f"requests-{level.name}.jsonl", streams, audit.started_ns)
+        slo, calibration = workload.slo_ms, self._calibration
+        return make_point(level, planned, streams, audit, slo=slo, calibration=calibration, server=server)
 
-    def _load(
-        self, users: int, requests: int, words: int, name: str, progress: Progress | None
-    ) -> tuple[list[Stream], Audit]:
-        workload, accepted = self.workload, self._accepted
-        if accepted is None:
-            raise ValueError("the endpoint was not asked yet")
-        prompts = Prompts(
-            workload.endpoint,
-            self.model,
-            seed=f"{workload.seed}/{name}",
-            output_tokens=workload.output_tokens,
-            extras=accepted.extras,
-            usage=accepted.usage,
+    def _run(
+        self, level: Level, accepted: Accepted, requests: int | None, name: str
+    ) -> tuple[list[Stream], list[Audit], int]:
+        job = Job(
+            base_url=self.target.base_url,
+            api_key=self.target.api_key,
+            insecure=self._insecure,
+            model=self.model,
+            workload=self.workload,
+            accepted=accepted,
+            level=level,
+            requests=requests,
+            name=name,
         )
-        head = self.target.head(path_of(workload.endpoint))
+        streams, audits, planned = run_shards(job, self._teller(name))
+        self.interrupted = self.interrupted or any(audit.cancelled for audit in audits)
+        return streams, audits, planned
 
-        def message(_: int) -> bytes:
-            body = prompts.body(words)
-            return b"%b%d\r\n\r\n%b" % (head, len(body), body)
-
-        loop = Loop(self.target, ClosedLoop(users, requests, message), timeout_s=workload.timeout_s, progress=progress)
-        streams = loop.run()
-        self.interrupted = self.interrupted or loop.audit.cancelled
-        return streams, loop.audit
-
-
-def make_point(concurrency: int, planned: int, streams: list[Stream], audit: Audit) -> BenchPoint:
-    """Summarise one concurrency."""
-    samples = Samples()
-    for stream in streams:
-        if stream.error is None:
-            samples.add(stream)
-    client, reasons = audit_report(audit, streams, samples, min(concurrency, planned))
-    rates = throughput(streams)
-    return BenchPoint(
-        concurrency=concurrency,
-        requests=counts(streams, planned),
-        ttft_ms=summary(samples.ttft),
-        tpot_ms=summary(samples.tpot),
-        itl_ms=summary(samples.itl),
-        chunk_gap_ms=summary(samples.chunk_gap),
-        e2e_ms=summary(samples.e2e),
-        output_tokens_per_s=rates.output_tokens_per_s,
-        input_tokens_per_s=rates.input_tokens_per_s,
-        total_tokens_per_s=rates.total_tokens_per_s,
-        duration_s=rates.duration_s,
-        client_bound=bool(reasons),
-        client=client,
-    )
+    def _teller(self, name: str) -> Progress | None:
+        progress = self._progress
+        if progress is None:
+            return None
+        return lambda ended, failed, in_flight: progress(name, ended, failed, in_flight)
 
 
-def _notes_of(points: list[BenchPoint], workload: Workload) -> list[str]:
+def levels_of(workload: Workload) -> list[Level]:
+    """The levels of a workload, in its order."""
+    if workload.arrival == "closed":
+        return [Level(users=users) for users in workload.concurrency]
+    if workload.arrival == "trace":
+        return [Level()]
+    return [Level(rate_per_s=rate) for rate in workload.rates]
+
+
+def check_workload(workload: Workload) -> None:
+    """Refuse what does not fit together, and files that cannot be read.
+
+    Raises:
+        InputError: names the field and what would be right.
+    """
+    if not levels_of(workload):
+        missing = "concurrency" if workload.arrival == "closed" else "rates"
+        raise InputError(f"a {workload.arrival} load needs {missing}", next=f"give --{missing.removesuffix('s')}")
+    if workload.search and not workload.slo_ms:
+        raise InputError("a search needs limits", next="give them like --slo ttft=500,tpot=50")
+    if workload.arrival == "trace" and workload.trace is None:
+        raise InputError("arrivals of a trace need a trace", next="give --trace FILE")
+    if workload.arrival != "closed" and workload.turns > 1:
+        raise InputError("turns of a conversation need a closed loop", next="leave out --rate, or --turns")
+    if workload.trace is not None:
+        _, timed = read_trace(Path(workload.trace))
+        if workload.arrival == "trace" and not timed:
+            raise InputError(f"{workload.trace} has no times", next="give --concurrency or --rate")
+    for notation in (workload.input_lengths, workload.output_lengths):
+        if notation is not None:
+            parse_lengths(notation)
+
+
+def _notes_of(points: list[BenchPoint]) -> list[str]:
     notes = []
     for point in points:
+        load = f"{point.rate_per_s:g} requests/s" if point.rate_per_s else f"{point.concurrency} users"
         if point.client_bound:
-            reasons = "; ".join(point.client["reasons"])
-            notes.append(f"at {point.concurrency} the client was the bottleneck: {reasons}")
-        if workload.requests < 2 * point.concurrency:
-            notes.append(f"at {point.concurrency}: {workload.requests} requests are too few for a steady window")
+            notes.append(f"at {load} the client was the bottleneck: {'; '.join(point.client['reasons'])}")
+        if point.rate_per_s is None and point.steady is None:
+            notes.append(f"at {load} there was no steady window: give at least 4 requests a user")
     return notes
-
-
-def write_requests(path: Path, streams: list[Stream], started_ns: int) -> None:
-    """Write one line a request, in the order that they were made. Times are milliseconds from the point's start."""
-    with path.open("w", encoding="utf-8") as lines:
-        for stream in sorted(streams, key=lambda stream: stream.index):
-            lines.write(json.dumps(_line(stream, started_ns)) + "\n")
-
-
-def _line(stream: Stream, started_ns: int) -> dict[str, Any]:
-    def since(at_ns: int) -> float | None:
-        return round((at_ns - started_ns) / NS_PER_MS, 4) if at_ns else None
-
-    stamps = stream.stamps
-    return {
-        "index": stream.index,
-        "intended_ms": since(stream.intended_ns),
-        "send_ms": since(stream.send_ns),
-        "first_token_ms": since(stamps[0]) if stamps else None,
-        "last_token_ms": since(stamps[-1]) if stamps else None,
-        "end_ms": since(stream.end_ns),
-        "input_tokens": stream.input_tokens,
-        "output_tokens": stream.output_tokens,
-        "chunks": len(stamps),
-        "first_chunk_tokens": stream.first_chunk_tokens if stamps else None,
-        "finish_reason": stream.finish,
-        "retried": stream.retried,
-        "error": stream.error,
-        "detail": stream.detail,
-    }

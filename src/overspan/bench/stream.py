@@ -31,53 +31,36 @@ def plain_tokens(data: bytes) -> int:
     return events
 
 
+_NO_REPLY: Final = Reply()
+_NO_EVENTS: Final = Events()
+
+
 class Stream:
     """One request. Times are nanoseconds of the system clock, which the kernel's receive stamps use too.
 
     Attributes:
         intended_ns: when the load asked for it; equal to `send_ns` in a closed loop.
+        user: which of the concurrent users sent it.
         send_ns: just before the first byte was handed to the kernel; 0 when it was never sent.
         stamps: one a chunk that carries tokens.
         error: the kind of failure, None when it ended well; `detail` quotes the server.
     """
 
+    # fmt: off
     __slots__ = (
-        "_body",
-        "_events",
-        "_prefix",
-        "_suffix",
-        "_to_learn",
-        "chunk_bytes",
-        "chunks_text",
-        "connect_ms",
-        "detail",
-        "done",
-        "end_ns",
-        "error",
-        "finish",
-        "first_text",
-        "first_usage",
-        "index",
-        "intended_ns",
-        "measured",
-        "plain_bytes",
-        "plain_chunks",
-        "reply",
-        "request",
-        "retried",
-        "send_ns",
-        "stamps",
-        "usage",
-    )  # fmt: skip
+        "_body", "_events", "_prefix", "_suffix", "_to_learn", "chunk_bytes", "chunks_text", "detail", "done", "end_ns",
+        "error", "finish", "first_text", "first_usage", "index", "intended_ns", "plain_bytes", "plain_chunks", "reply",
+        "request", "retried", "send_ns", "stamps", "usage", "user",
+    )
+    # fmt: on
 
-    def __init__(self, index: int, request: bytes, intended_ns: int = 0, *, measured: bool = True) -> None:
+    def __init__(self, index: int, request: bytes, intended_ns: int = 0, user: int = 0) -> None:
         self.index = index
         self.request = request
         self.intended_ns = intended_ns
-        self.measured = measured
+        self.user = user
         self.send_ns = 0
         self.end_ns = 0
-        self.connect_ms = 0.0
         self.retried = False
         self.error: str | None = None
         self.detail: str | None = None
@@ -223,6 +206,11 @@ class Stream:
         """End the request as failed; always True, for `return`."""
         self.error, self.detail, self.end_ns = kind, detail, stamp_ns
         return True
+
+    def forget(self) -> None:
+        """Let go of what was needed on the way; thousands of ended requests are kept."""
+        self.request = self._body = self._prefix = self._suffix = b""
+        self.reply, self._events = _NO_REPLY, _NO_EVENTS
 
     @property
     def output_tokens(self) -> int:

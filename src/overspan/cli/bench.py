@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import secrets
+from typing import Any
 
 import click
 
+from overspan.bench.lengths import parse_lengths
+from overspan.bench.metrics import SLO_METRICS
 from overspan.bench.run import Bench
-from overspan.bench.target import make_target
 from overspan.cli.output import Ticker, document, say, table
 from overspan.runs import keys
 from overspan.runs.folder import RunFolder, open_run
@@ -17,54 +19,100 @@ from overspan.schema.event import SERVING_STATES
 from overspan.schema.workload import BenchPoint, BenchResult, Distribution, Workload
 
 
-def _users(ctx: click.Context, param: click.Parameter, value: str) -> list[int]:
+def _users(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int]:
     """`1,4,16,64`: whole numbers from 1, each once."""
-    entries = [entry.strip() for entry in value.split(",")]
+    entries = [] if value is None else [entry.strip() for entry in value.split(",")]
     for entry in entries:
         if not entry.isascii() or not entry.isdigit() or not 1 <= int(entry) <= 1_000_000:
             raise click.BadParameter(f"'{entry}' in '{value}' is no number of users: write 1,4,16", ctx, param)
-    users = [int(entry) for entry in entries]
-    twice = [str(user) for user in dict.fromkeys(users) if users.count(user) > 1]
+    return _once([int(entry) for entry in entries], ctx, param)
+
+
+def _rates(ctx: click.Context, param: click.Parameter, value: str | None) -> list[float]:
+    """`0.5,2,8`: requests per second, each once."""
+    try:
+        rates = [] if value is None else [float(entry) for entry in value.split(",")]
+    except ValueError:
+        rates = [0.0]
+    if not all(0 < rate <= 1e6 for rate in rates):
+        raise click.BadParameter(f"'{value}' is no list of requests per second: write 0.5,2,8", ctx, param)
+    return _once(rates, ctx, param)
+
+
+def _once(values: list[Any], ctx: click.Context, param: click.Parameter) -> list[Any]:
+    twice = [str(value) for value in dict.fromkeys(values) if values.count(value) > 1]
     if twice:
-        raise click.BadParameter(f"{', '.join(twice)} stands twice in '{value}'", ctx, param)
-    return users
+        raise click.BadParameter(f"{', '.join(twice)} stands twice", ctx, param)
+    return values
+
+
+def _slo(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[str, float]:
+    """`ttft=500,tpot=50`: milliseconds by metric."""
+    limits = {}
+    for entry in [] if value is None else value.split(","):
+        metric, _, limit = entry.strip().partition("=")
+        try:
+            limits[metric] = float(limit)
+        except ValueError:
+            limits[metric] = 0.0
+        if metric not in SLO_METRICS or not 0 < limits[metric] < 1e12:
+            known = ", ".join(SLO_METRICS)
+            raise click.BadParameter(f"'{entry}' is no limit: write ttft=500,tpot=50 (ms; {known})", ctx, param)
+    return limits
+
+
+_POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
 @click.command()
 @click.argument("run", required=False)
 @click.option("--base-url", help="Measure this OpenAI endpoint, such as http://127.0.0.1:8000/v1, in place of a run.")
 @click.option("--model", help="Name in the API. Default: the only one served.")
-@click.option("--concurrency", "-c", callback=_users, default="1,4,16", show_default=True, help="Users at once.")
-@click.option("--requests", "-n", type=click.IntRange(min=1), help="At each concurrency. Default: 4 a user.")
-@click.option("--input-tokens", type=click.IntRange(min=1), default=128, show_default=True)
-@click.option("--output-tokens", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option("--concurrency", "-c", callback=_users, help="Users at once, a list. Default: 1,4,16.")
+@click.option("--rates", "--rate", callback=_rates, help="Open loop in place of users: requests per second, a list.")
+@click.option("--arrival", type=click.Choice(["constant", "poisson", "gamma", "trace"]), help="Default: poisson.")
+@click.option("--burstiness", type=_POSITIVE, default=1.0, show_default=True, help="Of gamma: less is burstier.")
+@click.option("--requests", "-n", type=click.IntRange(min=1), help="At each point. Default: 4 a user, 100 at a rate.")
+@click.option("--duration", "duration_s", type=_POSITIVE, help="Seconds a point, in place of --requests.")
+@click.option("--ramp", "ramp_s", type=click.FloatRange(min=0), default=0.0, help="Users start over so many seconds.")
+@click.option("--warmup", type=click.IntRange(min=0), default=0, show_default=True, help="Uncounted requests a point.")
+@click.option("--input-tokens", default="128", show_default=True, help="N, uniform:A-B, normal:MEAN,DEV or file:PATH.")
+@click.option("--output-tokens", default="64", show_default=True, help="In the same forms.")
+@click.option("--turns", type=click.IntRange(min=1), default=1, show_default=True, help="Requests of a conversation.")
+@click.option("--shared-prefix", "shared_prefix_tokens", type=click.IntRange(min=0), default=0, show_default=True)
+@click.option("--trace", help="Replay this file: Mooncake's JSON lines, or ShareGPT's JSON.")
+@click.option("--trace-speed", type=_POSITIVE, default=1.0, show_default=True)
+@click.option("--slo", "slo_ms", callback=_slo, help="Limits in ms, like ttft=500,tpot=50: goodput is reported.")
+@click.option("--slo-share", type=click.FloatRange(0, 1, min_open=True), default=0.99, show_default=True)
+@click.option("--search", is_flag=True, help="Look for the highest load that keeps within --slo.")
 @click.option("--endpoint", type=click.Choice(["chat", "completions"]), default="chat", show_default=True)
 @click.option("--seed", type=int, help="Makes the prompts repeatable; a prefix cache then knows them the second time.")
-@click.option("--timeout", "timeout_s", type=click.FloatRange(min=0, min_open=True), default=600.0, show_default=True)
-@click.option("--warmup", type=click.IntRange(min=0), default=0, show_default=True, help="Uncounted requests a point.")
+@click.option("--timeout", "timeout_s", type=_POSITIVE, default=600.0, show_default=True)
+@click.option("--shards", type=click.IntRange(min=1), help="Processes of the client. Default: by the load.")
+@click.option("--no-calibration", is_flag=True, help="Do not measure a known server first.")
 @click.option("--strict", is_flag=True, help="Exit code 1 when a request failed or the client was the bottleneck.")
 @click.option("--insecure", is_flag=True, help="Do not check the certificate of an https endpoint.")
 @click.option("--json", "as_json", is_flag=True)
-def bench(run: str | None, base_url: str | None, model: str | None, as_json: bool, strict: bool, **load: object) -> int:
+def bench(run: str | None, base_url: str | None, model: str | None, as_json: bool, strict: bool, **load: Any) -> int:
     """Measure RUN (default: the active one) under load. An endpoint's key is taken from OVERSPAN_API_KEY."""
     if run is not None and base_url is not None:
         raise InputError("RUN and --base-url exclude each other", next="give one of them")
-    insecure = bool(load.pop("insecure"))
-    workload = _workload(load)
+    how = {"insecure": load.pop("insecure"), "calibrated": not load.pop("no_calibration")}
+    workload = workload_of(load)
     folder = None if base_url is not None else _serving(run)
     ticker = Ticker()
 
-    def progress(users: int, planned: int, ended: int, failed: int, in_flight: int) -> None:
-        ticker.show(f"{users} users: {ended} of {planned} requests, {in_flight} in flight, {failed} failed")
+    def progress(level: str, ended: int, failed: int, in_flight: int) -> None:
+        ticker.show(f"{level}: {ended} requests ended, {in_flight} in flight, {failed} failed")
 
-    if folder is None:
-        target = make_target(str(base_url), os.environ.get("OVERSPAN_API_KEY"), insecure=insecure)
-    else:
+    api_key = os.environ.get("OVERSPAN_API_KEY")
+    if folder is not None:
         endpoint = folder.plan().endpoint
-        target = make_target(endpoint.base_url, keys.read(folder).get(keys.API_KEY))
-        model = model or endpoint.model
-    job = Bench(target, model, workload, folder=folder.path if folder else None, progress=progress, insecure=insecure)
+        base_url, model = endpoint.base_url, model or endpoint.model
+        api_key = keys.read(folder).get(keys.API_KEY, api_key)
+    path = folder.path if folder is not None else None
     try:
+        job = Bench(str(base_url), model, workload, api_key=api_key, folder=path, progress=progress, **how)
         result = job.run()
     finally:
         ticker.clear()
@@ -74,10 +122,30 @@ def bench(run: str | None, base_url: str | None, model: str | None, as_json: boo
     return _exit_code(result, strict=strict, interrupted=job.interrupted)
 
 
-def _workload(load: dict[str, object]) -> Workload:
-    users = load["concurrency"]
-    load["requests"] = load["requests"] or (4 * max(users) if isinstance(users, list) else 1)
+def workload_of(load: dict[str, Any]) -> Workload:
+    """The workload of the command's options.
+
+    Raises:
+        InputError: options that exclude each other, or a length that is none.
+    """
+    for one, other in (("concurrency", "rates"), ("requests", "duration_s")):
+        if load[one] and load[other]:
+            names = [name.removesuffix("_s") for name in (one, other)]
+            raise InputError(f"--{names[0]} and --{names[1]} exclude each other", next="give one of them")
+    users, rates, arrival = load["concurrency"], load["rates"], load["arrival"]
+    if arrival == "trace" and (users or rates):
+        raise InputError("a trace brings its own times", next="leave out --concurrency and --rates, or --arrival trace")
+    if arrival in ("constant", "poisson", "gamma") and not rates:
+        raise InputError(f"{arrival} arrivals need a rate", next="give --rates 1,2,4")
+    load["arrival"] = arrival or ("poisson" if rates else "closed")
+    if load["arrival"] == "closed":
+        load["concurrency"] = users or [1, 4, 16]
+    load["requests"] = load["requests"] or (4 * max(load["concurrency"]) if load["concurrency"] else 100)
     load["seed"] = secrets.randbelow(2**31) if load["seed"] is None else load["seed"]
+    for kind in ("input", "output"):
+        lengths = parse_lengths(load[f"{kind}_tokens"])
+        load[f"{kind}_tokens"] = lengths.mean
+        load[f"{kind}_lengths"] = None if lengths.notation.isdigit() else lengths.notation
     return Workload.model_validate(load)
 
 
@@ -111,11 +179,18 @@ def _show(result: BenchResult, *, as_json: bool) -> None:
         document(result.points)
     else:
         header = ["users", "ok", "failed", "TTFT ms", "p99", "TPOT ms", "p99", "ITL ms p99", "E2E ms", "out tok/s"]
+        rates = [f"{point.rate_per_s:g}" for point in result.points if point.rate_per_s is not None]
+        rows = [_row(point) for point in result.points]
+        if rates:
+            header, rows = ["req/s", *header], [[rate, *row] for rate, row in zip(rates, rows, strict=True)]
         click.echo(f"{result.model} at {result.base_url}")
-        click.echo(table(header, [_row(point) for point in result.points]))
+        click.echo(table(header, rows))
     for point in result.points:
         for kind, count in point.requests.errors.items():
             say(f"at {point.concurrency} users: {count} failed: {kind}")
+        if point.goodput is not None and not as_json:
+            good = point.goodput
+            say(f"at {point.concurrency} users: {good.share:.1%} within the limits, {good.requests_per_s:g} requests/s")
     for note in result.notes:
         say(f"note: {note}")
 
@@ -124,8 +199,7 @@ def _row(point: BenchPoint) -> list[str]:
     def both(times: Distribution) -> list[str]:
         return [_number(times.mean), _number(times.p99)]
 
-    users = f"{point.concurrency}"
-    counts = [users, str(point.requests.ok), str(point.requests.failed)]
+    counts = [str(point.concurrency), str(point.requests.ok), str(point.requests.failed)]
     rest = [_number(point.itl_ms.p99), _number(point.e2e_ms.mean), _number(point.output_tokens_per_s)]
     return [*counts, *both(point.ttft_ms), *both(point.tpot_ms), *rest]
 

@@ -10,15 +10,33 @@ from overspan.schema.base import Frozen
 
 
 class Workload(Frozen):
-    """A closed-loop load at each of some concurrencies."""
+    """A load at each of some concurrencies (closed loop), or at each of some rates (open loop).
 
-    concurrency: list[int] = Field(min_length=1)
-    requests: int = Field(ge=1, description="requests at each concurrency")
+    `input_tokens` and `output_tokens` are means where `input_lengths` and `output_lengths` give a distribution.
+    """
+
+    concurrency: list[int] = Field(default_factory=list, description="users of a closed loop; empty for an open one")
+    requests: int = Field(ge=1, description="requests at each point; not used where duration_s limits them")
     input_tokens: int = Field(ge=1)
     output_tokens: int = Field(ge=1)
     endpoint: Literal["chat", "completions"] = "chat"
     seed: int = 0
     timeout_s: float = Field(600.0, gt=0)
+    arrival: Literal["closed", "constant", "poisson", "gamma", "trace"] = "closed"
+    rates: list[float] = Field(default_factory=list, description="requests per second of an open loop")
+    burstiness: float = Field(1.0, gt=0, description="shape of gamma arrivals: 1 is Poisson, less is burstier")
+    duration_s: float | None = Field(None, gt=0, description="no request is sent after this long")
+    ramp_s: float = Field(0.0, ge=0, description="the users start one by one over this time")
+    input_lengths: str | None = None
+    output_lengths: str | None = None
+    turns: int = Field(1, ge=1, description="requests of one conversation, each with the ones before it")
+    shared_prefix_tokens: int = Field(0, ge=0, description="words that every prompt begins with")
+    trace: str | None = Field(None, description="file of requests to replay")
+    trace_speed: float = Field(1.0, gt=0, description="2 replays a trace in half its time")
+    slo_ms: dict[str, float] = Field(default_factory=dict, description="limits by metric: ttft, tpot, itl, e2e")
+    slo_share: float = Field(0.99, gt=0, le=1, description="of the requests that must keep within the limits")
+    search: bool = Field(False, description="look for the highest load that keeps within the limits")
+    shards: int | None = Field(None, ge=1, description="processes of the client; chosen by the load when null")
     warmup: int = Field(0, ge=0, description="requests before each point that are not counted")
 
 
@@ -41,8 +59,32 @@ class RequestCounts(Frozen):
     errors: dict[str, int] = Field(default_factory=dict)
 
 
+class SteadyWindow(Frozen):
+    """From when all users were in flight to the last send: neither the start's burst nor the end's thinning."""
+
+    duration_s: float
+    requests: int
+    ttft_ms: Distribution
+    tpot_ms: Distribution
+    itl_ms: Distribution
+    e2e_ms: Distribution
+    output_tokens_per_s: float
+
+
+class Goodput(Frozen):
+    """The requests that kept within every limit, and their rates."""
+
+    slo_ms: dict[str, float]
+    share: float
+    requests_per_s: float
+    output_tokens_per_s: float
+
+
 class BenchPoint(Frozen):
-    """What one concurrency gave."""
+    """What one concurrency gave, or one rate (`rate_per_s`; then `concurrency` is the peak in flight).
+
+    Latencies count from the actual send; `from_intended_*` from when an open loop wanted it sent.
+    """
 
     concurrency: int
     requests: RequestCounts
@@ -55,6 +97,12 @@ class BenchPoint(Frozen):
     input_tokens_per_s: float | None = None
     total_tokens_per_s: float | None = None
     duration_s: float | None = None
+    rate_per_s: float | None = None
+    requests_per_s: float | None = None
+    from_intended_ttft_ms: Distribution = Distribution()
+    from_intended_e2e_ms: Distribution = Distribution()
+    steady: SteadyWindow | None = None
+    goodput: Goodput | None = None
     client_bound: bool = False
     client: dict[str, Any] = Field(default_factory=dict)
     server: dict[str, Any] = Field(default_factory=dict)

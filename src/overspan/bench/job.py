@@ -1,0 +1,139 @@
+"""One point's load as a value, so that it can run here or in several processes; and how it becomes a loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from overspan.bench.asks import Asks, Replay, Synthetic
+from overspan.bench.endpoint import Accepted
+from overspan.bench.lengths import parse_lengths
+from overspan.bench.load import ClosedLoop, Load, OpenLoop, arrivals, connections_for
+from overspan.bench.loop import Audit, Loop, Progress
+from overspan.bench.prompts import Bodies, path_of
+from overspan.bench.stream import Stream
+from overspan.bench.target import Target, make_target
+from overspan.bench.trace import read_trace
+from overspan.schema.workload import Workload
+
+
+@dataclass(frozen=True)
+class Level:
+    """How much load: users of a closed loop, or requests per second of an open one (None: a trace's own times)."""
+
+    users: int | None = None
+    rate_per_s: float | None = None
+
+    @property
+    def name(self) -> str:
+        """For file names and seeds."""
+        if self.users is not None:
+            return str(self.users)
+        return "trace" if self.rate_per_s is None else f"rate-{self.rate_per_s:g}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a process needs to run its share of one point."""
+
+    base_url: str
+    api_key: str | None
+    insecure: bool
+    model: str
+    workload: Workload
+    accepted: Accepted
+    level: Level
+    requests: int | None
+    name: str
+    shard: int = 0
+    shards: int = 1
+
+    def share(self, shard: int, shards: int) -> Job:
+        """The part of one of several processes."""
+        return replace(self, shard=shard, shards=shards)
+
+
+def asks_of(job: Job) -> Asks:
+    """What the requests of a job say."""
+    workload, seed = job.workload, f"{job.workload.seed}/{job.name}"
+    bodies = Bodies(workload.endpoint, job.model, seed=seed, extras=job.accepted.extras, usage=job.accepted.usage)
+    if workload.trace is not None:
+        return Replay(bodies, read_trace(Path(workload.trace))[0], job.level.users or 1)
+    return Synthetic(
+        bodies,
+        seed=seed,
+        inputs=parse_lengths(workload.input_lengths or str(workload.input_tokens)),
+        outputs=parse_lengths(workload.output_lengths or str(workload.output_tokens)),
+        overhead=job.accepted.overhead_tokens or 0,
+        turns=workload.turns,
+        prefix_words=workload.shared_prefix_tokens,
+    )
+
+
+def load_of(job: Job, target: Target) -> Load:
+    """The requests of a job and their times."""
+    asks, head = asks_of(job), target.head(path_of(job.workload.endpoint))
+
+    def message(user: int, step: int) -> bytes:
+        body = asks.body(user, step)
+        return b"%b%d\r\n\r\n%b" % (head, len(body), body)
+
+    return _closed(job, message) if job.level.users is not None else _open(job, message)
+
+
+def _part(whole: int, job: Job) -> tuple[int, int]:
+    begin = whole * job.shard // job.shards
+    return begin, whole * (job.shard + 1) // job.shards - begin
+
+
+def _closed(job: Job, message: Callable[[int, int], bytes]) -> ClosedLoop:
+    workload = job.workload
+    first, users = _part(job.level.users or 0, job)
+    requests = None if job.requests is None else _part(job.requests, job)[1]
+    return ClosedLoop(
+        users,
+        requests,
+        message,
+        duration_s=workload.duration_s if job.requests is None else None,
+        ramp_s=workload.ramp_s,
+        first_user=first,
+    )
+
+
+def _open(job: Job, message: Callable[[int, int], bytes]) -> OpenLoop:
+    times = times_of(job)
+    mine = times[job.shard :: job.shards]
+    users = range(job.shard, len(times), job.shards)
+    return OpenLoop(mine, lambda user, step: message(users[user], step), connections=connections_for(mine))
+
+
+def times_of(job: Job) -> list[float]:
+    """The times of all requests of an open loop, of every shard, seconds from the start."""
+    workload = job.workload
+    if workload.arrival == "trace":
+        entries, _ = read_trace(Path(workload.trace or ""))
+        times = [entry.at_s / workload.trace_speed for entry in entries]
+        end = workload.duration_s
+        return [time for time in times if end is None or time < end][: job.requests]
+    if workload.arrival == "closed" or job.level.rate_per_s is None:
+        raise ValueError("a closed loop has no times")
+    return arrivals(
+        workload.arrival,
+        job.level.rate_per_s,
+        seed=f"{workload.seed}/{job.name}/arrivals",
+        requests=job.requests,
+        duration_s=workload.duration_s if job.requests is None else None,
+        burstiness=workload.burstiness,
+    )
+
+
+def run_job(
+    job: Job, *, progress: Progress | None = None, before_start: Callable[[], None] | None = None
+) -> tuple[list[Stream], Audit, int]:
+    """Run a job in this process: its requests, the loop's word about itself, and how many were planned."""
+    target = make_target(job.base_url, job.api_key, insecure=job.insecure)
+    load = load_of(job, target)
+    loop = Loop(target, load, timeout_s=job.workload.timeout_s, progress=progress, before_start=before_start)
+    streams = loop.run()
+    return streams, loop.audit, load.planned

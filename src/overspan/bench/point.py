@@ -1,0 +1,62 @@
+"""From the requests of one level to its point."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from overspan.bench.audit import audit_report
+from overspan.bench.job import Level
+from overspan.bench.loop import Audit
+from overspan.bench.metrics import NS_PER_MS, Samples, counts, goodput, in_flight, steady, summary, throughput
+from overspan.bench.stream import Stream
+from overspan.schema.workload import BenchPoint, Distribution
+
+
+def make_point(
+    level: Level,
+    planned: int,
+    streams: Sequence[Stream],
+    audit: Audit,
+    *,
+    slo: Mapping[str, float] | None = None,
+    calibration: Mapping[str, Any] | None = None,
+    server: Mapping[str, Any] | None = None,
+) -> BenchPoint:
+    """Summarise one level; the audit says whether the client spoiled it."""
+    samples = Samples.of(streams)
+    wanted = None if level.users is None else min(level.users, planned)
+    client, reasons = audit_report(audit, streams, samples, wanted)
+    reasons += list(calibration["reasons"]) if calibration else []
+    _, peak, window = in_flight(streams, wanted)
+    rates = throughput(streams)
+    requests = counts(streams, planned)
+    late_ttft, late_e2e = _from_intended(streams) if level.users is None else (Distribution(), Distribution())
+    return BenchPoint(
+        concurrency=level.users if level.users is not None else peak,
+        rate_per_s=level.rate_per_s,
+        requests=requests,
+        requests_per_s=round(requests.ok / rates.duration_s, 4) if rates.duration_s else None,
+        ttft_ms=summary(samples.ttft),
+        tpot_ms=summary(samples.tpot),
+        itl_ms=summary(samples.itl),
+        chunk_gap_ms=summary(samples.chunk_gap),
+        e2e_ms=summary(samples.e2e),
+        from_intended_ttft_ms=late_ttft,
+        from_intended_e2e_ms=late_e2e,
+        output_tokens_per_s=rates.output_tokens_per_s,
+        input_tokens_per_s=rates.input_tokens_per_s,
+        total_tokens_per_s=rates.total_tokens_per_s,
+        duration_s=rates.duration_s,
+        steady=steady(streams, window),
+        goodput=goodput(streams, slo or {}),
+        client_bound=bool(reasons),
+        client={**client, "reasons": reasons, **({"calibration": dict(calibration)} if calibration else {})},
+        server=dict(server or {}),
+    )
+
+
+def _from_intended(streams: Sequence[Stream]) -> tuple[Distribution, Distribution]:
+    ok = [stream for stream in streams if stream.error is None]
+    ttft = [(stream.stamps[0] - stream.intended_ns) / NS_PER_MS for stream in ok if stream.stamps]
+    return summary(ttft), summary([(stream.end_ns - stream.intended_ns) / NS_PER_MS for stream in ok])

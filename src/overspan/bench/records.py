@@ -1,0 +1,60 @@
+"""Every request of a point, one line each: what was sent and came when, and how it ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from overspan.bench.metrics import NS_PER_MS, Times
+from overspan.bench.stream import Stream
+
+
+def write_requests(path: Path, streams: Sequence[Stream], started_ns: int) -> None:
+    """Write one line a request, in the order that they were made.
+
+    `*_at_ms` are milliseconds from the point's start; the others are the request's latencies from its actual send.
+    """
+    with path.open("w", encoding="utf-8") as lines:
+        for stream in sorted(streams, key=lambda stream: stream.index):
+            lines.write(json.dumps(_line(stream, started_ns)) + "\n")
+
+
+def _line(stream: Stream, started_ns: int) -> dict[str, Any]:
+    def since(at_ns: int) -> float | None:
+        return round((at_ns - started_ns) / NS_PER_MS, 4) if at_ns else None
+
+    stamps = stream.stamps
+    return {
+        "index": stream.index,
+        "user": stream.user,
+        "ok": stream.error is None,
+        **(_latencies(Times.of(stream)) if stream.error is None else {}),
+        "intended_at_ms": since(stream.intended_ns),
+        "send_at_ms": since(stream.send_ns),
+        "first_token_at_ms": since(stamps[0]) if stamps else None,
+        "last_token_at_ms": since(stamps[-1]) if stamps else None,
+        "end_at_ms": since(stream.end_ns),
+        "input_tokens": stream.input_tokens,
+        "output_tokens": stream.output_tokens,
+        "chunks": len(stamps),
+        "first_chunk_tokens": stream.first_chunk_tokens if stamps else None,
+        "finish_reason": stream.finish,
+        "retried": stream.retried,
+        "error": stream.error,
+        "detail": stream.detail,
+    }
+
+
+def _latencies(times: Times) -> dict[str, Any]:
+    return {
+        "ttft_ms": _rounded(times.ttft_ms),
+        "tpot_ms": _rounded(times.tpot_ms),
+        "e2e_ms": _rounded(times.e2e_ms),
+        "itl_ms": [_rounded(gap) for gap in times.itl_ms],
+    }
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

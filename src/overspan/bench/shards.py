@@ -1,0 +1,141 @@
+"""Several processes for one load, where one loop is not enough. They start together and report at the end."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from array import array
+from collections.abc import Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Any, Final
+
+from overspan.bench.job import Job, run_job, times_of
+from overspan.bench.load import connections_for
+from overspan.bench.loop import Audit, Progress
+from overspan.bench.stream import Stream
+from overspan.schema.errors import OverspanError
+
+STREAMS_A_SHARD: Final = 2000
+"""Streams that one loop serves with slack. Source: shared/reference/load-generator.md, measured at 20 ms a token."""
+
+
+def shards_for(job: Job) -> int:
+    """How many processes a job takes: those asked for, or one per 2,000 streams and no more than the cores."""
+    streams = job.level.users or connections_for(times_of(job))
+    if job.workload.shards is not None:
+        return min(job.workload.shards, streams)
+    return max(1, min(-(-streams // STREAMS_A_SHARD), len(os.sched_getaffinity(0))))
+
+
+def run_shards(job: Job, progress: Progress | None = None) -> tuple[list[Stream], list[Audit], int]:
+    """Run a job in as many processes as it takes: its requests, each loop's audit, and how many were planned.
+
+    Raises:
+        OverspanError: a process of the client died.
+    """
+    count = shards_for(job)
+    if count == 1:
+        streams, audit, planned = run_job(job, progress=progress)
+        return streams, [audit], planned
+    context = multiprocessing.get_context("spawn")
+    pipes: list[Connection] = []
+    processes = []
+    for shard in range(count):
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_shard, args=(job.share(shard, count), theirs), daemon=True)
+        process.start()
+        theirs.close()
+        pipes.append(ours)
+        processes.append(process)
+    try:
+        return _gather(pipes, progress)
+    finally:
+        for process in processes:
+            process.join(5)
+            if process.is_alive():
+                process.terminate()
+
+
+def _gather(pipes: list[Connection], progress: Progress | None) -> tuple[list[Stream], list[Audit], int]:
+    for pipe in pipes:
+        _receive(pipe, "ready")
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every shard; each ends and reports
+    for pipe in pipes:
+        pipe.send("go")
+    try:
+        results = _results(pipes, progress)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    streams = sorted((stream for part, _, _ in results for stream in part), key=lambda stream: stream.intended_ns)
+    for index, stream in enumerate(streams):
+        stream.index = index
+    return streams, [audit for _, audit, _ in results], sum(planned for _, _, planned in results)
+
+
+def _results(pipes: list[Connection], progress: Progress | None) -> list[Any]:
+    open_pipes, results = list(pipes), []
+    told: dict[int, tuple[int, int, int]] = {}
+    while open_pipes:
+        for pipe in wait(open_pipes):
+            if not isinstance(pipe, Connection):
+                continue
+            kind, *rest = _receive(pipe)
+            if kind == "result":
+                results.append(rest)
+                open_pipes.remove(pipe)
+            elif progress is not None:
+                told[id(pipe)] = (rest[0], rest[1], rest[2])
+                progress(*(sum(column) for column in zip(*told.values(), strict=True)))
+    return results
+
+
+def _receive(pipe: Connection, wanted: str | None = None) -> Sequence[Any]:
+    try:
+        message: Sequence[Any] = pipe.recv()
+    except EOFError:
+        raise OverspanError("a process of the load generator died", next="run it again with --shards 1") from None
+    if message[0] == "error":
+        raise OverspanError(f"a process of the load generator failed: {message[1]}")
+    if wanted is not None and message[0] != wanted:
+        raise OverspanError(f"a process of the load generator said {message[0]}, not {wanted}")
+    return message
+
+
+def _shard(job: Job, pipe: Connection) -> None:
+    """One process: ready, go, progress, result."""
+
+    def start_together() -> None:
+        pipe.send(("ready",))
+        pipe.recv()
+
+    def tell(ended: int, failed: int, in_flight: int) -> None:
+        pipe.send(("progress", ended, failed, in_flight))
+
+    try:
+        result = run_job(job, progress=tell, before_start=start_together)
+    except OverspanError as error:
+        pipe.send(("error", error.what))
+        return
+    pipe.send(("result", *result))
+
+
+def merged(audits: Sequence[Audit]) -> Audit:
+    """One audit of several loops: counts add up, the busiest loop's CPU counts, every lag is kept."""
+    if len(audits) == 1:
+        return audits[0]
+    whole = Audit(
+        started_ns=min(audit.started_ns for audit in audits),
+        ended_ns=max(audit.ended_ns for audit in audits),
+        clock_drift_ns=max((audit.clock_drift_ns for audit in audits), key=abs),
+        cancelled=any(audit.cancelled for audit in audits),
+        shards=len(audits),
+        busiest_cpu_share=max(audit.cpu_s / audit.wall_s for audit in audits if audit.wall_s),
+    )
+    for audit in audits:
+        for name in ("cpu_s", "reads", "unstamped", "opened", "stale_retries"):
+            setattr(whole, name, getattr(whole, name) + getattr(audit, name))
+        whole.wall_s = max(whole.wall_s, audit.wall_s)
+        whole.batches += array("q", audit.batches)
+        whole.lags += array("q", audit.lags)
+    return whole
