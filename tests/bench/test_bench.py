@@ -87,7 +87,7 @@ def test_many_tokens_a_chunk_do_not_shorten_the_time_per_token() -> None:
     assert gap > 30
     assert point.tpot_ms.mean == pytest.approx(
         gap / 32, abs=0.01
-    )  # dividing by all tokens but one reads a quarter less
+    )  # by all but one: a quarter less
     assert point.itl_ms.mean == pytest.approx(gap / 32, abs=0.01)
 
 
