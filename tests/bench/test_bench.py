@@ -85,9 +85,7 @@ def test_many_tokens_a_chunk_do_not_shorten_the_time_per_token() -> None:
         point = measure(server, output_tokens=128, requests=4).points[0]
     gap = point.chunk_gap_ms.mean or 0
     assert gap > 30
-    assert point.tpot_ms.mean == pytest.approx(
-        gap / 32, abs=0.01
-    )  # by all but one: a quarter less
+    assert point.tpot_ms.mean == pytest.approx(gap / 32, abs=0.01)  # by all but one: a quarter less
     assert point.itl_ms.mean == pytest.approx(gap / 32, abs=0.01)
 
 
