@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from overspan.schema.base import Frozen
 
 Status = Literal["passed", "failed", "not_evaluated"]
@@ -17,6 +19,8 @@ class Evidence(Frozen):
     line: int | None = None
     host: str | None = None
     command: list[str] | None = None
+    process: str | None = None
+    rank: int | None = None
 
 
 class Finding(Frozen):
@@ -29,3 +33,8 @@ class Finding(Frozen):
     fix: str | None = None
     severity: Literal["error", "warning", "info"] = "error"
     confidence: float | None = None
+    title: str | None = None
+    category: str | None = None
+    role: Literal["root", "consequence", "sign"] | None = None
+    more: list[Evidence] = Field(default_factory=list, description="the same on other ranks, or side by side")
+    source: str | None = None

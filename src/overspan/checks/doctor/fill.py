@@ -1,0 +1,67 @@
+"""Fill a rule's text: with what is known of the run, and with what the matched line names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from overspan.schema.plan import Plan
+
+_PLACE = re.compile(r"\{([a-z_]+)\}")
+# A log is not ours: what it names goes into a command that a person pastes, so only plain words may.
+_SAFE = re.compile(r"[\w.:/@%+,=-]{1,200}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What is known beside the logs.
+
+    Args:
+        facts: values for `{name}` in causes and fixes.
+        engine_version: of vLLM, e.g. `0.32.0`.
+        failed: the run is known to have failed; then an unknown failure is a failure too.
+        deaths: process -> seconds since some moment; who died first stands first.
+    """
+
+    facts: Mapping[str, str] = field(default_factory=dict)
+    host_facts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    engine_version: str | None = None
+    failed: bool = False
+    deaths: Mapping[str, float] = field(default_factory=dict)
+
+
+def facts_of(plan: Plan) -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """What a plan knows for the run, and for each of its hosts."""
+    hosts = plan.inventory.hosts
+    addresses = {host.name: host.fabric.address if host.fabric else host.name for host in hosts}
+    facts = {
+        "hosts": ",".join(host.name for host in hosts),
+        "head": addresses[hosts[0].name],
+        "port": str(plan.endpoint.port),
+        "model": plan.recipe.model,
+        "image": plan.engine.image or "",
+    }
+    by_host = {
+        host.name: {
+            "host": host.name,
+            "address": addresses[host.name],
+            "interface": host.fabric.interface if host.fabric else "",
+            "hcas": ",".join(host.fabric.hcas) if host.fabric else "",
+        }
+        for host in hosts
+    }
+    return {key: value for key, value in facts.items() if value}, by_host
+
+
+def fill(text: str, *known: Mapping[str, str]) -> str:
+    """The text with each `{name}` replaced by the first value known for it, else by `<name>`."""
+
+    def value(place: re.Match[str]) -> str:
+        name = place.group(1)
+        for source in known:
+            if name in source and _SAFE.fullmatch(source[name]):
+                return source[name]
+        return f"<{name}>"
+
+    return _PLACE.sub(value, text)

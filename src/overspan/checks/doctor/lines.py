@@ -1,0 +1,117 @@
+"""One line of a log without what loggers, containers and schedulers put before its message.
+
+Takes off ANSI colour, time stamps, levels, source places and the marks that tell ranks apart, and keeps what they say:
+which stream the line belongs to, when it was written, at what level.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from overspan.checks.doctor.engine import Match, compile_pattern
+
+_ANSI = compile_pattern(r"\x1b(?:\[[0-9;?:]*[ -/]*[@-~]|\][^\x07\x1b]{0,200}\x07|[@-_])")
+_MONTHS = {name: index for index, name in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)}
+_QUOTES = (
+    (b"\xe2\x80\x98", b"'"),
+    (b"\xe2\x80\x99", b"'"),
+    (b"\xe2\x80\x9c", b'"'),
+    (b"\xe2\x80\x9d", b'"'),
+    (b"`", b"'"),
+)
+
+_CLOCK = r"(?P<h>\d\d):(?P<mi>\d\d):(?P<s>\d\d)(?:[.,](?P<f>\d{1,9}))?"
+_ISO = r"(?P<y>\d{4})[-/](?P<mo>\d\d)[-/](?P<d>\d\d)[T ]" + _CLOCK + r"(?:Z|[+-]\d\d:?\d\d| UTC)?"
+# Each token may stand at the start of a line, in any order and number. A token that names a stream has the group `id`.
+_TOKENS = [
+    (True, r"\((?P<id>[A-Za-z][\w.:-]*(?: [A-Za-z][\w.-]*)*,? ?(?:pid=[^()]{0,80})?)\)\**:? ?"),
+    (False, r"\[?" + _ISO + r"(?: +[IWEFD] \d+ \d+)?\]?(?: +-)?"),
+    (False, r"(?P<mo>\d\d)-(?P<d>\d\d) " + _CLOCK),
+    (
+        True,
+        r"(?P<mon>[A-Z][a-z]{2}) +(?P<d>\d{1,2}) "
+        + _CLOCK
+        + r"(?: (?P<id>[\w.-]+ [\w./@:-]+\[\d+\]:)| [\w.-]+ [\w./-]+:)?",
+    ),
+    (True, r"(?P<id>[\w.@/-]+\[\d+\]): "),
+    (False, r"\[?[IWEF](?P<mo>\d\d)(?P<d>\d\d) " + _CLOCK + r"(?: +\d+)? +[\w./-]+:\d+\]"),
+    (False, r"\[?[IWEF](?P<mo>\d)(?P<d>\d\d) " + _CLOCK + r"(?: +\d+)? +[\w./-]+:\d+\]"),
+    (True, r"\[(?P<id>rank ?\d+)\]:?"),
+    (False, r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?:TP|DP|PP|EP)\d+\]"),
+    (False, r"\[?(?P<level>DEBUG|INFO|SUCC|WARN|WARNING|ERROR|CRITICAL|FATAL)\b\]?:?(?: +-)?"),
+    (False, r"\[[\w./-]+:\d+\]"),
+    (True, r"(?P<id>[\w.-]+) +\| "),
+    (True, r"(?P<id>[\w.-]+:\d+:\d+) \[\d+\]"),
+    (True, r"(?P<id>\d{1,4}): "),
+    (False, r"std(?:out|err) [FP] "),
+    (False, r"#?\d* ?\d{1,4}\.\d{3} "),
+    (False, r"(?:[#>*|]+|E  +)[ ]*"),
+]
+_TOKENS_COMPILED = [(names, compile_pattern(pattern, fold_case=False)) for names, pattern in _TOKENS]
+_MOST_TOKENS = 10
+_PREFIX_BYTES = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line's message and what its prefix said. `at` is seconds from the start of a year; `stream` is empty if unsaid."""
+
+    body: bytes
+    stream: str = ""
+    at: float | None = None
+    level: str = ""
+
+
+def plain(raw: bytes) -> bytes:
+    """The line without colour and with one kind of quotes; a progress bar keeps only what it last showed."""
+    text = raw.rstrip(b"\r\n")
+    if b"\x1b" in text:
+        text = _ANSI.sub(b"", text)
+    if b"\r" in text:
+        text = max(text.split(b"\r"), key=len)
+    if b"\x00" in text:
+        text = text.replace(b"\x00", b"")
+    for fancy, simple in _QUOTES:
+        if fancy in text:
+            text = text.replace(fancy, simple)
+    return text
+
+
+def parse(raw: bytes) -> Line:
+    """Take a line's prefix apart."""
+    text = plain(raw)
+    place, streams, at, level = 0, [], None, ""
+    end = min(len(text), _PREFIX_BYTES)
+    for _ in range(_MOST_TOKENS):
+        while place < end and text[place : place + 1] in (b" ", b"\t"):
+            place += 1
+        token = _token_at(text, place, end)
+        if token is None:
+            break
+        names, found = token
+        said = {key.decode(): value.decode("latin-1") for key, value in found.groupdict().items() if value}
+        if names and "id" in said:
+            streams.append(said["id"].strip(" :*"))
+        at = at if at is not None else _seconds(said)
+        level = level or said.get("level", "")
+        place = found.end()
+    return Line(text[place:], " ".join(streams), at, level)
+
+
+def _token_at(text: bytes, place: int, end: int) -> tuple[bool, Match] | None:
+    for names, pattern in _TOKENS_COMPILED:
+        found = pattern.match(text, place, end)
+        if found is not None and found.end() > place:
+            return names, found
+    return None
+
+
+def _seconds(said: dict[str, str]) -> float | None:
+    if "h" not in said:
+        return None
+    month = int(said.get("mo", 0)) or _MONTHS.get(said.get("mon", "").lower(), 0)
+    day = int(said.get("d", 0))
+    # Months of 31 days: only the order matters, and no log spans two years.
+    days = (month * 31 + day) * 86400
+    fraction = float("0." + said["f"]) if "f" in said else 0.0
+    return days + int(said["h"]) * 3600 + int(said["mi"]) * 60 + int(said["s"]) + fraction

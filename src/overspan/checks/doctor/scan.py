@@ -1,0 +1,308 @@
+"""Read one log from end to end, in one pass and in bounded memory, and note what the rules look for.
+
+Fast path: one automaton over every anchor runs over buffers of a few MiB; lines without an anchor are never looked at.
+Slow path, for a line with an anchor: take its prefix off, try the patterns behind its anchors, and where a pattern needs
+more than the line, try again with the neighbouring lines of the same stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from overspan.checks.doctor.book import Book, Probe
+from overspan.checks.doctor.engine import Match
+from overspan.checks.doctor.lines import Line, parse
+from overspan.checks.doctor.sources import LogSource, Readable, Unreadable, opened
+
+BUFFER_BYTES = 4 << 20
+VIEW_BYTES = 8 << 10
+"""Of a line, this much before and after an anchor is looked at; longer lines are read in several views."""
+
+AROUND_BYTES = 32 << 10
+"""Kept before and after the part of a buffer under work, for neighbouring lines."""
+
+BACK_LINES, AHEAD_LINES = 5, 7
+"""Neighbours of the same stream that a wrapped message may reach; the corpus needs 3."""
+
+_LOOK_LINES = 40
+_SATURATED = 2000
+"""Matches of one pattern, or anomalies, after which another of the same kind is only counted."""
+
+QUIET = frozenset({"DEBUG", "INFO", "SUCC"})
+"""Levels at which nothing has failed, unless a rule says otherwise."""
+
+_WIDE_TRIES = 500
+_STREAMS = 64
+
+
+@dataclass(slots=True)
+class Hit:
+    """A pattern found: where, when, on which stream, and the groups it named."""
+
+    line: int
+    text: str
+    at: float | None
+    stream: str
+    groups: dict[str, str]
+    length: int
+
+
+@dataclass(slots=True)
+class Tally:
+    """All hits of one pattern in one log: the first of each stream, how many, and the last line."""
+
+    count: int = 0
+    last_line: int = 0
+    wide_tries: int = 0
+    first: dict[str, Hit] = field(default_factory=dict)
+
+
+@dataclass
+class LogScan:
+    """What one log holds. `problem` says why it could not be read (to its end)."""
+
+    source: LogSource
+    tallies: dict[tuple[int, str, int], Tally] = field(default_factory=dict)
+    anomalies: dict[str, Hit] = field(default_factory=dict)
+    anomaly_count: int = 0
+    bytes_read: int = 0
+    lines: int = 0
+    last_text: str = ""
+    problem: str | None = None
+
+
+@dataclass(slots=True)
+class _Buffer:
+    """Bytes at hand: `begin` to `end` is under work, and `line` is the number of the line at offset 0."""
+
+    data: bytes
+    begin: int
+    end: int
+    line: int
+
+
+def scan(source: LogSource, book: Book) -> LogScan:
+    """Read one log. Never raises for what a log holds: see `LogScan.problem`."""
+    found = LogScan(source)
+    reader = _Reader(book, found)
+    try:
+        with opened(source) as log:
+            for buffer in _buffers(log, found):
+                reader.work(buffer)
+    except Unreadable as error:
+        found.problem = str(error)
+    return found
+
+
+def _buffers(log: Readable, found: LogScan) -> Iterator[_Buffer]:
+    carry, begin, line = b"", 0, 1
+    while True:
+        chunk = log.read(BUFFER_BYTES)
+        found.bytes_read += len(chunk)
+        data = carry + chunk
+        if not chunk:
+            if len(data) > begin:
+                yield _Buffer(data, begin, len(data), line)
+            _finish(found, data, line)
+            return
+        end = max(begin, len(data) - AROUND_BYTES)
+        yield _Buffer(data, begin, end, line)
+        keep = max(0, end - AROUND_BYTES)
+        line += data.count(b"\n", 0, keep)
+        carry, begin = data[keep:], end - keep
+
+
+def _finish(found: LogScan, tail: bytes, line: int) -> None:
+    found.lines = line + tail.count(b"\n") - (1 if tail.endswith(b"\n") or not tail else 0)
+    last = tail[-VIEW_BYTES:].rstrip(b"\r\n \t").rsplit(b"\n", 1)[-1]
+    found.last_text = _text(parse(last))
+
+
+def _text(line: Line) -> str:
+    return line.body.decode("utf-8", errors="replace").strip()
+
+
+class _Reader:
+    """The scan of one log."""
+
+    def __init__(self, book: Book, found: LogScan) -> None:
+        self._book = book
+        self._found = found
+
+    def work(self, buffer: _Buffer) -> None:
+        """Note everything that begins in the part of the buffer under work."""
+        data, place = buffer.data, buffer.begin
+        number, counted = buffer.line, 0
+        while place < buffer.end:
+            calm = self._found.anomaly_count >= _SATURATED
+            prefilter = self._book.calm_prefilter if calm else self._book.prefilter
+            anchor = prefilter.search(data, place)
+            if anchor is None or anchor.start() >= buffer.end:
+                return
+            start = anchor.start()
+            number += data.count(b"\n", counted, start)
+            counted = start
+            if self._only_counts(data[start : anchor.end()], number):
+                place = anchor.end()
+                continue
+            low = data.rfind(b"\n", max(0, start - VIEW_BYTES), start) + 1 or max(0, start - VIEW_BYTES)
+            high = data.find(b"\n", start, start + VIEW_BYTES)
+            high = min(len(data), start + VIEW_BYTES) if high < 0 else high
+            self._candidate(data, low, high, number)
+            place = max(high, start + 1)
+
+    def _only_counts(self, anchor: bytes, number: int) -> bool:
+        index = self._book.anchor_index.get(" ".join(anchor.decode("latin-1").lower().split()))
+        owners = self._book.probes_of[index] if index is not None else ()
+        if not owners:
+            return False
+        tallies = [self._found.tallies.get(_key(self._book.probes[owner])) for owner in owners]
+        full = [tally for tally in tallies if tally is not None and tally.count >= _SATURATED]
+        if len(full) < len(owners):
+            return False
+        for tally in full:
+            tally.count += 1
+            tally.last_line = number
+        return True
+
+    def _candidate(self, data: bytes, low: int, high: int, number: int) -> None:
+        line = parse(data[low:high])
+        found = self._book.anchor_set.found(line.body)
+        owners = {owner for index in found for owner in self._book.probes_of[index]}
+        alone = _Window([(number, line)])
+        open_owners = [owner for owner in owners if not self._try(owner, alone, number)]
+        wide = [owner for owner in open_owners if self._may_widen(owner)] if open_owners or not found else []
+        if wide or not found:
+            around = _around(data, low, high, number)
+            if not found:
+                # The anchor itself runs over the line's end.
+                found = self._book.anchor_set.found(around.text)
+                wide = sorted({owner for index in found for owner in self._book.probes_of[index]})
+            for owner in wide:
+                self._try(owner, around, number)
+        self._anomaly(line, number)
+
+    def _may_widen(self, owner: int) -> bool:
+        tally = self._found.tallies.setdefault(_key(self._book.probes[owner]), Tally())
+        tally.wide_tries += 1
+        return tally.wide_tries <= _WIDE_TRIES
+
+    def _try(self, owner: int, window: _Window, number: int) -> bool:
+        probe = self._book.probes[owner]
+        low, high = window.span_of(number)
+        for match in probe.pattern.finditer(window.text):
+            if match.start() > high:
+                return False
+            if match.end() > low:
+                return self._note(probe, window, match)
+        return False
+
+    def _note(self, probe: Probe, window: _Window, match: Match) -> bool:
+        number, line = window.line_at(match.start())
+        if probe.rule >= 0:
+            touched = window.lines_of(match)
+            if any(pattern.search(touched) for pattern in self._book.forbids[probe.rule]):
+                return False
+            rule = self._book.rules[probe.rule]
+            if line.level in QUIET and probe.kind in {"match", "hints"} and not rule.speaks_quietly:
+                return False
+        tally = self._found.tallies.setdefault(_key(probe), Tally())
+        if number != tally.last_line:
+            tally.count += 1
+            tally.last_line = max(tally.last_line, number)
+        if line.stream not in tally.first and len(tally.first) < _STREAMS:
+            groups = {key.decode(): value.decode(errors="replace") for key, value in match.groupdict().items() if value}
+            at = line.at if line.at is not None else window.time_near(number)
+            length = match.end() - match.start()
+            tally.first[line.stream] = Hit(number, window.quote(match), at, line.stream, groups, length)
+        return True
+
+    def _anomaly(self, line: Line, number: int) -> None:
+        if line.level in QUIET or line.level.startswith("WARN") or self._found.anomaly_count >= _SATURATED:
+            return
+        if line.level not in {"ERROR", "CRITICAL", "FATAL"} and self._book.anomaly.search(line.body) is None:
+            return
+        self._found.anomaly_count += 1
+        known = self._found.anomalies.get(line.stream)
+        text = _text(line)
+        names_nothing = known is not None and (known.text.startswith("Traceback (most recent") or not known.text)
+        if known is not None and names_nothing and "Error" in text and not text.startswith(("File ", "raise ")):
+            known.text, known.line = text, number
+        elif known is None and len(self._found.anomalies) < _STREAMS:
+            self._found.anomalies[line.stream] = Hit(number, text, line.at, line.stream, {}, 0)
+
+
+def _key(probe: Probe) -> tuple[int, str, int]:
+    return probe.rule, probe.kind, probe.which
+
+
+class _Window:
+    """Lines of one stream, joined by line ends, and the way back from an offset to a line."""
+
+    def __init__(self, lines: list[tuple[int, Line]]) -> None:
+        self._lines = lines
+        self._starts: list[int] = []
+        place = 0
+        for _, line in lines:
+            self._starts.append(place)
+            place += len(line.body) + 1
+        self.text = b"\n".join(line.body for _, line in lines)
+
+    def span_of(self, number: int) -> tuple[int, int]:
+        for start, (own, line) in zip(self._starts, self._lines, strict=True):
+            if own == number:
+                return start, start + len(line.body)
+        return 0, len(self.text)
+
+    def line_at(self, offset: int) -> tuple[int, Line]:
+        return self._lines[max(index for index, start in enumerate(self._starts) if start <= offset)]
+
+    def lines_of(self, match: Match) -> bytes:
+        low = max(start for start in self._starts if start <= match.start())
+        high = self.text.find(b"\n", max(match.start(), match.end() - 1))
+        return self.text[low : high if high >= 0 else len(self.text)]
+
+    def quote(self, match: Match) -> str:
+        return "\n".join(part.strip() for part in self.lines_of(match).decode("utf-8", "replace").splitlines())
+
+    def time_near(self, number: int) -> float | None:
+        before = [line.at for own, line in self._lines if own <= number and line.at is not None]
+        return before[-1] if before else None
+
+
+def _around(data: bytes, low: int, high: int, number: int) -> _Window:
+    lines = [*_back(data, low, number), (number, parse(data[low:high])), *_ahead(data, high, number)]
+    streams, current = [], ""
+    for _, line in lines:
+        # A line without a prefix goes on with what the last prefixed line began.
+        current = line.stream or current
+        streams.append(current)
+    middle = next(index for index, (own, _) in enumerate(lines) if own == number)
+    same = [index for index, stream in enumerate(streams) if stream == streams[middle]]
+    place = same.index(middle)
+    kept = same[max(0, place - BACK_LINES) : place + AHEAD_LINES + 1]
+    return _Window([lines[index] for index in kept])
+
+
+def _back(data: bytes, low: int, number: int) -> list[tuple[int, Line]]:
+    lines: list[tuple[int, Line]] = []
+    floor = max(0, low - AROUND_BYTES)
+    while low > floor and len(lines) < _LOOK_LINES:
+        end = low - 1
+        low = data.rfind(b"\n", floor, end) + 1 or floor
+        number -= 1
+        lines.append((number, parse(data[low:end][-VIEW_BYTES:])))
+    return lines[::-1]
+
+
+def _ahead(data: bytes, high: int, number: int) -> list[tuple[int, Line]]:
+    lines: list[tuple[int, Line]] = []
+    ceiling = min(len(data), high + AROUND_BYTES)
+    while high < ceiling and len(lines) < _LOOK_LINES:
+        start = high + 1
+        high = data.find(b"\n", start, ceiling)
+        high = ceiling if high < 0 else high
+        number += 1
+        lines.append((number, parse(data[start:high][:VIEW_BYTES])))
+    return lines
