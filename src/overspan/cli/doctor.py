@@ -2,56 +2,82 @@
 
 from __future__ import annotations
 
-import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from overspan.schema.errors import InputError
+from overspan.cli.output import document, say
+from overspan.schema.errors import InputError, RunDamaged
 
 if TYPE_CHECKING:
+    from overspan.checks.doctor.fill import RunContext
     from overspan.checks.doctor.sources import LogSource
     from overspan.schema.finding import Evidence, Finding
+
+T = TypeVar("T")
 
 
 @click.command()
 @click.argument("run", required=False)
-@click.option("--log", "logs", multiple=True, type=click.Path(path_type=Path), help="a log file; may stand repeatedly")
-@click.option("--rules", "rules", multiple=True, type=click.Path(path_type=Path), help="a folder of your own rules")
-@click.option("--json", "as_json", is_flag=True, help="one JSON list of findings on stdout, the root cause first")
-def doctor(run: str | None, logs: tuple[Path, ...], rules: tuple[Path, ...], as_json: bool) -> None:
-    """Name the cause and the fix, from a RUN, from log files, or from text on standard input (`-`).
+@click.option("--log", "logs", multiple=True, type=click.Path(path_type=Path), help="A log file; may stand repeatedly.")
+@click.option("--rules", "rules", multiple=True, type=click.Path(path_type=Path), help="A folder of your own rules.")
+@click.option("--json", "as_json", is_flag=True, help="One list of findings on stdout, the root cause first.")
+def doctor(run: str | None, logs: tuple[Path, ...], rules: tuple[Path, ...], as_json: bool) -> int:
+    """Name the cause and the fix: of RUN (default: the newest), of log files, or of text on standard input (`-`).
 
-    Exit code 0: nothing known has failed. 1: something has. 2: what was given cannot be read.
+    Exit code: 0 nothing known has failed, 1 something has, 2 what was given cannot be read.
     """
     from overspan.checks.doctor import diagnose
-    from overspan.checks.doctor.fill import RunContext
 
-    sources = _sources(run, logs)
-    findings = diagnose(sources, RunContext(), rule_folders=rules)
+    sources, context = _given(run, logs)
+    findings = diagnose(sources, context, rule_folders=rules)
     if as_json:
-        click.echo(json.dumps([finding.model_dump(mode="json") for finding in findings]))
+        document(findings)
     else:
         _show(findings)
-    if any(finding.status == "failed" and finding.severity == "error" for finding in findings):
-        sys.exit(1)
+    return int(any(finding.status == "failed" and finding.severity == "error" for finding in findings))
 
 
-def _sources(run: str | None, logs: tuple[Path, ...]) -> list[LogSource]:
+def _given(run: str | None, logs: tuple[Path, ...]) -> tuple[list[LogSource], RunContext]:
+    from overspan.checks.doctor.fill import RunContext
     from overspan.checks.doctor.sources import LogSource
 
+    if run is not None and logs:
+        raise InputError("give a run or log files, not both", next="overspan doctor RUN")
     if run == "-":
-        return [LogSource("-", stream=sys.stdin.buffer)]
-    if run is not None:
-        raise InputError(f"no run '{run}'", next="overspan doctor --log FILE")
+        return [LogSource("-", stream=sys.stdin.buffer)], RunContext()
     if not logs:
-        raise InputError("nothing to read", next="overspan doctor RUN, --log FILE, or - for standard input")
+        return _of_run(run)
     for log in logs:
         if not log.exists():
             raise InputError(f"{log}: no such file", next="overspan doctor --log FILE")
-    return [LogSource(str(log), path=log) for log in logs]
+        if log.is_dir():
+            raise InputError(f"{log}: a folder, not a file", next=f"overspan doctor --log {log}/*.log")
+    return [LogSource(str(log), path=log) for log in logs], RunContext()
+
+
+def _of_run(run: str | None) -> tuple[list[LogSource], RunContext]:
+    from overspan.checks.doctor.run import context_of, events_source, sources_of
+    from overspan.runs.folder import open_run
+
+    folder = open_run(run)
+    logs = sorted(path for path in folder.logs.glob("*.log*") if path.is_file())
+    events = _or_none(folder.events) or []
+    context = context_of(_or_none(folder.plan), events)
+    sources = sources_of(logs, _or_none(folder.processes) or [])
+    return [*sources, events_source(folder.path / "events.jsonl", events)], context
+
+
+def _or_none(read: Callable[[], T]) -> T | None:
+    """A document of the run, or nothing: a damaged run is the one that needs a doctor."""
+    try:
+        return read()
+    except RunDamaged as error:
+        say(f"warning: {error.what}")
+        return None
 
 
 def _show(findings: list[Finding]) -> None:
@@ -62,11 +88,7 @@ def _show(findings: list[Finding]) -> None:
     counts = {status: sum(f.status == status for f in findings) for status in ("failed", "not_evaluated", "passed")}
     if not failed and not unknown:
         click.echo("Nothing that the doctor knows has failed, and no line looks like an error.")
-    click.echo(
-        f"{len(findings)} rules: {counts['failed']} failed, {counts['not_evaluated']} not evaluated, "
-        f"{counts['passed']} passed",
-        err=True,
-    )
+    say(", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts.items()))
 
 
 def _show_one(finding: Finding) -> None:

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "chat": ("overspan.cli.chat", "talk with a run; the answer is shown as it arrives"),
     "report": ("overspan.cli.report", "one HTML file of a run, or of several laid over each other"),
     "bench": ("overspan.cli.bench", "measure a run, or any OpenAI endpoint, under load"),
+    "doctor": ("overspan.cli.doctor", "the cause and the fix of a failure, from a run or from any log"),
     "stop": ("overspan.cli.stop", "stop a run: streams in flight end, then every process does"),
     "list": ("overspan.cli.list", "the runs of this machine"),
     "engine": ("overspan.cli.engine", "install, list and remove engines, each in an environment of its own"),

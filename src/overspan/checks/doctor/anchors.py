@@ -84,7 +84,8 @@ def _halves(run: str) -> list[str]:
 
 def plain_runs(pattern: str) -> list[str]:
     """Runs of plain characters of a pattern, outside groups and classes, in order."""
-    runs, run, place = [], "", 0
+    runs: list[str] = []
+    run, place = "", 0
     while place < len(pattern):
         char = pattern[place]
         if char in "([":

@@ -1,8 +1,8 @@
 """Regular expressions without backtracking: RE2, over bytes.
 
 Time is linear in the length of the text whatever the pattern, so no line of a log can make the doctor slow. Bytes are
-read as Latin-1: half a UTF-8 character is nothing special. Case never matters: one message is written `Docker API` by one
-version and `docker API` by the next.
+read as Latin-1: half a UTF-8 character is nothing special. Case does not matter: one version writes `Docker API`, the
+next `docker API`.
 """
 
 from __future__ import annotations

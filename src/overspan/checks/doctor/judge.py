@@ -123,7 +123,7 @@ def _rank_fits(rule: Rule, scan: LogScan, hit: Hit) -> bool:
 def _version_holds(condition: str, version: str) -> bool:
     operator = condition.rstrip("0123456789. ")
     wanted = tuple(int(part) for part in condition[len(operator) :].strip().split("."))
-    numbers = re.findall(r"\d+", version.split("+")[0])[: len(wanted)]
+    numbers = re.findall(r"\d+", version.split("+", maxsplit=1)[0])[: len(wanted)]
     have = tuple(int(part) for part in numbers)
     return {
         "<": have < wanted,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from overspan.checks.doctor.engine import Match, compile_pattern
 
 _ANSI = compile_pattern(r"\x1b(?:\[[0-9;?:]*[ -/]*[@-~]|\][^\x07\x1b]{0,200}\x07|[@-_])")
-_MONTHS = {name: index for index, name in enumerate("jan feb mar apr may jun jul aug sep oct nov dec".split(), 1)}
+_MONTHS = dict(jan=1, feb=2, mar=3, apr=4, may=5, jun=6, jul=7, aug=8, sep=9, oct=10, nov=11, dec=12)  # noqa: C408
 _QUOTES = (
     (b"\xe2\x80\x98", b"'"),
     (b"\xe2\x80\x99", b"'"),
@@ -54,7 +54,7 @@ _PREFIX_BYTES = 400
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line's message and what its prefix said. `at` is seconds from the start of a year; `stream` is empty if unsaid."""
+    """A line's message and what its prefix said. `at` is seconds from the start of a year; `stream` may be empty."""
 
     body: bytes
     stream: str = ""

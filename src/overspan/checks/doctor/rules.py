@@ -21,8 +21,8 @@ Stage = Literal["cause", "general", "consequence", "wrapper", "sign"]
 STAGES: tuple[Stage, ...] = ("cause", "general", "consequence", "wrapper", "sign")
 """From the most to the least telling.
 
-`cause`: a message that names its cause. `general`: an error whose cause the message only narrows down. `consequence`: what
-the other ranks see of a death or a hang. `wrapper`: says only that something below failed. `sign`: slow, not dead.
+`cause`: a message that names its cause. `general`: an error whose cause the message only narrows down. `consequence`:
+what the other ranks see of a death or a hang. `wrapper`: says only that something below failed. `sign`: slow, not dead.
 """
 CONFIDENCE: dict[Stage, float] = {"cause": 0.9, "general": 0.6, "consequence": 0.5, "wrapper": 0.3, "sign": 0.7}
 PATTERN_FIELDS = ("match", "hints", "forbid", "needs", "needs_all", "unless", "recovered_by")
@@ -39,8 +39,9 @@ class Rule(Frozen):
     """One class of failure.
 
     Patterns are RE2 over one message without its prefix. A space stands for any white space, a line break of the same
-    stream included; `.` stays within a line. Named groups of `match` can be used in `cause` and `fix` as `{name}`, beside
-    what is known of the run: `{image}`, `{model}`, `{head}`, `{host}`, `{hosts}`, `{interface}`, `{port}`, `{container}`.
+    stream included; `.` stays within a line. Named groups of `match` can be used in `cause` and `fix` as `{name}`,
+    beside what is known of the run: `{image}`, `{model}`, `{head}`, `{host}`, `{hosts}`, `{address}`, `{interface}`,
+    `{hcas}`, `{port}`.
     """
 
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{2,63}$")
@@ -50,7 +51,9 @@ class Rule(Frozen):
     match: list[str] = Field(min_length=1, description="one of these is the failure")
     hints: list[str] = Field(default_factory=list, description="one of these is it, if nothing more telling is found")
     forbid: list[str] = Field(default_factory=list, description="on the same lines: then it is not this")
-    needs: list[str] = Field(default_factory=list, description="one of these must occur, else the rule cannot be judged")
+    needs: list[str] = Field(
+        default_factory=list, description="one of these must occur, else the rule cannot be judged"
+    )
     needs_all: list[str] = Field(default_factory=list, description="all must occur in the same log, in this order")
     unless: list[str] = Field(default_factory=list, description="anywhere in the logs: then it is not this")
     recovered_by: list[str] = Field(default_factory=list, description="later in the same log: then it is over")

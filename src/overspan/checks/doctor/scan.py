@@ -1,8 +1,8 @@
 """Read one log from end to end, in one pass and in bounded memory, and note what the rules look for.
 
 Fast path: one automaton over every anchor runs over buffers of a few MiB; lines without an anchor are never looked at.
-Slow path, for a line with an anchor: take its prefix off, try the patterns behind its anchors, and where a pattern needs
-more than the line, try again with the neighbouring lines of the same stream.
+Slow path, for a line with an anchor: take its prefix off, try the patterns behind its anchors, and where a pattern
+needs more than the line, try again with the neighbouring lines of the same stream.
 """
 
 from __future__ import annotations
