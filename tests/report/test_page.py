@@ -73,7 +73,16 @@ def test_the_page_without_scripts_has_every_count_and_number() -> None:
         render(
             run(
                 bench=bench(
-                    [point(1), point(16, 40, failed=5, client_bound=True, client={"reasons": ["CPU at 100 %"]})]
+                    [
+                        point(1),
+                        point(
+                            16,
+                            40,
+                            failed=5,
+                            client_bound=True,
+                            client={"reasons": ["CPU at 100 %"], "cpu_share": 0.998},
+                        ),
+                    ]
                 )
             )
         )
@@ -82,6 +91,7 @@ def test_the_page_without_scripts_has_every_count_and_number() -> None:
     assert "5 × timeout" in text
     assert "client-bound" in text
     assert "CPU at 100 %" in text
+    assert "cpu_share 0.998" in text
     assert "context_length" in text
     assert "--override-generation-config '{\"temperature\": 0}'" in text
     assert "AMD EPYC 9B14" in text
@@ -103,7 +113,7 @@ def test_a_failed_run_quotes_its_last_lines() -> None:
 def test_a_run_with_nothing_but_a_plan_says_what_is_missing() -> None:
     page = parsed(render(RunDocuments(name="early", plan=plan())))
     assert "overspan bench early --concurrency" in page.text
-    assert "overspan verify early" in page.text
+    assert "overspan up acme/tiny-135m" in page.text
     assert "No state was recorded" in page.text
 
 

@@ -1,5 +1,6 @@
 from overspan.report import view
 from overspan.schema.finding import Finding
+from overspan.schema.recipe import Recipe
 from overspan.schema.workload import Distribution
 from support.run_documents import bench, events, findings, gpu_plan, plan, point, run
 
@@ -56,8 +57,23 @@ def test_failed_checks_come_first() -> None:
 
 
 def test_what_is_missing_comes_with_the_command_that_makes_it() -> None:
-    gaps = {gap.file: gap.command for gap in view.missing(run("r1", bench=None, findings=[], processes=[]))}
-    assert set(gaps) == {"bench.json", "verify.json", "processes.json"}
-    assert gaps["bench.json"].startswith("overspan bench r1 ")
+    serving = events()[:4]
+    gaps = {
+        gap.file: gap.command for gap in view.missing(run("r1", bench=None, findings=[], processes=[], events=serving))
+    }
+    assert gaps == {
+        "verify.json": "overspan up acme/tiny-135m",
+        "bench.json": "overspan bench r1 --concurrency 1,4,16",
+        "processes.json": "overspan up acme/tiny-135m",
+    }
+
+
+def test_a_run_that_is_over_is_started_again_to_be_measured() -> None:
+    known = plan(recipe=Recipe(name="smollm2-135m", model="HuggingFaceTB/SmolLM2-135M-Instruct"))
+    (gap,) = view.missing(run("r1", plan=known, bench=None))
+    assert gap.command == "overspan up smollm2-135m && overspan bench --concurrency 1,4,16"
+
+
+def test_a_run_with_everything_lacks_nothing() -> None:
     passed = [Finding(rule="known_answer", status="passed")]
     assert view.missing(run(findings=passed)) == []

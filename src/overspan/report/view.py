@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from overspan.catalog import recipes
 from overspan.report.documents import METRICS, RunDocuments
 from overspan.report.figures import default_level, interactivity, level_style, series_style, shown_levels
 from overspan.report.text import NOTHING, column, count, duration, figure, plain
@@ -243,9 +244,9 @@ def flat(value: Any) -> str:
         return ", ".join(flat(item) for item in value) or NOTHING
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return (
-        NOTHING if value is None else f"{value:,.4g}" if isinstance(value, float) and abs(value) < 1e4 else str(value)
-    )
+    if isinstance(value, float):
+        return f"{value + 0.0:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    return NOTHING if value is None else str(value)
 
 
 def ordered(findings: Sequence[Finding] | None) -> list[Finding]:
@@ -256,13 +257,20 @@ def ordered(findings: Sequence[Finding] | None) -> list[Finding]:
 
 def missing(run: RunDocuments) -> list[Missing]:
     """The documents that the run does not have."""
+    recipe = run.plan.recipe
+    start = f"overspan up {recipe.name if recipe.name in recipes.names() else recipe.model}"
+    measure = "--concurrency 1,4,16"
+    over = run.state in FINAL_STATES
     found = []
     if not run.findings:
-        found.append(Missing("verify.json", "whether its answers are right", f"overspan verify {run.name}"))
+        found.append(Missing("verify.json", "whether its answers are right", start))
     if run.bench is None:
-        found.append(Missing("bench.json", "every measurement", f"overspan bench {run.name} --concurrency 1,4,16"))
+        again = f"{start} && overspan bench {measure}"
+        found.append(
+            Missing("bench.json", "every measurement", again if over else f"overspan bench {run.name} {measure}")
+        )
     if not run.processes:
-        found.append(Missing("processes.json", "the exact commands", f"overspan up {run.plan.recipe.name}"))
+        found.append(Missing("processes.json", "the exact commands", start))
     return found
 
 
