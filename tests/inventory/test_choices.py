@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from overspan.inventory.run_detect import as_yaml, replayed
 from overspan.schema.errors import HostUnreachable, InputError
 from overspan.schema.inventory import Host, Inventory
 from overspan.schema.yamlio import make, read_yaml
-from support.sparks import CABLE_0, CABLE_1, LAN, WIFI, write_spark
+from support.sparks import CABLE_0, CABLE_1, CAPTURES, LAN, WIFI, write_spark
 
 A, B = "enp1s0f0np0", "enp1s0f1np1"
 TWIN = "enP2p1s0f1np1"
@@ -192,6 +193,39 @@ def test_an_edited_choice_is_taken(tmp_path: Path) -> None:
     text = as_yaml(replayed(tmp_path)).replace("launcher: docker", "launcher: slurm")
     data, places = read_yaml(text, "pair.yaml")
     assert make(Inventory, data, "pair.yaml", places).launcher == "slurm"
+
+
+def test_slurm_is_told_and_the_launcher_stays(tmp_path: Path) -> None:
+    write_spark(tmp_path, "login1", {B: ["10.0.2.1/24"]})
+    (tmp_path / "login1" / "sinfo.json").unlink()
+    (tmp_path / "login1" / "sinfo.txt").write_text((CAPTURES / "sinfo" / "two_partitions.txt").read_text())
+    found = replayed(tmp_path)
+    assert found.slurm is not None and found.slurm.partition == "batch"
+    assert found.launcher == "local" and "launcher: slurm" in found.why["slurm"]
+
+
+def test_infiniband_without_addresses_goes_to_nccl(tmp_path: Path) -> None:
+    """A server whose HCAs have no IPoIB: sockets over Ethernet, every active InfiniBand port to NCCL."""
+    for n in (1, 2):
+        write_spark(tmp_path, f"node{n}", {LAN: [f"192.168.1.{n}/24"]}, up=(), tool=False)
+        text = (CAPTURES / "rdma_sysfs" / "infiniband_server.txt").read_text()
+        (tmp_path / f"node{n}" / "rdma_sysfs.txt").write_text(text)
+    pair = replayed(tmp_path)
+    assert fabric(pair, "node1") == (LAN, "192.168.1.1", ["mlx5_0", "mlx5_1"])
+    assert not said(pair, "slower")
+
+
+# The inventory as a whole. To accept a change: UPDATE_GOLDEN=1 pytest tests/inventory
+
+
+def test_the_inventory_of_two_sparks_is_the_golden_one(tmp_path: Path) -> None:
+    for n in (1, 2):
+        write_spark(tmp_path, f"spark{n}", {B: [f"10.10.10.{n}/24"], LAN: [f"192.168.1.{n}/24"]})
+    text = as_yaml(replayed(tmp_path)).replace(str(tmp_path), "CAPTURED")
+    golden = CAPTURES / "two_sparks.golden.yaml"
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text(text)
+    assert text == golden.read_text()
 
 
 # Damaged folders

@@ -6,6 +6,7 @@ import stat
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -114,15 +115,9 @@ def test_a_time_limit_ends_the_command_on_the_far_side(remote: Remote, tmp_path:
 
 def test_many_commands_share_one_connection_in_a_private_folder(own_server: Sshd) -> None:
     with Remote("spark1", own_server.ssh) as remote:
-        results: list[str] = []
-        threads = [
-            threading.Thread(target=lambda n=n: results.append(remote.run(["echo", str(n)]).stdout)) for n in range(6)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert sorted(results) == [f"{n}\n" for n in range(6)]
+        with ThreadPoolExecutor(8) as pool:
+            results = list(pool.map(lambda n: remote.run(["echo", str(n)]).stdout, range(8)))
+        assert results == [f"{n}\n" for n in range(8)]
         assert len(own_server.connections()) == 1
         folder = Path(remote.command(["true"])[remote.command(["true"]).index("-S") + 1]).parent
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700

@@ -71,7 +71,7 @@ def choose(hosts: Sequence[Host]) -> Choices:
         why["env"] = "each cable joins one pair of hosts: NCCL must choose the port by the subnet (NCCL 2.30 or later)"
     chosen = max(common.values(), key=_fitness) if common else _own_addresses(hosts)
     joined = [_with_fabric(host, chosen.get(host.name), networks) for host in hosts]
-    warnings = _warnings_of(hosts) + _warnings_between(hosts, chosen, bool(common), networks)
+    warnings = _warnings_of(hosts) + _warnings_between(joined, chosen, bool(common), networks)
     return Choices(joined, launcher, device, links, env, why, warnings)
 
 
@@ -251,8 +251,8 @@ def _warnings_between(
             warnings.append(f"MTU differs on {network}: {told}; large packets are lost")
         elif mtus and all(is_rdma(end.nic) for end in members.values()) and min(mtus.values()) < FABRIC_MTU:
             warnings.append(f"MTU of {network} is {min(mtus.values())}; set {FABRIC_MTU} on both sides of an RDMA link")
-    slow = [end for end in chosen.values() if not is_rdma(end.nic)]
-    if slow and not _pairs_by_cable(hosts, networks):
+    slow = [chosen[host.name] for host in hosts if host.fabric is not None and not host.fabric.hcas]
+    if slow:
         what = "Wi-Fi" if any(end.nic.wifi for end in slow) else "Ethernet"
         warnings.append(f"hosts are joined by {what} alone, without RDMA: expect {SLOW}")
     for host in hosts:

@@ -68,6 +68,17 @@ class Local:
         """See `Transport.lines`."""
         return lines_of(argv, env=env, cwd=cwd)
 
+    def command(self, argv: Sequence[str]) -> list[str]:
+        """See `Pipeable.command`."""
+        return list(argv)
+
+    def connect(self) -> None:
+        """See `Pipeable.connect`: this machine answers."""
+
+    def failure(self, name: str, code: int, said: str | None) -> OverspanError:
+        """See `Pipeable.failure`."""
+        return OverspanError(f"{name} failed on {self.host}: it ended with {code}", quote=said)
+
     def close(self) -> None:
         """See `Transport.close`: there is nothing to end."""
 

@@ -52,7 +52,7 @@ class Remote:
     def __init__(self, host: str, ssh: Ssh) -> None:
         self.host = host
         self.ssh = ssh
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
 
     def __enter__(self) -> Remote:
@@ -108,9 +108,7 @@ class Remote:
         try:
             yield from lines_of(command)
         except OverspanError as error:
-            if not self._alive():
-                raise self._lost(argv[0], error.quote) from None
-            raise OverspanError(f"{argv[0]} failed on {self.host}", quote=error.quote) from None
+            raise self.failure(argv[0], LOST, error.quote) from None
 
     def command(
         self,
@@ -136,6 +134,12 @@ class Remote:
             remote_text(argv, env, cwd, timeout_s),
         ]
 
+    def failure(self, name: str, code: int, said: str | None) -> OverspanError:
+        """What a code of `ssh` means: the connection was lost, or the command failed there."""
+        if code == LOST and not self._alive():
+            return self._lost(name, said)
+        return OverspanError(f"{name} failed on {self.host}", quote=said)
+
     def connect(self) -> None:
         """Open the connection, unless it is open.
 
@@ -143,9 +147,8 @@ class Remote:
             HostUnreachable: with ssh's own line, and the command to run next.
         """
         with self._lock:
-            if self._folder is not None and self._socket().exists():
+            if self._socket().exists():
                 return
-            self._folder = self._folder or _private_folder()
             with tempfile.TemporaryFile() as said:
                 code = self._open(said.fileno())
                 said.seek(0)
@@ -186,10 +189,11 @@ class Remote:
         return ["ssh", *options(self.ssh), "-S", str(self._socket())]
 
     def _socket(self) -> Path:
-        if self._folder is None:
-            self._folder = _private_folder()
+        with self._lock:
+            self._folder = self._folder or _private_folder()
+            folder = self._folder.name
         key = hashlib.sha256(self.ssh.model_dump_json().encode()).hexdigest()[:12]
-        return Path(self._folder.name) / key
+        return Path(folder) / key
 
     def _control(self, order: str) -> int:
         """Tell the connection's own process something; no other machine is asked."""

@@ -1,0 +1,103 @@
+"""Bytes to a host, or from one to another, through standard input: no scp, no shell text, nothing in an argv.
+
+`pipe` joins two commands on any two hosts, as `docker save` here and `docker load` there; data is not kept on the way.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Final, Protocol
+
+from overspan.schema.errors import HostUnreachable, OverspanError
+from overspan.transport.base import Transport
+
+# The text is constant: the path and the mode are its arguments. The file appears whole, under its own mode, or not.
+WRITE: Final = (
+    'umask 077; part=$1.part; cat > "$part" && chmod "$2" "$part" && mv -fT "$part" "$1" || { rm -f "$part"; exit 1; }'
+)
+
+
+class Pipeable(Transport, Protocol):
+    """A transport whose commands are processes of this machine: `Local` and `Remote` are."""
+
+    def command(self, argv: Sequence[str]) -> list[str]:
+        """The command to start here so that `argv` runs there."""
+        ...
+
+    def connect(self) -> None:
+        """Make sure that the host answers."""
+        ...
+
+    def failure(self, name: str, code: int, said: str | None) -> OverspanError:
+        """What a process's exit code means: a failed command, or a host that does not answer."""
+        ...
+
+
+def write_file(transport: Transport, path: str, data: bytes, *, mode: int = 0o600) -> None:
+    """Write a small file on a host. It is private from its first byte, and appears whole or not at all.
+
+    Raises:
+        HostUnreachable: the host does not answer.
+        OverspanError: it cannot be written; quotes why.
+    """
+    argv = ["sh", "-c", WRITE, "sh", path if path.startswith("/") else f"./{path}", f"{mode:o}"]
+    transport.run(argv, stdin=data).check(f"writing {path}")
+
+
+def pipe(source: Pipeable, producer: Sequence[str], sink: Pipeable, consumer: Sequence[str]) -> None:
+    """Run two commands, the output of the first into the second, and wait for both.
+
+    Raises:
+        HostUnreachable: one of the hosts does not answer, or was lost meanwhile.
+        OverspanError: one of the commands failed; the consumer's failure comes first, since it ends the producer.
+    """
+    source.connect()
+    sink.connect()
+    with tempfile.TemporaryFile() as said, tempfile.TemporaryFile() as said_there:
+        started: list[subprocess.Popen[bytes]] = []
+        try:
+            first = subprocess.Popen(
+                source.command(producer), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said
+            )
+            started.append(first)
+            second = subprocess.Popen(
+                sink.command(consumer), stdin=first.stdout, stdout=subprocess.DEVNULL, stderr=said_there
+            )
+            started.append(second)
+            if first.stdout is not None:
+                first.stdout.close()  # the producer must see it when its reader is gone
+            codes = first.wait(), second.wait()
+        finally:
+            for process in started:
+                if process.poll() is None:
+                    process.kill()
+                process.wait()
+        problems = [
+            side.failure(argv[0], code, _last(text))
+            for side, argv, code, text in ((sink, consumer, codes[1], said_there), (source, producer, codes[0], said))
+            if code != 0
+        ]
+    if problems:
+        raise next((problem for problem in problems if isinstance(problem, HostUnreachable)), problems[0])
+
+
+def _last(text: IO[bytes]) -> str | None:
+    text.seek(0)
+    lines = text.read().decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else None
+
+
+def send_folder(folder: Path, sink: Pipeable, target: str) -> None:
+    """Copy what a folder of this machine holds into a folder there, which is made; files of the same name are replaced.
+
+    Raises:
+        HostUnreachable: the host does not answer.
+        OverspanError: it cannot be read here or written there.
+    """
+    from overspan.transport.local import Local
+
+    sink.run(["mkdir", "-p", "--", target]).check(f"making {target}")
+    pipe(Local(), ["tar", "-C", str(folder), "-cf", "-", "."], sink, ["tar", "-C", target, "-xf", "-"])

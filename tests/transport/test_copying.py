@@ -1,0 +1,93 @@
+"""Bytes to a host: whole or not at all, private, and with names that a shell would not forgive."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from overspan.schema.errors import HostUnreachable, OverspanError
+from overspan.transport.copying import Pipeable, pipe, send_folder, write_file
+from overspan.transport.local import Local
+from overspan.transport.ssh import Remote
+from support.sshd import Sshd, running_sshd
+
+
+@pytest.fixture
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    with running_sshd(tmp_path_factory.mktemp("sshd")) as running:
+        yield running
+
+
+@pytest.fixture(params=["local", pytest.param("ssh", marks=pytest.mark.real)])
+def host(request: pytest.FixtureRequest) -> Iterator[Pipeable]:
+    if request.param == "local":
+        yield Local()
+        return
+    with Remote("spark1", request.getfixturevalue("server").ssh) as remote:
+        yield remote
+
+
+NAMES = ["plain", "a'; touch ran #", "-rf", "$(touch ran)", "with blank", "new\nline"]
+
+
+def test_a_file_arrives_private_and_whole(host: Pipeable, tmp_path: Path) -> None:
+    for name in NAMES:
+        path = tmp_path / name
+        write_file(host, str(path), b"HF_TOKEN=\x00secret\n")
+        assert path.read_bytes() == b"HF_TOKEN=\x00secret\n"
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    write_file(host, str(tmp_path / "plain"), b"new", mode=0o755)
+    assert (tmp_path / "plain").read_bytes() == b"new" and os.access(tmp_path / "plain", os.X_OK)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == sorted(NAMES)
+
+
+def test_a_file_that_cannot_be_written_leaves_nothing(host: Pipeable, tmp_path: Path) -> None:
+    with pytest.raises(OverspanError, match="writing") as caught:
+        write_file(host, str(tmp_path / "nowhere" / "x"), b"data")
+    assert "nowhere" in str(caught.value.quote)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OverspanError, match="writing"):
+        write_file(host, str(tmp_path / "folder"), b"data")
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder"]
+
+
+def test_a_folder_is_sent_with_every_name_and_mode(host: Pipeable, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    (source / "deep").mkdir(parents=True)
+    data = os.urandom(3_000_000)
+    for name in NAMES:
+        (source / "deep" / name).write_bytes(data)
+    (source / "run.sh").write_text("true")
+    (source / "run.sh").chmod(0o755)
+    target = tmp_path / "a'; touch ran #" / "target"
+    send_folder(source, host, str(target))
+    assert sorted(path.name for path in (target / "deep").iterdir()) == sorted(NAMES)
+    assert all((target / "deep" / name).read_bytes() == data for name in NAMES)
+    assert os.access(target / "run.sh", os.X_OK)
+
+
+def test_the_side_that_failed_is_named_with_its_line(host: Pipeable, tmp_path: Path) -> None:
+    with pytest.raises(OverspanError, match=f"sh failed on {host.host}") as caught:
+        pipe(Local("here"), ["yes"], host, ["sh", "-c", "head -c 100 >/dev/null; echo disk full >&2; exit 3"])
+    assert caught.value.quote == "disk full"
+    with pytest.raises(OverspanError, match="cat failed on here") as caught:
+        pipe(Local("here"), ["cat", str(tmp_path / "none")], host, ["cat"])
+    assert "No such file" in str(caught.value.quote)
+
+
+@pytest.mark.real
+def test_a_connection_lost_on_the_way_is_an_unreachable_host_and_nothing_is_left(server: Sshd) -> None:
+    with Remote("spark2", server.ssh) as remote:
+        timer = threading.Timer(0.7, server.cut)
+        timer.start()
+        started = time.monotonic()
+        with pytest.raises(HostUnreachable, match="lost while it ran cat"):
+            pipe(Local(), ["yes"], remote, ["cat"])
+        timer.join()
+        assert time.monotonic() - started < 60, "the endless producer was ended with its reader"
