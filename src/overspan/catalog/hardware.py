@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 from overspan.catalog import library
@@ -23,14 +24,21 @@ def find(name: str) -> HardwareSpec:
         UnknownName: no such kind, with the nearest names.
         RecipeError: the file is malformed, or a number is in the wrong unit.
     """
-    if library.is_path(name) or name in names():
+    if name in names():
+        return _shipped(name)
+    if library.is_path(name):
         return library.find(HardwareSpec, _FOLDER, name, "hardware")[0]
-    known = [
-        (part, kind) for kind in names() for part in library.find(HardwareSpec, _FOLDER, kind, "hardware")[0].names
+    found = [
+        (len(part), kind)
+        for kind in names()
+        for part in _shipped(kind).names
+        if re.search(rf"\b{re.escape(part)}(?!\w)", name, re.IGNORECASE)
     ]
-    matches = [
-        (len(part), kind) for part, kind in known if re.search(rf"\b{re.escape(part)}(?!\w)", name, re.IGNORECASE)
-    ]
-    if not matches:
+    if not found:
         raise UnknownName("hardware", name, names())
-    return library.find(HardwareSpec, _FOLDER, max(matches)[1], "hardware")[0]
+    return _shipped(max(found)[1])
+
+
+@functools.cache
+def _shipped(name: str) -> HardwareSpec:
+    return library.find(HardwareSpec, _FOLDER, name, "hardware")[0]

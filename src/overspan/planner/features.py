@@ -1,0 +1,195 @@
+"""What one decode step and one prefill do, counted: each entry is what its constant of the calibration multiplies.
+
+The prediction is linear in the constants, so a fit to a few measured points is a small linear problem.
+Source of the counts: the model's shape and vLLM's own split (see memory.py); times at the data sheet's rates.
+"""
+
+from __future__ import annotations
+
+import math
+from statistics import NormalDist
+from typing import Final
+
+from overspan.catalog import flags, formats
+from overspan.planner import memory
+from overspan.schema.base import Frozen
+from overspan.schema.hardware import HardwareSpec, Link
+from overspan.schema.layout import Layout
+from overspan.schema.model import ModelSpec
+from overspan.schema.prediction import Demand
+
+MS: Final = 1e3
+US_IN_MS: Final = 1e-3
+ACTIVATION_BYTES: Final = 2
+# vLLM fuses the norm over all heads with its all-reduce from this version on (`fuse_minimax_qk_norm`).
+_FUSED_NORM: Final = (0, 18)
+
+
+class Setting(Frozen):
+    """How the engine runs, as far as it changes the time."""
+
+    eager: bool = False
+    backend: str = "native"
+    kv_value_bytes: float = 2.0
+    batched_tokens: float = memory.BATCHED_TOKENS
+    engine_version: str | None = None
+
+
+class Case(Frozen):
+    """One thing to predict. `gpus_per_host` tells which link a collective crosses."""
+
+    model: ModelSpec
+    layout: Layout
+    hardware: HardwareSpec
+    demand: Demand
+    setting: Setting = Setting()
+    gpus_per_host: int = 8
+
+    @property
+    def link(self) -> Link:
+        """The link that the collectives of one layer cross."""
+        ranks = self.layout.tp if self.layout.dp == 1 else self.layout.tp * self.layout.dp
+        return self.hardware.within if ranks <= self.gpus_per_host else self.hardware.between
+
+
+def distinct_experts(experts: int, per_token: int, tokens: float) -> float:
+    """Expected number of experts that some tokens reach when routing spreads evenly."""
+    return experts * (1 - (1 - per_token / experts) ** tokens) if experts else 0.0
+
+
+def fullest_share(distinct: float, experts: int, ranks: int) -> float:
+    """How many times its even share of the reached experts the fullest rank holds, in expectation.
+
+    Experts fall on ranks like draws without replacement; the maximum over ranks by Blom's approximation.
+    """
+    if ranks <= 1 or distinct <= 0:
+        return 1.0
+    mean = distinct / ranks
+    spread = math.sqrt(mean * (1 - distinct / experts) * (1 - 1 / ranks))
+    highest = NormalDist().inv_cdf((ranks - 0.375) / (ranks + 0.25)) * math.sqrt(ranks / (ranks - 1))
+    return min(mean + spread * highest, experts / ranks, distinct) / mean
+
+
+def step_bytes(case: Case, running: float) -> tuple[float, float]:
+    """Bytes of weights that one token's way through the model reads: on the fullest rank, and over all ranks."""
+    model, layout = case.model, case.layout
+    full = layout.model_copy(update={"pp": 1})
+    split = memory.weight_bytes(model, full)
+    reached = distinct_experts(model.experts, model.experts_per_token, running)
+    share = reached / model.experts if model.experts else 0.0
+    fullest = fullest_share(reached, model.experts, layout.ep) if layout.expert_parallel else 1.0
+    head = model.bytes_of("lm_head") or (model.bytes_of("embedding") if model.tied_embeddings else 0)
+    dense = split.get("attention", 0.0) + split.get("mlp", 0.0) + split.get("replicated", 0.0) + head / layout.tp
+    rank = dense + split.get("experts", 0.0) * share * fullest
+    groups = layout.dp if not model.experts else 1
+    whole = model.bytes_of("attention", "mlp", "shared_experts", "other", "router", "norm") + head
+    return rank, (whole + model.bytes_of("experts") * share) * groups
+
+
+def flops_ms(case: Case, tokens: float) -> float:
+    """Time of the products of some tokens (over all DP groups) on one rank, at the data sheet's rates."""
+    model, layout = case.model, case.layout
+    share = model.experts_per_token / model.experts if model.experts else 0.0
+    local = tokens / layout.dp
+    parts = (
+        (model.format_of("experts"), model.parameters_of("experts") * share * tokens / memory.expert_ranks(layout)),
+        (model.format_of("attention"), model.parameters_of("attention") * local / layout.tp),
+        (model.format_of("mlp"), model.parameters_of("mlp", "shared_experts") * local / layout.tp),
+    )
+    return sum(2 * work / case.hardware.rate(formats.compute_format(name)) for name, work in parts) * MS
+
+
+def attention_ms(case: Case, tokens: float, context: float) -> float:
+    """Time of attention itself for some tokens that look at some context, in BF16."""
+    held = case.model.attention
+    reach = held.full_layers * context + held.sliding_layers * min(context, held.window_tokens or context)
+    reach += held.sparse_layers * min(context, held.sparse_read_tokens or context)
+    work = 4 * held.heads * held.head_dim / case.layout.tp * tokens / case.layout.dp * reach
+    return work / case.hardware.rate("bf16") * MS
+
+
+def collectives(case: Case) -> float:
+    """Collectives of one decode step: two a layer in TP, one more for a norm over all heads, two for DP with experts."""
+    model, layout = case.model, case.layout
+    if layout.tp > 1:
+        return model.layers * (3.0 if model.attention.qk_norm == "tensor" else 2.0)
+    return 2.0 * model.moe_layers if layout.dp > 1 and model.experts else 0.0
+
+
+def wire_ms(case: Case, tokens: float) -> float:
+    """Time of the bytes of all collectives for some tokens, at the link's bandwidth."""
+    layout = case.layout
+    ranks = layout.tp if layout.tp > 1 else layout.dp if case.model.experts else 1
+    if ranks == 1:
+        return 0.0
+    each = tokens / layout.dp * case.model.hidden * ACTIVATION_BYTES
+    return 2 * case.model.layers * each * 2 * (ranks - 1) / ranks / case.link.bytes_per_s * MS
+
+
+def decode(case: Case, running: float) -> dict[str, float]:
+    """What each constant multiplies in the time of one token, with some requests running, in ms per unit.
+
+    A pipeline is counted as one batch that passes all stages: users of a closed loop clump into one micro-batch (two H200
+    in pp2 took 16 and 35 ms for 8 and 32 users, near one batch of all, far from two halves; reference roofline.md).
+    """
+    model, layout, demand, hardware = case.model, case.layout, case.demand, case.hardware
+    local = running / layout.dp
+    arrivals = running / demand.osl  # requests that start in one step's time
+    prompt = arrivals * demand.isl
+    chunks = max(1.0, demand.isl / case.setting.batched_tokens)
+    rank_bytes, _ = step_bytes(case, running)
+    context = round(demand.isl + demand.osl / 2)
+    cache = local * model.kv_bytes_read(context, case.setting.kv_value_bytes)
+    cache *= memory.kv_share(model, layout.model_copy(update={"pp": 1}))
+    layers = model.layers * US_IN_MS
+    hops = (layout.pp - 1) * (hardware.between if case.gpus_per_host < layout.world_size else hardware.within).latency_s
+    found = {
+        f"weights_{case.setting.backend}": rank_bytes / hardware.bandwidth.bytes_per_s * MS,
+        "kv": cache / hardware.bandwidth.bytes_per_s * MS,
+        "arithmetic": flops_ms(case, running),
+        "collective_latency": (collectives(case) * case.link.latency_s + hops) * MS,
+        "collective_bytes": wire_ms(case, running + prompt),
+        "layer": layers,
+        "layer_fp8": layers if _scales_activations(model) else 0.0,
+        "layer_unfused_norm": layers if _unfused_norm(case) else 0.0,
+        "layer_eager": layers if case.setting.eager else 0.0,
+        "sequence": local * US_IN_MS,
+        "prefill_arithmetic": flops_ms(case, prompt),
+        "prefill_attention": attention_ms(case, prompt, demand.isl / 2),
+        "prefill_step": chunks * (1 - math.exp(-arrivals / layout.dp)) if not case.setting.eager else 0.0,
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _scales_activations(model: ModelSpec) -> bool:
+    return model.format_of("experts" if model.experts else "mlp") in ("fp8", "fp8_block", "mxfp8")
+
+
+def _unfused_norm(case: Case) -> bool:
+    version = flags.version_of(case.setting.engine_version)
+    old = version is not None and version < _FUSED_NORM
+    return old and case.model.attention.qk_norm == "tensor" and case.layout.tp > 1
+
+
+def first_token(case: Case, running: float, tpot_ms: float, prefill_ms: float) -> dict[str, float]:
+    """What each constant multiplies in TTFT, in ms per unit.
+
+    Args:
+        case: what is predicted.
+        running: requests at a time.
+        tpot_ms: predicted time of a step.
+        prefill_ms: predicted time that one request's prefill adds to decoding.
+    """
+    demand = case.demand
+    # All users start together, and only once in `rounds`: half of them stand before the mean one.
+    ahead = running / case.layout.dp / 2 / demand.rounds
+    steps = ahead * demand.isl / case.setting.batched_tokens
+    read = sum(memory.weight_bytes(case.model, case.layout).values()) / case.hardware.bandwidth.bytes_per_s * MS
+    layers = case.model.layers * US_IN_MS
+    return {
+        "first_layer": layers,
+        "first_steps": tpot_ms,
+        "first_prefill": prefill_ms * (1 + ahead),
+        "burst_layer": layers * steps,
+        "burst_weights": read * steps,
+    }

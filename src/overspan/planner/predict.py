@@ -1,0 +1,163 @@
+"""TPOT and TTFT of a layout as sums of named terms, each with its interval. Pure and fast: no tables, no search."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from overspan.catalog import calibration, images
+from overspan.planner import features, memory
+from overspan.planner.features import Case, Setting
+from overspan.schema.errors import InputError
+from overspan.schema.hardware import HardwareSpec
+from overspan.schema.model import ModelSpec
+from overspan.schema.prediction import Calibration, Interval, Prediction
+from overspan.schema.recipe import Recipe
+
+# The term of the sentence that a constant's time belongs to.
+TERMS: Final = {
+    "weights_native": "weights",
+    "weights_marlin": "weights",
+    "weights_cutlass_fp4": "weights",
+    "kv": "kv",
+    "arithmetic": "arithmetic",
+    "collective_latency": "collectives",
+    "collective_bytes": "collectives",
+    "layer": "layers",
+    "layer_fp8": "layers",
+    "layer_unfused_norm": "layers",
+    "layer_eager": "host",
+    "sequence": "host",
+    "prefill_arithmetic": "prefill",
+    "prefill_attention": "prefill",
+    "prefill_step": "prefill",
+}
+_PREFILL: Final = ("prefill_arithmetic", "prefill_attention")
+_Z80: Final = 1.2816  # 80 % of a normal distribution lie within this many sigmas
+_EXTRAPOLATED: Final = 2.5  # how much wider the scatter is where nothing was measured
+
+
+def setting_of(recipe: Recipe, model: ModelSpec, hardware: HardwareSpec) -> Setting:
+    """How a recipe runs the engine, as far as it changes the time."""
+    args, env = recipe.engine_args, recipe.env
+    asked = " ".join(str(value) for value in (args.get("moe_backend"), env.get("VLLM_NVFP4_GEMM_BACKEND"))).lower()
+    return Setting(
+        eager=bool(args.get("enforce_eager")) or hardware.family == "cpu",
+        backend=backend_of(model, hardware, marlin="marlin" in asked),
+        kv_value_bytes=memory.kv_value_bytes(model, args),
+        batched_tokens=memory.tokens_of(args.get("max_num_batched_tokens"), memory.BATCHED_TOKENS),
+        engine_version=images.engine_version(recipe.image) or recipe.engine_version,
+    )
+
+
+def backend_of(model: ModelSpec, hardware: HardwareSpec, *, marlin: bool = False) -> str:
+    """The kernels that read the weights: the hardware's own, Marlin for weight-only formats, CUTLASS for FP4 on SM120."""
+    held = model.format_of("experts" if model.experts else "mlp")
+    if marlin or held.startswith("int") or (held in ("nvfp4", "mxfp4") and hardware.family in ("hopper", "ampere", "ada")):
+        return "marlin"
+    return "cutlass_fp4" if held == "nvfp4" and hardware.family == "blackwell-consumer" else "native"
+
+
+def predict(case: Case, constants: Calibration | None = None, capacity: float | None = None) -> Prediction:
+    """What a layout gives under a demand.
+
+    Args:
+        case: model, layout, hardware, demand and setting.
+        constants: of another calibration than the one that ships.
+        capacity: requests whose cache fits one DP group; None where it is no limit.
+
+    Raises:
+        InputError: nothing here can say it: the model has layers whose cost is unknown.
+    """
+    _abstain(case)
+    held = constants or calibration.shipped()
+    demand, layout = case.demand, case.layout
+    running = min(float(demand.concurrency), (capacity or math.inf) * layout.dp)
+    if running < 1:
+        raise InputError(f"{layout.label}: the cache holds no request of {demand.isl + demand.osl:.0f} tokens")
+    counted = features.decode(case, running)
+    parts = {name: held.constants[name].value * amount for name, amount in counted.items()}
+    tpot = sum(parts.values())
+    prefill = sum(parts.get(name, 0.0) for name in _PREFILL) * demand.osl / running * layout.dp
+    prefill += _wire(case, held)
+    first = features.first_token(case, running, tpot, prefill)
+    waits = {name: held.constants[name].value * amount for name, amount in first.items()}
+    ttft = sum(waits.values())
+    if running < demand.concurrency:
+        # Little's law in a closed loop: who does not run waits for those who do.
+        waits["queue"] = (demand.concurrency / running - 1) * (ttft + demand.osl * tpot)
+        ttft += waits["queue"]
+    known = case.hardware.family in held.families
+    notes = [] if known else [f"no measurement on {case.hardware.family} behind this: the interval is wide"]
+    if running < demand.concurrency:
+        notes.append(f"the cache holds {running:.0f} of {demand.concurrency} requests; the others wait")
+    spread = _spread(counted, held, held.scatter if known else held.scatter * _EXTRAPOLATED, tpot)
+    widen = held.ttft_scatter * (1 if known else _EXTRAPOLATED)
+    return Prediction(
+        layout=layout,
+        demand=demand,
+        gpus=layout.world_size,
+        tpot_ms=tpot,
+        ttft_ms=ttft,
+        terms=_by_term(parts),
+        ttft_terms=waits,
+        bound=max(_by_term(parts).items(), key=lambda item: item[1])[0],
+        ceiling_tpot_ms=ceiling_ms(case, running),
+        interval=_interval(tpot, spread),
+        ttft_interval=_interval(ttft, widen),
+        running=int(running),
+        basis="calibrated" if known else "extrapolated",
+        notes=notes,
+    )
+
+
+def capacity_of(case: Case, recipe: Recipe, memory_bytes: float, reserve_bytes: float = 0.0) -> float:
+    """Requests whose cache fits one DP group beside the weights."""
+    tokens = round(case.demand.isl + case.demand.osl / 2)
+    fit = memory.fit(case.model, case.layout, recipe, memory_bytes, tokens=tokens, reserve_bytes=reserve_bytes)
+    free = fit.budget - (fit.needed - fit.kv)
+    limit = recipe.engine_args.get("max_num_seqs")
+    fits = free / fit.kv if fit.kv else math.inf
+    return min(fits, float(limit)) if isinstance(limit, int) else fits
+
+
+def ceiling_ms(case: Case, running: float) -> float:
+    """A step's bytes, weights and cache, over the bandwidth of all ranks: no layout is faster."""
+    _, whole = features.step_bytes(case, running)
+    context = round(case.demand.isl + case.demand.osl / 2)
+    cache = running * case.model.kv_bytes_read(context, case.setting.kv_value_bytes)
+    # In a pipeline the stages work one after another on one token.
+    at_a_time = case.layout.world_size / case.layout.pp
+    return (whole + cache) / (case.hardware.bandwidth.bytes_per_s * at_a_time) * features.MS
+
+
+def _wire(case: Case, held: Calibration) -> float:
+    return held.constants["collective_bytes"].value * features.wire_ms(case, case.demand.isl * case.layout.dp)
+
+
+def _abstain(case: Case) -> None:
+    if case.model.attention.linear_layers:
+        raise InputError(
+            f"no prediction for {case.model.name}: {case.model.attention.linear_layers} of its layers have linear "
+            "attention, whose cost was never measured here",
+            next="measure one point: overspan bench, then overspan calibrate --from RUN",
+        )
+
+
+def _by_term(parts: dict[str, float]) -> dict[str, float]:
+    terms: dict[str, float] = {}
+    for name, value in parts.items():
+        terms[TERMS[name]] = terms.get(TERMS[name], 0.0) + value
+    return terms
+
+
+def _spread(counted: dict[str, float], held: Calibration, scatter: float, tpot: float) -> float:
+    """Relative standard error: of the constants after the shared scatter of kinds that were not fitted."""
+    # Priors of the constants overlap with the scatter seen from kind to kind: take the larger, not both.
+    own = math.sqrt(sum((held.constants[name].sigma * amount) ** 2 for name, amount in counted.items())) / tpot
+    return max(own, scatter)
+
+
+def _interval(value: float, relative: float) -> Interval:
+    factor = math.exp(_Z80 * relative)
+    return Interval(low=value / factor, high=value * factor)

@@ -1,0 +1,159 @@
+"""Every layout that an inventory allows: predicted, ranked, or kept with the reason why it cannot run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from overspan.planner import faults, subject
+from overspan.planner.predict import capacity_of, predict
+from overspan.planner.refuse import rank_memory, refusals, slots
+from overspan.schema.base import Frozen
+from overspan.schema.errors import InputError, PlanRefused
+from overspan.schema.inventory import Inventory
+from overspan.schema.layout import Layout
+from overspan.schema.model import ModelSpec
+from overspan.schema.plan import Rejection
+from overspan.schema.prediction import Calibration, Demand, Prediction, Slo
+from overspan.schema.recipe import Recipe
+
+
+class Ranked(Frozen):
+    """One layout that can run. `front`: no other gives both more per GPU and more to each user."""
+
+    prediction: Prediction
+    meets: bool
+    front: bool = False
+    warnings: list[str] = []
+
+
+class Ranking(Frozen):
+    """Best first, and what was rejected."""
+
+    ranked: list[Ranked]
+    rejected: list[Rejection]
+
+    @property
+    def best(self) -> Ranked:
+        """The first.
+
+        Raises:
+            PlanRefused: no layout can run.
+        """
+        if not self.ranked:
+            raise PlanRefused("no layout can run", [f"{item.layout.label}: {item.reason}" for item in self.rejected])
+        return self.ranked[0]
+
+
+def layouts(model: ModelSpec, gpus: int) -> Iterator[Layout]:
+    """Every TP x PP x DP that some GPUs hold, with experts spread and without."""
+    for tp in range(1, min(gpus, model.attention.heads) + 1):
+        for pp in range(1, min(gpus // tp, model.layers) + 1):
+            for dp in range(1, gpus // (tp * pp) + 1):
+                yield Layout(tp=tp, pp=pp, dp=dp)
+                if model.experts and tp * dp > 1:
+                    yield Layout(tp=tp, pp=pp, dp=dp, ep=tp * dp)
+
+
+def rank(
+    model: ModelSpec,
+    recipe: Recipe,
+    inventory: Inventory,
+    demand: Demand,
+    slo: Slo | None = None,
+    constants: Calibration | None = None,
+) -> Ranking:
+    """All layouts, best first: those that keep the limits, then by tokens a second over the whole inventory.
+
+    Args:
+        model: its sizes.
+        recipe: engine and arguments; its own layout does not matter.
+        inventory: the machines.
+        demand: the load.
+        slo: limits on TTFT and TPOT.
+        constants: of another calibration than the one that ships.
+    """
+    limits = slo or Slo()
+    ranked, rejected = [], []
+    for layout in layouts(model, sum(slots(host, inventory) for host in inventory.hosts)):
+        reasons = refusals(model, layout, inventory, recipe)
+        met = faults.known(model, layout, inventory, recipe)
+        reasons += [fault.sentence() for fault in met if fault.fatal]
+        if reasons:
+            rejected.append(Rejection(layout=layout, reason="; ".join(reasons)))
+            continue
+        try:
+            seen = predict_on(model, recipe, layout, inventory, demand, constants)
+        except InputError as error:
+            rejected.append(Rejection(layout=layout, reason=error.what))
+            continue
+        ranked.append(Ranked(prediction=seen, meets=limits.met_by(seen), warnings=[fault.sentence() for fault in met]))
+    order = sorted(ranked, key=lambda item: (not item.meets, -item.prediction.output_tokens_per_s))
+    return Ranking(ranked=_front(order), rejected=rejected)
+
+
+def predict_on(
+    model: ModelSpec,
+    recipe: Recipe,
+    layout: Layout,
+    inventory: Inventory,
+    demand: Demand,
+    constants: Calibration | None = None,
+) -> Prediction:
+    """What one layout gives on an inventory, the cache's limit included."""
+    case = subject.case_of(model, recipe, layout, inventory, demand)
+    limits = [
+        capacity_of(case, recipe, size, reserve) for _, size, reserve in rank_memory(layout, inventory)
+    ]
+    return predict(case, constants, min(limits, default=None))
+
+
+def _front(ranked: list[Ranked]) -> list[Ranked]:
+    """Mark the Pareto front of tokens a second for each GPU against tokens a second for each user."""
+    best = 0.0
+    on_front = set()
+    for item in sorted(ranked, key=lambda one: (-one.prediction.interactivity, -one.prediction.tokens_per_s_per_gpu)):
+        if item.prediction.tokens_per_s_per_gpu > best:
+            best = item.prediction.tokens_per_s_per_gpu
+            on_front.add(item.prediction.layout)
+    return [item.model_copy(update={"front": item.prediction.layout in on_front}) for item in ranked]
+
+
+def how_many(
+    model: ModelSpec, recipe: Recipe, kind: str, demand: Demand, slo: Slo, limit: int = 64
+) -> tuple[Inventory, Ranked]:
+    """The fewest GPUs of a kind that keep the limits, and the layout that does.
+
+    Raises:
+        InputError: none does, with the nearest limits that can be kept.
+    """
+    spec = subject.hardware_of(subject.what_if(kind, 1, 1))
+    nearest: Prediction | None = None
+    count = 1
+    while count <= limit:
+        per_host = min(count, spec.gpus_per_host)
+        inventory = subject.what_if(kind, count // per_host, per_host)
+        ranking = rank(model, recipe, inventory, demand, slo)
+        if ranking.ranked and ranking.best.meets:
+            return inventory, ranking.best
+        for item in ranking.ranked:
+            if nearest is None or _miss(item.prediction, slo) < _miss(nearest, slo):
+                nearest = item.prediction
+        count *= 2
+    if nearest is None:
+        raise InputError(f"{model.name} does not fit {limit} {kind}", next="overspan plan --explain tells why")
+    raise InputError(
+        f"no layout of up to {limit} {kind} keeps {_limits(slo)} for {demand.concurrency} users",
+        next=f"the nearest is {nearest.layout.label}: --slo ttft={nearest.ttft_ms:.0f},tpot={nearest.tpot_ms:.1f}",
+    )
+
+
+def _miss(prediction: Prediction, slo: Slo) -> float:
+    """By what factor the worst limit is missed."""
+    ratios = [prediction.ttft_ms / slo.ttft_ms] if slo.ttft_ms else []
+    ratios += [prediction.tpot_ms / slo.tpot_ms] if slo.tpot_ms else []
+    return max(ratios, default=0.0)
+
+
+def _limits(slo: Slo) -> str:
+    held = [f"TTFT {slo.ttft_ms:g} ms"] if slo.ttft_ms else []
+    return " and ".join(held + ([f"TPOT {slo.tpot_ms:g} ms"] if slo.tpot_ms else []))

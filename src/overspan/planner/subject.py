@@ -1,0 +1,93 @@
+"""What a planner's question is about: a recipe, its model's sizes and the hardware of an inventory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from overspan.catalog import hardware, models, overrides, recipes
+from overspan.planner.predict import setting_of
+from overspan.planner.refuse import hosts_used, slots
+from overspan.planner.features import Case
+from overspan.schema.errors import InputError, UnknownName
+from overspan.schema.hardware import HardwareSpec
+from overspan.schema.inventory import Gpu, Host, Inventory
+from overspan.schema.layout import Layout
+from overspan.schema.model import ModelSpec
+from overspan.schema.prediction import Demand
+from overspan.schema.recipe import Recipe
+
+
+def resolve(name: str, settings: Iterable[str] = ()) -> tuple[Recipe, ModelSpec]:
+    """A recipe or a model by name, with overrides, and the model's sizes.
+
+    Raises:
+        UnknownName: neither a recipe nor a model of that name is known.
+        InputError: a setting is wrong, or the model's sizes are not at hand.
+    """
+    found = None if name in recipes.names() else models.lookup(name)
+    recipe = Recipe(name=_slug(name), model=name) if found else recipes.find(name)
+    recipe = overrides.apply(recipe, settings)
+    model = found if found and recipe.model == name else models.lookup(recipe.model)
+    if model is None:
+        raise InputError(
+            f"the sizes of {recipe.model} are not at hand: no numbers ship for it and it is not on this machine",
+            next=f"hf download {recipe.model} config.json, or --set model=FOLDER; sizes ship for {', '.join(models.names())}",
+        )
+    return recipe, model
+
+
+def _slug(name: str) -> str:
+    return recipes.for_model(name).name
+
+
+def what_if(kind: str, hosts: int = 1, gpus_per_host: int | None = None) -> Inventory:
+    """An inventory of machines that are not there: some hosts with some GPUs of a kind.
+
+    Raises:
+        UnknownName: no such kind of hardware.
+    """
+    spec = hardware.find(kind)
+    each = gpus_per_host or spec.gpus_per_host
+    size, unified = round(spec.memory.bytes), spec.memory.unified
+    cpu = spec.family == "cpu"
+    gpu = [Gpu(index=i, kind=spec.name, memory_bytes=size, unified_memory=unified) for i in range(0 if cpu else each)]
+    return Inventory(
+        name=f"{hosts}x{each}-{spec.name}",
+        description="a what-if: these machines were not detected",
+        launcher="local" if cpu else "docker",
+        device="cpu" if cpu else "cuda",
+        hosts=[Host(name=f"host{index}", cores=each, memory_bytes=size, gpus=gpu) for index in range(hosts)],
+    )
+
+
+def hardware_of(inventory: Inventory) -> HardwareSpec:
+    """The slowest kind of hardware in an inventory: every step waits for it.
+
+    Raises:
+        InputError: the hardware is not in the catalogue.
+    """
+    if inventory.device == "cpu":
+        return hardware.find("cpu")
+    kinds = {gpu.kind for host in inventory.hosts for gpu in host.gpus}
+    if not kinds:
+        raise InputError(f"inventory {inventory.name} has no GPU", next="overspan detect, or --gpu KIND for a what-if")
+    try:
+        found = [hardware.find(kind) for kind in kinds]
+    except UnknownName as error:
+        raise InputError(f"{error.what}: nothing is known of its speed", next="write a YAML like those that ship") from None
+    return min(found, key=lambda spec: spec.bandwidth.bytes_per_s)
+
+
+def case_of(model: ModelSpec, recipe: Recipe, layout: Layout, inventory: Inventory, demand: Demand) -> Case:
+    """The case to predict: this layout on these machines."""
+    spec = hardware_of(inventory)
+    used = hosts_used(layout, inventory)
+    per_host = layout.world_size // used if used else min(slots(host, inventory) for host in inventory.hosts)
+    return Case(
+        model=model,
+        layout=layout,
+        hardware=spec,
+        demand=demand,
+        setting=setting_of(recipe, model, spec),
+        gpus_per_host=max(1, per_host),
+    )

@@ -1,0 +1,96 @@
+"""What is asked of a layout, and what it is predicted to give. Times are milliseconds of one token or one request."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from overspan.schema.base import Frozen
+from overspan.schema.layout import Layout
+
+
+class Demand(Frozen):
+    """A closed loop of users. Lengths are means of what is really sent and asked for."""
+
+    isl: float = Field(1024, gt=0, description="input tokens of a request")
+    osl: float = Field(1024, gt=0, description="output tokens of a request")
+    concurrency: int = Field(1, ge=1, description="users, each with one request at a time")
+    rounds: float = Field(10, ge=1, description="requests of each user; all of them start together")
+
+
+class Slo(Frozen):
+    """Limits that a layout should keep."""
+
+    ttft_ms: float | None = Field(None, gt=0)
+    tpot_ms: float | None = Field(None, gt=0)
+
+    def met_by(self, prediction: Prediction) -> bool:
+        """Whether a prediction keeps every limit."""
+        return (self.ttft_ms is None or prediction.ttft_ms <= self.ttft_ms) and (
+            self.tpot_ms is None or prediction.tpot_ms <= self.tpot_ms
+        )
+
+
+class Interval(Frozen):
+    """Where the true value lies with about 80 % probability."""
+
+    low: float
+    high: float
+
+
+class Prediction(Frozen):
+    """One layout under one demand: the sum of `terms` is `tpot_ms`."""
+
+    layout: Layout
+    demand: Demand
+    gpus: int
+    tpot_ms: float
+    ttft_ms: float
+    terms: dict[str, float]
+    ttft_terms: dict[str, float]
+    bound: str = Field(description="the largest term of TPOT")
+    ceiling_tpot_ms: float = Field(description="all bytes of a step over all memory bandwidth, and nothing else")
+    interval: Interval
+    ttft_interval: Interval
+    running: int = Field(description="requests at a time; fewer than asked for where the cache is full")
+    basis: Literal["calibrated", "extrapolated"]
+    notes: list[str] = Field(default_factory=list)
+
+    @property
+    def output_tokens_per_s(self) -> float:
+        """Tokens generated a second over all users."""
+        request_s = (self.ttft_ms + self.demand.osl * self.tpot_ms) / 1e3
+        return self.demand.concurrency * self.demand.osl / request_s
+
+    @property
+    def tokens_per_s_per_gpu(self) -> float:
+        """Output tokens a second for each GPU used."""
+        return self.output_tokens_per_s / self.gpus
+
+    @property
+    def interactivity(self) -> float:
+        """Tokens a second that one user sees."""
+        return 1e3 / self.tpot_ms
+
+
+class Constant(Frozen):
+    """A number that physics leaves open, with how well it is known."""
+
+    value: float = Field(ge=0)
+    sigma: float = Field(gt=0)
+    unit: str
+    source: str = Field(min_length=1)
+
+
+class Calibration(Frozen):
+    """The constants of the predictor, and what they were fitted on."""
+
+    constants: dict[str, Constant]
+    families: list[str] = Field(description="hardware families with measurements behind the constants")
+    scatter: float = Field(gt=0, description="relative error that stays on kinds that were not fitted")
+    ttft_scatter: float = Field(gt=0)
+    source: str
+
+
+Slo.model_rebuild()
