@@ -67,7 +67,11 @@ def row(line: dict[str, str]) -> Row:
         demand=Demand(isl=isl * MEAN_LENGTH, osl=osl * MEAN_LENGTH, concurrency=int(line["concurrency"])),
         setting=setting,
     )
-    args = {"gpu_memory_utilization": 0.9 if gpu == "b300" else 0.95, "kv_cache_dtype": "fp8", "max_num_batched_tokens": 2048}
+    args = {
+        "gpu_memory_utilization": 0.9 if gpu == "b300" else 0.95,
+        "kv_cache_dtype": "fp8",
+        "max_num_batched_tokens": 2048,
+    }
     recipe = Recipe(name="row", model=model.name, engine_args=args)
     capacity = predict.capacity_of(case, recipe, spec.memory.bytes)
     return Row(gpu, case, capacity, float(line["tpot_ms"]), float(line["ttft_ms"]))
@@ -75,9 +79,7 @@ def row(line: dict[str, str]) -> Row:
 
 def trained(held: list[Row]) -> Calibration:
     """The priors, fitted to some rows: TPOT first, then TTFT on top of it."""
-    points = [
-        fit.Point(measured_ms=item.tpot_ms, counted=features.decode(item.case, _running(item))) for item in held
-    ]
+    points = [fit.Point(measured_ms=item.tpot_ms, counted=features.decode(item.case, _running(item))) for item in held]
     first = fit.fit(calibration.shipped(), points)
     waits = []
     for item in held:
@@ -170,7 +172,10 @@ def main() -> None:
     start = time.process_time()
     measured = rows()
     kinds = sorted({item.gpu for item in measured})
-    card: dict[str, object] = {"prior_only": score(measured, calibration.shipped()), "fitted_on_all": score(measured, trained(measured))}
+    card: dict[str, object] = {
+        "prior_only": score(measured, calibration.shipped()),
+        "fitted_on_all": score(measured, trained(measured)),
+    }
     left_out = {}
     for kind in kinds:
         constants = trained([item for item in measured if item.gpu != kind])
@@ -196,7 +201,8 @@ def show(held: list[Row], constants: Calibration) -> None:
         seen = predict.predict(item.case, constants, item.capacity)
         demand = item.case.demand
         print(
-            f"{item.gpu} {item.case.model.name} {item.case.layout.label} {demand.isl:.0f}/{demand.osl:.0f} x{demand.concurrency}"
+            f"{item.gpu} {item.case.model.name} {item.case.layout.label}"
+            f" {demand.isl:.0f}/{demand.osl:.0f} x{demand.concurrency}"
             f"  TPOT {seen.tpot_ms:.2f} of {item.tpot_ms:.2f} ({seen.tpot_ms / item.tpot_ms - 1:+.0%})"
             f"  TTFT {seen.ttft_ms:.0f} of {item.ttft_ms:.0f} ({seen.ttft_ms / item.ttft_ms - 1:+.0%})",
             file=sys.stderr,

@@ -35,7 +35,7 @@ def test_unknown_kind() -> None:
     ("old", "new", "said"),
     [
         ("273e9", "273", "'bandwidth.bytes_per_s': 273 is no plausible value in bytes per second; did you mean 273e9?"),
-        ("35e-6", "35", "'between.latency_s': 35 is no plausible value in seconds; did you mean 35e-6?"),
+        ("32.5e-6", "32.5", "'between.latency_s': 32.5 is no plausible value in seconds; did you mean 32.5e-6?"),
         ("bf16: {flop_per_s: 125e12", "bf16: {flop_per_s: 125", "did you mean 125e12?"),
         ("bf16:", "bf17:", "rates"),
     ],

@@ -93,8 +93,16 @@ def read(config: Mapping[str, Any]) -> Shape:
         is_moe=_moe_layers(raw, layers) if experts else [False] * layers,
         linear=[kind == "linear" for kind in kinds],
         mtp_layers=_mtp(raw),
-        warnings=warnings,
+        warnings=_warnings(architecture, family, kinds),
     )
+
+
+def _warnings(architecture: str, family: str, kinds: list[str]) -> list[str]:
+    """What the general rules may get wrong."""
+    found = [] if family in KNOWN else [f"unknown architecture '{architecture}' ({family}): counted by general rules"]
+    if "linear" in kinds:
+        found.append("layers with linear attention are counted by general rules")
+    return found
 
 
 def _number(value: Any, key: str, low: int, high: int) -> int:

@@ -30,10 +30,10 @@ def next_step(prediction: Prediction, recipe: Recipe, setting: Setting | None = 
     if prediction.bound == "weights" and setting is not None and setting.backend == "cutlass_fp4":
         return "try Marlin: --set env.VLLM_NVFP4_GEMM_BACKEND=marlin"
     steps = {
-        "weights": "fewer bytes: a smaller weight format, more GPUs, or speculative decoding (more tokens for each read)",
+        "weights": "fewer bytes for a token: a smaller weight format, more GPUs, or speculative decoding",
         "kv": "a smaller cache: --set kv_cache_dtype=fp8, or more DP groups",
-        "collectives": "fewer or faster collectives: PP between hosts, or experts spread; one run with NCCL_DEBUG=INFO tells",
-        "layers": "fused kernels: a newer engine, or fewer layers a GPU does not help; only more users share this cost",
+        "collectives": "fewer collectives: PP between hosts, or experts spread; NCCL_DEBUG=INFO tells more",
+        "layers": "speculative decoding or a newer engine: more GPUs do not shorten this cost, more users share it",
         "prefill": "prefill on GPUs of its own (xPyD), or shorter prompts by prefix caching",
         "host": "fewer sequences a process: more DP groups",
         "arithmetic": "more GPUs, or a format with faster arithmetic",

@@ -33,6 +33,14 @@ class Setting(Frozen):
     kv_value_bytes: float = 2.0
     batched_tokens: float = memory.BATCHED_TOKENS
     engine_version: str | None = None
+    draft_tokens: int = 0
+    draft_layers: int = 0
+    acceptance: float = 0.0
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Expected tokens of one step with speculative decoding: 1 + a + a^2 ... (arXiv 2211.17192, equation 1)."""
+        return sum(self.acceptance**accepted for accepted in range(self.draft_tokens + 1))
 
 
 class Case(Frozen):
@@ -109,7 +117,7 @@ def attention_ms(case: Case, tokens: float, context: float) -> float:
 
 
 def collectives(case: Case) -> float:
-    """Collectives of one decode step: two a layer in TP, one more for a norm over all heads, two for DP with experts."""
+    """Collectives of a decode step: two a layer in TP, one more for a norm over all heads, two for DP with experts."""
     model, layout = case.model, case.layout
     if layout.tp > 1:
         return model.layers * (3.0 if model.attention.qk_norm == "tensor" else 2.0)
@@ -129,26 +137,27 @@ def wire_ms(case: Case, tokens: float) -> float:
 def decode(case: Case, running: float) -> dict[str, float]:
     """What each constant multiplies in the time of one token, with some requests running, in ms per unit.
 
-    A pipeline is counted as one batch that passes all stages: users of a closed loop clump into one micro-batch (two H200
-    in pp2 took 16 and 35 ms for 8 and 32 users, near one batch of all, far from two halves; reference roofline.md).
+    A pipeline is counted as one batch that passes all stages: users of a closed loop clump into one micro-batch (two
+    H200 in pp2 took 16 and 35 ms for 8 and 32 users, near one batch of all, far from two halves; roofline.md).
     """
     model, layout, demand, hardware = case.model, case.layout, case.demand, case.hardware
-    local = running / layout.dp
-    arrivals = running / demand.osl  # requests that start in one step's time
+    local, gain = running / layout.dp, case.setting.tokens_per_step
+    checked = running * (1 + case.setting.draft_tokens)  # tokens that one step computes
+    arrivals = running * gain / demand.osl  # requests that start in one step's time
     prompt = arrivals * demand.isl
     chunks = max(1.0, demand.isl / case.setting.batched_tokens)
-    rank_bytes, _ = step_bytes(case, running)
+    rank_bytes, _ = step_bytes(case, checked)
     context = round(demand.isl + demand.osl / 2)
     cache = local * model.kv_bytes_read(context, case.setting.kv_value_bytes)
     cache *= memory.kv_share(model, layout.model_copy(update={"pp": 1}))
-    layers = model.layers * US_IN_MS
+    layers = (model.layers + case.setting.draft_tokens * case.setting.draft_layers) * US_IN_MS
     hops = (layout.pp - 1) * (hardware.between if case.gpus_per_host < layout.world_size else hardware.within).latency_s
     found = {
         f"weights_{case.setting.backend}": rank_bytes / hardware.bandwidth.bytes_per_s * MS,
         "kv": cache / hardware.bandwidth.bytes_per_s * MS,
-        "arithmetic": flops_ms(case, running),
+        "arithmetic": flops_ms(case, checked),
         "collective_latency": (collectives(case) * case.link.latency_s + hops) * MS,
-        "collective_bytes": wire_ms(case, running + prompt),
+        "collective_bytes": wire_ms(case, checked + prompt),
         "layer": layers,
         "layer_fp8": layers if _scales_activations(model) else 0.0,
         "layer_unfused_norm": layers if _unfused_norm(case) else 0.0,
@@ -158,7 +167,7 @@ def decode(case: Case, running: float) -> dict[str, float]:
         "prefill_attention": attention_ms(case, prompt, demand.isl / 2),
         "prefill_step": chunks * (1 - math.exp(-arrivals / layout.dp)) if not case.setting.eager else 0.0,
     }
-    return {name: value for name, value in found.items() if value}
+    return {name: value / gain for name, value in found.items() if value}
 
 
 def _scales_activations(model: ModelSpec) -> bool:

@@ -37,19 +37,24 @@ def fit(prior: Calibration, points: Sequence[Point], sigma: float = POINT_SIGMA)
     used = [name for name in values if any(name in row for row in rows)]
     left = [1.0 - sum(values[name] * amount for name, amount in row.items()) for row in rows]
     for _ in range(_ROUNDS):
-        moved = max((_improve(name, prior, values, rows, left, sigma) for name in used), default=0.0)
+        moved = max(
+            (_improve(name, prior, values=values, rows=rows, left=left, sigma=sigma) for name in used), default=0.0
+        )
         if moved < _SETTLED:
             break
     constants = {
         name: held.model_copy(update={"value": values[name]}) if name in used else held
         for name, held in prior.constants.items()
     }
-    return prior.model_copy(update={"constants": constants, "source": f"{prior.source}; fitted to {len(points)} points"})
+    return prior.model_copy(
+        update={"constants": constants, "source": f"{prior.source}; fitted to {len(points)} points"}
+    )
 
 
 def _improve(
     name: str,
     prior: Calibration,
+    *,
     values: dict[str, float],
     rows: Sequence[Mapping[str, float]],
     left: list[float],

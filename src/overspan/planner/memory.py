@@ -128,6 +128,11 @@ def tokens_of(value: Any, default: int) -> int:
     return default
 
 
+def _utilisation(given: Any) -> float:
+    """The share of memory that the engine may use."""
+    return float(given if isinstance(given, (int, float)) else flags.known()["gpu_memory_utilization"]["default"])
+
+
 def fit(
     model: ModelSpec,
     layout: Layout,
@@ -150,9 +155,7 @@ def fit(
         reserve_bytes: what the system keeps of unified memory.
     """
     args = recipe.engine_args
-    default = float(flags.known()["gpu_memory_utilization"]["default"])
-    given = args.get("gpu_memory_utilization")
-    utilisation = float(given) if isinstance(given, (int, float)) else default
+    utilisation = _utilisation(args.get("gpu_memory_utilization"))
     context = tokens_of(args.get("max_model_len"), model.max_context or 4096)
     if args.get("max_model_len") in ("auto", -1):
         context = min(context, 4096)

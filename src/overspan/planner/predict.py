@@ -32,6 +32,12 @@ TERMS: Final = {
     "prefill_attention": "prefill",
     "prefill_step": "prefill",
 }
+# Share of draft tokens that are accepted, one after another. Text decides it: measure yours.
+ACCEPTANCE: Final = {
+    "ngram": 0.1,  # seed 000: no gain on chat; text that repeats its prompt gives far more
+    "mtp": 0.85,  # DeepSeek-V3 technical report, section 5.4.3: 85-90 % of second tokens
+    "eagle": 0.7,  # arXiv 2406.16858 (EAGLE-2), table 1: 4 of about 6 drafted on chat
+}
 _PREFILL: Final = ("prefill_arithmetic", "prefill_attention")
 _Z80: Final = 1.2816  # 80 % of a normal distribution lie within this many sigmas
 _EXTRAPOLATED: Final = 2.5  # how much wider the scatter is where nothing was measured
@@ -40,6 +46,7 @@ _EXTRAPOLATED: Final = 2.5  # how much wider the scatter is where nothing was me
 def setting_of(recipe: Recipe, model: ModelSpec, hardware: HardwareSpec) -> Setting:
     """How a recipe runs the engine, as far as it changes the time."""
     args, env = recipe.engine_args, recipe.env
+    tokens, layers, acceptance = _speculation(args.get("speculative_config"))
     asked = " ".join(str(value) for value in (args.get("moe_backend"), env.get("VLLM_NVFP4_GEMM_BACKEND"))).lower()
     return Setting(
         eager=bool(args.get("enforce_eager")) or hardware.family == "cpu",
@@ -47,13 +54,31 @@ def setting_of(recipe: Recipe, model: ModelSpec, hardware: HardwareSpec) -> Sett
         kv_value_bytes=memory.kv_value_bytes(model, args),
         batched_tokens=memory.tokens_of(args.get("max_num_batched_tokens"), memory.BATCHED_TOKENS),
         engine_version=images.engine_version(recipe.image) or recipe.engine_version,
+        draft_tokens=tokens,
+        draft_layers=layers,
+        acceptance=acceptance,
     )
 
 
+def _speculation(config: object) -> tuple[int, int, float]:
+    """Draft tokens, layers run for each of them, and the share that is accepted, by method."""
+    if not isinstance(config, dict):
+        return 0, 0, 0.0
+    tokens, method = config.get("num_speculative_tokens"), str(config.get("method", ""))
+    if not isinstance(tokens, int) or isinstance(tokens, bool) or tokens < 1:
+        return 0, 0, 0.0
+    known = next((name for name in ACCEPTANCE if name in method), None)
+    return tokens, 0 if "ngram" in method else 1, ACCEPTANCE[known] if known else 0.5
+
+
 def backend_of(model: ModelSpec, hardware: HardwareSpec, *, marlin: bool = False) -> str:
-    """The kernels that read the weights: the hardware's own, Marlin for weight-only formats, CUTLASS for FP4 on SM120."""
+    """The kernels that read the weights: the hardware's own, Marlin for weight-only formats, CUTLASS on SM120."""
     held = model.format_of("experts" if model.experts else "mlp")
-    if marlin or held.startswith("int") or (held in ("nvfp4", "mxfp4") and hardware.family in ("hopper", "ampere", "ada")):
+    if (
+        marlin
+        or held.startswith("int")
+        or (held in ("nvfp4", "mxfp4") and hardware.family in ("hopper", "ampere", "ada"))
+    ):
         return "marlin"
     return "cutlass_fp4" if held == "nvfp4" and hardware.family == "blackwell-consumer" else "native"
 
@@ -77,38 +102,46 @@ def predict(case: Case, constants: Calibration | None = None, capacity: float | 
         raise InputError(f"{layout.label}: the cache holds no request of {demand.isl + demand.osl:.0f} tokens")
     counted = features.decode(case, running)
     parts = {name: held.constants[name].value * amount for name, amount in counted.items()}
-    tpot = sum(parts.values())
-    prefill = sum(parts.get(name, 0.0) for name in _PREFILL) * demand.osl / running * layout.dp
-    prefill += _wire(case, held)
-    first = features.first_token(case, running, tpot, prefill)
-    waits = {name: held.constants[name].value * amount for name, amount in first.items()}
-    ttft = sum(waits.values())
-    if running < demand.concurrency:
-        # Little's law in a closed loop: who does not run waits for those who do.
-        waits["queue"] = (demand.concurrency / running - 1) * (ttft + demand.osl * tpot)
-        ttft += waits["queue"]
+    tpot, waits = sum(parts.values()), _waits(case, held, parts, running)
+    ttft, terms = sum(waits.values()), _by_term(parts)
     known = case.hardware.family in held.families
-    notes = [] if known else [f"no measurement on {case.hardware.family} behind this: the interval is wide"]
-    if running < demand.concurrency:
-        notes.append(f"the cache holds {running:.0f} of {demand.concurrency} requests; the others wait")
-    spread = _spread(counted, held, held.scatter if known else held.scatter * _EXTRAPOLATED, tpot)
-    widen = held.ttft_scatter * (1 if known else _EXTRAPOLATED)
+    widen = 1.0 if known else _EXTRAPOLATED
     return Prediction(
         layout=layout,
         demand=demand,
         gpus=layout.world_size,
         tpot_ms=tpot,
         ttft_ms=ttft,
-        terms=_by_term(parts),
+        terms=terms,
         ttft_terms=waits,
-        bound=max(_by_term(parts).items(), key=lambda item: item[1])[0],
+        bound=max(terms, key=lambda name: terms[name]),
         ceiling_tpot_ms=ceiling_ms(case, running),
-        interval=_interval(tpot, spread),
-        ttft_interval=_interval(ttft, widen),
+        interval=_interval(tpot, _spread(counted, held, held.scatter * widen, tpot)),
+        ttft_interval=_interval(ttft, held.ttft_scatter * widen),
         running=int(running),
         basis="calibrated" if known else "extrapolated",
-        notes=notes,
+        notes=_notes(case, running, known=known),
     )
+
+
+def _waits(case: Case, held: Calibration, parts: dict[str, float], running: float) -> dict[str, float]:
+    """The terms of TTFT in ms, the queue behind a full cache included."""
+    demand, tpot = case.demand, sum(parts.values())
+    prefill = sum(parts.get(name, 0.0) for name in _PREFILL) * demand.osl / running * case.layout.dp
+    prefill += held.constants["collective_bytes"].value * features.wire_ms(case, demand.isl * case.layout.dp)
+    first = features.first_token(case, running, tpot, prefill)
+    waits = {name: held.constants[name].value * amount for name, amount in first.items()}
+    if running < demand.concurrency:
+        # Little's law in a closed loop: who does not run waits for those who do.
+        waits["queue"] = (demand.concurrency / running - 1) * (sum(waits.values()) + demand.osl * tpot)
+    return waits
+
+
+def _notes(case: Case, running: float, *, known: bool) -> list[str]:
+    notes = [] if known else [f"no measurement on {case.hardware.family} behind this: the interval is wide"]
+    if running < case.demand.concurrency:
+        notes.append(f"the cache holds {running:.0f} of {case.demand.concurrency} requests; the others wait")
+    return notes
 
 
 def capacity_of(case: Case, recipe: Recipe, memory_bytes: float, reserve_bytes: float = 0.0) -> float:
@@ -129,10 +162,6 @@ def ceiling_ms(case: Case, running: float) -> float:
     # In a pipeline the stages work one after another on one token.
     at_a_time = case.layout.world_size / case.layout.pp
     return (whole + cache) / (case.hardware.bandwidth.bytes_per_s * at_a_time) * features.MS
-
-
-def _wire(case: Case, held: Calibration) -> float:
-    return held.constants["collective_bytes"].value * features.wire_ms(case, case.demand.isl * case.layout.dp)
 
 
 def _abstain(case: Case) -> None:

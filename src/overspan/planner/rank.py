@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pydantic import Field
+
 from overspan.planner import faults, subject
 from overspan.planner.predict import capacity_of, predict
 from overspan.planner.refuse import rank_memory, refusals, slots
@@ -23,7 +25,7 @@ class Ranked(Frozen):
     prediction: Prediction
     meets: bool
     front: bool = False
-    warnings: list[str] = []
+    warnings: list[str] = Field(default_factory=list)
 
 
 class Ranking(Frozen):
@@ -59,6 +61,7 @@ def rank(
     recipe: Recipe,
     inventory: Inventory,
     demand: Demand,
+    *,
     slo: Slo | None = None,
     constants: Calibration | None = None,
 ) -> Ranking:
@@ -82,7 +85,7 @@ def rank(
             rejected.append(Rejection(layout=layout, reason="; ".join(reasons)))
             continue
         try:
-            seen = predict_on(model, recipe, layout, inventory, demand, constants)
+            seen = predict_on(model, recipe, layout, inventory, demand, constants=constants)
         except InputError as error:
             rejected.append(Rejection(layout=layout, reason=error.what))
             continue
@@ -97,13 +100,12 @@ def predict_on(
     layout: Layout,
     inventory: Inventory,
     demand: Demand,
+    *,
     constants: Calibration | None = None,
 ) -> Prediction:
     """What one layout gives on an inventory, the cache's limit included."""
     case = subject.case_of(model, recipe, layout, inventory, demand)
-    limits = [
-        capacity_of(case, recipe, size, reserve) for _, size, reserve in rank_memory(layout, inventory)
-    ]
+    limits = [capacity_of(case, recipe, size, reserve) for _, size, reserve in rank_memory(layout, inventory)]
     return predict(case, constants, min(limits, default=None))
 
 
@@ -119,7 +121,7 @@ def _front(ranked: list[Ranked]) -> list[Ranked]:
 
 
 def how_many(
-    model: ModelSpec, recipe: Recipe, kind: str, demand: Demand, slo: Slo, limit: int = 64
+    model: ModelSpec, recipe: Recipe, kind: str, demand: Demand, slo: Slo, *, limit: int = 64
 ) -> tuple[Inventory, Ranked]:
     """The fewest GPUs of a kind that keep the limits, and the layout that does.
 
@@ -132,7 +134,7 @@ def how_many(
     while count <= limit:
         per_host = min(count, spec.gpus_per_host)
         inventory = subject.what_if(kind, count // per_host, per_host)
-        ranking = rank(model, recipe, inventory, demand, slo)
+        ranking = rank(model, recipe, inventory, demand, slo=slo)
         if ranking.ranked and ranking.best.meets:
             return inventory, ranking.best
         for item in ranking.ranked:

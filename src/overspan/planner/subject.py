@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from overspan.catalog import hardware, models, overrides, recipes
+from overspan.planner.features import Case
 from overspan.planner.predict import setting_of
 from overspan.planner.refuse import hosts_used, slots
-from overspan.planner.features import Case
 from overspan.schema.errors import InputError, UnknownName
 from overspan.schema.hardware import HardwareSpec
 from overspan.schema.inventory import Gpu, Host, Inventory
@@ -31,7 +31,7 @@ def resolve(name: str, settings: Iterable[str] = ()) -> tuple[Recipe, ModelSpec]
     if model is None:
         raise InputError(
             f"the sizes of {recipe.model} are not at hand: no numbers ship for it and it is not on this machine",
-            next=f"hf download {recipe.model} config.json, or --set model=FOLDER; sizes ship for {', '.join(models.names())}",
+            next=f"hf download {recipe.model} config.json, or a folder; sizes ship for {', '.join(models.names())}",
         )
     return recipe, model
 
@@ -74,7 +74,9 @@ def hardware_of(inventory: Inventory) -> HardwareSpec:
     try:
         found = [hardware.find(kind) for kind in kinds]
     except UnknownName as error:
-        raise InputError(f"{error.what}: nothing is known of its speed", next="write a YAML like those that ship") from None
+        raise InputError(
+            f"{error.what}: nothing is known of its speed", next="write a YAML like those that ship"
+        ) from None
     return min(found, key=lambda spec: spec.bandwidth.bytes_per_s)
 
 

@@ -1,0 +1,174 @@
+"""Predictions are sums of counted terms that move the way physics says, and say how sure they are."""
+
+import math
+
+import pytest
+
+from overspan.catalog import calibration, hardware, models
+from overspan.planner import answer, explain, features, fit, predict, subject
+from overspan.planner.features import Case, Setting
+from overspan.schema.errors import InputError
+from overspan.schema.layout import parse_layout
+from overspan.schema.prediction import Demand
+
+
+def case(
+    layout: str = "tp4", gpu: str = "h200", model: str = "minimax-m2.5", users: int = 8, **setting: object
+) -> Case:
+    return Case(
+        model=models.find(model),
+        layout=parse_layout(layout),
+        hardware=hardware.find(gpu),
+        demand=Demand(isl=1024, osl=1024, concurrency=users),
+        setting=Setting.model_validate(setting),
+    )
+
+
+@pytest.mark.parametrize(
+    ("tokens", "reached"), [(1, 8), (2, 15.8), (4, 30.5), (8, 57.4), (16, 102), (64, 222), (128, 252)]
+)
+def test_distinct_experts_as_counted_on_the_reference_page(tokens: int, reached: float) -> None:
+    assert features.distinct_experts(256, 8, tokens) == pytest.approx(reached, rel=0.01)
+
+
+def test_fullest_rank_of_two_at_one_token() -> None:
+    """Eight experts fall on two ranks: the fuller holds 5.09 in the mean (binomial, exact)."""
+    exact = sum(math.comb(8, k) * max(k, 8 - k) for k in range(9)) / 2**8
+    assert 4 * features.fullest_share(8, 256, 2) == pytest.approx(exact, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("model", "gb"), [("minimax-m2.5-bf16", 20.83), ("minimax-m2.5", 11.08), ("minimax-m2.5-nvfp4", 10.74)]
+)
+def test_bytes_of_a_step_as_counted_on_the_reference_page(model: str, gb: float) -> None:
+    rank, whole = features.step_bytes(case("tp1", model=model), 1)
+    assert rank / 1e9 == pytest.approx(gb, rel=0.01)
+    assert whole == pytest.approx(rank)
+
+
+def test_188_collectives_a_step() -> None:
+    assert features.collectives(case("tp2")) == 3 * 62
+    assert features.collectives(case("tp2", model="llama-3.3-70b")) == 2 * 80
+    assert features.collectives(case("tp1")) == 0
+
+
+def test_terms_sum_to_tpot() -> None:
+    seen = predict.predict(case())
+    assert sum(seen.terms.values()) == pytest.approx(seen.tpot_ms)
+    assert sum(seen.ttft_terms.values()) == pytest.approx(seen.ttft_ms)
+    assert seen.terms[seen.bound] == max(seen.terms.values())
+    assert seen.interval.low < seen.tpot_ms < seen.interval.high
+    assert seen.ceiling_tpot_ms < seen.tpot_ms
+
+
+def test_it_moves_the_way_physics_says() -> None:
+    base = predict.predict(case()).tpot_ms
+    assert predict.predict(case(users=64)).tpot_ms > base
+    assert predict.predict(case(eager=True)).tpot_ms > base
+    assert predict.predict(case(gpu="h100")).tpot_ms > base
+    assert predict.predict(case(model="minimax-m2.5-bf16")).tpot_ms > base
+    assert (
+        predict.predict(case(engine_version="0.16.0")).tpot_ms > predict.predict(case(engine_version="0.19.0")).tpot_ms
+    )
+    assert predict.predict(case(kv_value_bytes=1.0, users=64)).terms["kv"] < predict.predict(case(users=64)).terms["kv"]
+
+
+def test_unmeasured_hardware_widens_the_interval() -> None:
+    def width(gpu: str) -> float:
+        seen = predict.predict(case("tp1", gpu, "smollm2-135m"))
+        return seen.interval.high / seen.interval.low
+
+    assert width("l40s") > 1.2 * width("h200")
+    seen = predict.predict(case("tp1", "l40s", "smollm2-135m"))
+    assert seen.basis == "extrapolated"
+    assert "no measurement on ada" in seen.notes[0]
+
+
+def test_full_cache_makes_users_wait() -> None:
+    free, full = predict.predict(case(users=64)), predict.predict(case(users=64), capacity=32)
+    assert full.running == 32
+    assert full.ttft_terms["queue"] == pytest.approx(full.ttft_ms - full.ttft_terms["queue"] + 1024 * full.tpot_ms)
+    assert full.tpot_ms < free.tpot_ms
+    with pytest.raises(InputError, match="holds no request of 2048 tokens"):
+        predict.predict(case(), capacity=0.5)
+
+
+def test_linear_attention_is_not_guessed() -> None:
+    odd = models.find("minimax-m2.5")
+    odd = odd.model_copy(update={"attention": odd.attention.model_copy(update={"linear_layers": 40})})
+    with pytest.raises(InputError, match="40 of its layers have linear attention"):
+        predict.predict(case().model_copy(update={"model": odd}))
+
+
+def test_speculation_pays_by_acceptance() -> None:
+    base = predict.predict(case(users=1)).tpot_ms
+    good = predict.predict(case(users=1, draft_tokens=2, draft_layers=1, acceptance=0.85)).tpot_ms
+    bad = predict.predict(case(users=1, draft_tokens=2, draft_layers=1, acceptance=0.0)).tpot_ms
+    assert good < base < bad
+    assert Setting(draft_tokens=2, acceptance=0.5).tokens_per_step == 1.75
+
+
+@pytest.mark.parametrize(("variant", "low", "high"), [(None, 16.1, 17.5), ("cutlass", 12.9, 14.5), ("pp2", 12.7, 14.3)])
+def test_seed_000_is_predicted(variant: str | None, low: float, high: float) -> None:
+    """The seed's own measurements (13.7 and 13.5 within 6 %), from its own recipe on its own inventory."""
+    settings = (f"variant={variant}",) if variant else ()
+    recipe, _ = subject.resolve("minimax-m2.5-nvfp4", settings)
+    asked = answer.Question(
+        name="minimax-m2.5-nvfp4",
+        settings=settings,
+        inventory="two-sparks",
+        layout=recipe.layout.label,
+        demand=Demand(isl=128, osl=256, concurrency=1),
+    )
+    assert low <= answer.answer(asked)["interactivity"] <= high
+
+
+def test_sentence_names_time_and_next_step() -> None:
+    recipe, model = subject.resolve("minimax-m2.5-nvfp4", ["engine=vllm-ray"])
+    seen = predict.predict(case("tep2", "gb10", model.name, 1, eager=True, backend="marlin"))
+    said = explain.explain(seen, recipe)
+    assert " tok/s for each user: " in said
+    assert "ms weights" in said
+    assert "ms host" in said
+    assert "CUDA graphs on native vLLM" in said
+
+
+def test_two_explanations_are_told_apart_by_an_experiment() -> None:
+    sparks = case("tep2", "gb10", "minimax-m2.5-nvfp4", 1, eager=True, backend="marlin")
+    said = explain.tell_apart(predict.predict(sparks.model_copy(update={"gpus_per_host": 1})))
+    assert said is not None
+    assert "NCCL_DEBUG=INFO" in said
+    assert explain.tell_apart(predict.predict(case("tp1"))) is None
+
+
+def test_fit_finds_the_constants_that_made_the_points() -> None:
+    truth = calibration.shipped()
+    changed = {
+        name: held.model_copy(update={"value": held.value * (1.2 if name in ("layer", "kv") else 1.0)})
+        for name, held in truth.constants.items()
+    }
+    made = truth.model_copy(update={"constants": changed})
+    kinds = [("h200", "minimax-m2.5"), ("b200", "minimax-m2.7-nvfp4")]
+    cases = [
+        case(layout, gpu, model, users)
+        for layout in ("tp1", "tp4", "tep8")
+        for users in (1, 8, 64, 256)
+        for gpu, model in kinds
+    ]
+    points = [
+        fit.Point(measured_ms=predict.predict(one, made).tpot_ms, counted=features.decode(one, one.demand.concurrency))
+        for one in cases
+    ]
+    fitted = fit.fit(truth, points, sigma=0.001)
+    for one in cases:
+        assert predict.predict(one, fitted).tpot_ms == pytest.approx(predict.predict(one, made).tpot_ms, rel=0.005)
+    assert fitted.constants["layer"].value == pytest.approx(truth.constants["layer"].value * 1.2, rel=0.05)
+
+
+def test_one_point_moves_little_what_is_known_well() -> None:
+    truth = calibration.shipped()
+    one = case()
+    twice = fit.Point(measured_ms=2 * predict.predict(one).tpot_ms, counted=features.decode(one, 8))
+    fitted = fit.fit(truth, [twice])
+    assert 1.0 < predict.predict(one, fitted).tpot_ms / predict.predict(one).tpot_ms < 2.0
+    assert all(constant.value >= 0 for constant in fitted.constants.values())

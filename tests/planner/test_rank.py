@@ -1,0 +1,115 @@
+"""All layouts of an inventory: ranked, or rejected with the reason."""
+
+import pytest
+
+from overspan.catalog import inventories, models
+from overspan.planner import answer, faults, rank, subject
+from overspan.schema.errors import InputError, PlanRefused
+from overspan.schema.layout import parse_layout
+from overspan.schema.prediction import Demand, Slo
+from overspan.schema.recipe import Recipe
+
+H200 = subject.what_if("h200", 1, 8)
+FP8 = Recipe(name="m", model="minimax-m2.5", engine_args={"max_model_len": 8192})
+
+
+def ranking(slo: Slo | None = None) -> rank.Ranking:
+    return rank.rank(models.find("minimax-m2.5"), FP8, H200, Demand(concurrency=64), slo=slo)
+
+
+def test_every_layout_is_ranked_or_rejected_once() -> None:
+    found = ranking()
+    held = [item.prediction.layout for item in found.ranked] + [item.layout for item in found.rejected]
+    assert len(held) == len(set(held)) == len(list(rank.layouts(models.find("minimax-m2.5"), 8)))
+    reasons = {item.layout.label: item.reason for item in found.rejected}
+    assert "blocks of 128 do not divide" in reasons["tp8"]
+    assert "does not fit" in reasons["tp1"]
+    assert "tep8" not in reasons
+
+
+def test_best_first_and_front() -> None:
+    found = ranking()
+    speeds = [item.prediction.output_tokens_per_s for item in found.ranked]
+    assert speeds == sorted(speeds, reverse=True)
+    front = [item.prediction for item in found.ranked if item.front]
+    assert front
+    for item in found.ranked:
+        beaten = [
+            one
+            for one in front
+            if one.interactivity >= item.prediction.interactivity
+            and one.tokens_per_s_per_gpu > item.prediction.tokens_per_s_per_gpu
+        ]
+        assert item.front is not bool(beaten) or not item.front
+
+
+def test_limits_come_first() -> None:
+    free = ranking()
+    limit = min(item.prediction.tpot_ms for item in free.ranked) * 1.02
+    found = ranking(Slo(tpot_ms=limit))
+    assert found.best.meets
+    kept = [item.meets for item in found.ranked]
+    assert kept == sorted(kept, reverse=True)
+    assert not all(kept)
+
+
+def test_fewest_gpus_that_keep_a_limit() -> None:
+    model = models.find("minimax-m2.5")
+    machines, best = rank.how_many(model, FP8, "h200", Demand(concurrency=16), Slo(tpot_ms=20))
+    assert best.meets
+    assert best.prediction.tpot_ms <= 20
+    fewer = subject.what_if("h200", 1, len(machines.hosts[0].gpus) // 2)
+    assert not any(
+        item.meets for item in rank.rank(model, FP8, fewer, Demand(concurrency=16), slo=Slo(tpot_ms=20)).ranked
+    )
+
+
+def test_impossible_limit_names_the_nearest() -> None:
+    with pytest.raises(InputError, match="no layout of up to 8 h200 keeps TPOT 1 ms for 16 users") as caught:
+        rank.how_many(models.find("minimax-m2.5"), FP8, "h200", Demand(concurrency=16), Slo(tpot_ms=1), limit=8)
+    assert "--slo ttft=" in str(caught.value.next)
+
+
+def test_nothing_fits() -> None:
+    found = rank.rank(models.find("minimax-m2.5"), FP8, subject.what_if("l40s", 1, 1), Demand())
+    with pytest.raises(PlanRefused, match="tp1 does not fit"):
+        _ = found.best
+
+
+def test_known_faults_reject_and_warn() -> None:
+    pair = inventories.find("two-sparks")
+    recipe, model = subject.resolve("minimax-m2.5-nvfp4", ["engine=vllm-ray", "enforce_eager=false"])
+    found = rank.rank(model, recipe, pair, Demand(concurrency=1))
+    reasons = {item.layout.label: item.reason for item in found.rejected}
+    assert "crashed on its second request (seed 000" in reasons["pp2"]
+    assert any("RayChannelTimeoutError" in warning for warning in found.best.warnings)
+    native, _ = subject.resolve("minimax-m2.5-nvfp4")
+    assert "pp2" in [item.prediction.layout.label for item in rank.rank(model, native, pair, Demand()).ranked]
+    assert faults.known(model, parse_layout("tp2"), pair, native) == []
+
+
+def test_same_question_over_the_command_line_document() -> None:
+    asked = answer.Question(name="minimax-m2.5", gpu="h200", gpus=8, layout="tep8", slo="ttft=2000,tpot=30")
+    found = answer.answer(asked)
+    assert found["meets_slo"]
+    assert {"tpot_ms", "ttft_ms", "bound", "terms", "interval"} <= set(found)
+    assert "tep8" in answer.as_text(found)
+
+
+@pytest.mark.parametrize(
+    ("question", "said"),
+    [
+        (answer.Question(name="minimax-m2.5"), "give --on INVENTORY, or --gpu KIND"),
+        (answer.Question(name="minimax-m2.5", gpu="h200", inventory="laptop"), "give --on INVENTORY, or --gpu KIND"),
+        (answer.Question(name="minimax-m2.5", gpu="h200", slo="fast"), "'fast' is no limit"),
+        (answer.Question(name="minimax-m2.5", gpu="h200", slo="tpot=-3"), "'tpot=-3' is no limit"),
+        (answer.Question(name="minimax-m2.5", gpu="h200", how_many=True), "--how-many needs --gpu and --slo"),
+        (answer.Question(name="minimax-m2.5", gpu="h200", layout="tp8"), "tp8 cannot run on 1x8-h200"),
+        (answer.Question(name="someone/absent", gpu="h200"), "the sizes of someone/absent are not at hand"),
+        (answer.Question(name="minimax-m2.5", gpu="h2000"), "unknown hardware 'h2000'"),
+    ],
+)
+def test_wrong_questions(question: answer.Question, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        answer.answer(question)
+    assert said in caught.value.what
