@@ -188,7 +188,7 @@ class Host:
 
     def outside(self, path: str) -> Path:
         """Where a file under the host's /run, /root, /tmp or /srv is, seen from outside."""
-        if not path.startswith(tuple(f"{top}/" for top in PRIVATE)):
+        if not f"{path}/".startswith(tuple(f"{top}/" for top in PRIVATE)):
             raise ValueError(f"{path} is not the host's own; its own are {', '.join(PRIVATE)}")
         return self.folder / path.lstrip("/")
 
@@ -259,6 +259,32 @@ class Host:
             for process in stopped.values():
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.resume()
+
+    @contextlib.contextmanager
+    def slow(self, *, bits_per_s: int) -> Iterator[None]:
+        """What comes to the host comes at this speed."""
+        link = network.link_of(self.bed, self.number)
+        sh(
+            [
+                "tc",
+                "qdisc",
+                "add",
+                "dev",
+                link,
+                "root",
+                "tbf",
+                "rate",
+                str(bits_per_s),
+                "burst",
+                "64k",
+                "latency",
+                "50ms",
+            ]
+        )
+        try:
+            yield
+        finally:
+            sh(["tc", "qdisc", "delete", "dev", link, "root"])
 
     @contextlib.contextmanager
     def mtu(self, size: int) -> Iterator[None]:
