@@ -7,17 +7,15 @@ other has been made by hand once). Otherwise `through_here`: this machine reads 
 from __future__ import annotations
 
 import shlex
-import subprocess
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from overspan.schema.errors import OverspanError
 from overspan.schema.inventory import Host, Ssh
-from overspan.transport.base import Transport
+from overspan.transport.copying import Pipeable, pipe
 from overspan.transport.local import Local
-from overspan.transport.ssh import Remote, options, remote_text
+from overspan.transport.ssh import options, remote_text
 
 PROBE_TIMEOUT_S: Final = 20.0
 """For one ssh from host to host; its own limit for connecting is half of it."""
@@ -30,7 +28,7 @@ class End:
     """A host, and the way to it."""
 
     host: Host
-    transport: Transport
+    transport: Pipeable
 
 
 def choose_route(source: End, target: End) -> RouteKind:
@@ -54,9 +52,9 @@ def stream(source: End, produce: Sequence[str], target: End, consume: Sequence[s
     """
     text = remote_text(consume, None, None)
     if route == "through_here":
-        _pipe(_argv_here(source, produce), _argv_here(target, consume), source, target)
+        pipe(source.transport, produce, target.transport, consume)
     elif isinstance(source.transport, Local):
-        _pipe(list(produce), [*_over_fabric(source, target), text], source, target)
+        pipe(source.transport, produce, source.transport, [*_over_fabric(source, target), text])
     else:
         both = f"{shlex.join(produce)} | {shlex.join([*_over_fabric(source, target), text])}"
         what = f"copying to {target.host.name}"
@@ -74,38 +72,3 @@ def _over_fabric(source: End, target: End) -> list[str]:
         alias = ["-o", f"HostKeyAlias={ssh.address}"] if address != ssh.address and ssh.port == 22 else []
         return ["ssh", *options(ssh), *alias, "--", address]
     return ["ssh", *options(Ssh(address=address, user=ssh.user, port=ssh.port)), "--", address]
-
-
-def _argv_here(end: End, argv: Sequence[str]) -> list[str]:
-    """The command to start here so that `argv` runs on that host."""
-    if isinstance(end.transport, Remote):
-        end.transport.connect()
-        return end.transport.command(argv)
-    if isinstance(end.transport, Local):
-        return list(argv)
-    raise OverspanError(f"nothing can be copied to or from {end.host.name}: it is not a real host")
-
-
-def _pipe(produce: list[str], consume: list[str], source: End, target: End) -> None:
-    with tempfile.TemporaryFile() as said_first, tempfile.TemporaryFile() as said_last:
-        first = subprocess.Popen(produce, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=said_first)
-        try:
-            last = subprocess.Popen(consume, stdin=first.stdout, stdout=subprocess.DEVNULL, stderr=said_last)
-        finally:
-            if first.stdout is not None:
-                first.stdout.close()  # so that the first is told when the last ends
-        try:
-            codes = (last.wait(), first.wait())
-        finally:
-            for process in (first, last):
-                if process.poll() is None:
-                    process.kill()
-                    process.wait()
-        for code, said, end in zip(codes, (said_last, said_first), (target, source), strict=True):
-            if code != 0:
-                said.seek(0)
-                lines = said.read().decode(errors="replace").strip().splitlines()
-                raise OverspanError(
-                    f"copying from {source.host.name} to {target.host.name} failed on {end.host.name}",
-                    quote=lines[-1] if lines else None,
-                )
