@@ -20,24 +20,22 @@ def _cure(module: ModuleType) -> None:
 
     def apply(
         self: Any,
+        *,
         output: torch.Tensor,
-        hidden_states: torch.Tensor,
-        w1: torch.Tensor,
-        w2: torch.Tensor,
         topk_weights: torch.Tensor,
         topk_ids: torch.Tensor,
-        *args: Any,
-        expert_map: torch.Tensor | None = None,
-        apply_router_weight_on_input: bool = False,
-        **kwargs: Any,
+        expert_map: torch.Tensor | None,
+        apply_router_weight_on_input: bool,
+        **rest: Any,
     ) -> None:
-        foreign = None
-        if expert_map is not None:
-            topk_weights, topk_ids, foreign = localize(topk_weights, topk_ids, expert_map)
-        kwargs.update(expert_map=None, apply_router_weight_on_input=apply_router_weight_on_input)
-        inner(self, output, hidden_states, w1, w2, topk_weights, topk_ids, *args, **kwargs)
-        if foreign is not None and apply_router_weight_on_input:
-            # The kernel does not weigh then; each token has one expert.
+        rest.update(output=output, expert_map=None, apply_router_weight_on_input=apply_router_weight_on_input)
+        if expert_map is None:
+            inner(self, topk_weights=topk_weights, topk_ids=topk_ids, **rest)
+            return
+        weights, ids, foreign = localize(topk_weights, topk_ids, expert_map)
+        inner(self, topk_weights=weights, topk_ids=ids, **rest)
+        if apply_router_weight_on_input:
+            # Each token has one expert then, and the kernel does not weigh it.
             output[foreign.any(dim=-1)] = 0
 
     experts.apply = apply

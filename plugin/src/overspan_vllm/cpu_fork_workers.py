@@ -1,8 +1,8 @@
 """The CPU platform forces workers to be spawned, so that each imports vLLM anew, for 6 seconds.
 
 With the mend they are forked, and a server is ready in about half the time. It is safe while nothing of the parent has
-started OpenMP threads, which a fork does not carry over: true for `vllm serve`, whose API server and engine core compute
-nothing before they start their workers; a program of one's own may have, so that a switch turns it on.
+started OpenMP threads, which a fork does not carry over: true for `vllm serve`, whose API server and engine core
+compute nothing before they start their workers. A program of one's own may have, so that a switch turns it on.
 """
 
 from __future__ import annotations

@@ -7,7 +7,6 @@ differ talk through torch.distributed, which vLLM falls back to by itself.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,7 +19,7 @@ from overspan_vllm.mend import Mend
 def shared_memory_identity() -> str:
     """The same for two processes if and only if a name in /dev/shm means one thing to both."""
     boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return f"{boot}:{os.stat('/dev/shm').st_dev}"  # noqa: S108
+    return f"{boot}:{Path('/dev/shm').stat().st_dev}"  # noqa: S108
 
 
 def _cure(module: ModuleType) -> None:

@@ -35,9 +35,7 @@ def _gather(communicator: Any, tensor: torch.Tensor, sizes: Sequence[int] | None
     return torch.cat([each[:count] for each, count in zip(gathered, rows, strict=True)])
 
 
-def reduce_scatterv(
-    self: Any, input_: torch.Tensor, dim: int = -1, sizes: Sequence[int] | None = None
-) -> torch.Tensor:
+def reduce_scatterv(self: Any, input_: torch.Tensor, dim: int = -1, sizes: Sequence[int] | None = None) -> torch.Tensor:
     """Sum every rank's tensor; rank r gets `sizes[r]` rows of the sum along `dim`, or an equal share."""
     rows = list(sizes) if sizes is not None else [input_.shape[dim] // self.world_size] * self.world_size
     total = input_.contiguous().clone()

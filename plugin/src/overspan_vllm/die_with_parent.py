@@ -12,20 +12,20 @@ import multiprocessing
 import os
 import signal
 import sys
+from functools import cache
 
-from overspan_vllm.mend import log
+from overspan_vllm.mend import say
 
 SWITCH = "OVERSPAN_DIE_WITH_PARENT"
 _PR_SET_PDEATHSIG = 1
 """Source: linux/prctl.h."""
 
 
+@cache
 def arrange() -> None:
     """See to it in this process, if it is a child of the engine's, and in every one that it forks."""
-    global _arranged
-    if _arranged or os.environ.get(SWITCH) != "1" or not sys.platform.startswith("linux"):
+    if os.environ.get(SWITCH) != "1" or not sys.platform.startswith("linux"):
         return
-    _arranged = True
     os.register_at_fork(after_in_child=_die_with_parent)
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -33,13 +33,10 @@ def arrange() -> None:
         if os.getppid() != parent.pid:
             # It died before the kernel was asked.
             os.kill(os.getpid(), signal.SIGKILL)
-    log.info("overspan plugin: processes of this engine end with their parents")
+    say("processes of this engine end with their parents")
 
 
 def _die_with_parent() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-
-
-_arranged = False

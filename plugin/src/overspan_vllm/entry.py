@@ -13,7 +13,7 @@ from overspan_vllm import (
     die_with_parent,
     minimax_qk_norm_fusion,
 )
-from overspan_vllm.mend import arrange
+from overspan_vllm.mend import arrange, flush
 
 EARLY = [cpu_ray.MEND, cpu_fork_workers.MEND]
 """These mend the platform itself, which Ray's actors ask before they load general plugins."""
@@ -38,3 +38,4 @@ def general() -> None:
     """Everything. Some versions load general plugins only."""
     platform()
     arrange(GENERAL)
+    flush()

@@ -78,7 +78,19 @@ def arrange(mends: Sequence[Mend]) -> None:
 
 def _apply(mend: Mend, module: ModuleType) -> None:
     mend.cure(module)
-    log.info("overspan plugin: mended %s for vLLM %s", mend.name, engine_version())
+    say(f"mended {mend.name} for vLLM {engine_version()}")
+
+
+def say(line: str) -> None:
+    """Log a line; before the engine has set up its log the line is kept until then."""
+    _unsaid.append(line)
+    flush()
+
+
+def flush() -> None:
+    """Log what was kept."""
+    while _unsaid and log.hasHandlers():
+        log.info("overspan plugin: %s", _unsaid.pop(0))
 
 
 class _AfterImport(MetaPathFinder):
@@ -113,6 +125,7 @@ class _Loader(Loader):
         return getattr(self._inner, name)
 
 
+_unsaid: list[str] = []
 _arranged: set[str] = set()
 _waiting: dict[str, list[Mend]] = {}
 _finder = _AfterImport()

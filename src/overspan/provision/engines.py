@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 
-from overspan.provision import build, locked, space
+from overspan.provision import build, locked, plugin, space
 from overspan.provision.interpreters import choose
 from overspan.provision.locks import Say, held, quiet
 from overspan.schema.base import Frozen
@@ -63,6 +63,7 @@ def find(kind: str) -> EngineEnv:
         older = any(other.name == kind for other in installed())
         why = "is of an older lock" if older else "is not installed"
         raise EngineMissing(f"engine {kind} ({lock.description}) {why}", next=f"overspan engine install {kind}")
+    plugin.refresh(engine.path)
     return engine
 
 
@@ -86,7 +87,8 @@ def install(lock: locked.EngineLock, *, python: str | None = None, say: Say = qu
     """
     engine = _at(_link(lock))
     if engine is not None:
-        say(f"engine {lock.name} is installed: {engine.path}")
+        note = " (its vLLM plugin is new)" if plugin.refresh(engine.path, say=say) else ""
+        say(f"engine {lock.name} is installed: {engine.path}{note}")
         return engine
     with held(_home() / ".locks" / f"{lock.label}.lock", doing=f"installing engine {lock.name}", say=say):
         engine = _at(_link(lock))
@@ -132,6 +134,7 @@ def _install(lock: locked.EngineLock, python: str | None, say: Say, detail: Say)
         folder = Path(tempfile.mkdtemp(prefix=f"{lock.label}.", dir=builds))
         try:
             build.build(lock, folder, interpreter, say=detail)
+            plugin.refresh(folder)
             engine = _publish(lock, folder, interpreter.version, time.monotonic() - started)
         except build.NotSupplied as error:
             refused = error

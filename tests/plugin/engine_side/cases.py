@@ -1,0 +1,321 @@
+"""Run by the engine's Python: one case a fault, each in a fork of one process, since some of them crash.
+
+Prints one JSON document: case -> {"value": ...} | {"error": "Type: text"} | {"signal": number}.
+"""
+
+import json
+import logging
+import multiprocessing as mp
+import os
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+import torch.distributed as dist
+
+CASES = {}
+
+
+def case(function):
+    CASES[function.__name__] = function
+    return function
+
+
+@case
+def sigmoid_routing():
+    """Experts and weights of one token, as the router and as the formula give them."""
+    from vllm.model_executor.layers.fused_moe.router.cpu_router import CPURouter
+
+    torch.manual_seed(0)
+    logits, bias = torch.randn(64, 8), torch.randn(8)
+    router = CPURouter(
+        top_k=3, global_num_experts=8, scoring_func="sigmoid", renormalize=True, e_score_correction_bias=bias
+    )
+    weights, ids = router._compute_routing(torch.zeros(64, 4), logits, None)
+    scores = logits.sigmoid()
+    best = (scores + bias).topk(3).indices
+    wanted = torch.zeros(64, 8).scatter(1, best, scores.gather(1, best))
+    wanted /= wanted.sum(-1, keepdim=True)
+    got = torch.zeros(64, 8).scatter(1, ids.long(), weights)
+    return (got - wanted).abs().max().item()
+
+
+@case
+def softmax_routing_is_left_alone():
+    from vllm.model_executor.layers.fused_moe.router.cpu_router import CPURouter
+
+    router = CPURouter(top_k=3, global_num_experts=8)
+    return [router.use_grouped_topk, router.num_expert_group]
+
+
+def _experts(hidden, w1, w2, weights, ids, expert_map, on_input=False):
+    from vllm._custom_ops import cpu_prepack_moe_weight
+    from vllm.model_executor.layers.fused_moe.activation import MoEActivation
+    from vllm.model_executor.layers.fused_moe.experts.cpu_moe import CPUUnquantizedExperts
+
+    experts = CPUUnquantizedExperts.__new__(CPUUnquantizedExperts)
+    experts._use_zentorch = False
+    experts.quant_config = SimpleNamespace(w1_bias=None, w2_bias=None)
+    output = torch.empty_like(hidden)
+    experts.apply(
+        output=output,
+        hidden_states=hidden,
+        w1=cpu_prepack_moe_weight(w1, "vec"),
+        w2=cpu_prepack_moe_weight(w2, "vec"),
+        topk_weights=weights,
+        topk_ids=ids,
+        activation=MoEActivation.SILU,
+        global_num_experts=8,
+        expert_map=expert_map,
+        a1q_scale=None,
+        a2_scale=None,
+        workspace13=None,
+        workspace2=None,
+        expert_tokens_meta=None,
+        apply_router_weight_on_input=on_input,
+    )
+    return output
+
+
+def _split_over_two(k, on_input):
+    """The largest difference between one rank with eight experts, and the sum of two ranks with four."""
+    torch.manual_seed(0)
+    hidden, w1, w2 = torch.randn(16, 32), torch.randn(8, 128, 32) / 6, torch.randn(8, 32, 64) / 8
+    weights, ids = torch.rand(16, 8).topk(k)
+    ids = ids.to(torch.int32)
+    whole = _experts(hidden, w1, w2, weights, ids, None, on_input)
+    low = torch.tensor([0, 1, 2, 3, -1, -1, -1, -1], dtype=torch.int32)
+    high = low.roll(4)
+    parts = [
+        _experts(hidden, w1[part], w2[part], weights.clone(), ids.clone(), expert_map, on_input)
+        for part, expert_map in ((slice(0, 4), low), (slice(4, 8), high))
+    ]
+    return (parts[0] + parts[1] - whole).abs().max().item() / whole.abs().max().item()
+
+
+@case
+def expert_maps():
+    return _split_over_two(3, on_input=False)
+
+
+@case
+def expert_maps_with_weights_on_the_input():
+    return _split_over_two(1, on_input=True)
+
+
+@case
+def pipeline_buffers():
+    """What a stage receives, through a runner that has never been profiled."""
+    from vllm.sequence import IntermediateTensors
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+    def empty(batch_size, dtype, device):
+        return IntermediateTensors({"hidden_states": torch.zeros(batch_size, 4, dtype=dtype, device=device)})
+
+    runner = CPUModelRunner.__new__(CPUModelRunner)
+    runner.intermediate_tensors = None
+    runner.model = SimpleNamespace(make_empty_intermediate_tensors=empty)
+    runner.max_num_tokens = 8
+    runner.model_config = SimpleNamespace(dtype=torch.float32)
+    runner.device = torch.device("cpu")
+    sent = IntermediateTensors({"hidden_states": torch.ones(3, 4)})
+    got = runner.sync_and_gather_intermediate_tensors(3, sent, True)
+    return got["hidden_states"].tolist()
+
+
+def _two_ranks(function):
+    """Run it on two ranks of a gloo group; gives what rank 0 returned."""
+    with tempfile.TemporaryDirectory() as folder:
+        context = mp.get_context("fork")
+        answers = context.SimpleQueue()
+        children = [context.Process(target=_rank, args=(rank, function, folder, answers)) for rank in (0, 1)]
+        for child in children:
+            child.start()
+        for child in children:
+            child.join(60)
+            if child.exitcode != 0:
+                raise RuntimeError(answers.get() if not answers.empty() else f"a rank ended with {child.exitcode}")
+    return answers.get()
+
+
+def _rank(rank, function, folder, answers):
+    try:
+        dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+        answer = function(rank)
+        dist.barrier()
+        if rank == 0:
+            answers.put(answer)
+    except BaseException as error:
+        answers.put(f"{type(error).__name__}: {error}")
+        os._exit(1)
+
+
+def _communicator(rank):
+    from vllm.distributed.device_communicators.cpu_communicator import CpuCommunicator
+
+    communicator = CpuCommunicator.__new__(CpuCommunicator)
+    communicator.device_group = dist.group.WORLD
+    communicator.world_size = 2
+    communicator.rank_in_group = rank
+    communicator.ranks = [0, 1]
+    communicator.unique_name = "tp:0"
+    return communicator
+
+
+def _collectives(rank):
+    communicator, sizes = _communicator(rank), [1, 3]
+    mine = torch.full((sizes[rank], 2), float(rank + 1))
+    gathered = communicator.all_gatherv([mine], dim=0, sizes=sizes)[0]
+    whole = torch.arange(8.0).reshape(4, 2) * (rank + 1)
+    before = whole.clone()
+    mine = communicator.reduce_scatterv(whole, dim=0, sizes=sizes)
+    others = [torch.zeros(3, 2) for _ in range(2)]
+    dist.all_gather(others, torch.nn.functional.pad(mine, (0, 0, 0, 3 - len(mine)), value=-1))
+    return [gathered.tolist(), others[0].tolist(), others[1].tolist(), bool((whole == before).all())]
+
+
+@case
+def variable_collectives():
+    return _two_ranks(_collectives)
+
+
+def _names_of_two_hosts(rank):
+    os.environ["VLLM_DIST_IDENT"] = "29500"
+    return _communicator(rank)._all_group_ranks_share_shm_group_name()
+
+
+def _names_with_own_shm(rank):
+    if rank == 1:
+        _own_shared_memory()
+    return _names_of_two_hosts(rank)
+
+
+def _own_shared_memory():
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    new_mounts, private_recursive = 0x00020000, 0x40000 | 0x4000  # linux/sched.h, linux/mount.h
+    for code in (
+        libc.unshare(new_mounts),
+        libc.mount(b"none", b"/", None, private_recursive, None),
+        libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0, b"size=16m"),
+    ):
+        if code != 0:
+            raise OSError(ctypes.get_errno(), "cannot give a process its own /dev/shm")
+
+
+@case
+def names_on_one_host():
+    return _two_ranks(_names_of_two_hosts)
+
+
+@case
+def names_on_two_hosts():
+    return _two_ranks(_names_with_own_shm)
+
+
+@case
+def ray_device_key():
+    from vllm.platforms import current_platform
+
+    return current_platform.ray_device_key
+
+
+@case
+def start_method():
+    """How workers start, after the platform has seen the configuration of a tiny model."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = {
+            "architectures": ["LlamaForCausalLM"],
+            "model_type": "llama",
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 1,
+            "vocab_size": 32,
+            "max_position_embeddings": 64,
+        }
+        Path(folder, "config.json").write_text(json.dumps(config))
+        arguments = EngineArgs(model=folder, skip_tokenizer_init=True, load_format="dummy", enforce_eager=True)
+        arguments.create_engine_config()
+    return os.environ["VLLM_WORKER_MULTIPROC_METHOD"]
+
+
+def _sleep(told):
+    told.put(os.getpid())
+    time.sleep(300)
+
+
+def _parent(method, told):
+    context = mp.get_context(method)
+    context.Process(target=_sleep, args=(told,)).start()
+    time.sleep(300)
+
+
+@case
+def orphan_of_a_fork():
+    """Whether a forked child outlives its parent's kill -9 by two seconds."""
+    context = mp.get_context("fork")
+    told = context.SimpleQueue()
+    parent = context.Process(target=_parent, args=("fork", told))
+    parent.start()
+    child = told.get()
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.join()
+    lives = _lives(child, 2.0)
+    if lives:
+        os.kill(child, signal.SIGKILL)
+    return lives
+
+
+def _lives(pid, seconds):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except FileNotFoundError:
+            return False
+        if state == "Z":
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _answer(function, write):
+    os.dup2(2, 1)
+    try:
+        answer = {"value": function()}
+    except BaseException as error:
+        answer = {"error": f"{type(error).__name__}: {error}"}
+    os.write(write, json.dumps(answer).encode())
+    os._exit(0)
+
+
+def main():
+    from vllm.plugins import load_general_plugins
+
+    logging.basicConfig(level=logging.INFO)
+    torch.set_num_threads(1)
+    load_general_plugins()
+    answers = {}
+    for name, function in CASES.items():
+        read, write = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            _answer(function, write)
+        os.close(write)
+        with os.fdopen(read) as pipe:
+            text = pipe.read()
+        _, status = os.waitpid(pid, 0)
+        answers[name] = json.loads(text) if text else {"signal": os.WTERMSIG(status)}
+    json.dump(answers, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Each fault with the plugin, and without it."""
+
+import pytest
+
+from support.vllm_plugin import Outcome
+
+pytestmark = pytest.mark.real
+
+
+def test_sigmoid_scores_with_a_bias_choose_the_experts_of_the_formula(mended: Outcome, plain: Outcome) -> None:
+    assert mended.value("sigmoid_routing") < 1e-5
+    assert plain.cases["sigmoid_routing"]["error"].startswith("AssertionError")
+
+
+def test_softmax_routing_is_left_alone(mended: Outcome, plain: Outcome) -> None:
+    assert (
+        mended.value("softmax_routing_is_left_alone") == plain.value("softmax_routing_is_left_alone") == [False, None]
+    )
+
+
+@pytest.mark.parametrize("case", ["expert_maps", "expert_maps_with_weights_on_the_input"])
+def test_two_ranks_with_half_the_experts_sum_to_one_rank_with_all(mended: Outcome, plain: Outcome, case: str) -> None:
+    assert mended.value(case) < 1e-5
+    # Without, the kernel reads another rank's weights: it crashes, or answers wrongly.
+    assert "signal" in plain.cases[case] or plain.value(case) > 0.1
+
+
+def test_a_stage_receives_without_a_profile_run(mended: Outcome, plain: Outcome) -> None:
+    assert mended.value("pipeline_buffers") == [[1.0] * 4] * 3
+    assert plain.cases["pipeline_buffers"]["error"].startswith("AssertionError")
+
+
+def test_collectives_of_variable_size(mended: Outcome, plain: Outcome) -> None:
+    gathered, first, second, untouched = mended.value("variable_collectives")
+    assert gathered == [[1, 1], [2, 2], [2, 2], [2, 2]]
+    # Rank r put in (r + 1) * [0..7]: the sum is 3 * [0..7]. Rank 0 gets one row, rank 1 gets three; -1 is padding.
+    assert first == [[0, 3], [-1, -1], [-1, -1]]
+    assert second == [[6, 9], [12, 15], [18, 21]]
+    assert untouched
+    assert "NotImplementedError" in plain.cases["variable_collectives"]["error"]
+
+
+def test_ranks_share_memory_on_one_host_only(mended: Outcome, plain: Outcome) -> None:
+    assert mended.value("names_on_one_host") is True
+    assert mended.value("names_on_two_hosts") is False
+    assert plain.value("names_on_two_hosts") is True
+
+
+def test_ray_finds_a_device_on_the_cpu(mended: Outcome, plain: Outcome) -> None:
+    assert mended.value("ray_device_key") == "GPU"
+    assert plain.value("ray_device_key") == ""
+
+
+def test_workers_are_forked_where_the_switch_is_on(mended: Outcome, plain: Outcome) -> None:
+    assert mended.value("start_method") == "fork"
+    assert plain.value("start_method") == "spawn"
+
+
+def test_a_child_of_the_engine_does_not_outlive_its_parent(mended: Outcome, plain: Outcome) -> None:
+    assert mended.value("orphan_of_a_fork") is False
+    assert plain.value("orphan_of_a_fork") is True
+
+
+def test_the_engines_log_tells_what_was_mended(mended: Outcome, plain: Outcome) -> None:
+    assert "overspan plugin: mended Ray on the CPU platform for vLLM 0.32.0+cpu" in mended.log
+    assert "overspan plugin" not in plain.log

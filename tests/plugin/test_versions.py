@@ -1,0 +1,56 @@
+"""A mend does nothing where its fault is not."""
+
+import pytest
+
+from support.vllm_plugin import FakeVllm
+
+KERNEL = "from vllm.model_executor.layers.minimax_rms_norm import layer\nprint(layer())"
+PLATFORM = "from vllm.platforms.cpu import CpuPlatform\nprint(repr(CpuPlatform.ray_device_key))"
+START = (
+    "import os\nfrom vllm.platforms.cpu import CpuPlatform\nCpuPlatform.check_and_update_config(None)\n"
+    "print(os.environ['VLLM_WORKER_MULTIPROC_METHOD'])"
+)
+
+
+@pytest.mark.parametrize("version", ["0.26.0", "0.26.1+cu130"])
+def test_the_fused_kernel_is_switched_off_in_0_26(fake_vllm: FakeVllm, version: str) -> None:
+    assert fake_vllm.run(version, KERNEL) == [
+        f"overspan plugin: mended the fused QK-norm all-reduce of MiniMax-M2 (switched off) for vLLM {version}",
+        "None",
+    ]
+
+
+@pytest.mark.parametrize("version", ["0.25.1", "0.27.0", "0.32.0+cpu", "0.260.0"])
+def test_it_stays_in_other_versions(fake_vllm: FakeVllm, version: str) -> None:
+    assert fake_vllm.run(version, KERNEL) == ["a kernel that dies"]
+
+
+def test_the_platform_is_mended_on_the_cpu(fake_vllm: FakeVllm) -> None:
+    assert fake_vllm.run("0.32.0+cpu", PLATFORM)[-1] == "'GPU'"
+
+
+@pytest.mark.parametrize("version", ["0.32.0", "0.32.0+cu130", "0.31.0+cpu", "0.33.0+cpu"])
+def test_nothing_of_the_cpu_is_touched_elsewhere(fake_vllm: FakeVllm, version: str) -> None:
+    assert fake_vllm.run(version, PLATFORM) == ["''"]
+
+
+def test_a_switch_that_is_off_changes_nothing(fake_vllm: FakeVllm) -> None:
+    assert fake_vllm.run("0.32.0+cpu", START, OVERSPAN_FORK_WORKERS="0")[-1] == "spawn"
+
+
+def test_a_switch_that_is_on_forks(fake_vllm: FakeVllm) -> None:
+    assert fake_vllm.run("0.32.0+cpu", START, OVERSPAN_FORK_WORKERS="1")[-1] == "fork"
+
+
+def test_a_module_that_was_imported_before_is_mended_too(fake_vllm: FakeVllm) -> None:
+    code = (
+        "import vllm.platforms.cpu as cpu\nfrom overspan_vllm import mend, cpu_ray\n"
+        "cpu.CpuPlatform.ray_device_key = ''\nmend._arranged.clear()\nmend.arrange([cpu_ray.MEND])\n"
+        "print(cpu.CpuPlatform.ray_device_key)"
+    )
+    assert fake_vllm.run("0.32.0+cpu", code)[-1] == "GPU"
+
+
+def test_no_engine_is_no_error(fake_vllm: FakeVllm) -> None:
+    (fake_vllm.folder / "vllm-0.0.dist-info").mkdir()
+    assert fake_vllm.run("", PLATFORM) == ["''"]
