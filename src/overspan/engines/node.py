@@ -5,7 +5,13 @@ from __future__ import annotations
 from overspan.schema.inventory import Host
 from overspan.schema.plan import Plan
 
-BASE_ENV = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "PYTHONUNBUFFERED": "1"}
+BASE_ENV = {
+    "VLLM_NO_USAGE_STATS": "1",
+    "DO_NOT_TRACK": "1",
+    "PYTHONUNBUFFERED": "1",
+    # A switch of our vLLM plugin (plugin/, where the engine has it): no process of the engine outlives its parent.
+    "OVERSPAN_DIE_WITH_PARENT": "1",
+}
 
 CPU_KV_CACHE_GIB = 1
 """Memory of the KV cache on a CPU; with 1 GiB SmolLM2 holds 46,592 tokens (engine log, 2026-11-22)."""
@@ -33,6 +39,8 @@ def _cpu_env(cores: int, ranks: int) -> dict[str, str]:
         "VLLM_CPU_KVCACHE_SPACE": str(CPU_KV_CACHE_GIB),
         # One mask function would be compiled at the first step, for many seconds.
         "TORCHDYNAMO_DISABLE": "1",
+        # A switch of our vLLM plugin: forked workers need no 6 s of imports each.
+        "OVERSPAN_FORK_WORKERS": "1",
     }
 
 
