@@ -1,6 +1,6 @@
 """How well the planner predicts what it was not fitted on: a scorecard.
 
-    python benchmarks/planner_accuracy.py [--rows]
+    python benchmarks/planner_accuracy.py [--rows] [--write]
 
 Measured GPU kinds are left out one at a time, and so are the rows of the two-Spark table. The planner's own priors are
 scored too: how good it is before any measurement.
@@ -25,6 +25,7 @@ from overspan.schema.layout import Layout, parse_layout
 from overspan.schema.prediction import Calibration, Demand
 from overspan.schema.recipe import Recipe
 
+FITTED = Path(str(calibration.__file__)).with_name(calibration.FITTED)
 DATA = Path(__file__).parent / "data"
 MEAN_LENGTH = 0.9
 MODELS = {"fp4": "minimax-m2.7-nvfp4", "fp8": "minimax-m2.5"}  # nvidia's FP4 has every linear layer in NVFP4
@@ -77,10 +78,15 @@ def row(line: dict[str, str]) -> Row:
     return Row(gpu, case, capacity, float(line["tpot_ms"]), float(line["ttft_ms"]))
 
 
-def trained(held: list[Row]) -> Calibration:
-    """The priors, fitted to some rows: TPOT first, then TTFT on top of it."""
+def trained(held: list[Row], extra: list[tuple[str, Case, float, bool]] | None = None) -> Calibration:
+    """The priors, fitted to some rows (and some of the two-Spark table): TPOT first, then TTFT on top of it."""
     points = [fit.Point(measured_ms=item.tpot_ms, counted=features.decode(item.case, _running(item))) for item in held]
-    first = fit.fit(calibration.shipped(), points)
+    points += [
+        fit.Point(measured_ms=1e3 / speed, counted=features.decode(case, 1.0))
+        for _, case, speed, sound in extra or []
+        if sound
+    ]
+    first = fit.fit(calibration.priors(), points)
     waits = []
     for item in held:
         if item.capacity * item.case.layout.dp < item.case.demand.concurrency:
@@ -95,6 +101,16 @@ def trained(held: list[Row]) -> Calibration:
 
 def _running(item: Row) -> float:
     return min(float(item.case.demand.concurrency), item.capacity * item.case.layout.dp)
+
+
+def fitted(held: list[Row]) -> str:
+    """The file of constants that ships: fitted to all rows and the whole two-Spark table."""
+    constants = trained(held, sparks()).constants
+    head = "# Written by benchmarks/planner_accuracy.py --write: priors.yaml fitted to everything in benchmarks/data.\n"
+    source = (
+        f"source: priors.yaml, fitted to {len(held)} rows of MiniMax-M2.5 and the two-Spark table (benchmarks/data)\n"
+    )
+    return head + source + "values:\n" + "".join(f"  {name}: {one.value:.4g}\n" for name, one in constants.items())
 
 
 def score(held: list[Row], constants: Calibration) -> dict[str, float]:
@@ -152,11 +168,11 @@ def score_sparks() -> dict[str, dict[str, float]]:
             for other_name, other, speed, sound in table
             if sound and other_name != name
         ]
-        constants = fit.fit(calibration.shipped(), others)
+        constants = fit.fit(calibration.priors(), others)
         speed = predict.predict(case, constants).interactivity
         result[name] = {
             "measured": measured,
-            "prior": round(predict.predict(case).interactivity, 2),
+            "prior": round(predict.predict(case, calibration.priors()).interactivity, 2),
             "left_out": round(speed, 2),
             "error": abs(speed / measured - 1),
             "stable": float(stable),
@@ -168,12 +184,15 @@ def main() -> None:
     """Print the scorecard as JSON; exit 1 when a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", action="store_true", help="every row of the left-out kinds on stderr")
+    parser.add_argument("--write", action="store_true", help="write the constants fitted to everything, which ship")
     options = parser.parse_args()
     start = time.process_time()
     measured = rows()
+    if options.write:
+        FITTED.write_text(fitted(measured), encoding="utf-8")
     kinds = sorted({item.gpu for item in measured})
     card: dict[str, object] = {
-        "prior_only": score(measured, calibration.shipped()),
+        "prior_only": score(measured, calibration.priors()),
         "fitted_on_all": score(measured, trained(measured)),
     }
     left_out = {}

@@ -31,6 +31,10 @@ def test_a_kind_left_out(bench: ModuleType, kind: str) -> None:
     assert card["in_interval_80"] >= 0.7
 
 
+def test_what_ships_is_the_fit(bench: ModuleType) -> None:
+    assert bench.FITTED.read_text() == bench.fitted(bench.rows()), "run benchmarks/planner_accuracy.py --write"
+
+
 def test_the_two_spark_table(bench: ModuleType) -> None:
     table = bench.score_sparks()
     assert len(table) == 6

@@ -1,18 +1,43 @@
-"""The constants of the predictor, as they ship."""
+"""The constants of the predictor: what was known before any fit, and the fit to every measured point that ships."""
 
 from __future__ import annotations
 
 import functools
 from importlib import resources
 
+from overspan.schema.errors import RecipeError
 from overspan.schema.prediction import Calibration
 from overspan.schema.yamlio import make, read_yaml
+
+FITTED = "fitted.yaml"
+
+
+def _read(file: str) -> str:
+    return resources.files("overspan.catalog").joinpath(file).read_text(encoding="utf-8")
+
+
+@functools.lru_cache(maxsize=1)
+def priors() -> Calibration:
+    """What is known of each constant before a fit, with its source and how sure it is."""
+    file = "priors.yaml"
+    data, places = read_yaml(_read(file), file)
+    return make(Calibration, data, file, places)
 
 
 @functools.lru_cache(maxsize=1)
 def shipped() -> Calibration:
-    """The constants that ship, each with its source."""
-    file = "calibration.yaml"
-    text = resources.files("overspan.catalog").joinpath(file).read_text(encoding="utf-8")
-    data, places = read_yaml(text, file)
-    return make(Calibration, data, file, places)
+    """The constants that predictions use: the priors, fitted to benchmarks/data.
+
+    Raises:
+        RecipeError: the file of fitted values names a constant that has no prior.
+    """
+    data, _ = read_yaml(_read(FITTED), FITTED)
+    known = priors()
+    unknown = set(data["values"]) - set(known.constants)
+    if unknown:
+        raise RecipeError(f"{FITTED}: {', '.join(sorted(unknown))} has no prior")
+    constants = {
+        name: held.model_copy(update={"value": float(data["values"].get(name, held.value))})
+        for name, held in known.constants.items()
+    }
+    return known.model_copy(update={"constants": constants, "source": data["source"]})

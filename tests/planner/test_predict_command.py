@@ -1,0 +1,53 @@
+"""`overspan predict` from outside: one document with --json, one clear error, exit code 2."""
+
+import json
+
+import pytest
+
+from overspan.cli.main import main
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        main(["predict", *arguments])
+    out, err = capsys.readouterr()
+    return int(ended.value.code or 0), out, err
+
+
+def test_json_is_one_document(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "minimax-m2.5-nvfp4", "--on", "two-sparks", "--layout", "tep2", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert sum(found["terms"].values()) == pytest.approx(found["tpot_ms"])
+    low, high = found["interval"]["tpot_ms"]
+    assert low < found["tpot_ms"] < high
+    assert found["bound"] == "weights"
+
+
+def test_table_sentence_and_rejections(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "minimax-m2.5-nvfp4", "--on", "two-sparks", "--set", "engine=vllm-ray")
+    assert code == 0
+    assert "tok/s for each user" in out
+    assert "rejected 2 layouts" in out
+    assert "crashed on its second request" in out
+
+
+def test_what_if_on_machines_that_are_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "minimax-m2.5", "--gpu", "b200", "--gpus", "4", "--concurrency", "64", "--json")
+    assert code == 0
+    assert {item["layout"] for item in json.loads(out)["layouts"]} >= {"tp4"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["minimax-m2.5", "--gpu", "h200", "--layout", "tp8"], "blocks of 128 do not divide"),
+        (["minimax-m2.6", "--gpu", "h200"], "unknown recipe or model 'minimax-m2.6': did you mean minimax-m2.5"),
+        (["minimax-m2.5", "--gpu", "h200", "--set", "kv_cache_dtype=fp9"], "did you mean fp8"),
+        (["minimax-m2.5", "--gpu", "h200", "--slo", "tpot"], "'tpot' is no limit"),
+    ],
+)
+def test_bad_input(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (2, "")
+    assert said in err
