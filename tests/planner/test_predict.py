@@ -127,7 +127,7 @@ def test_sentence_names_time_and_next_step() -> None:
     recipe, model = subject.resolve("minimax-m2.5-nvfp4", ["engine=vllm-ray"])
     seen = predict.predict(case("tep2", "gb10", model.name, 1, eager=True, backend="marlin"))
     said = explain.explain(seen, recipe)
-    assert " tok/s for each user: " in said
+    assert " tok/s a user: " in said
     assert "ms weights" in said
     assert "ms host" in said
     assert "CUDA graphs on native vLLM" in said

@@ -16,12 +16,14 @@ def explain(prediction: Prediction, recipe: Recipe, setting: Setting | None = No
     largest = sorted(prediction.terms.items(), key=lambda item: -item[1])[:_SHOWN]
     parts = [f"{_ms(value)} {name}" for name, value in largest if value > _LITTLE * total]
     ceiling = 1e3 / prediction.ceiling_tpot_ms
-    sentence = f"{_rate(prediction.interactivity)} of {_rate(ceiling)} tok/s for each user: {', '.join(parts)}"
+    sentence = f"{_rate(prediction.interactivity)} of {_rate(ceiling)} tok/s a user: {', '.join(parts)}"
     return f"{sentence}; next, {next_step(prediction, recipe, setting)}"
 
 
 def next_step(prediction: Prediction, recipe: Recipe, setting: Setting | None = None) -> str:
     """The change, or the experiment, that the largest term asks for."""
+    if prediction.basis == "extrapolated":
+        return "measure it (overspan bench): nothing of the kind was measured here yet"
     eager = bool(recipe.engine_args.get("enforce_eager"))
     share = {name: value / prediction.tpot_ms for name, value in prediction.terms.items()}
     if eager and share.get("host", 0.0) > 0.2:

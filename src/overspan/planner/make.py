@@ -2,26 +2,76 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from overspan import __version__
+from overspan.catalog import models
+from overspan.planner import explain, faults, memory, rank, refuse
 from overspan.planner.placement import place
+from overspan.schema.errors import InputError, ModelUnavailable, PlanRefused
 from overspan.schema.inventory import Inventory
+from overspan.schema.model import ModelSpec
 from overspan.schema.plan import Endpoint, EngineChoice, Plan
+from overspan.schema.prediction import Demand
 from overspan.schema.recipe import Recipe
 
 
 def make_plan(recipe: Recipe, inventory: Inventory, engine: EngineChoice) -> Plan:
-    """The plan, before the model is on disk.
+    """The plan, before the model is on disk; with what it needs and will give, where the model's sizes are at hand.
 
     Raises:
         PlanRefused: it cannot run on these machines; with the reason of each refusal.
     """
+    placements = place(recipe.layout, inventory)
+    model, notes = _sizes(recipe)
+    reasons = refuse.refusals(model, recipe.layout, inventory, recipe)
+    if reasons:
+        raise PlanRefused("this plan cannot run:", reasons, next="overspan predict MODEL --on INVENTORY ranks what can")
+    notes += [fault.sentence() for fault in faults.known(model, recipe.layout, inventory, recipe)]
+    needed, prediction = {}, None
+    if model is not None:
+        needed = _memory(model, recipe, inventory)
+        prediction, said = _prediction(model, recipe, inventory)
+        notes.append(said)
     return Plan(
         recipe=recipe,
         inventory=inventory,
         layout=recipe.layout,
         engine=engine,
         endpoint=Endpoint(host=recipe.host, port=recipe.port, model=recipe.public_name),
-        placements=place(recipe.layout, inventory),
-        notes=recipe.warnings,
+        placements=placements,
+        memory_per_rank=needed,
+        prediction=prediction,
+        notes=[*recipe.warnings, *notes],
         overspan_version=__version__,
     )
+
+
+def _sizes(recipe: Recipe) -> tuple[ModelSpec | None, list[str]]:
+    """The model's sizes, or none and why: a model that cannot be counted may still run."""
+    try:
+        model = models.lookup(recipe.model)
+    except ModelUnavailable as error:
+        return None, [f"sizes unknown, so memory is not checked: {error.what}"]
+    return model, list(model.warnings) if model else []
+
+
+def _memory(model: ModelSpec, recipe: Recipe, inventory: Inventory) -> dict[str, int]:
+    """Bytes by term on the rank that has the least memory."""
+    sizes = [(size, reserve) for _, size, reserve in refuse.rank_memory(recipe.layout, inventory)]
+    size, reserve = min(sizes)
+    return memory.fit(model, recipe.layout, recipe, size, reserve_bytes=reserve).terms()
+
+
+def _prediction(model: ModelSpec, recipe: Recipe, inventory: Inventory) -> tuple[dict[str, Any] | None, str]:
+    """What one user will see, and the sentence that says so."""
+    context = memory.tokens_of(recipe.engine_args.get("max_model_len"), model.max_context or 4096)
+    half = max(1, min(1024, context // 2))
+    try:
+        seen = rank.predict_on(model, recipe, recipe.layout, inventory, Demand(isl=half, osl=half, concurrency=1))
+    except InputError as error:
+        return None, error.what
+    said = f"predicted with one user: {explain.explain(seen, recipe)}"
+    if seen.basis == "extrapolated":
+        said += f" (TPOT {seen.interval.low:.1f}-{seen.interval.high:.1f} ms)"
+    return seen.model_dump(mode="json"), said

@@ -169,7 +169,7 @@ def _abstain(case: Case) -> None:
         raise InputError(
             f"no prediction for {case.model.name}: {case.model.attention.linear_layers} of its layers have linear "
             "attention, whose cost was never measured here",
-            next="measure one point: overspan bench, then overspan calibrate --from RUN",
+            next="measure it: overspan up, then overspan bench",
         )
 
 

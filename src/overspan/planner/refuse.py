@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from overspan.catalog import flags, hardware, images
 from overspan.planner import memory
-from overspan.schema.errors import UnknownName
+from overspan.planner.placement import place
+from overspan.schema.errors import PlanRefused, UnknownName
 from overspan.schema.inventory import Host, Inventory
 from overspan.schema.layout import Layout
 from overspan.schema.model import ModelSpec
@@ -41,17 +42,17 @@ def refusals(model: ModelSpec | None, layout: Layout, inventory: Inventory, reci
 
 def _unresolved(recipe: Recipe) -> Iterator[str]:
     data = recipe.model_dump(mode="json", exclude=set(_PROSE), exclude_defaults=True)
-    for place, text in _texts(data, ""):
+    for field, text in _texts(data, ""):
         found = _VARIABLE.search(text)
         # In an engine argument `<think>` may be a token of the model; a whole value in brackets is a placeholder.
         if (
             found is None
             and (hole := _PLACEHOLDER.search(text))
-            and (hole.group() == text or "engine_args" not in place)
+            and (hole.group() == text or "engine_args" not in field)
         ):
             found = hole
         if found:
-            yield f"'{place}' holds '{found.group()}', which nothing fills in (value: {text!r})"
+            yield f"'{field}' holds '{found.group()}', which nothing fills in (value: {text!r})"
 
 
 def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
@@ -84,33 +85,23 @@ def _too_old(layout: Layout, inventory: Inventory, recipe: Recipe) -> Iterator[s
 
 
 def slots(host: Host, inventory: Inventory) -> int:
-    """Ranks that a host can hold: one a GPU, or one a core where there is none."""
+    """Ranks worth trying on a host: one a GPU, or one a core where there is none."""
     return len(host.gpus) if inventory.device == "cuda" else host.cores
 
 
 def hosts_used(layout: Layout, inventory: Inventory) -> int:
-    """The fewest equal hosts that hold all ranks; 0 where none do."""
-    world = layout.world_size
-    for count in range(1, len(inventory.hosts) + 1):
-        if world % count == 0 and sum(slots(host, inventory) >= world // count for host in inventory.hosts) >= count:
-            return count
-    return 0
+    """The hosts that the ranks of a layout are placed on; 0 where they cannot be."""
+    try:
+        return len(place(layout, inventory))
+    except PlanRefused:
+        return 0
 
 
 def _too_many_ranks(layout: Layout, inventory: Inventory) -> Iterator[str]:
-    held = {host.name: slots(host, inventory) for host in inventory.hosts}
-    unit = "GPUs" if inventory.device == "cuda" else "cores"
-    world, total = layout.world_size, sum(held.values())
-    factors = " x ".join(f"{name.upper()}{value}" for name, value in _degrees(layout) if value > 1) or "TP1"
-    shown = ", ".join(f"{name} {count}" for name, count in held.items())
-    if world > total:
-        yield f"{layout.label} needs {world} ranks ({factors}), the inventory has {total} {unit} ({shown})"
-    elif not hosts_used(layout, inventory):
-        yield f"{layout.label} needs {world} ranks ({factors}): they do not split evenly over hosts ({unit}: {shown})"
-
-
-def _degrees(layout: Layout) -> tuple[tuple[str, int], ...]:
-    return (("tp", layout.tp), ("pp", layout.pp), ("dp", layout.dp))
+    try:
+        place(layout, inventory)
+    except PlanRefused as refused:
+        yield from refused.reasons
 
 
 def _indivisible(model: ModelSpec, layout: Layout) -> Iterator[str]:

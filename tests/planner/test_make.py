@@ -1,0 +1,49 @@
+"""A plan says what each rank needs and what a user will see, and is refused where it cannot run."""
+
+import pytest
+
+from overspan.catalog import inventories, overrides, recipes
+from overspan.planner.make import make_plan
+from overspan.schema.errors import PlanRefused
+from overspan.schema.plan import EngineChoice, Plan
+
+ENGINE = EngineChoice(name="vllm", version="0.32.0")
+
+
+def plan(recipe: str, *settings: str, on: str = "two-sparks") -> Plan:
+    return make_plan(overrides.apply(recipes.find(recipe), settings), inventories.find(on), ENGINE)
+
+
+def test_memory_and_prediction_stand_in_the_plan() -> None:
+    made = plan("minimax-m2.5-nvfp4")
+    assert made.memory_per_rank["weights"] == pytest.approx(67.25e9, rel=0.01)
+    assert sum(made.memory_per_rank.values()) - made.memory_per_rank["budget"] < made.memory_per_rank["budget"]
+    assert made.prediction
+    assert sum(made.prediction["terms"].values()) == pytest.approx(made.prediction["tpot_ms"])
+    assert any("tok/s a user" in note for note in made.notes)
+    assert Plan.model_validate_json(made.model_dump_json()) == made
+
+
+def test_known_faults_are_notes() -> None:
+    made = plan("minimax-m2.5-nvfp4", "variant=pp2", "engine=vllm-ray")
+    assert any("crashed on its second request (seed 000" in note for note in made.notes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["MODEL=MiniMaxAI/MiniMax-M2.5"], "115.1 weights"),
+        (["image=x:${TAG}"], "which nothing fills in"),
+        (["layout=tp3"], "tp3 needs 3 GPUs"),
+    ],
+)
+def test_refused(settings: list[str], said: str) -> None:
+    with pytest.raises(PlanRefused) as caught:
+        plan("minimax-m2.5-nvfp4", *settings)
+    assert any(said in reason for reason in caught.value.reasons)
+
+
+def test_unknown_model_is_planned_without_sizes() -> None:
+    made = plan("minimax-m2.5-nvfp4", "model=someone/absent")
+    assert made.prediction is None
+    assert made.memory_per_rank == {}
