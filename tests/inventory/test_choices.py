@@ -11,7 +11,7 @@ from overspan.inventory.run_detect import as_yaml, replayed
 from overspan.schema.errors import HostUnreachable, InputError
 from overspan.schema.inventory import Host, Inventory
 from overspan.schema.yamlio import make, read_yaml
-from support.sparks import CABLE_0, CABLE_1, CAPTURES, LAN, WIFI, write_spark
+from support.sparks import CABLE_0, CABLE_1, CAPTURES, LAN, WIFI, net_sysfs, write_spark
 
 A, B = "enp1s0f0np0", "enp1s0f1np1"
 TWIN = "enP2p1s0f1np1"
@@ -139,6 +139,7 @@ def test_without_a_cable_the_slowness_is_told(tmp_path: Path, port: str, kind: s
 def test_wire_before_wifi(tmp_path: Path) -> None:
     for n in (1, 2):
         write_spark(tmp_path, f"spark{n}", {WIFI: [f"10.7.0.{n}/24"], LAN: [f"192.168.1.{n}/24"]}, up=())
+        (tmp_path / f"spark{n}" / "net_sysfs.txt").write_text(net_sysfs(up=()))  # the driver tells no speed
     assert fabric(replayed(tmp_path), "spark1")[0] == LAN
 
 

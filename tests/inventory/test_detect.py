@@ -20,6 +20,7 @@ from overspan.schema.errors import InputError
 from overspan.schema.inventory import Inventory, Ssh
 from support.sparks import write_spark
 from support.sshd import Sshd, running_sshd
+from support.waiting import until
 
 HOSTILE = [
     "a'; touch {marker} #",
@@ -187,6 +188,7 @@ def test_over_ssh_the_same_is_found_as_here(server: Sshd, capsys: pytest.Capture
     assert far.ssh is not None and far.ssh.port == server.port and far.ssh.known_hosts == str(server.known_hosts)
     same: dict[str, object] = {"name": "", "ssh": None, "disk_free_bytes": None, "nics": []}
     assert far.model_copy(update=same) == near.model_copy(update=same)
+    until(lambda: server.connections() == [], "the end of the connection", 10)
     replay = overspan(capsys, "detect", "--replay", str(tmp_path))[1]
     assert Inventory.model_validate(yaml.safe_load(replay)).hosts[0] == far
 
