@@ -251,7 +251,7 @@ def _warnings_between(
             warnings.append(f"MTU differs on {network}: {told}; large packets are lost")
         elif mtus and all(is_rdma(end.nic) for end in members.values()) and min(mtus.values()) < FABRIC_MTU:
             warnings.append(f"MTU of {network} is {min(mtus.values())}; set {FABRIC_MTU} on both sides of an RDMA link")
-    slow = [chosen[host.name] for host in hosts if host.fabric is not None and not host.fabric.hcas]
+    slow = [chosen[host.name] for host in hosts if host.gpus and host.fabric is not None and not host.fabric.hcas]
     if slow:
         what = "Wi-Fi" if any(end.nic.wifi for end in slow) else "Ethernet"
         warnings.append(f"hosts are joined by {what} alone, without RDMA: expect {SLOW}")

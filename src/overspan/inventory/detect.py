@@ -86,8 +86,9 @@ def ask_all(asked: Sequence[tuple[Target, Transport]]) -> list[Answer]:
 def _ask_one(target: Target, transport: Transport) -> Answer:
     cwd = str(Path.home()) if target.ssh is None else None  # where ssh starts as well
     try:
+        answers = [ask(transport, FACTS[0], cwd=cwd)]  # alone, so that a host that is gone is waited for once
         with ThreadPoolExecutor(SIDE_BY_SIDE) as pool:
-            answers = list(pool.map(lambda fact: ask(transport, fact, cwd=cwd), FACTS))
+            answers += pool.map(lambda fact: ask(transport, fact, cwd=cwd), FACTS[1:])
     except HostUnreachable as error:
         gone = Unreachable(name=target.name, what=error.what, quote=error.quote, next=error.next)
         return Answer(target, unreachable=gone)
