@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import sys
@@ -53,7 +52,7 @@ class Bed:
         reason = missing()
         if reason is not None:
             raise RuntimeError(reason)
-        self._take(claims.claim(self._names, persistent=self._persistent))
+        self._take(claims.claim(self._names, _shared(self._shared), persistent=self._persistent))
         try:
             self._up()
         except BaseException:
@@ -100,7 +99,7 @@ class Bed:
                 address=claim.address(number),
                 gateway=self.address,
                 folder=claim.folder / name,
-                shared=_shared(self._shared),
+                shared=claim.shared,
                 persistent=self._persistent,
             )
             for number, name in enumerate(claim.hosts, 1)
@@ -146,8 +145,14 @@ class Bed:
         return ["ssh", "-F", str(self.client / "config"), "-o", "BatchMode=yes", host.name, *argv]
 
     def inventory(self, *, engine: Path | None = None) -> Inventory:
-        """The hosts as `overspan` takes them. Containers get this machine's programs, and `engine`, read-only."""
+        """The hosts as `overspan` takes them. Containers get this machine's programs, and `engine`, read-only.
+
+        The engine's programs come first in a container's PATH, as in an image that was made for it.
+        """
         options = [word for mount in image.mounts(engine) for word in ("--volume", f"{mount.source}:{mount.target}:ro")]
+        options += ["--shm-size", "2g", "--env", "HOME=/tmp"]
+        if engine is not None:
+            options += ["--env", f"PATH={engine}/bin:/usr/bin:/bin"]
         return Inventory(
             name=f"bed-{self.id}",
             launcher="docker",
@@ -189,15 +194,16 @@ class Bed:
                 host.power_on()
             host.clear()
             for top in ("/srv", "/tmp"):
-                for path in host.outside(f"{top}/x").parent.iterdir():
-                    _delete(path)
+                for path in host.outside(top).iterdir():
+                    # Deleting the place of a shared folder would take it away from the host.
+                    if not any(f"{shared}/".startswith(f"{top}/{path.name}/") for shared in host.shared):
+                        _delete(path)
         image.install(self.hosts)
 
 
 def _delete(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        with contextlib.suppress(OSError):  # a shared folder is mounted there in the host: only its empty place remains
-            shutil.rmtree(path)
+        shutil.rmtree(path)
     else:
         path.unlink()
 

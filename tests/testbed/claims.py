@@ -16,7 +16,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import psutil
@@ -40,6 +40,7 @@ class Claim:
     hosts: list[str]
     owner_pid: int | None
     owner_started: float | None
+    shared: list[str] = field(default_factory=list)
 
     @property
     def folder(self) -> Path:
@@ -74,7 +75,7 @@ def claims() -> list[Claim]:
     return [Claim(**json.loads(path.read_text())) for path in sorted(BASE.glob("*/claim.json"))]
 
 
-def claim(hosts: list[str], *, persistent: bool) -> Claim:
+def claim(hosts: list[str], shared: list[str], *, persistent: bool) -> Claim:
     """Remove what dead owners left, then take an id and a subnet that nobody uses."""
     with locked():
         for old in claims():
@@ -89,6 +90,7 @@ def claim(hosts: list[str], *, persistent: bool) -> Claim:
             bed=secrets.token_hex(2),
             subnet=subnet,
             hosts=hosts,
+            shared=shared,
             owner_pid=None if persistent else me.pid,
             owner_started=None if persistent else me.create_time(),
         )

@@ -194,3 +194,18 @@ def test_absent_programs_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(bed_module, "PROGRAMS", ("ip", "no-such-program"))
     assert "no-such-program: run `make system-parts`" in str(bed_module.missing())
+
+
+def test_shared_folder_under_a_private_one_survives_a_reset(tmp_path: Path) -> None:
+    shared = tmp_path / "engine"
+    shared.mkdir()
+    (shared / "program").write_text("here")
+    with Bed(["solo"], shared=[shared]) as bed:
+        host = bed.hosts[0]
+        host.run("touch", "/tmp/own")
+        for _ in range(2):
+            assert host.run("cat", str(shared / "program")) == "here"
+            assert "Read-only" in ssh(bed, host, "touch", str(shared / "program")).stderr
+            bed.reset()
+        assert host.run("ls", "/tmp").split() == [str(shared).split("/")[2]]
+        assert (shared / "program").read_text() == "here"
