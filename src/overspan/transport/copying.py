@@ -1,6 +1,6 @@
-"""Bytes to a host, or from one to another, through standard input: no scp, no shell text, nothing in an argv.
+"""Bytes from one host to another through standard input: no scp, no shell text, nothing kept on the way.
 
-`pipe` joins two commands on any two hosts, as `docker save` here and `docker load` there; data is not kept on the way.
+`pipe` joins two commands on any two hosts, as `docker save` here and `docker load` there.
 """
 
 from __future__ import annotations
@@ -8,16 +8,10 @@ from __future__ import annotations
 import subprocess
 import tempfile
 from collections.abc import Sequence
-from pathlib import Path
-from typing import IO, Final, Protocol
+from typing import IO, Protocol
 
 from overspan.schema.errors import HostUnreachable, OverspanError
 from overspan.transport.base import Transport
-
-# The text is constant: the path and the mode are its arguments. The file appears whole, under its own mode, or not.
-WRITE: Final = (
-    'umask 077; part=$1.part; cat > "$part" && chmod "$2" "$part" && mv -fT "$part" "$1" || { rm -f "$part"; exit 1; }'
-)
 
 
 class Pipeable(Transport, Protocol):
@@ -34,17 +28,6 @@ class Pipeable(Transport, Protocol):
     def failure(self, name: str, code: int, said: str | None) -> OverspanError:
         """What a process's exit code means: a failed command, or a host that does not answer."""
         ...
-
-
-def write_file(transport: Transport, path: str, data: bytes, *, mode: int = 0o600) -> None:
-    """Write a small file on a host. It is private from its first byte, and appears whole or not at all.
-
-    Raises:
-        HostUnreachable: the host does not answer.
-        OverspanError: it cannot be written; quotes why.
-    """
-    argv = ["sh", "-c", WRITE, "sh", path if path.startswith("/") else f"./{path}", f"{mode:o}"]
-    transport.run(argv, stdin=data).check(f"writing {path}")
 
 
 def pipe(source: Pipeable, producer: Sequence[str], sink: Pipeable, consumer: Sequence[str]) -> None:
@@ -88,16 +71,3 @@ def _last(text: IO[bytes]) -> str | None:
     text.seek(0)
     lines = text.read().decode(errors="replace").strip().splitlines()
     return lines[-1] if lines else None
-
-
-def send_folder(folder: Path, sink: Pipeable, target: str) -> None:
-    """Copy what a folder of this machine holds into a folder there, which is made; files of the same name are replaced.
-
-    Raises:
-        HostUnreachable: the host does not answer.
-        OverspanError: it cannot be read here or written there.
-    """
-    from overspan.transport.local import Local
-
-    sink.run(["mkdir", "-p", "--", target]).check(f"making {target}")
-    pipe(Local(), ["tar", "-C", str(folder), "-cf", "-", "."], sink, ["tar", "-C", target, "-xf", "-"])
