@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import click
 
 from overspan.cli.output import document, say
+from overspan.cli.preflight import check_before_launch
 from overspan.schema.errors import InputError, RunDamaged
 
 if TYPE_CHECKING:
@@ -24,12 +25,30 @@ T = TypeVar("T")
 @click.argument("run", required=False)
 @click.option("--log", "logs", multiple=True, type=click.Path(path_type=Path), help="A log file; may stand repeatedly.")
 @click.option("--rules", "rules", multiple=True, type=click.Path(path_type=Path), help="A folder of your own rules.")
+@click.option("--preflight", "recipe", metavar="RECIPE", help="Before a launch: check what RECIPE needs of its hosts.")
+@click.option("--on", "inventory", metavar="INVENTORY", help="With --preflight: the machines. Default: this one.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="With --preflight: override a field.")
 @click.option("--json", "as_json", is_flag=True, help="One list of findings on stdout, the root cause first.")
-def doctor(run: str | None, logs: tuple[Path, ...], rules: tuple[Path, ...], as_json: bool) -> int:
+def doctor(  # noqa: PLR0917 - click gives them by name
+    run: str | None,
+    logs: tuple[Path, ...],
+    rules: tuple[Path, ...],
+    recipe: str | None,
+    inventory: str | None,
+    settings: tuple[str, ...],
+    as_json: bool,
+) -> int:
     """Name the cause and the fix: of RUN (default: the newest), of log files, or of text on standard input (`-`).
 
-    Exit code: 0 nothing known has failed, 1 something has, 2 what was given cannot be read.
+    Exit code: 0 nothing known has failed, 1 something has, 2 what was given cannot be read. With --preflight: 0 the
+    launch may begin, 2 a check has failed, 4 a host does not answer.
     """
+    if recipe is not None:
+        if run is not None or logs or rules:
+            raise InputError("--preflight looks at hosts, not at a run or its logs", next="overspan doctor RUN")
+        return check_before_launch(recipe, inventory, settings, as_json=as_json)
+    if inventory or settings:
+        raise InputError("--on and --set go with --preflight", next="overspan doctor --preflight RECIPE --on INVENTORY")
     from overspan.checks.doctor import diagnose
 
     sources, context = _given(run, logs)

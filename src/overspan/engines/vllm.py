@@ -69,6 +69,8 @@ def _node(plan: Plan, rank: int, placement: Placement, host: Host, head: Host) -
     ports = {"api": plan.endpoint.port} if rank == 0 else {}
     if rank == 0 and len(plan.placements) > 1:
         ports["master"] = defaults.MASTER_PORT
+        if plan.layout.dp > 1:
+            ports["dp_rpc"] = defaults.DP_RPC_PORT
     return ProcessSpec(
         name=placement.process,
         host=host.name,

@@ -13,6 +13,7 @@
     |- RunFailed             exit 1   a run died; carries the process, host and quoted lines
     |- NotReady              exit 3   a run is not ready
     `- HostUnreachable       exit 4   a host does not answer
+       `- HostKeyRejected             it answers with a host key that is not known, or is another than was known
 
 Only `cli` turns an error into an exit code. Each error says what happened, where, and the next command.
 """
@@ -117,6 +118,10 @@ class HostUnreachable(OverspanError):
     """A host does not answer (exit code 4)."""
 
     exit_code = 4
+
+
+class HostKeyRejected(HostUnreachable):
+    """A host answers with a host key that is not known, or is another than the known one."""
 
 
 def nearest(name: str, options: Iterable[str], count: int = 3) -> list[str]:

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from overspan.schema.errors import HostUnreachable, InputError, OverspanError
+from overspan.schema.errors import HostKeyRejected, HostUnreachable, InputError, OverspanError
 from overspan.schema.inventory import Ssh
 from overspan.transport.base import Completed
 from overspan.transport.local import lines_of
@@ -317,14 +317,14 @@ def explain(host: str, ssh: Ssh, said: str) -> HostUnreachable:
         offending = line_with("Offending") or last
         name = ssh.address if ssh.port == 22 else f"[{ssh.address}]:{ssh.port}"
         forget = ["ssh-keygen", *(["-f", ssh.known_hosts] if ssh.known_hosts else []), "-R", name]
-        return HostUnreachable(
+        return HostKeyRejected(
             f"the host key of {where} is not the one that was known: either the machine was installed anew, "
             "or another machine answers in its place",
             quote=offending,
             next=f"if that is expected, forget the old key: {shlex.join(forget)}   then accept the new: {by_hand(ssh)}",
         )
     if (unknown := line_with("host key is known for")) or line_with("Host key verification failed"):
-        return HostUnreachable(
+        return HostKeyRejected(
             f"the host key of {where} is not known yet",
             quote=unknown or last,
             next=f"connect once by hand and compare the fingerprint: {by_hand(ssh)}",

@@ -1,0 +1,50 @@
+"""`overspan doctor --preflight`: the hosts are asked, and what is in the way is told with the command that mends it."""
+
+from __future__ import annotations
+
+import shlex
+from typing import TYPE_CHECKING
+
+import click
+
+from overspan.cli.output import document, say
+from overspan.schema.errors import HostUnreachable, InputError
+
+if TYPE_CHECKING:
+    from overspan.schema.finding import Finding
+
+
+def check_before_launch(recipe: str, inventory: str | None, settings: tuple[str, ...], *, as_json: bool) -> int:
+    """Plan, ask every host, print; gives the exit code."""
+    from overspan.checks.preflight import failed, preflight, unreachable
+    from overspan.runs.planning import Wanted, plan_of, processes_of
+    from overspan.transport.reach import reach
+
+    plan = plan_of(Wanted(recipe, inventory, settings), to_start=False)
+    findings = preflight(plan, reach, processes_of(plan))
+    if as_json:
+        document(findings)
+    else:
+        _show(findings)
+    if unreachable(findings):
+        return HostUnreachable.exit_code
+    return InputError.exit_code if any(failed(findings)) else 0
+
+
+def _show(findings: list[Finding]) -> None:
+    for finding in findings:
+        evidence = finding.evidence
+        host = evidence.host if evidence else None
+        label = {"not_evaluated": "not told", "failed": finding.severity}.get(finding.status, "ok")
+        click.echo(f"{label:8}  {host}: {finding.title} [{finding.rule}]")
+        if finding.status == "passed" or evidence is None:
+            continue
+        if evidence.command:
+            click.echo(f"    $ {shlex.join(evidence.command)}")
+        if evidence.text and evidence.text != finding.cause:
+            click.echo(f"    | {evidence.text}")
+        click.echo(f"  why: {finding.cause}")
+        if finding.fix:
+            click.echo(f"  fix: {finding.fix}")
+    counts = {status: sum(f.status == status for f in findings) for status in ("failed", "not_evaluated", "passed")}
+    say(", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts.items()))
