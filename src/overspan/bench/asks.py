@@ -68,16 +68,15 @@ class Synthetic:
 
 
 class Replay:
-    """The requests of a trace in their order, given to `users` in turn; begun again once they are used up."""
+    """The requests of a trace in their order, begun again once they are used up."""
 
-    def __init__(self, bodies: Bodies, entries: Sequence[Entry], users: int) -> None:
-        self._users = users
+    def __init__(self, bodies: Bodies, entries: Sequence[Entry]) -> None:
         self._bodies = bodies
         self._entries = entries
 
     def body(self, user: int, step: int) -> bytes:
         """See `Asks`."""
-        entry = self._entries[(step * self._users + user) % len(self._entries)]
+        entry = self._entries[user % len(self._entries)]
         text = entry.text if entry.text is not None else self._blocks(entry)
         return self._bodies.body([{"role": "user", "content": text}], entry.output_tokens)
 

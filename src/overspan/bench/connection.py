@@ -18,7 +18,8 @@ SO_TIMESTAMPING: Final = 37
 _RX_SOFTWARE: Final = (1 << 3) | (1 << 4)
 """SOF_TIMESTAMPING_RX_SOFTWARE | SOF_TIMESTAMPING_SOFTWARE. Source: Linux include/uapi/linux/net_tstamp.h."""
 
-_STAMP: Final = struct.Struct("qq")
+STAMP: Final = struct.Struct("qq")
+"""Seconds and nanoseconds of a receive stamp, in the data of its control message."""
 READ_BYTES: Final = 16384
 """One read; a token event is about 300 bytes. Larger buffers cost time to allocate and are rarely filled."""
 
@@ -30,18 +31,20 @@ class Connection:
 
     Attributes:
         stream: the request in flight, None while idle.
+        direct: open and plain: its reads need no TLS.
         unsent: what of the request the kernel has not taken yet.
         wants_write: the state machine waits for the socket to become writable.
     """
 
     __slots__ = (
         "_head",
-        "_recvmsg",
         "_target",
         "_tls",
+        "direct",
         "fd",
         "kernel_stamps",
         "opened_ns",
+        "recvmsg",
         "socket",
         "state",
         "stream",
@@ -56,7 +59,8 @@ class Connection:
         self.socket.setblocking(False)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.kernel_stamps = target.tls is None and _ask_for_stamps(self.socket)
-        self._recvmsg = self.socket.recvmsg
+        self.direct = False
+        self.recvmsg = self.socket.recvmsg
         self._target = target
         self._tls: ssl.SSLSocket | None = None
         self._head = b""
@@ -93,6 +97,7 @@ class Connection:
         self.wants_write = False
         if self._target.tls is None:
             self.state = "open"
+            self.direct = True
         elif self._target.proxy is not None:
             where = f"{self._target.host}:{self._target.port}"
             self.socket.send(f"CONNECT {where} HTTP/1.1\r\nHost: {where}\r\n\r\n".encode("latin-1"))
@@ -132,25 +137,21 @@ class Connection:
             self.wants_write = False
             self.state = "open"
 
-    def read(self) -> tuple[bytes, int]:
-        """One read: the bytes (empty at the end) and the kernel's stamp of their arrival, 0 where there is none.
+    def read(self) -> bytes:
+        """One read over TLS: the bytes, empty at the end. A plain connection is read by `recvmsg`, with stamps.
 
         Raises:
             BlockingIOError: nothing there yet.
             OSError: the connection broke.
         """
-        if self._tls is not None:
-            try:
-                return self._tls.recv(READ_BYTES), 0
-            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                raise BlockingIOError from None
-            except ssl.SSLEOFError:
-                return b"", 0
-        data, ancillary, _, _ = self._recvmsg(READ_BYTES, 128)
-        if ancillary:
-            seconds, nanoseconds = _STAMP.unpack_from(ancillary[0][2])
-            return data, seconds * 1_000_000_000 + nanoseconds
-        return data, 0
+        if self._tls is None:
+            return self.socket.recv(READ_BYTES)
+        try:
+            return self._tls.recv(READ_BYTES)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise BlockingIOError from None
+        except ssl.SSLEOFError:
+            return b""
 
     @property
     def buffered(self) -> bool:
@@ -173,6 +174,7 @@ class Connection:
     def close(self) -> None:
         """Close it; no exchange of goodbyes."""
         self.state = "closed"
+        self.direct = False
         self.stream = None
         self.socket.close()
 

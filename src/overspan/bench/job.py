@@ -59,7 +59,7 @@ def asks_of(job: Job) -> Asks:
     workload, seed = job.workload, f"{job.workload.seed}/{job.name}"
     bodies = Bodies(workload.endpoint, job.model, seed=seed, extras=job.accepted.extras, usage=job.accepted.usage)
     if workload.trace is not None:
-        return Replay(bodies, read_trace(Path(workload.trace))[0], job.level.users or 1)
+        return Replay(bodies, read_trace(Path(workload.trace))[0])
     return Synthetic(
         bodies,
         seed=seed,
@@ -91,13 +91,18 @@ def _closed(job: Job, message: Callable[[int, int], bytes]) -> ClosedLoop:
     workload = job.workload
     first, users = _part(job.level.users or 0, job)
     requests = None if job.requests is None else _part(job.requests, job)[1]
+    conversing = workload.turns > 1
+
+    def request_of(number: int, step: int) -> bytes:
+        return message(first + number if conversing else number * job.shards + job.shard, step)
+
     return ClosedLoop(
         users,
         requests,
-        message,
+        request_of,
         duration_s=workload.duration_s if job.requests is None else None,
         ramp_s=workload.ramp_s,
-        first_user=first,
+        conversing=conversing,
     )
 
 

@@ -17,7 +17,10 @@ RequestOf = Callable[[int, int], bytes]
 Arrival = Literal["constant", "poisson", "gamma"]
 
 _AHEAD_BYTES: Final = 16 << 20
-"""Requests made before the start, so that the first burst is not spread by making them."""
+"""Requests are made before they are due, so that a burst is not spread by making them; up to this much memory."""
+
+_AT_ONCE: Final = 64
+_PREPARED: Final = 4096
 
 _SPARE_CONNECTIONS: Final = 16
 
@@ -34,6 +37,10 @@ class Load(Protocol):
 
     def prepare(self) -> None:
         """Make what can be made before the start."""
+        ...
+
+    def refill(self) -> bool:
+        """A quiet moment: make one more request ahead; False when there is nothing to do."""
         ...
 
     def start(self, now_ns: int) -> None:
@@ -63,7 +70,8 @@ class ClosedLoop:
         ramp_s: the users start one by one over this time; all at once when 0.
         pause_s: how long a user waits after its connection was refused or broke: a server that is starting again
             shall not burn every request in a second.
-        first_user: number of the first user, where several loops share a load.
+        conversing: a user's requests belong together: `request_of` gets the user and its step. Else it gets the number
+            of the request and 0, so that requests can be made ahead, whoever sends them.
     """
 
     def __init__(
@@ -75,20 +83,19 @@ class ClosedLoop:
         duration_s: float | None = None,
         ramp_s: float = 0.0,
         pause_s: float = 0.05,
-        first_user: int = 0,
+        conversing: bool = False,
     ) -> None:
         self._limit = requests if requests is not None else 1 << 60
         self.connections = min(users, self._limit)
-        self._request_of = request_of
         self._duration_ns = int(duration_s * 1e9) if duration_s is not None else None
         self._end_ns = 1 << 62
         self._ramp_ns = int(ramp_s * 1e9)
         self._pause_ns = int(pause_s * 1e9)
-        self._first_user = first_user
         self._taken = 0
-        self._steps = [0] * self.connections
+        self._request_of = request_of
+        self._steps = [0] * self.connections if conversing else None
         self._due: list[tuple[int, int]] = []
-        self._ahead: deque[bytes] = deque()
+        self._ahead = Ahead(lambda index: request_of(index, 0), self.connections if conversing else self._limit)
 
     @property
     def planned(self) -> int:
@@ -97,10 +104,12 @@ class ClosedLoop:
 
     def prepare(self) -> None:
         """See `Load`."""
-        size = 0
-        while len(self._ahead) < self.connections and size < _AHEAD_BYTES:
-            self._ahead.append(self._request_of(self._first_user + len(self._ahead), 0))
-            size += len(self._ahead[-1])
+        while self._ahead.more(_AT_ONCE) and self._ahead.made < 2 * self.connections:
+            pass
+
+    def refill(self) -> bool:
+        """See `Load`."""
+        return self._ahead.more(1)
 
     def start(self, now_ns: int) -> None:
         """See `Load`."""
@@ -119,15 +128,50 @@ class ClosedLoop:
         """See `Load`."""
         due, user = heapq.heappop(self._due)
         index, self._taken = self._taken, self._taken + 1
+        return Stream(index, self._request(index, user), due, user)
+
+    def _request(self, index: int, user: int) -> bytes:
+        if self._steps is None:
+            return self._ahead.take(index)
         step, self._steps[user] = self._steps[user], self._steps[user] + 1
-        # The users start in their order, so what was made ahead is taken in that order too.
-        request = self._ahead.popleft() if self._ahead and step == 0 else None
-        return Stream(index, request or self._request_of(self._first_user + user, step), due, user)
+        # Users start in their order, so the first request of each was made ahead under the user's number.
+        return self._ahead.take(user) if step == 0 else self._request_of(user, step)
 
     def ended(self, stream: Stream, now_ns: int) -> None:
         """See `Load`."""
         broken = stream.error is not None and stream.error.startswith(("connect", "tls", "broken"))
         heapq.heappush(self._due, (now_ns + (self._pause_ns if broken else 0), stream.user))
+
+
+class Ahead:
+    """Requests made before they are due, in order, as far as memory is to be spent on it."""
+
+    def __init__(self, make: Callable[[int], bytes], limit: int) -> None:
+        self.made = 0
+        self._make = make
+        self._limit = limit
+        self._bytes = 0
+        self._queue: deque[bytes] = deque()
+
+    def more(self, count: int) -> bool:
+        """Make some more; False when there is enough."""
+        for _ in range(count):
+            if self.made >= self._limit or self._bytes >= _AHEAD_BYTES:
+                return False
+            request = self._make(self.made)
+            self.made += 1
+            self._bytes += len(request)
+            self._queue.append(request)
+        return True
+
+    def take(self, index: int) -> bytes:
+        """The request with this index; they are taken in order."""
+        if not self._queue:
+            self.made = index + 1
+            return self._make(index)
+        request = self._queue.popleft()
+        self._bytes -= len(request)
+        return request
 
 
 class OpenLoop:
@@ -138,22 +182,22 @@ class OpenLoop:
         connections: how many to open ahead; more are opened when these are busy.
     """
 
-    def __init__(self, times_s: list[float], request_of: RequestOf, *, connections: int, first_user: int = 0) -> None:
+    def __init__(self, times_s: list[float], request_of: RequestOf, *, connections: int) -> None:
         self.connections = min(connections, len(times_s))
         self.planned = len(times_s)
         self._offsets = [int(time * 1e9) for time in times_s]
-        self._request_of = request_of
-        self._first_user = first_user
         self._next = 0
         self._start_ns = 0
-        self._ahead: deque[bytes] = deque()
+        self._ahead = Ahead(lambda index: request_of(index, 0), self.planned)
 
     def prepare(self) -> None:
         """See `Load`."""
-        size = 0
-        while len(self._ahead) < self.planned and size < _AHEAD_BYTES:
-            self._ahead.append(self._request_of(self._first_user + len(self._ahead), 0))
-            size += len(self._ahead[-1])
+        while self._ahead.more(_AT_ONCE) and self._ahead.made < _PREPARED:
+            pass
+
+    def refill(self) -> bool:
+        """See `Load`."""
+        return self._ahead.more(1)
 
     def start(self, now_ns: int) -> None:
         """See `Load`."""
@@ -166,8 +210,7 @@ class OpenLoop:
     def take(self) -> Stream:
         """See `Load`."""
         index, self._next = self._next, self._next + 1
-        request = self._ahead.popleft() if self._ahead else self._request_of(self._first_user + index, 0)
-        return Stream(index, request, self._start_ns + self._offsets[index], index)
+        return Stream(index, self._ahead.take(index), self._start_ns + self._offsets[index], index)
 
     def ended(self, stream: Stream, now_ns: int) -> None:
         """See `Load`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import resource
 import select
 import time
 from array import array
@@ -12,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from overspan.bench.connection import Connection, connect_error_kind
+from overspan.bench.connection import READ_BYTES, STAMP, Connection, connect_error_kind
+from overspan.bench.files import raise_open_files
 from overspan.bench.load import Load
 from overspan.bench.stream import Stream
 from overspan.bench.target import Target
-from overspan.schema.errors import InputError
 
 CONNECT_TIMEOUT_S: Final = 10.0
 """A connection that takes longer is refused. Source: the default of curl in most distributions' wrappers; generous on a
@@ -30,7 +29,8 @@ _STALE_NS: Final = 100_000_000
 
 _LAG_SAMPLE: Final = 8
 _PROGRESS_NS: Final = 500_000_000
-_SPARE_FILES: Final = 64
+_PARSED_A_TURN: Final = 8
+_CHECK_NS: Final = 20_000_000
 
 Progress = Callable[[int, int, int], None]
 
@@ -80,6 +80,7 @@ class Loop:
         self._progress = progress
         self._before_start = before_start
         self._next_progress = 0
+        self._next_check = 0
         self._connections: dict[int, Connection] = {}
         self._idle: list[Connection] = []
         self._connecting: dict[int, Connection] = {}
@@ -88,6 +89,7 @@ class Loop:
         self._in_flight = 0
         self._failed = 0
         self._sending = False
+        self._unparsed: deque[Connection] = deque()
         self.ended: list[Stream] = []
         self.audit = Audit()
 
@@ -139,8 +141,11 @@ class Loop:
                 due = self._load.due_ns()
                 if not self._in_flight and not self._waiting and due is None:
                     return
-                self._check_deadlines(now)
-                self._wait(due, now)
+                if now >= self._next_check:
+                    self._check_deadlines(now)
+                if not self._poll(0) and not self._unparsed and not self._load.refill():
+                    self._wait(due, now)
+                self._parse_some(_PARSED_A_TURN)
                 self._tell(now)
         except KeyboardInterrupt:
             self.audit.cancelled = True
@@ -149,35 +154,44 @@ class Loop:
     def _wait(self, due: int | None, now: int) -> None:
         limit = 0.05 if due is None else min((due - now) / 1e9, 0.05)
         if limit <= 0:
-            self._poll(0)
-        elif limit > 0.0015 or due is None:
+            return
+        if limit > 0.0015 or due is None:
             self._poll(limit if due is None else limit - 0.001)
         else:  # epoll counts milliseconds, select microseconds
             if self._epoll.fileno() < 1024:
                 select.select([self._epoll], [], [], limit)
             self._poll(0)
 
-    def _poll(self, timeout_s: float) -> None:
+    def _poll(self, timeout_s: float) -> bool:
         events = self._epoll.poll(timeout_s, 1024)
         if not events:
-            return
+            return False
         polled = time.time_ns()
         connections = self._connections
         for fd, mask in events:
             connection = connections.get(fd)
             if connection is None:
                 continue
-            if connection.state != "open":
-                self._advance(connection)
-            elif mask & select.EPOLLOUT and connection.unsent:
-                self._write(connection)
-            else:
+            if mask == select.EPOLLIN and connection.direct:
                 self._read(connection, polled)
+            else:
+                self._turn(connection, mask, polled)
         self.audit.batches.append(time.time_ns() - polled)
+        return True
+
+    def _turn(self, connection: Connection, mask: int, polled: int) -> None:
+        if connection.state != "open":
+            self._advance(connection)
+        elif mask & select.EPOLLOUT and connection.unsent:
+            self._write(connection)
+        elif connection.direct:
+            self._read(connection, polled)
+        else:
+            self._read_tls(connection, polled)
 
     def _read(self, connection: Connection, polled: int) -> None:
         try:
-            data, stamp = connection.read()
+            data, ancillary, _, _ = connection.recvmsg(READ_BYTES, 128)
         except BlockingIOError:
             return
         except OSError as error:
@@ -185,19 +199,55 @@ class Loop:
             return
         audit = self.audit
         audit.reads += 1
-        if not stamp:
+        if ancillary:
+            seconds, nanoseconds = STAMP.unpack_from(ancillary[0][2])
+            stamp = seconds * 1_000_000_000 + nanoseconds
+            if not audit.reads % _LAG_SAMPLE:
+                audit.lags.append(time.time_ns() - stamp)
+        else:
             stamp = polled
             audit.unstamped += 1
-        elif not audit.reads % _LAG_SAMPLE:
-            audit.lags.append(time.time_ns() - stamp)
         stream = connection.stream
         if stream is None or not data:
             self._broke(connection, "the server closed the connection")
+        elif stream.unparsed or not stream.quick(data, stamp):
+            if not stream.unparsed:
+                self._unparsed.append(connection)
+            stream.unparsed.append((data, stamp))
+
+    def _parse_some(self, count: int) -> None:
+        """Reading comes first: what must be parsed waits, with its stamp, until nothing is to be read."""
+        for _ in range(min(count, len(self._unparsed))):
+            self._parse(self._unparsed.popleft())
+
+    def _parse(self, connection: Connection) -> None:
+        stream = connection.stream
+        if stream is None:
             return
-        if stream.take(data, stamp):
-            self._end(connection, stream)
-        if connection.buffered:
-            self._read(connection, polled)
+        reads, stream.unparsed = stream.unparsed, []
+        for data, stamp in reads:
+            if stream.take(data, stamp):
+                self._end(connection, stream)
+                return
+
+    def _read_tls(self, connection: Connection, polled: int) -> None:
+        while connection.state == "open":
+            try:
+                data = connection.read()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._broke(connection, f"the connection broke ({error.strerror or error})")
+                return
+            self.audit.reads += 1
+            self.audit.unstamped += 1
+            stream = connection.stream
+            if stream is None or not data:
+                self._broke(connection, "the server closed the connection")
+            elif stream.take(data, polled):
+                self._end(connection, stream)
+            if not connection.buffered:
+                return
 
     def _end(self, connection: Connection, stream: Stream) -> None:
         connection.stream = None
@@ -219,6 +269,7 @@ class Loop:
         self._send_due(now)
 
     def _broke(self, connection: Connection, why: str) -> None:
+        self._parse(connection)
         stream, used = connection.stream, connection.used
         if connection in self._idle:
             self._idle.remove(connection)
@@ -319,9 +370,11 @@ class Loop:
             connection.close()
 
     def _check_deadlines(self, now: int) -> None:
+        self._next_check = now + _CHECK_NS
         deadlines = self._deadlines
         while deadlines and (deadlines[0][0] <= now or deadlines[0][1].end_ns):
             _, stream, connection = deadlines.popleft()
+            self._parse(connection)
             if stream.end_ns or connection.stream is not stream:
                 continue
             self._drop(connection)
@@ -332,6 +385,7 @@ class Loop:
             self._refused(TimeoutError(110, f"no answer within {CONNECT_TIMEOUT_S:g} s"))
 
     def _cancel(self, why: str) -> None:
+        self._parse_some(len(self._unparsed))
         now = time.time_ns()
         streams = [connection.stream for connection in self._connections.values() if connection.stream is not None]
         for stream in [*streams, *self._waiting]:
@@ -350,21 +404,3 @@ class Loop:
         for connection in list(self._connections.values()):
             self._drop(connection)
         self._epoll.close()
-
-
-def raise_open_files(connections: int) -> None:
-    """Raise this process's limit of open files to what the connections need.
-
-    Raises:
-        InputError: the hard limit is lower.
-    """
-    needed = connections + _SPARE_FILES
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= needed:
-        return
-    if hard != resource.RLIM_INFINITY and hard < needed:
-        raise InputError(
-            f"{connections} connections need {needed} open files, and this shell's hard limit is {hard}",
-            next=f"lower --concurrency to {hard - _SPARE_FILES} or raise the limit: ulimit -Hn {needed}",
-        )
-    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

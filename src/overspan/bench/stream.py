@@ -42,15 +42,16 @@ class Stream:
         intended_ns: when the load asked for it; equal to `send_ns` in a closed loop.
         user: which of the concurrent users sent it.
         send_ns: just before the first byte was handed to the kernel; 0 when it was never sent.
+        unparsed: reads with their stamps that wait for a quiet moment of the loop.
         stamps: one a chunk that carries tokens.
         error: the kind of failure, None when it ended well; `detail` quotes the server.
     """
 
     # fmt: off
     __slots__ = (
-        "_body", "_events", "_prefix", "_suffix", "_to_learn", "chunk_bytes", "chunks_text", "detail", "done", "end_ns",
-        "error", "finish", "first_text", "first_usage", "index", "intended_ns", "plain_bytes", "plain_chunks", "reply",
-        "request", "retried", "send_ns", "stamps", "usage", "user",
+        "_body", "_events", "_prefix", "_suffix", "_text_after_size", "_to_learn", "chunk_bytes", "chunks_text",
+        "detail", "done", "end_ns", "error", "finish", "first_text", "first_usage", "index", "intended_ns",
+        "plain_bytes", "plain_chunks", "reply", "request", "retried", "send_ns", "stamps", "unparsed", "usage", "user",
     )
     # fmt: on
 
@@ -82,41 +83,46 @@ class Stream:
         self.plain_bytes = 0
         self.plain_chunks = 0
         self._prefix = self._suffix = b""
+        self._text_after_size = 0
         self._to_learn = _EVENTS_TO_LEARN
+        self.unparsed: list[tuple[bytes, int]] = []
 
     def take(self, data: bytes, stamp_ns: int) -> bool:
         """Take one read; return whether the request has ended (well, or with `error` set)."""
-        if self._suffix and self.reply.chunk_start and not self._events.carry and self._like_the_last(data):
-            self.stamps.append(stamp_ns)
-            return False
+        return not self.quick(data, stamp_ns) and self.parse(data, stamp_ns)
+
+    def quick(self, data: bytes, stamp_ns: int) -> bool:
+        """Take the common read, else nothing and return False.
+
+        It is told by three comparisons: one HTTP chunk that holds one event, equal to the last parsed one but for its
+        text (no quote in it: then it can only be text).
+        """
+        if self._suffix and self.reply.chunk_start and data.endswith(self._suffix):
+            size_end = data.find(b"\r\n", 0, 10)
+            text, text_end = size_end + self._text_after_size, len(data) - len(self._suffix)
+            if (
+                size_end > 0
+                and text < text_end
+                and data.startswith(self._prefix, size_end + 2)
+                and data.find(b'"', text, text_end) < 0
+                and _is_hex(data[:size_end], len(data) - size_end - 4)
+                and not self._events.carry
+            ):
+                self.plain_bytes += len(data) - size_end - 4
+                self.plain_chunks += 1
+                self.stamps.append(stamp_ns)
+                return True
+        return False
+
+    def parse(self, data: bytes, stamp_ns: int) -> bool:
+        """Take one read in full; return whether the request has ended."""
         try:
             self._take(data, stamp_ns)
         except Garbage as garbage:
             return self.fail("garbage", str(garbage), stamp_ns)
         if self.error is not None:
             return True
-        if self.reply.complete:
-            return self._finish(stamp_ns)
-        return False
-
-    def _like_the_last(self, data: bytes) -> bool:
-        """The common read, told by three comparisons: one HTTP chunk that holds one event, equal to the last parsed one
-        but for its text (no quote in it: then it can only be text). Anything else takes nothing."""
-        size_end = data.find(b"\r\n", 0, 10)
-        text, text_end = size_end + 2 + len(self._prefix), len(data) - len(self._suffix)
-        if size_end < 1 or text >= text_end or not data.startswith(self._prefix, size_end + 2):
-            return False
-        if not data.endswith(self._suffix) or data.find(b'"', text, text_end) >= 0:
-            return False
-        try:
-            size = int(data[:size_end], 16)
-        except ValueError:
-            return False
-        if size != len(data) - size_end - 4:
-            return False
-        self.plain_bytes += size
-        self.plain_chunks += 1
-        return True
+        return self._finish(stamp_ns) if self.reply.complete else False
 
     def _learn(self, event: bytes, text: str) -> None:
         """Keep what stands around the text of an event, when it can be told beyond doubt."""
@@ -125,6 +131,7 @@ class Stream:
             before, found, after = event.partition(quoted.encode("utf-8", "surrogatepass"))
             if found and quoted.encode("utf-8", "surrogatepass") not in after:
                 self._prefix, self._suffix = before + b'"', b'"' + after + b"\n\n\r\n"
+                self._text_after_size = 2 + len(self._prefix)
                 return
 
     def _plain(self, events: int, size: int, stamp_ns: int) -> None:
@@ -240,6 +247,13 @@ class Stream:
         text = self.chunks_text + max(self.plain_bytes - self.plain_chunks * wrapping, 0)
         share = round(tokens * self.first_text / text) if text else 1
         return min(max(share, 1), tokens - chunks + 1)
+
+
+def _is_hex(size: bytes, number: int) -> bool:
+    try:
+        return int(size, 16) == number
+    except ValueError:
+        return False
 
 
 def completion_tokens(usage: dict[str, Any] | None) -> int | None:

@@ -1,0 +1,28 @@
+"""Open files: every connection is one."""
+
+from __future__ import annotations
+
+import resource
+from typing import Final
+
+from overspan.schema.errors import InputError
+
+_SPARE_FILES: Final = 64
+
+
+def raise_open_files(connections: int) -> None:
+    """Raise this process's limit of open files to what the connections need.
+
+    Raises:
+        InputError: the hard limit is lower.
+    """
+    needed = connections + _SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise InputError(
+            f"{connections} connections need {needed} open files, and this shell's hard limit is {hard}",
+            next=f"lower --concurrency to {hard - _SPARE_FILES} or raise the limit: ulimit -Hn {needed}",
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
