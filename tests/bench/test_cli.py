@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from overspan.cli.main import main
+from overspan.runs.folder import RunFolder
 from support import openai_server as fake
 from support.openai_server import serving
+from support.runs import a_plan
 
 
 def call(*arguments: str) -> int:
@@ -63,3 +67,66 @@ def test_a_dead_url_ends_with_one_error(capsys: pytest.CaptureFixture[str]) -> N
 
 def test_run_and_url_exclude_each_other() -> None:
     assert call("some-run", "--base-url", "http://127.0.0.1:9/v1") == 2
+
+
+@pytest.fixture
+def measured_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunFolder]:
+    monkeypatch.setenv("OVERSPAN_STATE_DIR", str(tmp_path))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with serving() as server:
+        folder = RunFolder.create("tiny")
+        folder.write("plan.json", a_plan(server.port, served_model_name="mock"))
+        folder.append("ready", state="ready")
+        yield folder
+
+
+def test_a_run_keeps_its_bench(measured_run: RunFolder) -> None:
+    assert call(measured_run.id, "-c", "1,2", *SMALL) == 0
+    kept = measured_run.bench()
+    assert kept is not None
+    assert [point.concurrency for point in kept.points] == [1, 2]
+    assert len((measured_run.path / "requests-2.jsonl").read_text().splitlines()) == 4
+    assert measured_run.state() == "benched"
+
+
+def test_a_run_that_does_not_serve_is_not_measured(measured_run: RunFolder) -> None:
+    measured_run.append("gone", state="stopped")
+    assert call(measured_run.id, *SMALL) == 3
+    assert measured_run.bench() is None
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("-c", "1", "--rate", "1"),
+        ("--requests", "1", "--duration", "1"),
+        ("--arrival", "gamma"),
+        ("--rate", "0"),
+        ("--rate", "a"),
+        ("--slo", "ttft"),
+        ("--slo", "speed=3"),
+        ("--input-tokens", "soon"),
+        ("--trace", "/no/such/file"),
+        ("--search",),
+    ],
+)
+def test_options_that_do_not_fit_together(arguments: tuple[str, ...]) -> None:
+    assert call("--base-url", "http://127.0.0.1:9/v1", *arguments) == 2
+
+
+def test_rates_limits_and_strict(capsys: pytest.CaptureFixture[str]) -> None:
+    with serving() as server:
+        where = ("--base-url", server.base_url, "--rate", "40", "--no-calibration", *SMALL)
+        assert call(*where, "--slo", "ttft=10000") == 0
+        shown = capsys.readouterr()
+        assert shown.out.splitlines()[1].split()[0] == "req/s"
+        assert "100.0% within the limits" in shown.err
+
+    def failing(body: dict[str, object], send: fake.Send, number: int) -> None:
+        (fake.steady() if number < 2 else lambda *_: send(fake.plain("500 Oops", b"{}")))(body, send, number)
+
+    with serving(failing) as server:
+        where = ("--base-url", server.base_url, "-c", "1", "--no-calibration", *SMALL)
+        assert call(*where) == 0
+    with serving(failing) as server:
+        assert call("--base-url", server.base_url, "-c", "1", "--no-calibration", *SMALL, "--strict") == 1
