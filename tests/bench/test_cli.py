@@ -71,8 +71,7 @@ def test_run_and_url_exclude_each_other() -> None:
 
 @pytest.fixture
 def measured_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunFolder]:
-    monkeypatch.setenv("OVERSPAN_STATE_DIR", str(tmp_path))
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setenv("OVERSPAN_STATE", str(tmp_path))
     with serving() as server:
         folder = RunFolder.create("tiny")
         folder.write("plan.json", a_plan(server.port, served_model_name="mock"))
