@@ -84,6 +84,29 @@ def test_unmeasured_hardware_widens_the_interval() -> None:
     assert "no measurement on ada" in seen.notes[0]
 
 
+@pytest.mark.parametrize(("users", "measured_ms"), [(1, 6.74), (8, 16.0), (32, 35.1)])
+def test_two_h200_in_pp2_that_were_not_fitted(users: int, measured_ms: float) -> None:
+    """Measured with synthetic weights at full depth, NVFP4 through Marlin (reference roofline.md)."""
+    asked = case("pp2", "h200", "minimax-m2.5-nvfp4", users, backend="marlin")
+    short = asked.model_copy(update={"demand": Demand(isl=128, osl=512, concurrency=users)})
+    assert predict.predict(short).tpot_ms == pytest.approx(measured_ms, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("layout", "gpu", "layer_us", "backend"),
+    [("tp8", "b300", 248, "native"), ("tep8", "b300", 181, "native"), ("tp8", "h200", 105, "marlin")],
+)
+def test_minimax_m3_at_one_user(layout: str, gpu: str, layer_us: float, backend: str) -> None:
+    """The reference page's own law, bytes / (0.8 bandwidth) + 60 layers, from measurements that were not fitted."""
+    asked = case(layout, gpu, "minimax-m3-mxfp8", 1, backend=backend)
+    rank, _ = features.step_bytes(asked, 1)
+    law = rank / 0.8 / asked.hardware.bandwidth.bytes_per_s * 1e3 + 60 * layer_us / 1e3
+    seen = predict.predict(asked)
+    assert seen.interval.low <= law <= seen.interval.high
+    assert seen.tpot_ms == pytest.approx(law, rel=0.25)
+    assert "sparse attention" in seen.notes[0]
+
+
 def test_full_cache_makes_users_wait() -> None:
     free, full = predict.predict(case(users=64)), predict.predict(case(users=64), capacity=32)
     assert full.running == 32

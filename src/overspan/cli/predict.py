@@ -19,6 +19,7 @@ import click
 @click.option("--concurrency", type=click.IntRange(1), default=1, show_default=True, help="Users at a time.")
 @click.option("--slo", metavar="ttft=MS,tpot=MS", help="Limits; layouts that keep them come first.")
 @click.option("--how-many", is_flag=True, help="With --gpu and --slo: the fewest GPUs that keep the limits.")
+@click.option("--disaggregated", is_flag=True, help="Prefill and decode on workers of their own: rank xPyD.")
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Layouts to show.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Override a value of the recipe.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -34,6 +35,7 @@ def predict(  # noqa: PLR0917 - click gives them by name
     concurrency: int,
     slo: str | None,
     how_many: bool,
+    disaggregated: bool,
     top: int,
     settings: tuple[str, ...],
     as_json: bool,
@@ -56,6 +58,7 @@ def predict(  # noqa: PLR0917 - click gives them by name
         demand=Demand(isl=isl, osl=osl, concurrency=concurrency),
         slo=slo,
         how_many=how_many,
+        disaggregated=disaggregated,
         top=top,
     )
     found = answer.answer(question)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from overspan.catalog import inventories
-from overspan.planner import explain, rank, refuse, subject
+from overspan.planner import disagg, explain, rank, refuse, subject
 from overspan.planner.predict import setting_of
 from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError, PlanRefused
@@ -14,6 +14,9 @@ from overspan.schema.layout import parse_layout
 from overspan.schema.model import ModelSpec
 from overspan.schema.prediction import Demand, Slo
 from overspan.schema.recipe import Recipe
+
+
+_UNMEASURED: Final = "nothing disaggregated was measured behind this: take it as an order, not as numbers"
 
 
 class Question(Frozen):
@@ -29,6 +32,7 @@ class Question(Frozen):
     demand: Demand = Demand()
     slo: str | None = None
     how_many: bool = False
+    disaggregated: bool = False
     top: int = 5
 
 
@@ -47,6 +51,10 @@ def answer(question: Question) -> dict[str, Any]:
         return {**_one(fewest, recipe, model, machines), "model": model.name, "inventory": machines.name}
     machines = _machines(question)
     found: dict[str, Any] = {"model": model.name, "inventory": machines.name}
+    if question.disaggregated:
+        pairs = disagg.rank_disaggregated(model, recipe, machines, question.demand, slo=limits, top=question.top)
+        shown = [{"label": one.label, "gpus": one.gpus, **one.model_dump(mode="json")} for one in pairs]
+        return found | shown[0] | {"pairs": shown, "notes": [_UNMEASURED]}
     if question.layout is not None:
         return found | _asked(question, recipe, model, machines, limits)
     ranking = rank.rank(model, recipe, machines, question.demand, slo=limits)
@@ -120,6 +128,8 @@ def parse_slo(text: str | None) -> Slo:
 
 def as_text(found: dict[str, Any]) -> str:
     """The answer for a person: a table, the sentence, and the experiment to make."""
+    if "pairs" in found:
+        return _pairs_as_text(found)
     shown = found.get("layouts", [found])
     lines = [f"{found['model']} on {found['inventory']}", f"{'layout':<12}{'GPUs':>5}{'TPOT ms':>20}{'TTFT ms':>24}"]
     lines[-1] += f"{'tok/s':>9}{'tok/s/GPU':>11}  bound"
@@ -138,3 +148,17 @@ def as_text(found: dict[str, Any]) -> str:
     lines += [f"rejected {len(rejected)} layouts, for example:"] if rejected else []
     lines += [f"  {item['layout']}: {item['reason']}" for item in rejected[:3]]
     return "\n".join(lines)
+
+
+def _pairs_as_text(found: dict[str, Any]) -> str:
+    """Pairs of prefill and decode workers for a person."""
+    head = f"{'workers':<28}{'GPUs':>5}{'TPOT ms':>9}{'TTFT ms':>9}{'tok/s':>9}  prefill busy"
+    rows = [
+        f"{item['label']:<28}{item['gpus']:>5}{item['tpot_ms']:>9.1f}{item['ttft_ms']:>9.0f}"
+        f"{item['output_tokens_per_s']:>9.0f}  {item['prefill_busy']:.0%}"
+        + ("" if item["meets"] else "  over the limits")
+        for item in found["pairs"]
+    ]
+    return "\n".join(
+        [f"{found['model']} on {found['inventory']}", head, *rows, *(f"note: {n}" for n in found["notes"])]
+    )

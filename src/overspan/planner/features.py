@@ -159,7 +159,8 @@ def decode(case: Case, running: float) -> dict[str, float]:
         "collective_latency": (collectives(case) * case.link.latency_s + hops) * MS,
         "collective_bytes": wire_ms(case, checked + prompt),
         "layer": layers,
-        "layer_fp8": layers if _scales_activations(model) else 0.0,
+        "layer_fp8": layers if _scales_activations(case) else 0.0,
+        "layer_sparse": _sparse_layers(case) * US_IN_MS,
         "layer_unfused_norm": layers if _unfused_norm(case) else 0.0,
         "layer_eager": layers if case.setting.eager else 0.0,
         "sequence": local * US_IN_MS,
@@ -170,8 +171,17 @@ def decode(case: Case, running: float) -> dict[str, float]:
     return {name: value / gain for name, value in found.items() if value}
 
 
-def _scales_activations(model: ModelSpec) -> bool:
+def _scales_activations(case: Case) -> bool:
+    """Whether activations are scaled to FP8 on the way: weight-only kernels leave them as they are."""
+    if case.setting.backend == "marlin":
+        return False
+    model = case.model
     return model.format_of("experts" if model.experts else "mlp") in ("fp8", "fp8_block", "mxfp8")
+
+
+def _sparse_layers(case: Case) -> int:
+    """Layers whose sparse attention costs more than a dense layer's: seen on Blackwell, not on Hopper."""
+    return case.model.attention.sparse_layers if case.hardware.family == "blackwell" else 0
 
 
 def _unfused_norm(case: Case) -> bool:

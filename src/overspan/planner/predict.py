@@ -25,6 +25,7 @@ TERMS: Final = {
     "collective_bytes": "collectives",
     "layer": "layers",
     "layer_fp8": "layers",
+    "layer_sparse": "layers",
     "layer_unfused_norm": "layers",
     "layer_eager": "host",
     "sequence": "host",
@@ -74,11 +75,10 @@ def _speculation(config: object) -> tuple[int, int, float]:
 def backend_of(model: ModelSpec, hardware: HardwareSpec, *, marlin: bool = False) -> str:
     """The kernels that read the weights: the hardware's own, Marlin for weight-only formats, CUTLASS on SM120."""
     held = model.format_of("experts" if model.experts else "mlp")
-    if (
-        marlin
-        or held.startswith("int")
-        or (held in ("nvfp4", "mxfp4") and hardware.family in ("hopper", "ampere", "ada"))
-    ):
+    # What has no arithmetic of its own on these is expanded to BF16 by Marlin; Ampere lacks FP8 altogether.
+    expanded = held in ("nvfp4", "mxfp4", "mxfp8") and hardware.family in ("hopper", "ampere", "ada")
+    expanded = expanded or (held.startswith("fp8") and hardware.family == "ampere")
+    if marlin or held.startswith("int4") or expanded:
         return "marlin"
     return "cutlass_fp4" if held == "nvfp4" and hardware.family == "blackwell-consumer" else "native"
 
@@ -104,7 +104,8 @@ def predict(case: Case, constants: Calibration | None = None, capacity: float | 
     parts = {name: held.constants[name].value * amount for name, amount in counted.items()}
     tpot, waits = sum(parts.values()), _waits(case, held, parts, running)
     ttft, terms = sum(waits.values()), _by_term(parts)
-    known = case.hardware.family in held.families
+    unknown = _unmeasured(case, held)
+    known = not unknown
     widen = 1.0 if known else _EXTRAPOLATED
     return Prediction(
         layout=layout,
@@ -120,7 +121,7 @@ def predict(case: Case, constants: Calibration | None = None, capacity: float | 
         ttft_interval=_interval(ttft, held.ttft_scatter * widen),
         running=int(running),
         basis="calibrated" if known else "extrapolated",
-        notes=_notes(case, running, known=known),
+        notes=_notes(case, running, unknown),
     )
 
 
@@ -137,8 +138,17 @@ def _waits(case: Case, held: Calibration, parts: dict[str, float], running: floa
     return waits
 
 
-def _notes(case: Case, running: float, *, known: bool) -> list[str]:
-    notes = [] if known else [f"no measurement on {case.hardware.family} behind this: the interval is wide"]
+def _unmeasured(case: Case, held: Calibration) -> list[str]:
+    """What of a case no measurement stands behind."""
+    found = [] if case.hardware.family in held.families else [case.hardware.family]
+    attention = case.model.attention
+    found += ["sparse attention"] if attention.sparse_layers else []
+    found += ["MLA"] if attention.kind == "mla" else []
+    return found
+
+
+def _notes(case: Case, running: float, unknown: list[str]) -> list[str]:
+    notes = [f"no measurement on {', '.join(unknown)} behind this: the interval is wide"] if unknown else []
     if running < case.demand.concurrency:
         notes.append(f"the cache holds {running:.0f} of {case.demand.concurrency} requests; the others wait")
     return notes

@@ -1,0 +1,142 @@
+"""Prefill and decode on workers of their own: x prefill and y decode workers (xPyD), predicted and ranked.
+
+Each side is what `predict` says of its layout with the other side's work taken out; between them stands a queue. Nothing
+of the kind was measured here, so every prediction is an extrapolation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from overspan.planner import rank, subject
+from overspan.planner.predict import capacity_of, predict
+from overspan.planner.refuse import rank_memory, refusals, slots
+from overspan.schema.base import Frozen
+from overspan.schema.errors import InputError
+from overspan.schema.inventory import Inventory
+from overspan.schema.layout import Layout
+from overspan.schema.model import ModelSpec
+from overspan.schema.prediction import Demand, Slo
+from overspan.schema.recipe import Recipe
+
+_BUSY: Final = 0.95  # prefill workers are never busier in the mean: beyond, users wait until it is so
+_ROUNDS: Final = 60
+
+
+class Disaggregated(Frozen):
+    """One xPyD and what it gives. Times are milliseconds."""
+
+    prefill: Layout
+    x: int
+    decode: Layout
+    y: int
+    tpot_ms: float
+    ttft_ms: float
+    prefill_busy: float
+    output_tokens_per_s: float
+    meets: bool
+
+    @property
+    def gpus(self) -> int:
+        """GPUs used."""
+        return self.x * self.prefill.world_size + self.y * self.decode.world_size
+
+    @property
+    def label(self) -> str:
+        """`2P1D tp2->dep8`."""
+        return f"{self.x}P{self.y}D {self.prefill.label}->{self.decode.label}"
+
+
+class _Side(Frozen):
+    """A layout as a prefill worker (time of one prompt) and what it may hold as a decode worker."""
+
+    layout: Layout
+    prompt_ms: float
+    capacity: float
+
+
+def rank_disaggregated(
+    model: ModelSpec, recipe: Recipe, inventory: Inventory, demand: Demand, *, slo: Slo | None = None, top: int = 5
+) -> list[Disaggregated]:
+    """The best xPyD of an inventory: those that keep the limits first, then by tokens a second.
+
+    Raises:
+        InputError: no two layouts fit side by side.
+    """
+    limits = slo or Slo()
+    total = sum(slots(host, inventory) for host in inventory.hosts)
+    sides = [side for side in _sides(model, recipe, inventory, demand) if side.layout.world_size < total]
+    steps: dict[tuple[Layout, int], float] = {}
+    found: list[Disaggregated] = []
+    for decode in sides:
+        for y in range(1, total // decode.layout.world_size + 1):
+            users = -(-demand.concurrency // y)
+            key = (decode.layout, users)
+            if users > decode.capacity * decode.layout.dp:
+                continue
+            if key not in steps:
+                steps[key] = _step_ms(
+                    model, recipe, inventory, demand.model_copy(update={"concurrency": users}), decode
+                )
+            left = total - y * decode.layout.world_size
+            found += [
+                _meet(prefill, left // prefill.layout.world_size, decode, y, steps[key], demand, limits)
+                for prefill in sides
+                if prefill.layout.world_size <= left
+            ]
+    if not found:
+        raise InputError(f"no prefill worker and decode worker of {model.name} fit {inventory.name} side by side")
+    return sorted(found, key=lambda one: (not one.meets, -one.output_tokens_per_s, one.gpus))[:top]
+
+
+def _sides(model: ModelSpec, recipe: Recipe, inventory: Inventory, demand: Demand) -> Iterator[_Side]:
+    """Every layout that could be a worker. A pipeline is none: its stages would wait for each other's transfers."""
+    for layout in rank.layouts(model, sum(slots(host, inventory) for host in inventory.hosts)):
+        if layout.pp > 1 or refusals(model, layout, inventory, recipe):
+            continue
+        case = subject.case_of(model, recipe, layout, inventory, demand.model_copy(update={"concurrency": 1}))
+        held = [capacity_of(case, recipe, size, reserve) for _, size, reserve in rank_memory(layout, inventory)]
+        alone = predict(case)
+        sent = model.kv_bytes(round(demand.isl), case.setting.kv_value_bytes) / layout.world_size
+        wire = (sent / case.hardware.between.bytes_per_s + case.hardware.between.latency_s) * 1e3
+        yield _Side(
+            layout=layout,
+            prompt_ms=(alone.ttft_terms["first_layer"] + alone.ttft_terms["first_prefill"] + wire) / layout.dp,
+            capacity=min(held),
+        )
+
+
+def _step_ms(model: ModelSpec, recipe: Recipe, inventory: Inventory, demand: Demand, side: _Side) -> float:
+    """Time of a token on a decode worker: no prompt ever stands in its way."""
+    seen = predict(subject.case_of(model, recipe, side.layout, inventory, demand))
+    return seen.tpot_ms - seen.terms.get("prefill", 0.0)
+
+
+def _meet(prefill: _Side, x: int, decode: _Side, y: int, step_ms: float, demand: Demand, limits: Slo) -> Disaggregated:
+    """Both sides in one closed loop: users wait for prompts in an M/D/1 queue, then decode."""
+    # A worker with data-parallel groups serves that many prompts at a time: prompt_ms is the time between two of them.
+    serve = prefill.prompt_ms * prefill.layout.dp
+    ttft = serve
+    for _ in range(_ROUNDS):
+        rate = demand.concurrency / (ttft + demand.osl * step_ms)  # requests a ms
+        busy = rate * prefill.prompt_ms / x
+        if busy >= _BUSY:
+            # The slower side sets the pace; what is left of the cycle is waiting.
+            wanted = demand.concurrency * prefill.prompt_ms / (x * _BUSY) - demand.osl * step_ms
+        else:
+            wanted = serve + prefill.prompt_ms / x * busy / (2 * (1 - busy))
+        ttft = (ttft + max(serve, wanted)) / 2
+    cycle = ttft + demand.osl * step_ms
+    meets = (limits.ttft_ms is None or ttft <= limits.ttft_ms) and (limits.tpot_ms is None or step_ms <= limits.tpot_ms)
+    return Disaggregated(
+        prefill=prefill.layout,
+        x=x,
+        decode=decode.layout,
+        y=y,
+        tpot_ms=step_ms,
+        ttft_ms=ttft,
+        prefill_busy=demand.concurrency / cycle * prefill.prompt_ms / x,
+        output_tokens_per_s=demand.concurrency * demand.osl / cycle * 1e3,
+        meets=meets,
+    )

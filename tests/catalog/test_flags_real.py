@@ -1,0 +1,42 @@
+"""The flags that ship are those of the engine that is installed, and its own parser takes what is written for it."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from overspan.catalog import flags, overrides, recipes
+from support.engine import engine_python
+
+pytestmark = pytest.mark.real
+TOOL = Path(__file__).parents[2] / "tools" / "dump_engine_flags.py"
+PARSE = """
+import json, sys
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+parser = make_arg_parser(FlexibleArgumentParser())
+print(json.dumps([parser.parse_args(["a/b", *argv]).max_model_len for argv in json.load(sys.stdin)]))
+"""
+
+
+def run(*arguments: str, text: str = "") -> str:
+    command = [str(engine_python()), *arguments]
+    environment = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        command, env=environment, input=text, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_the_dump_is_current() -> None:
+    shipped = Path(str(flags.__file__)).parent / "engine_flags" / f"vllm-{flags.LATEST}.json"
+    assert json.loads(run(str(TOOL))) == json.loads(shipped.read_text())
+
+
+def test_the_engines_parser_takes_every_recipe() -> None:
+    found = [recipes.find(name) for name in recipes.names()]
+    found += [overrides.apply(recipe, [f"variant={name}"]) for recipe in found for name in recipe.variants]
+    out = run("-c", PARSE, text=json.dumps([flags.to_argv(recipe.engine_args) for recipe in found]))
+    assert json.loads(out.splitlines()[-1]) == [recipe.engine_args.get("max_model_len") for recipe in found]
