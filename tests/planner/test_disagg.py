@@ -12,7 +12,7 @@ SIDE = _Side(layout=Layout(), prompt_ms=100.0, capacity=1000.0)
 
 
 def meet(x: int, users: int, osl: float = 100, step_ms: float = 10.0) -> disagg.Disaggregated:
-    return _meet(SIDE, x, SIDE, 1, step_ms, Demand(isl=100, osl=osl, concurrency=users), Slo())
+    return _meet(SIDE, x, SIDE, 1, step_ms=step_ms, demand=Demand(isl=100, osl=osl, concurrency=users), limits=Slo())
 
 
 def test_one_user_never_waits() -> None:

@@ -15,7 +15,6 @@ from overspan.schema.model import ModelSpec
 from overspan.schema.prediction import Demand, Slo
 from overspan.schema.recipe import Recipe
 
-
 _UNMEASURED: Final = "nothing disaggregated was measured behind this: take it as an order, not as numbers"
 
 

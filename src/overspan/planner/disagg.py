@@ -1,7 +1,7 @@
 """Prefill and decode on workers of their own: x prefill and y decode workers (xPyD), predicted and ranked.
 
-Each side is what `predict` says of its layout with the other side's work taken out; between them stands a queue. Nothing
-of the kind was measured here, so every prediction is an extrapolation.
+Each side is what `predict` says of its layout with the other side's work taken out; between them stands a queue.
+Nothing of the kind was measured here, so every prediction is an extrapolation.
 """
 
 from __future__ import annotations
@@ -81,7 +81,15 @@ def rank_disaggregated(
                 )
             left = total - y * decode.layout.world_size
             found += [
-                _meet(prefill, left // prefill.layout.world_size, decode, y, steps[key], demand, limits)
+                _meet(
+                    prefill,
+                    left // prefill.layout.world_size,
+                    decode,
+                    y,
+                    step_ms=steps[key],
+                    demand=demand,
+                    limits=limits,
+                )
                 for prefill in sides
                 if prefill.layout.world_size <= left
             ]
@@ -113,7 +121,9 @@ def _step_ms(model: ModelSpec, recipe: Recipe, inventory: Inventory, demand: Dem
     return seen.tpot_ms - seen.terms.get("prefill", 0.0)
 
 
-def _meet(prefill: _Side, x: int, decode: _Side, y: int, step_ms: float, demand: Demand, limits: Slo) -> Disaggregated:
+def _meet(
+    prefill: _Side, x: int, decode: _Side, y: int, *, step_ms: float, demand: Demand, limits: Slo
+) -> Disaggregated:
     """Both sides in one closed loop: users wait for prompts in an M/D/1 queue, then decode."""
     # A worker with data-parallel groups serves that many prompts at a time: prompt_ms is the time between two of them.
     serve = prefill.prompt_ms * prefill.layout.dp

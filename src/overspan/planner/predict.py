@@ -140,7 +140,7 @@ def _waits(case: Case, held: Calibration, parts: dict[str, float], running: floa
 
 def _unmeasured(case: Case, held: Calibration) -> list[str]:
     """What of a case no measurement stands behind."""
-    found = [] if case.hardware.family in held.families else [case.hardware.family]
+    found: list[str] = [] if case.hardware.family in held.families else [case.hardware.family]
     attention = case.model.attention
     found += ["sparse attention"] if attention.sparse_layers else []
     found += ["MLA"] if attention.kind == "mla" else []
