@@ -113,7 +113,8 @@ class Two:
 
 
 @pytest.fixture
-def two() -> Two:
+def two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Two:
+    monkeypatch.setenv("OVERSPAN_STATE", str(tmp_path))
     return Two()
 
 
@@ -124,9 +125,13 @@ def host_of(finding: Finding) -> str | None:
 
 def test_healthy_hosts_pass_every_check_with_its_command(two: Two) -> None:
     findings = two.check()
-    assert [(one.rule, one.cause) for one in findings if one.status != "passed"] == []
+    told = [(one.rule, one.status) for one in findings if one.status != "passed"]
+    assert told == [("preflight.model", "not_evaluated")], "a model of the hub has no folder yet"
+    findings = [one for one in findings if one.rule != "preflight.model"]
     assert {one.rule for one in findings} == {
-        rule.rule for rule in (SSH, HOST_KEY, *CHECKS, *GROUP_CHECKS) if rule.rule != "preflight.engine_version"
+        rule.rule
+        for rule in (SSH, HOST_KEY, *CHECKS, *GROUP_CHECKS)
+        if rule.rule not in ("preflight.engine_version", "preflight.model")
     }
     assert all(one.evidence and one.evidence.command and one.evidence.host for one in findings)
     of_reach = [host_of(one) for one in findings if one.rule == "preflight.reach"]
@@ -268,6 +273,37 @@ def test_image_differs_and_image_missing(two: Two) -> None:
     assert f"spark2 has no image {image}; spark1 has it" == two.only_failure().cause
 
 
+def manifests(two: Two, here: dict[str, str], there: dict[str, str]) -> None:
+    """Model files of both hosts, by name and digest."""
+    two.plan = two.plan.model_copy(update={"model_path": "/models/m"})
+    for host, files in (("spark1", here), ("spark2", there)):
+        listing = "".join(f"10 1.0 1.0 {host[-1]} {name}\0" for name in files)
+        digests = "".join(f"{digest * 32}  /models/m/{name}\0" for name, digest in files.items())
+        two.replies[host] |= {
+            "folder": Reply(argv=["test", "-e", "*"], code=int(not files)),
+            "list": Reply(argv=["find", "-L", "/models/m", "**"], stdout=listing),
+            "hash": Reply(argv=["xargs", "**"], stdout=digests),
+        }
+
+
+def test_model_files_are_the_same(two: Two) -> None:
+    manifests(two, {"config.json": "a", "model.safetensors": "b"}, {"config.json": "a", "model.safetensors": "b"})
+    of_model = [one for one in two.check() if one.rule == "preflight.model"]
+    assert [(host_of(one), one.status) for one in of_model] == [("spark1", "passed"), ("spark2", "passed")]
+
+
+def test_model_files_that_differ_or_are_missing(two: Two) -> None:
+    manifests(two, {"config.json": "a", "model.safetensors": "b"}, {"config.json": "a", "model.safetensors": "c"})
+    finding = two.only_failure()
+    assert (finding.rule, host_of(finding)) == ("preflight.model", "spark2")
+    assert "differ, compared with spark1: model.safetensors" in str(finding.cause)
+    assert str(finding.fix).startswith(
+        "tar -C /models/m -cf - -- model.safetensors | ssh -- 10.10.10.2 'tar -C /models/m"
+    )
+    manifests(two, {"config.json": "a"}, {})
+    assert "on spark2 are missing" in str(two.only_failure().cause)
+
+
 def test_no_room_for_a_model_that_is_missing(two: Two) -> None:
     two.change("spark2", "model", stdout="", stderr="ls: cannot access: No such file or directory\n", code=2)
     finding = two.only_failure()
@@ -310,7 +346,7 @@ def test_changed_host_key(two: Two) -> None:
 
 def test_a_command_that_is_missing_is_not_evaluated(two: Two) -> None:
     two.change("spark1", "ss", missing="ss: not found")
-    (finding,) = [one for one in two.check() if one.status != "passed"]
+    (finding, _) = [one for one in two.check() if one.status != "passed"]
     assert (finding.rule, finding.status) == ("preflight.port", "not_evaluated")
     assert finding.cause == "ss is not installed on spark1" and finding.fix == "sudo apt-get install iproute2"
 

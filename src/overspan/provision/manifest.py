@@ -12,14 +12,15 @@ import os
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from pydantic import Field
 
 from overspan.schema.base import Frozen
 from overspan.schema.errors import OverspanError
+from overspan.schema.inventory import Host
 from overspan.schema.places import state_dir
-from overspan.transport.stream import End
+from overspan.transport.base import Transport
 
 PARTIAL: Final = ".overspan-partial-"
 """In the name of a file that has not arrived whole."""
@@ -30,6 +31,20 @@ IGNORED: Final = (".cache/", ".git/")
 LIST_TIMEOUT_S: Final = 60.0
 HASHES_AT_ONCE: Final = 4
 """SHA-256 runs at 0.5 to 2 GB/s on a core; four keep up with an NVMe drive."""
+
+
+class Reached(Protocol):
+    """A host, and the way to it: `transport.stream.End`, or whatever else holds both."""
+
+    @property
+    def host(self) -> Host:
+        """The host."""
+        ...
+
+    @property
+    def transport(self) -> Transport:
+        """Runs commands there."""
+        ...
 
 
 class Entry(Frozen):
@@ -60,7 +75,7 @@ class Difference(Frozen):
     second: Entry | None
 
 
-def read_manifest(end: End, folder: str) -> Manifest:
+def read_manifest(end: Reached, folder: str) -> Manifest:
     """Look at a folder; what is not known yet is hashed there, several files at a time. An absent folder is empty.
 
     Raises:
@@ -88,12 +103,16 @@ def differences(first: Manifest, second: Manifest) -> list[Difference]:
     ]
 
 
-def _list(end: End, folder: str) -> dict[str, list[str]]:
+def list_command(folder: str) -> list[str]:
+    """Prints what is asked of each file before its content is."""
+    return ["find", "-L", _absolute(folder), "-type", "f", "-printf", r"%s %T@ %C@ %i %P\0"]
+
+
+def _list(end: Reached, folder: str) -> dict[str, list[str]]:
     """Size, modification time, inode change time and inode number of each file, by path inside the folder."""
     if end.transport.run(["test", "-e", folder], timeout_s=LIST_TIMEOUT_S).code != 0:
         return {}
-    command = ["find", "-L", _absolute(folder), "-type", "f", "-printf", r"%s %T@ %C@ %i %P\0"]
-    done = end.transport.run(command, timeout_s=LIST_TIMEOUT_S).check(f"listing {folder}")
+    done = end.transport.run(list_command(folder), timeout_s=LIST_TIMEOUT_S).check(f"listing {folder}")
     found = {}
     for record in done.stdout.split("\0"):
         if record:
@@ -103,7 +122,7 @@ def _list(end: End, folder: str) -> dict[str, list[str]]:
     return found
 
 
-def _hash(end: End, folder: str, paths: Iterable[str]) -> dict[str, str]:
+def _hash(end: Reached, folder: str, paths: Iterable[str]) -> dict[str, str]:
     """The SHA-256 of files of a folder."""
     names = "".join(f"{_absolute(folder)}/{path}\0" for path in paths).encode()
     if not names:
@@ -122,7 +141,7 @@ def _absolute(folder: str) -> str:
     return folder.rstrip("/") or "/"
 
 
-def _kept_file(end: End, folder: str) -> Path:
+def _kept_file(end: Reached, folder: str) -> Path:
     ssh = end.host.ssh.model_dump_json() if end.host.ssh is not None else ""
     key = hashlib.sha256(f"{end.host.name}\n{ssh}\n{_absolute(folder)}".encode()).hexdigest()[:24]
     return state_dir() / "manifests" / f"{key}.json"

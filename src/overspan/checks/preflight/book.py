@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from overspan.checks.preflight import containers, fabric, machine, versions
+from overspan.checks.preflight import containers, fabric, machine, versions, weights
 from overspan.checks.preflight.site import Check, GroupCheck, Rule, Site
 
 COMMAND: Final = "one command"
@@ -102,4 +102,5 @@ GROUP_CHECKS: Final = (
         lambda site: site.several and not site.docker,
         versions.same_engine,
     ),
+    GroupCheck("preflight.model", "every host has the same model files", weights.COST, _several, weights.same_files),
 )

@@ -1,0 +1,129 @@
+"""What NCCL sends over between hosts, read from its own log: RDMA, or sockets and why."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from overspan.schema.finding import Evidence, Finding
+
+RULE: Final = "nccl.transport"
+TITLE: Final = "NCCL's transport between hosts"
+
+_CHANNEL: Final = re.compile(r" via NET/([A-Za-z][A-Za-z0-9_-]*)")
+"""`Channel 00/0 : 0[0] -> 1[0] [send] via NET/IB/0/GDRDMA`: the only line that proves what a pair of ranks uses."""
+
+_NETWORK: Final = re.compile(r"NCCL INFO Using network ([A-Za-z][A-Za-z0-9_-]*)")
+"""What a process has at hand; it is said on one host too, where nothing goes over it."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why there is no RDMA: the line that shows it, what it means, and what mends it."""
+
+    line: re.Pattern[str]
+    why: str
+    fix: str
+
+
+_REASONS: Final = (
+    Reason(
+        re.compile(r"NCCL_IB_DISABLE set by environment to 1"),
+        "NCCL_IB_DISABLE=1 turns RDMA off",
+        "take NCCL_IB_DISABLE out of env in the recipe and the inventory",
+    ),
+    Reason(
+        re.compile(r"NCCL_NET set by environment to Socket"),
+        "NCCL_NET=Socket asks for sockets",
+        "take NCCL_NET out of env in the recipe and the inventory",
+    ),
+    Reason(
+        re.compile(r"Failed to open libibverbs\.so"),
+        "the container or environment lacks libibverbs",
+        "use an image with rdma-core: apt-get install libibverbs1 ibverbs-providers in it",
+    ),
+    Reason(
+        re.compile(r"NET/IB : No device found"),
+        "NCCL found no RDMA device: none is in the container, or NCCL_IB_HCA names one that is not there",
+        "containers need --device /dev/infiniband and --ulimit memlock=-1; then "
+        "overspan doctor --preflight RECIPE --on INVENTORY",
+    ),
+)
+
+_UNSAID: Final = Reason(
+    re.compile(""), "the log does not say why", "start again with --set env.NCCL_DEBUG=INFO and look for NET/IB"
+)
+
+SLOWER: Final = "10 to 20 times slower than RDMA on the same cable"
+"""Source: seed 003 (Ethernet in place of RoCE), reference spark-fabric.md."""
+
+
+def transport_of(lines: Iterable[str]) -> Finding:
+    """Read the transport from the log of any rank, or of several, in one pass.
+
+    Args:
+        lines: NCCL's log with NCCL_DEBUG=INFO, any prefixes before it.
+
+    Returns:
+        `passed` for RDMA or a vendor's network; a failed warning for sockets, with the reason where the log has one;
+        `not_evaluated` where the log does not tell.
+    """
+    channels: dict[str, Evidence] = {}
+    networks: dict[str, Evidence] = {}
+    reasons: dict[int, Evidence] = {}
+    for number, line in enumerate(lines, 1):
+        if "NET" not in line and "NCCL" not in line and "libibverbs" not in line:
+            continue
+        evidence = Evidence(text=line.strip()[:400], line=number)
+        if found := _CHANNEL.search(line):
+            channels.setdefault(found[1], evidence)
+        elif found := _NETWORK.search(line):
+            networks.setdefault(found[1], evidence)
+        for index, reason in enumerate(_REASONS):
+            if index not in reasons and reason.line.search(line):
+                reasons[index] = evidence
+    if "Socket" in channels:
+        return _sockets(channels, reasons)
+    if channels:
+        name, evidence = next(iter(channels.items()))
+        return _finding("passed", evidence, f"NCCL sends over {name}", severity="info")
+    return _untold(networks, reasons)
+
+
+def _sockets(channels: dict[str, Evidence], reasons: dict[int, Evidence]) -> Finding:
+    first = min(reasons, default=None)
+    others = ", ".join(name for name in channels if name != "Socket")
+    reason = _UNSAID if first is None else _REASONS[first]
+    some = f"some ranks send over sockets, others over {others}" if others else "NCCL sends over sockets"
+    return Finding(
+        rule=RULE,
+        status="failed",
+        evidence=channels["Socket"],
+        cause=f"{some}, {SLOWER}: {reason.why}",
+        fix=reason.fix,
+        severity="warning",
+        title=TITLE,
+        category="nccl",
+        role="sign",
+        more=[reasons[first]] if first is not None else [],
+    )
+
+
+def _untold(networks: dict[str, Evidence], reasons: dict[int, Evidence]) -> Finding:
+    if networks:
+        name, evidence = next(iter(networks.items()))
+        why = f"NCCL has network {name} at hand, and no line shows a channel over it: all ranks may be on one host, or "
+        why += "are not connected yet"
+        return _finding("not_evaluated", evidence, why, severity="info")
+    found = next(iter(reasons.values()), None)
+    why = "the log holds no line of NCCL about its network; it writes them with NCCL_DEBUG=INFO"
+    return _finding("not_evaluated", found, why, severity="info", fix="--set env.NCCL_DEBUG=INFO")
+
+
+def _finding(status: str, evidence: Evidence | None, cause: str, *, severity: str, fix: str | None = None) -> Finding:
+    return Finding.model_validate(
+        {"rule": RULE, "status": status, "evidence": evidence, "cause": cause, "fix": fix, "severity": severity,
+         "title": TITLE, "category": "nccl"}
+    )  # fmt: skip
