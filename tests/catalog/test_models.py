@@ -207,6 +207,8 @@ def test_folder_without_a_config(tmp_path: Path) -> None:
         ("gate", "model.layers.0.mlp.gate", True),
         ("gate", "model.layers.0.mlp.gate_proj", False),
         ("model.layers.*.self_attn*", "model.layers.7.self_attn.q_proj", True),
+        ("model.layers.*.self_attn", "model.layers.7.self_attn.q_proj", True),
+        ("model.layers.*.self_attn", "model.layers.7.self_attn_norm", False),
         ("re:.*gate$", "model.layers.0.mlp.gate", True),
         ("re:.*gate$", "model.layers.0.mlp.gate_proj", False),
         ("re:(a+)+$", "a" * 40, False),  # would take for ever

@@ -148,5 +148,7 @@ def _matches(pattern: str, path: str) -> bool:
         except re.error:
             return False
     if "*" in pattern or "?" in pattern:
-        return any(fnmatch.fnmatchcase(name, pattern) for name in (path, f"{path}.weight", path.split("model.", 1)[-1]))
+        names = (path, f"{path}.weight", path.split("model.", 1)[-1])
+        # A pattern may end at a block: `model.layers.*.self_attn` holds its projections too.
+        return any(fnmatch.fnmatchcase(name, end) for name in names for end in (pattern, f"{pattern}.*"))
     return f".{pattern}." in f".{path}."

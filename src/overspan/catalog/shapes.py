@@ -58,11 +58,7 @@ def read(config: Mapping[str, Any]) -> Shape:
     Raises:
         ModelUnavailable: a size is missing, of the wrong type or absurd; names the key.
     """
-    inner = config.get("text_config", config.get("llm_config"))
-    raw = dict(inner) if isinstance(inner, Mapping) else dict(config)
-    family = str(raw.get("model_type") or config.get("model_type") or "unknown")
-    architectures = config.get("architectures") or raw.get("architectures")
-    architecture = str(architectures[0]) if isinstance(architectures, list) and architectures else family
+    raw, family, architecture = _names(config)
     layers = _size(raw, "num_hidden_layers", "n_layer", "n_layers", limit=10_000)
     hidden = _size(raw, "hidden_size", "n_embd", "d_model")
     kinds = _layer_kinds(raw, layers)
@@ -95,6 +91,15 @@ def read(config: Mapping[str, Any]) -> Shape:
         mtp_layers=_mtp(raw),
         warnings=_warnings(architecture, family, kinds),
     )
+
+
+def _names(config: Mapping[str, Any]) -> tuple[dict[str, Any], str, str]:
+    """The text part of a config, the model's family and its architecture."""
+    inner = config.get("text_config", config.get("llm_config"))
+    raw = dict(inner) if isinstance(inner, Mapping) else dict(config)
+    family = str(raw.get("model_type") or config.get("model_type") or "unknown")
+    architectures = config.get("architectures") or raw.get("architectures")
+    return raw, family, str(architectures[0]) if isinstance(architectures, list) and architectures else family
 
 
 def _warnings(architecture: str, family: str, kinds: list[str]) -> list[str]:
