@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("overspan.cli.doctor", "the cause and the fix of a failure, from a run or from any log"),
     "stop": ("overspan.cli.stop", "stop a run: streams in flight end, then every process does"),
     "list": ("overspan.cli.list", "the runs of this machine"),
+    "recipe": ("overspan.cli.recipe", "list and show recipes, and import those of sparkrun"),
     "engine": ("overspan.cli.engine", "install, list and remove engines, each in an environment of its own"),
 }
 

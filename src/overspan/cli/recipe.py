@@ -1,0 +1,67 @@
+"""`overspan recipe`: what ships, one of them whole, and recipes of other tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from overspan.cli.output import document, say, table
+from overspan.schema.errors import InputError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def recipe() -> None:
+    """List and show recipes, and import those of sparkrun."""
+
+
+@recipe.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print one document.")
+def list_(as_json: bool) -> None:
+    """List the recipes that ship."""
+    from overspan.catalog import recipes
+
+    found = [recipes.find(name) for name in recipes.names()]
+    if as_json:
+        document(found)
+        return
+    rows = [[each.name, each.layout.label, ", ".join(each.variants) or "-", each.description] for each in found]
+    click.echo(table(["recipe", "layout", "variants", "what it is"], rows))
+
+
+@recipe.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of YAML.")
+def show(name: str, as_json: bool) -> None:
+    """Print a recipe: one that ships, a file, or the one made for a model's id."""
+    from overspan.catalog import recipes
+    from overspan.schema.yamlio import dump
+
+    found = recipes.find(name)
+    if as_json:
+        document(found)
+    else:
+        click.echo(dump(found), nl=False)
+
+
+@recipe.command("import")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write here. Default: standard output.")
+@click.option("--json", "as_json", is_flag=True, help="Print the recipe and the warnings as one document.")
+def import_(file: Path, out: Path | None, as_json: bool) -> None:
+    """Turn a recipe of sparkrun (YAML, version 2) into one of ours. What cannot be carried over is listed on stderr."""
+    from overspan.catalog import sparkrun
+    from overspan.schema.yamlio import dump
+
+    if out is not None and out.exists():
+        raise InputError(f"{out} exists already", next="name another file with --out, or remove it")
+    found = sparkrun.from_file(file)
+    if out is not None:
+        out.write_text(dump(found.recipe), encoding="utf-8")
+        say(f"wrote {out}; next: overspan plan {out} --on INVENTORY")
+    if as_json:
+        document({"recipe": found.recipe.model_dump(mode="json"), "warnings": found.warnings})
+    elif out is None:
+        click.echo(dump(found.recipe), nl=False)
+    for warning in found.warnings:
+        say(f"warning: {warning}")
