@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from overspan.schema.inventory import Host
 from overspan.schema.plan import Plan
+from overspan.schema.process import Mount, ProcessSpec
 
 BASE_ENV = {
     "VLLM_NO_USAGE_STATS": "1",
@@ -68,6 +69,37 @@ def fabric_env(host: Host, *, cuda: bool) -> dict[str, str]:
     if fabric.hcas:
         env["NCCL_IB_HCA"] = ",".join(fabric.hcas)
     return env
+
+
+SHARED_MEMORY = "2g"
+"""Shared memory of a container on a CPU host: two ranks' message queues need some 500 MB, Docker's default is 64 MB."""
+
+
+def contained(spec: ProcessSpec, plan: Plan, host: Host) -> ProcessSpec:
+    """The process as a container: its program in place of the image's own entrypoint, the model mounted read-only.
+
+    The model lies at the same path on every host and in every container, so the arguments are the same everywhere.
+    """
+    if plan.engine.image is None:
+        return spec
+    mounts = [Mount(source=plan.model_path, target=plan.model_path)] if plan.model_path else []
+    program, *arguments = spec.argv
+    changes = {
+        "image": plan.engine.image,
+        "entrypoint": program,
+        "argv": arguments,
+        "mounts": [*spec.mounts, *mounts],
+        "docker_options": [*_device_options(plan, host), *(host.container.options if host.container else [])],
+    }
+    return spec.model_copy(update=changes)
+
+
+def _device_options(plan: Plan, host: Host) -> list[str]:
+    """What a container needs for its device. Source: seed 000, and spark-fabric facts for RDMA."""
+    if plan.inventory.device == "cpu":
+        return ["--shm-size", SHARED_MEMORY]
+    rdma = ["--device", "/dev/infiniband", "--ulimit", "memlock=-1"] if host.fabric and host.fabric.hcas else []
+    return ["--gpus", "all", "--ipc", "host", *rdma]
 
 
 def address_of(host: Host) -> str:

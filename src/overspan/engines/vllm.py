@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from overspan.catalog.flags import to_argv
-from overspan.engines.node import address_of, node_env
+from overspan.engines.node import address_of, contained, node_env
 from overspan.schema import defaults
 from overspan.schema.inventory import Host
 from overspan.schema.plan import Placement, Plan
@@ -34,7 +34,7 @@ def serve_args(plan: Plan) -> dict[str, ArgValue]:
 
 def api_args(plan: Plan) -> dict[str, ArgValue]:
     """The arguments of the node that answers requests."""
-    args: dict[str, ArgValue] = {"host": plan.endpoint.host, "port": plan.endpoint.port}
+    args: dict[str, ArgValue] = {"host": plan.recipe.host, "port": plan.recipe.port or plan.endpoint.port}
     if plan.engine.environment:  # an image of unknown age may not know the flag
         args["shutdown_timeout"] = round(plan.recipe.drain_timeout_s)
     return args
@@ -71,17 +71,17 @@ def _node(plan: Plan, rank: int, placement: Placement, host: Host, head: Host) -
         ports["master"] = defaults.MASTER_PORT
         if plan.layout.dp > 1:
             ports["dp_rpc"] = defaults.DP_RPC_PORT
-    return ProcessSpec(
+    spec = ProcessSpec(
         name=placement.process,
         host=host.name,
         argv=[program(plan, "vllm"), "serve", plan.model_path or plan.recipe.model, *to_argv(args)],
         env=node_env(plan, host, len(placement.ranks)),
         secrets=["VLLM_API_KEY"] if plan.recipe.api_key else [],
-        image=plan.engine.image,
         ports=ports,
         ranks=placement.ranks,
         vital_titles=VITAL_TITLES,
     )
+    return contained(spec, plan, host)
 
 
 def program(plan: Plan, name: str) -> str:

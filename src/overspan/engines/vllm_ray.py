@@ -6,7 +6,7 @@ Ray burns two CPUs idle, its placement group can hang, and its compiled graph br
 from __future__ import annotations
 
 from overspan.catalog.flags import to_argv
-from overspan.engines.node import address_of, node_env
+from overspan.engines.node import address_of, contained, node_env
 from overspan.engines.vllm import VITAL_TITLES, api_args, program, serve_args
 from overspan.schema import defaults
 from overspan.schema.inventory import Host
@@ -61,13 +61,12 @@ def _head(plan: Plan, placement: Placement, host: Host) -> ProcessSpec:
     args = serve_args(plan) | api_args(plan) | {"distributed_executor_backend": "ray"}
     serve = [program(plan, "vllm"), "serve", plan.model_path or plan.recipe.model, *to_argv(args)]
     env = _ray_env(plan, host, host, len(placement.ranks))
-    return ProcessSpec(
+    spec = ProcessSpec(
         name=placement.process,
         host=host.name,
         argv=["bash", "-c", HEAD_THEN_SERVE, "bash", str(len(ray)), *ray, *serve],
         env=env | {"MASTER_ADDR": address_of(host)},
         secrets=["VLLM_API_KEY"] if plan.recipe.api_key else [],
-        image=plan.engine.image,
         ports={
             "api": plan.endpoint.port,
             "ray": defaults.RAY_PORT,
@@ -76,14 +75,15 @@ def _head(plan: Plan, placement: Placement, host: Host) -> ProcessSpec:
         ranks=placement.ranks,
         vital_titles=VITAL_TITLES,
     )
+    return contained(spec, plan, host)
 
 
 def _worker(plan: Plan, placement: Placement, host: Host, head: Host) -> ProcessSpec:
-    return ProcessSpec(
+    spec = ProcessSpec(
         name=placement.process,
         host=host.name,
         argv=[*_start(plan, placement, host), f"--address={address_of(head)}:{defaults.RAY_PORT}", "--block"],
         env=_ray_env(plan, host, head, len(placement.ranks)),
-        image=plan.engine.image,
         ranks=placement.ranks,
     )
+    return contained(spec, plan, host)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
 from pydantic import Field
@@ -63,6 +63,14 @@ class Launcher(Protocol):
         """
         ...
 
+    def start_all(self, specs: Sequence[ProcessSpec], secrets: Mapping[str, str]) -> None:
+        """Start several processes at once.
+
+        Raises:
+            OverspanError: the first that could not be started; `end` removes the others.
+        """
+        ...
+
     def wait(self, timeout_s: float) -> list[Death]:
         """Wait until something died, at most `timeout_s`; deaths come in the order in which they happened."""
         ...
@@ -77,4 +85,8 @@ class Launcher(Protocol):
         Returns:
             What could not be ended and why, e.g. a host that does not answer; empty when nothing is left.
         """
+        ...
+
+    def close(self) -> None:
+        """Let go of connections and followers; what runs goes on as far as it can."""
         ...

@@ -9,7 +9,7 @@ import select
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
@@ -64,6 +64,14 @@ class LocalLauncher:
         proc.mine(child.pid)
         self._started[spec.name] = _Started(spec, child, log)
         self._watch_pid(child.pid)
+
+    def start_all(self, specs: Sequence[ProcessSpec], secrets: Mapping[str, str]) -> None:
+        """See `Launcher.start_all`."""
+        for spec in specs:
+            self.start(spec, secrets)
+
+    def close(self) -> None:
+        """See `Launcher.close`: there is nothing to let go of."""
 
     def wait(self, timeout_s: float) -> list[Death]:
         """See `Launcher.wait`."""

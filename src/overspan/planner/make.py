@@ -8,8 +8,9 @@ from overspan import __version__
 from overspan.catalog import models
 from overspan.planner import explain, faults, memory, rank, refuse
 from overspan.planner.placement import place
+from overspan.schema.defaults import LOOPBACK
 from overspan.schema.errors import InputError, ModelUnavailable, PlanRefused
-from overspan.schema.inventory import Inventory
+from overspan.schema.inventory import Host, Inventory
 from overspan.schema.model import ModelSpec
 from overspan.schema.plan import Endpoint, EngineChoice, Plan
 from overspan.schema.prediction import Demand
@@ -38,7 +39,7 @@ def make_plan(recipe: Recipe, inventory: Inventory, engine: EngineChoice) -> Pla
         inventory=inventory,
         layout=recipe.layout,
         engine=engine,
-        endpoint=Endpoint(host=recipe.host, port=recipe.port, model=recipe.public_name),
+        endpoint=_endpoint(recipe, next(host for host in inventory.hosts if host.name == placements[0].host)),
         placements=placements,
         memory_per_rank=needed,
         prediction=prediction,
@@ -75,3 +76,17 @@ def _prediction(model: ModelSpec, recipe: Recipe, inventory: Inventory) -> tuple
     if seen.basis == "extrapolated":
         said += f" (TPOT {seen.interval.low:.1f}-{seen.interval.high:.1f} ms)"
     return seen.model_dump(mode="json"), said
+
+
+def _endpoint(recipe: Recipe, head: Host) -> Endpoint:
+    """Where this machine reaches the head: what listens on one host's loopback is reached through a tunnel."""
+    everywhere = recipe.host in ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
+    here = LOOPBACK if everywhere else recipe.host
+    if head.ssh is None:
+        return Endpoint(host=here, port=recipe.port, model=recipe.public_name)
+    if recipe.port == 0:
+        raise InputError(f"port 0 (any free one) is for this machine; {head.name} is another", next="--set port=8000")
+    if everywhere:
+        return Endpoint(host=head.ssh.address, port=recipe.port, model=recipe.public_name)
+    tunnel = recipe.host in (LOOPBACK, "localhost", "::1")
+    return Endpoint(host=recipe.host, port=recipe.port, model=recipe.public_name, tunnel=tunnel)

@@ -11,8 +11,10 @@ from overspan.provision import models
 from overspan.runs import keys, ports
 from overspan.runs.folder import RunFolder, write_whole
 from overspan.runs.launch import launch
+from overspan.runs.launchers import hosts_of
 from overspan.runs.lock import NameLock
 from overspan.runs.planning import Wanted, plan_of, processes_of
+from overspan.runs.staging import stage_hosts, stage_model
 from overspan.runs.stop import stop
 from overspan.schema.errors import InputError, RunFailed
 from overspan.schema.event import FINAL_STATES, Event
@@ -64,41 +66,42 @@ def up(wanted: Wanted, say: Say, follow: Callable[[RunFolder, Iterator[Event | N
 
 
 def _stage(run: RunFolder, plan: Plan, say: Say) -> None:
-    plan = plan.model_copy(update={"endpoint": ports.claim(plan.endpoint)})
+    if hosts_of(plan)[0].ssh is None or plan.endpoint.tunnel:
+        plan = plan.model_copy(update={"endpoint": ports.claim(plan.endpoint)})
     run.write("plan.json", plan)
     run.append(f"planned {plan.layout.label} of {plan.recipe.model} on {_hosts(plan)}", state="planned")
     recipe = plan.recipe
-    model = models.prepare(recipe, say=say)
-    if recipe.locked and recipe.locked.model_digest != model.digest:
+    plan, model = stage_model(plan, say)
+    stage_hosts(plan, prepared_here=model is not None, say=say)
+    if recipe.locked and model and recipe.locked.model_digest != model.digest:
         raise InputError(
             f"the model's files differ from those of run {recipe.locked.run}: "
             f"digest {model.digest}, locked {recipe.locked.model_digest}",
             next="pin the revision that the lock names, or start from the recipe in place of the lock",
         )
-    plan = plan.model_copy(update={"model_path": str(model.path), "model_digest": model.digest})
     run.write("plan.json", plan)
     run.write("processes.json", processes_of(plan))
     keys.make(run, recipe)
     write_whole(run.path / "run.lock.yaml", dump(_locked(run, plan, model)))
-    run.append(f"staged: the model is at {model.path}", state="staged")
+    run.append(f"staged: the model is at {plan.model_path}", state="staged")
 
 
 def _hosts(plan: Plan) -> str:
     return ", ".join(dict.fromkeys(placement.host for placement in plan.placements))
 
 
-def _locked(run: RunFolder, plan: Plan, model: models.PreparedModel) -> Recipe:
+def _locked(run: RunFolder, plan: Plan, model: models.PreparedModel | None) -> Recipe:
     recipe = plan.recipe
     lock = Lock(
         run=run.id,
         overspan_version=__version__,
         engine_version=plan.engine.version,
         model_digest=plan.model_digest or "",
-        model_revision=model.revision,
+        model_revision=model.revision if model else recipe.revision,
     )
     changes = {
-        "model": str(model.path) if model.source == "folder" else recipe.model,
-        "revision": model.revision if model.source == "hub" else recipe.revision,
+        "model": str(model.path) if model and model.source == "folder" else recipe.model,
+        "revision": model.revision if model and model.source == "hub" else recipe.revision,
         "port": plan.endpoint.port,
         "locked": lock,
     }

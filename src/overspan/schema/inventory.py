@@ -137,6 +137,9 @@ class Inventory(Frozen):
     launcher: LauncherName = "local"
     device: DeviceKind = "cpu"
     hosts: list[Host] = Field(min_length=1)
+    engine_environment: str | None = Field(
+        None, description="folder of the engine's Python environment on the hosts or in their containers; else the PATH"
+    )
     images: dict[str, str] = Field(default_factory=dict, description="aliases: a recipe's image -> this site's")
     models: dict[str, str] = Field(default_factory=dict, description="aliases: a model id -> a folder of this site")
     env: dict[str, str] = Field(default_factory=dict, description="for every process of every host")

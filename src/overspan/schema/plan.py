@@ -38,11 +38,12 @@ class EngineChoice(Frozen):
 
 
 class Endpoint(Frozen):
-    """Where the model answers."""
+    """Where the model answers, as seen from this machine. A tunnel leads there while the run's supervisor lives."""
 
     host: str
     port: int
     model: str
+    tunnel: bool = False
 
     @property
     def base_url(self) -> str:

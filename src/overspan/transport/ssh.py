@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from overspan.schema.defaults import LOOPBACK
 from overspan.schema.errors import HostKeyRejected, HostUnreachable, InputError, OverspanError
 from overspan.schema.inventory import Ssh
 from overspan.transport.base import Completed
@@ -54,6 +55,7 @@ class Remote:
         self.ssh = ssh
         self._lock = threading.RLock()
         self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._forwards: list[str] = []
 
     def __enter__(self) -> Remote:
         return self
@@ -155,6 +157,23 @@ class Remote:
                 text = said.read().decode(errors="replace")
             if code != 0:
                 raise explain(self.host, self.ssh, text)
+            for tunnel in self._forwards:
+                self._control("forward", "-L", tunnel)
+
+    def forward(self, port_here: int, address: str, port_there: int) -> None:
+        """Make a port of this machine's loopback lead to an address that the host reaches, also after a reconnection.
+
+        Raises:
+            HostUnreachable: the host does not answer.
+            OverspanError: the tunnel could not be made.
+        """
+        there = f"[{address}]" if ":" in address else address
+        tunnel = f"{LOOPBACK}:{port_here}:{there}:{port_there}"
+        with self._lock:
+            self.connect()
+            if self._control("forward", "-L", tunnel) != 0:
+                raise OverspanError(f"no tunnel from port {port_here} here to {address}:{port_there} on {self.host}")
+            self._forwards.append(tunnel)
 
     def close(self) -> None:
         """End the connection and remove its private folder. Twice is fine."""
@@ -195,9 +214,9 @@ class Remote:
         key = hashlib.sha256(self.ssh.model_dump_json().encode()).hexdigest()[:12]
         return Path(folder) / key
 
-    def _control(self, order: str) -> int:
+    def _control(self, order: str, *more: str) -> int:
         """Tell the connection's own process something; no other machine is asked."""
-        asked = [*self._client(), "-O", order, "--", self.ssh.address]
+        asked = [*self._client(), "-O", order, *more, "--", self.ssh.address]
         return subprocess.run(asked, stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False).returncode
 
     def _alive(self) -> bool:

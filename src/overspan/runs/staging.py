@@ -1,0 +1,61 @@
+"""Everything that a launch needs, on the hosts that need it: the image, and the model at the same path everywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from overspan.provision import images, models
+from overspan.provision.folders import copy_folder
+from overspan.provision.locks import Say
+from overspan.provision.solid import solid
+from overspan.runs.launchers import hosts_of
+from overspan.schema.errors import InputError
+from overspan.schema.inventory import Host
+from overspan.schema.plan import Plan
+from overspan.transport.local import Local
+from overspan.transport.reach import reach
+from overspan.transport.stream import End
+
+
+def stage_model(plan: Plan, say: Say) -> tuple[Plan, models.PreparedModel | None]:
+    """The plan with the model's path on every host.
+
+    Where the inventory says where the model is on its hosts, it is taken from there and nothing is fetched; the head's
+    files are brought to the hosts that lack them. Otherwise it is made ready on this machine first.
+    """
+    known = plan.inventory.models.get(plan.recipe.model)
+    if known is not None and not Path(known).is_dir():
+        return plan.model_copy(update={"model_path": known}), None
+    recipe = plan.recipe.model_copy(update={"model": known, "package": None}) if known else plan.recipe
+    model = models.prepare(recipe, say=say)
+    path = solid(model.path) if plan.inventory.launcher == "docker" else model.path
+    return plan.model_copy(update={"model_path": str(path), "model_digest": model.digest}), model
+
+
+def stage_hosts(plan: Plan, prepared_here: bool, say: Say) -> None:
+    """Bring image and model to every host that lacks them, once, over the fabric where the hosts reach each other.
+
+    Raises:
+        HostUnreachable: a host does not answer.
+        InputError: no host has the image or the model.
+    """
+    if plan.inventory.launcher != "docker":
+        return
+    if plan.engine.image is None or plan.model_path is None:
+        raise InputError("a launch in containers needs an image and a model")
+    ends = [End(host, reach(host)) for host in hosts_of(plan)]
+    try:
+        for host in images.same_image(ends, plan.engine.image, say=say):
+            say(f"image {plan.engine.image} was copied to {host}")
+        here = End(Host(name="localhost", memory_bytes=1), Local())
+        source = here if prepared_here else ends[0]
+        for end in ends:
+            if end is source or (end.host.ssh is None and source is here):
+                continue
+            copied = copy_folder(source, end, plan.model_path, say=say)
+            if copied.files:
+                say(f"{len(copied.files)} files of the model were copied to {end.host.name}")
+            source = end if source is here and end.host.fabric else source
+    finally:
+        for end in ends:
+            end.transport.close()
