@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import shlex
-
 import click
 
 from overspan.cli.output import document, table
+from overspan.runs.commands import commands_of
 from overspan.runs.planning import Wanted, plan_of, processes_of
 from overspan.schema.plan import Plan
 from overspan.schema.process import ProcessSpec
@@ -25,7 +24,7 @@ def plan(recipe: str, inventory: str | None, settings: tuple[str, ...], show: st
     if as_json:
         document({**made.model_dump(mode="json"), "processes": [spec.model_dump(mode="json") for spec in processes]})
     elif show == "commands":
-        click.echo("\n\n".join(_commands(spec) for spec in processes))
+        click.echo("\n\n".join(commands_of(spec) for spec in processes))
     else:
         _print(made, processes)
 
@@ -43,8 +42,3 @@ def _print(made: Plan, processes: list[ProcessSpec]) -> None:
     for note in made.notes:
         click.echo(f"note: {note}")
     click.echo(f"{len(processes)} processes; their exact commands: --show commands")
-
-
-def _commands(spec: ProcessSpec) -> str:
-    exports = [f"export {name}={shlex.quote(value)}" for name, value in spec.env.items()]
-    return "\n".join([f"# {spec.name} on {spec.host}", *exports, shlex.join(spec.argv)])

@@ -143,6 +143,23 @@ class DockerLauncher:
                     self._watch(host, one.id, one.process, one.ranks, vital.get(one.process, []), from_start=True)
         return problems
 
+    def look(self) -> tuple[list[Member], dict[str, str]]:
+        """This run's containers as they are now, whoever started them; nothing is taken over and no log is touched.
+
+        Returns:
+            The members, and for each host that did not answer the reason.
+        """
+        answers, problems = self._everywhere(
+            lambda site: look(site.transport, containers_of(site.transport, self._run)), QUERY_TIMEOUT_S
+        )
+        members = [
+            _member(Watched(host, one.id, one.process, one.ranks, []), one, True)
+            for host, found in answers.items()
+            for one in found
+        ]
+        silent = [host for host in self._sites if host not in answers]
+        return members, dict(zip(silent, problems, strict=True))
+
     # watch -----------------------------------------------------------------------------------------------------------
 
     def wait(self, timeout_s: float) -> list[Death]:

@@ -34,13 +34,36 @@ def main(run: RunFolder) -> None:
     left = proc.descendants(os.getpid())
     proc.kill_all(proc.descendants(os.getpid()) for _ in repeat(None))
     if not run.ended:
+        remote = end_elsewhere(run)
         how = f"was ended by signal {-code}" if code < 0 else f"ended with {code}"
         run.append(
-            f"the supervisor {how}; its {len(left)} processes were ended",
+            f"the supervisor {how}; its {len(left)} processes here were ended",
             state="failed",
             process="supervisor",
             lines=[],
+            left=remote,
         )
+
+
+def end_elsewhere(run: RunFolder) -> list[str]:
+    """End what a launcher holds outside this process's family, which is where containers are.
+
+    Returns:
+        What could not be ended and why.
+    """
+    from overspan.runs.launchers import launcher_for, transports_of
+
+    plan = run.plan()
+    if plan.inventory.launcher == "local":
+        return []
+    transports = transports_of(plan)
+    launcher = launcher_for(run, plan, transports)
+    try:
+        return launcher.end(grace_s=0)
+    finally:
+        launcher.close()
+        for transport in transports.values():
+            transport.close()
 
 
 def _supervise(run: RunFolder, guardian: int) -> None:

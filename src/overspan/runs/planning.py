@@ -51,7 +51,7 @@ def plan_of(wanted: Wanted, *, to_start: bool) -> Plan:
         what = f"{recipe.name} as {recipe.layout.label} cannot run on {inventory.name}:"
         raise PlanRefused(what, reasons, next=f"overspan predict {wanted.recipe} ranks the layouts that can")
     plan = make_plan(recipe, inventory, engine)
-    warnings = [fault.sentence for fault in faults.known(model, recipe.layout, inventory, recipe)]
+    warnings = [fault.sentence() for fault in faults.known(model, recipe.layout, inventory, recipe)]
     return plan.model_copy(update={"notes": [*plan.notes, *warnings]})
 
 

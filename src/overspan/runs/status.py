@@ -5,14 +5,18 @@ from __future__ import annotations
 import time
 
 import psutil
+from pydantic import Field
 
 from overspan.launchers import proc
 from overspan.launchers.base import Member
+from overspan.launchers.docker import DockerLauncher
 from overspan.runs.folder import RunFolder
+from overspan.runs.launchers import transports_of
 from overspan.runs.lock import is_held
 from overspan.runs.supervisor import RECORD
 from overspan.schema.base import Frozen
 from overspan.schema.event import FINAL_STATES, SERVING_STATES, State
+from overspan.schema.plan import Placement, Plan
 
 
 class ProcessStatus(Frozen):
@@ -38,6 +42,7 @@ class RunStatus(Frozen):
     endpoint: str | None
     model: str | None
     processes: list[ProcessStatus]
+    unreachable: dict[str, str] = Field(default_factory=dict, description="hosts that do not answer, and why")
 
 
 def status(run: RunFolder) -> RunStatus:
@@ -51,6 +56,7 @@ def status(run: RunFolder) -> RunStatus:
     if state not in FINAL_STATES and not is_held(run.name):
         state, message = "failed", "its supervisor is gone without a word; `overspan stop` ends what is left"
     over = state in FINAL_STATES
+    processes, unreachable = ([], {}) if over else _processes(run, plan)
     return RunStatus(
         run=run.id,
         name=run.name,
@@ -60,7 +66,39 @@ def status(run: RunFolder) -> RunStatus:
         message=message,
         endpoint=None if over else plan.endpoint.base_url,
         model=plan.endpoint.model,
-        processes=[] if over else [_process(Member.model_validate(each)) for each in _members(run)],
+        processes=processes,
+        unreachable=unreachable,
+    )
+
+
+def _processes(run: RunFolder, plan: Plan) -> tuple[list[ProcessStatus], dict[str, str]]:
+    if plan.inventory.launcher != "docker":
+        return [_process(Member.model_validate(each)) for each in _members(run)], {}
+    transports = transports_of(plan)
+    launcher = DockerLauncher(run.id, transports, run.logs)
+    try:
+        found, unreachable = launcher.look()
+    finally:
+        launcher.close()
+        for transport in transports.values():
+            transport.close()
+    by_process = {member.process: member for member in found}
+    return [_container(each, by_process.get(each.process), unreachable) for each in plan.placements], unreachable
+
+
+def _container(placement: Placement, member: Member | None, unreachable: dict[str, str]) -> ProcessStatus:
+    if member is None:
+        health = "unknown" if placement.host in unreachable else "dead"
+        return ProcessStatus(
+            process=placement.process, host=placement.host, health=health, pid=None, memory_bytes=None, uptime_s=None
+        )
+    return ProcessStatus(
+        process=member.process,
+        host=member.host,
+        health=member.health,
+        pid=member.pid,
+        memory_bytes=member.memory_bytes,
+        uptime_s=round(time.time() - member.started_at, 1) if member.started_at else None,
     )
 
 

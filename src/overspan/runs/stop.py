@@ -11,9 +11,10 @@ import psutil
 
 from overspan.launchers import proc
 from overspan.runs.folder import RunFolder
+from overspan.runs.guardian import end_elsewhere
 from overspan.runs.lock import is_held
 from overspan.runs.supervisor import RECORD
-from overspan.schema.errors import OverspanError
+from overspan.schema.errors import HostUnreachable, OverspanError
 
 _SETTLE_S = 15.0
 """Beyond the drain: time for the engine to be killed and for the last event to be written."""
@@ -37,6 +38,9 @@ def stop(run: RunFolder, grace_s: float | None = None) -> bool:
     """
     if run.ended:
         _sweep(run)
+        left = _left(run)
+        if left:
+            raise HostUnreachable(f"run {run.id} has ended, but: {'; '.join(left)}", next=f"overspan stop {run.id}")
         return False
     drain = run.plan().recipe.drain_timeout_s if grace_s is None else grace_s
     supervisor = _supervisor(run)
@@ -45,8 +49,17 @@ def stop(run: RunFolder, grace_s: float | None = None) -> bool:
         _wait_for_end(run, supervisor, drain + _SETTLE_S if grace_s is None else grace_s + 1.0)
     _sweep(run)
     if not run.ended:
-        run.append("stopped: what was left was ended by `stop`", state="stopped")
+        left = end_elsewhere(run)
+        run.append("stopped: what was left was ended by `stop`", state="stopped", left=left)
+    left = _left(run)
+    if left:
+        raise HostUnreachable(f"run {run.id} is stopped, but: {'; '.join(left)}", next=f"overspan stop {run.id}")
     return True
+
+
+def _left(run: RunFolder) -> list[str]:
+    """What the last event says could not be ended, tried once more."""
+    return end_elsewhere(run) if run.last_state().data.get("left") else []
 
 
 def _supervisor(run: RunFolder) -> psutil.Process | None:

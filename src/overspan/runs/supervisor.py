@@ -7,6 +7,7 @@ import queue
 import signal
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import FrameType
 
@@ -15,14 +16,16 @@ import psutil
 from overspan.checks import known_answers
 from overspan.checks.client import Client, NoAnswer
 from overspan.launchers.base import Death, Launcher
-from overspan.launchers.local import LocalLauncher
 from overspan.runs import keys
 from overspan.runs.folder import RunFolder
 from overspan.runs.guardian import PARENT_DIED
+from overspan.runs.launchers import launcher_for, transports_of
 from overspan.schema.defaults import POLL_INTERVAL_S
 from overspan.schema.errors import OverspanError
 from overspan.schema.finding import Finding
 from overspan.schema.plan import Plan
+from overspan.transport.base import Transport
+from overspan.transport.ssh import Remote
 
 RECORD = "supervisor.json"
 _FAILED_GRACE_S = 2.0
@@ -61,29 +64,41 @@ def supervise(run: RunFolder, guardian: int) -> None:
     """Run a planned and staged run to its end."""
     signals = _Signals(guardian)
     plan = run.plan()
-    launcher = LocalLauncher(run.logs)
+    transports = transports_of(plan)
+    launcher = launcher_for(run, plan, transports)
     os.chdir(run.path)
     try:
         _launch(run, launcher, guardian)
-    except OverspanError as error:
-        launcher.end(_FAILED_GRACE_S)
-        run.append(error.what, state="failed", lines=[error.quote] if error.quote else [])
-        return
-    try:
+        if plan.endpoint.tunnel:
+            _tunnel(plan, transports)
         _watch(run, plan, launcher, signals)
+    except OverspanError as error:
+        left = launcher.end(_FAILED_GRACE_S)
+        run.append(error.what, state="failed", lines=[error.quote] if error.quote else [], left=left)
     except BaseException as error:
         # A fault of ours must not leave a run that looks alive: end all, say so, and let it show in the log.
         launcher.end(_FAILED_GRACE_S)
         run.append(f"the supervisor failed: {error!r}", state="failed", process="supervisor", lines=[])
         raise
+    finally:
+        launcher.close()
+        for transport in transports.values():
+            transport.close()
+
+
+def _tunnel(plan: Plan, transports: Mapping[str, Transport]) -> None:
+    """Lead this machine's port to the head's loopback, where the endpoint listens."""
+    head = transports[plan.placements[0].host]
+    if isinstance(head, Remote):
+        head.forward(plan.endpoint.port, plan.recipe.host, plan.recipe.port)
 
 
 def _launch(run: RunFolder, launcher: Launcher, guardian: int) -> None:
     run.append("launching", state="launching")
-    secrets = keys.read(run)
-    for spec in run.processes():
-        launcher.start(spec, secrets)
-        run.append(f"started {spec.name}", process=spec.name, host=spec.host)
+    specs = run.processes()
+    launcher.start_all(specs, keys.read(run))
+    for spec in specs:
+        run.append(f"started {spec.name} on {spec.host}", process=spec.name, host=spec.host)
     me = psutil.Process()
     record = {
         "pid": me.pid,
@@ -159,7 +174,7 @@ def _stop(run: RunFolder, plan: Plan, launcher: Launcher) -> None:
     run.append("stopping: streams in flight may end", state="stopping")
     # The engine's own drain ends a little before the grace, so that it is not cut off at its very end.
     left = launcher.end(plan.recipe.drain_timeout_s + 5.0)
-    run.append("stopped" if not left else f"stopped, but: {'; '.join(left)}", state="stopped")
+    run.append("stopped" if not left else f"stopped, but: {'; '.join(left)}", state="stopped", left=left)
 
 
 def _bury(run: RunFolder, launcher: Launcher, death: Death) -> None:

@@ -72,13 +72,13 @@ def _stage(run: RunFolder, plan: Plan, say: Say) -> None:
     run.append(f"planned {plan.layout.label} of {plan.recipe.model} on {_hosts(plan)}", state="planned")
     recipe = plan.recipe
     plan, model = stage_model(plan, say)
-    stage_hosts(plan, prepared_here=model is not None, say=say)
     if recipe.locked and model and recipe.locked.model_digest != model.digest:
         raise InputError(
             f"the model's files differ from those of run {recipe.locked.run}: "
             f"digest {model.digest}, locked {recipe.locked.model_digest}",
             next="pin the revision that the lock names, or start from the recipe in place of the lock",
         )
+    stage_hosts(plan, prepared_here=model is not None, say=say)
     run.write("plan.json", plan)
     run.write("processes.json", processes_of(plan))
     keys.make(run, recipe)
