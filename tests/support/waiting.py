@@ -7,7 +7,7 @@ from typing import TypeVar
 Value = TypeVar("Value")
 
 
-def until(look: Callable[[], Value], what: str, timeout_s: float = 30.0) -> Value:
+def until(look: Callable[[], Value], what: str, timeout_s: float = 90.0) -> Value:
     """The first true value that `look` gives."""
     deadline = time.monotonic() + timeout_s
     while True:
