@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from overspan.catalog import flags, inventories, models, overrides, recipes
+from overspan.catalog import flags, inventories, overrides, recipes
 from overspan.engines import vllm, vllm_ray
 from overspan.inventory import here
-from overspan.planner import faults
 from overspan.planner.make import make_plan
-from overspan.planner.refuse import refusals
 from overspan.provision import engines
 from overspan.schema.errors import EngineMissing, InputError, PlanRefused
 from overspan.schema.inventory import Inventory
@@ -45,14 +43,7 @@ def plan_of(wanted: Wanted, *, to_start: bool) -> Plan:
     inventory = inventories.find(wanted.inventory) if wanted.inventory else here.this_machine()
     engine = _engine(recipe, inventory, to_start=to_start)
     flags.require(recipe.engine_args, engine.version)
-    model = models.lookup(recipe.model)
-    reasons = refusals(model, recipe.layout, inventory, recipe)
-    if reasons:
-        what = f"{recipe.name} as {recipe.layout.label} cannot run on {inventory.name}:"
-        raise PlanRefused(what, reasons, next=f"overspan predict {wanted.recipe} ranks the layouts that can")
-    plan = make_plan(recipe, inventory, engine)
-    warnings = [fault.sentence() for fault in faults.known(model, recipe.layout, inventory, recipe)]
-    return plan.model_copy(update={"notes": [*plan.notes, *warnings]})
+    return make_plan(recipe, inventory, engine)
 
 
 def processes_of(plan: Plan) -> list[ProcessSpec]:

@@ -216,7 +216,9 @@ class Remote:
 
     def _control(self, order: str, *more: str) -> int:
         """Tell the connection's own process something; no other machine is asked."""
-        asked = [*self._client(), "-O", order, *more, "--", self.ssh.address]
+        # The first value wins: here, and here alone, a tunnel that we ask for is wanted.
+        program, *options = self._client()
+        asked = [program, "-o", "ClearAllForwardings=no", *options, "-O", order, *more, "--", self.ssh.address]
         return subprocess.run(asked, stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False).returncode
 
     def _alive(self) -> bool:
