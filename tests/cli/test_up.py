@@ -29,7 +29,7 @@ def test_a_death_while_loading_is_told_with_its_last_lines(shell: Shell) -> None
     assert done.returncode == 1
     assert "ValueError: no such kernel" in done.stderr
     assert "overspan logs" in done.stderr
-    assert not shell.processes()
+    until(lambda: not shell.processes(), "the end of every process")
 
 
 def test_ctrl_c_while_loading_leaves_nothing(shell: Shell) -> None:

@@ -24,6 +24,7 @@ def make_engine(cache: Path) -> None:
     lock = locked.load("cpu")
     folder = cache / "engines" / ".builds" / "fake"
     (folder / "bin").mkdir(parents=True)
+    (folder / "lib" / "python3.11" / "site-packages").mkdir(parents=True)
     (folder / "bin" / "python").symlink_to(sys.executable)
     script = folder / "bin" / "vllm"
     script.write_text(VLLM.format(python=sys.executable, engine=str(ENGINE)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from overspan.catalog import flags, inventories, overrides, recipes
+from overspan.catalog import flags, images, inventories, overrides, recipes
 from overspan.engines import vllm, vllm_ray
 from overspan.inventory import here
 from overspan.planner.make import make_plan
@@ -82,7 +82,7 @@ def _image(recipe: Recipe, inventory: Inventory) -> EngineChoice:
     image = inventory.images.get(recipe.image, recipe.image)
     return EngineChoice(
         name=recipe.engine,
-        version=recipe.engine_version or flags.LATEST,
+        version=recipe.engine_version or images.engine_version(image) or flags.LATEST,
         environment=inventory.engine_environment,
         image=image,
     )
