@@ -12,6 +12,133 @@ SHORTEST = 4
 SPLIT_FROM = 24
 """Bytes: a longer run is split in two where it has a space in each half's reach."""
 
+_EVERYDAY = frozenset(
+    [
+        "worker",
+        "workers",
+        "device",
+        "devices",
+        "nvidia",
+        "gpu",
+        "gpus",
+        "cuda",
+        "nccl",
+        "vllm",
+        "engine",
+        "enginecore",
+        "core",
+        "client",
+        "server",
+        "manager",
+        "weight",
+        "weights",
+        "model",
+        "models",
+        "file",
+        "files",
+        "found",
+        "not",
+        "the",
+        "and",
+        "for",
+        "with",
+        "from",
+        "that",
+        "must",
+        "can",
+        "could",
+        "are",
+        "was",
+        "were",
+        "has",
+        "have",
+        "does",
+        "state",
+        "state:",
+        "failed",
+        "failed:",
+        "error",
+        "error:",
+        "command",
+        "compiled",
+        "only",
+        "require",
+        "required",
+        "instance",
+        "signal",
+        "suitable",
+        "input",
+        "output",
+        "size",
+        "type",
+        "name",
+        "value",
+        "path",
+        "host",
+        "port",
+        "node",
+        "nodes",
+        "rank",
+        "ranks",
+        "group",
+        "process",
+        "running",
+        "avg",
+        "generation",
+        "throughput:",
+        "post",
+        "get",
+        "http",
+        "net/ib",
+        "ucx",
+        "slurm",
+        "docker",
+        "shape",
+        "current",
+        "request",
+        "requests",
+        "pyxis:",
+        "etcd",
+        "nats",
+        "config",
+        "version",
+        "using",
+        "load",
+        "loading",
+        "loaded",
+        "create",
+        "created",
+        "start",
+        "started",
+        "import",
+        "kernel",
+        "code",
+        "status",
+        "died",
+        "bound",
+        "fabric",
+        "/run/",
+        "max",
+        "number",
+        "set",
+        "use",
+        "used",
+        "data",
+        "time",
+        "out",
+        "memory",
+        "token",
+        "tokens",
+        "cache",
+        "layer",
+        "layers",
+        "backend",
+        "method",
+        "class",
+    ]
+)
+"""Words of ordinary logs: one or two of these alone would stop the scan at every other line."""
+
 _BREAKS = frozenset("'\"`^$.|")
 _REPEATS = frozenset(("*", "?", "{"))
 
@@ -29,18 +156,25 @@ def anchors(pattern: str) -> list[str]:
     Raises:
         NoAnchor: the pattern has no plain run of `SHORTEST` bytes, outside classes, that every match holds.
     """
-    best = _longest(pattern)
-    if len(best) >= SHORTEST:
+    best = _best(pattern)
+    if best:
         return _halves(best.lower())
-    for group in _groups(pattern):
-        runs = [_longest(alternative) for alternative in _alternatives(group)]
-        if all(len(run) >= SHORTEST for run in runs):
-            return [half for run in runs for half in _halves(run.lower())]
-    raise NoAnchor(f"needs at least {SHORTEST} plain characters in a row, outside classes and wildcards")
+    choices = [[_best(alternative) for alternative in _alternatives(group)] for group in _groups(pattern)]
+    telling = max(choices, key=lambda runs: min(map(len, runs)), default=[])
+    if telling and all(telling):
+        return [half for run in telling for half in _halves(run.lower())]
+    raise NoAnchor(f"needs at least {SHORTEST} plain characters in a row, and not only words of every log")
 
 
-def _longest(pattern: str) -> str:
-    return max((run.strip() for run in plain_runs(pattern)), key=len, default="")
+def _best(pattern: str) -> str:
+    runs = [run.strip() for run in plain_runs(pattern)]
+    telling = [run for run in runs if len(run) >= SHORTEST and (run.count(" ") > 1 or not _everyday(run))]
+    return max(telling, key=len, default="")
+
+
+def _everyday(run: str) -> bool:
+    words = run.lower().split()
+    return all(word in _EVERYDAY or len(word) < 3 for word in words)
 
 
 def _groups(pattern: str) -> list[str]:
@@ -79,7 +213,8 @@ def _halves(run: str) -> list[str]:
         return [run]
     cut = min(cuts, key=lambda place: abs(place - middle))
     left, right = run[:cut], run[cut + 1 :]
-    return [left, right] if min(len(left), len(right)) >= 10 else [run]
+    usable = min(len(left), len(right)) >= 10 and not _everyday(left) and not _everyday(right)
+    return [left, right] if usable else [run]
 
 
 def plain_runs(pattern: str) -> list[str]:

@@ -55,7 +55,11 @@ class Probe:
 
 @dataclass(frozen=True)
 class Book:
-    """What the scan needs. `probes_of[i]` are the probes behind the anchor i; the anomaly anchors have none."""
+    """What the scan needs. `probes_of[i]` are the probes behind the anchor i; the anomaly anchors have none.
+
+    `prefilters` by (calm, awake): a calm one leaves anomalies out, when there were enough of them; an awake one looks for
+    signs of recovery too, which stand in every healthy log and matter only once something has matched.
+    """
 
     rules: tuple[Rule, ...]
     probes: tuple[Probe, ...]
@@ -63,8 +67,7 @@ class Book:
     anchors: tuple[str, ...]
     probes_of: tuple[tuple[int, ...], ...]
     anchor_index: dict[str, int]
-    prefilter: Pattern
-    calm_prefilter: Pattern
+    prefilters: dict[tuple[bool, bool], Pattern]
     anchor_set: PatternSet
     anomaly: Pattern
 
@@ -96,7 +99,12 @@ def compile_book(rules: tuple[Rule, ...]) -> Book:
         for anchor in anchors(pattern):
             by_anchor.setdefault(anchor, []).append(index)
     literals = tuple(by_anchor)
-    own = [anchor for anchor, owners in by_anchor.items() if owners]
+
+    def wanted(anchor: str, *, calm: bool, awake: bool) -> bool:
+        if anchor in _ANOMALY_ANCHORS and not by_anchor[anchor]:
+            return not calm
+        return awake or any(probes[owner][0].kind != "recovered_by" for owner in by_anchor[anchor])
+
     return Book(
         rules=rules,
         probes=tuple(probe for probe, _ in probes),
@@ -104,8 +112,11 @@ def compile_book(rules: tuple[Rule, ...]) -> Book:
         anchors=literals,
         probes_of=tuple(tuple(by_anchor[anchor]) for anchor in literals),
         anchor_index={" ".join(anchor.split()): index for index, anchor in enumerate(literals)},
-        prefilter=_one_of(literals),
-        calm_prefilter=_one_of(own),
+        prefilters={
+            (calm, awake): _one_of([one for one in literals if wanted(one, calm=calm, awake=awake)])
+            for calm in (False, True)
+            for awake in (False, True)
+        },
         anchor_set=PatternSet(escape(anchor) for anchor in literals),
         anomaly=compile_pattern("|".join(f"(?:{pattern})" for pattern in ANOMALIES), fold_case=False),
     )

@@ -6,9 +6,10 @@ which stream the line belongs to, when it was written, at what level.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
-from overspan.checks.doctor.engine import Match, compile_pattern
+from overspan.checks.doctor.engine import compile_pattern
 
 _ANSI = compile_pattern(r"\x1b(?:\[[0-9;?:]*[ -/]*[@-~]|\][^\x07\x1b]{0,200}\x07|[@-_])")
 _MONTHS = dict(jan=1, feb=2, mar=3, apr=4, may=5, jun=6, jul=7, aug=8, sep=9, oct=10, nov=11, dec=12)  # noqa: C408
@@ -47,7 +48,9 @@ _TOKENS = [
     (False, r"#?\d* ?\d{1,4}\.\d{3} "),
     (False, r"(?:[#>*|]+|E  +)[ ]*"),
 ]
-_TOKENS_COMPILED = [(names, compile_pattern(pattern, fold_case=False)) for names, pattern in _TOKENS]
+# Python's own engine, several times faster here: it only ever sees _PREFIX_BYTES, and no token repeats a repetition over
+# the same characters, so that backtracking is bounded by a constant.
+_TOKENS_COMPILED = [(names, re.compile(pattern.encode())) for names, pattern in _TOKENS]
 _MOST_TOKENS = 10
 _PREFIX_BYTES = 400
 
@@ -89,7 +92,7 @@ def parse(raw: bytes) -> Line:
         if token is None:
             break
         names, found = token
-        said = {key.decode(): value.decode("latin-1") for key, value in found.groupdict().items() if value}
+        said = {key: value.decode("latin-1") for key, value in found.groupdict().items() if value}
         if names and "id" in said:
             streams.append(said["id"].strip(" :*"))
         at = at if at is not None else _seconds(said)
@@ -98,7 +101,7 @@ def parse(raw: bytes) -> Line:
     return Line(text[place:], " ".join(streams), at, level)
 
 
-def _token_at(text: bytes, place: int, end: int) -> tuple[bool, Match] | None:
+def _token_at(text: bytes, place: int, end: int) -> tuple[bool, re.Match[bytes]] | None:
     for names, pattern in _TOKENS_COMPILED:
         found = pattern.match(text, place, end)
         if found is not None and found.end() > place:

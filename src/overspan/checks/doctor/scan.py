@@ -25,14 +25,14 @@ AROUND_BYTES = 32 << 10
 BACK_LINES, AHEAD_LINES = 5, 7
 """Neighbours of the same stream that a wrapped message may reach; the corpus needs 3."""
 
-_LOOK_LINES = 40
+_LOOK_LINES = 24
 _SATURATED = 2000
 """Matches of one pattern, or anomalies, after which another of the same kind is only counted."""
 
 QUIET = frozenset({"DEBUG", "INFO", "SUCC"})
 """Levels at which nothing has failed, unless a rule says otherwise."""
 
-_WIDE_TRIES = 500
+_WIDE_TRIES = 100
 _STREAMS = 64
 
 
@@ -129,6 +129,7 @@ class _Reader:
     def __init__(self, book: Book, found: LogScan) -> None:
         self._book = book
         self._found = found
+        self._awake = False
 
     def work(self, buffer: _Buffer) -> None:
         """Note everything that begins in the part of the buffer under work."""
@@ -136,8 +137,7 @@ class _Reader:
         number, counted = buffer.line, 0
         while place < buffer.end:
             calm = self._found.anomaly_count >= _SATURATED
-            prefilter = self._book.calm_prefilter if calm else self._book.prefilter
-            anchor = prefilter.search(data, place)
+            anchor = self._book.prefilters[calm, self._awake].search(data, place)
             if anchor is None or anchor.start() >= buffer.end:
                 return
             start = anchor.start()
@@ -205,6 +205,7 @@ class _Reader:
             if any(pattern.search(touched) for pattern in self._book.forbids[probe.rule]):
                 return False
             rule = self._book.rules[probe.rule]
+            self._awake |= bool(rule.recovered_by)
             if line.level in QUIET and probe.kind in {"match", "hints"} and not rule.speaks_quietly:
                 return False
         tally = self._found.tallies.setdefault(_key(probe), Tally())
