@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +29,7 @@ T = TypeVar("T")
 @click.option("--preflight", "recipe", metavar="RECIPE", help="Before a launch: check what RECIPE needs of its hosts.")
 @click.option("--on", "inventory", metavar="INVENTORY", help="With --preflight: the machines. Default: this one.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="With --preflight: override a field.")
+@click.option("--bundle", type=click.Path(path_type=Path), help="Pack RUN for another engineer, without secrets.")
 @click.option("--json", "as_json", is_flag=True, help="One list of findings on stdout, the root cause first.")
 def doctor(  # noqa: PLR0917 - click gives them by name
     run: str | None,
@@ -36,6 +38,7 @@ def doctor(  # noqa: PLR0917 - click gives them by name
     recipe: str | None,
     inventory: str | None,
     settings: tuple[str, ...],
+    bundle: Path | None,
     as_json: bool,
 ) -> int:
     """Name the cause and the fix: of RUN (default: the newest), of log files, or of text on standard input (`-`).
@@ -44,7 +47,7 @@ def doctor(  # noqa: PLR0917 - click gives them by name
     launch may begin, 2 a check has failed, 4 a host does not answer.
     """
     if recipe is not None:
-        if run is not None or logs or rules:
+        if run is not None or logs or rules or bundle:
             raise InputError("--preflight looks at hosts, not at a run or its logs", next="overspan doctor RUN")
         return check_before_launch(recipe, inventory, settings, as_json=as_json)
     if inventory or settings:
@@ -53,11 +56,24 @@ def doctor(  # noqa: PLR0917 - click gives them by name
 
     sources, context = _given(run, logs)
     findings = diagnose(sources, context, rule_folders=rules)
+    if bundle is not None:
+        _pack(run, logs, findings, bundle)
     if as_json:
         document(findings)
     else:
         _show(findings)
     return int(any(finding.status == "failed" and finding.severity == "error" for finding in findings))
+
+
+def _pack(run: str | None, logs: tuple[Path, ...], findings: list[Finding], out: Path) -> None:
+    from overspan.checks.doctor.bundle import write_bundle
+    from overspan.runs.folder import open_run
+
+    if run == "-" or logs:
+        raise InputError("--bundle packs a run", next=f"overspan doctor RUN --bundle {out}")
+    whole = json.dumps([finding.model_dump(mode="json") for finding in findings], indent=2)
+    removed = write_bundle(open_run(run).path, whole, out)
+    say(f"{out}: {removed} lines had a secret taken out; look through it before you send it")
 
 
 def _given(run: str | None, logs: tuple[Path, ...]) -> tuple[list[LogSource], RunContext]:

@@ -57,8 +57,8 @@ class Probe:
 class Book:
     """What the scan needs. `probes_of[i]` are the probes behind the anchor i; the anomaly anchors have none.
 
-    `prefilters` by (calm, awake): a calm one leaves anomalies out, when there were enough of them; an awake one looks for
-    signs of recovery too, which stand in every healthy log and matter only once something has matched.
+    `prefilters` by (calm, awake): a calm one leaves anomalies out, when there were enough of them; an awake one looks
+    for signs of recovery too, which stand in every healthy log and matter only once something has matched.
     """
 
     rules: tuple[Rule, ...]

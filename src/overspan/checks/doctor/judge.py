@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from overspan.checks.doctor.fill import RunContext, fill
 from overspan.checks.doctor.rules import STAGES, Rule
@@ -65,8 +65,19 @@ def _verdict(index: int, rule: Rule, scans: Sequence[LogScan], context: RunConte
             if _rank_fits(rule, scan, hit)
         ]
         if hits:
-            return Verdict(rule, "failed", weak=weak, hits=hits)
+            return Verdict(rule, "failed", weak=weak, hits=_merged(hits))
     return Verdict(rule, "passed")
+
+
+def _merged(hits: list[tuple[int, Hit]]) -> list[tuple[int, Hit]]:
+    """One hit a line, with what every pattern named in it."""
+    by_line: dict[tuple[int, int], Hit] = {}
+    for place, hit in hits:
+        known = by_line.get((place, hit.line))
+        groups = {**known.groups, **hit.groups} if known else hit.groups
+        longest = hit if known is None or hit.length > known.length else known
+        by_line[place, hit.line] = replace(longest, groups=groups)
+    return [(place, hit) for (place, _), hit in by_line.items()]
 
 
 def _tallies(scan: LogScan, index: int, kind: str) -> list[tuple[int, Tally]]:

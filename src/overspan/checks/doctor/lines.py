@@ -48,8 +48,8 @@ _TOKENS = [
     (False, r"#?\d* ?\d{1,4}\.\d{3} "),
     (False, r"(?:[#>*|]+|E  +)[ ]*"),
 ]
-# Python's own engine, several times faster here: it only ever sees _PREFIX_BYTES, and no token repeats a repetition over
-# the same characters, so that backtracking is bounded by a constant.
+# Python's own engine, several times faster here: it only ever sees _PREFIX_BYTES, and no token repeats a repetition
+# over the same characters, so that backtracking is bounded by a constant.
 _TOKENS_COMPILED = [(names, re.compile(pattern.encode())) for names, pattern in _TOKENS]
 _MOST_TOKENS = 10
 _PREFIX_BYTES = 400
