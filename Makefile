@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MARKERS ?= not slow and not gpu
 
-.PHONY: demo system-parts test test-slow lint fmt clean
+.PHONY: doctor-score doctor-docs demo system-parts test test-slow lint fmt clean
 
 $(VENV)/.core: pyproject.toml src/overspan/__init__.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -39,6 +39,12 @@ lint: $(VENV)/.dev
 fmt: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+doctor-score: $(VENV)/.core
+	$(BIN)/python benchmarks/doctor_score.py
+
+doctor-docs: $(VENV)/.core
+	$(BIN)/python -m overspan.checks.doctor.reference > docs/doctor.md
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache dist
