@@ -52,6 +52,23 @@ def lookup(name: str) -> ModelSpec | None:
     return from_folder(cached, name) if cached else None
 
 
+def config_of(name: str) -> dict[str, Any]:
+    """The config.json of a model: of its folder, of the hub's cache, or as far as the catalogue states it.
+
+    Raises:
+        UnknownName: neither ships nor is a folder, with the nearest names.
+        ModelUnavailable: the folder holds no sound config.json.
+    """
+    folder = Path(name).expanduser()
+    found = folder if (folder / "config.json").is_file() else _hub_cache(name)
+    if found is not None:
+        return _json(found / "config.json")
+    spec = find(name)
+    text, file = library.text_of(_FOLDER, spec.name, "model")
+    data, _ = read_yaml(text, file)
+    return dict(data["config"])
+
+
 def from_folder(folder: Path, name: str | None = None) -> ModelSpec:
     """The model of a folder: counted from the headers of its weights where they are there, else from config.json.
 

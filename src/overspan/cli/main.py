@@ -19,6 +19,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "up": ("overspan.cli.up", "start a recipe or model; wait for a real token and a known answer"),
     "plan": ("overspan.cli.plan", "what would run, where, and the exact commands; starts nothing"),
     "predict": ("overspan.cli.predict", "what layouts would give on machines at hand or not, and why; starts nothing"),
+    "prove": ("overspan.cli.prove", "a twin of the model in each layout, token for token, before machines are booked"),
+    "twin": ("overspan.cli.twin", "a model small enough for a laptop that is split like a real one"),
     "status": ("overspan.cli.status", "how a run is; exit code 0 ready, 3 not ready, 4 a host does not answer"),
     "logs": ("overspan.cli.logs", "the logs of a run, of one process with -p, as they come with -f"),
     "chat": ("overspan.cli.chat", "talk with a run; the answer is shown as it arrives"),

@@ -17,13 +17,16 @@ BASE_ENV = {
 CPU_KV_CACHE_GIB = 1
 """Memory of the KV cache on a CPU; with 1 GiB SmolLM2 holds 46,592 tokens (engine log, 2026-11-22)."""
 
+_KV_CACHE = {"VLLM_CPU_KVCACHE_SPACE": str(CPU_KV_CACHE_GIB)}
+"""The variable would win over the argument kv_cache_memory_bytes (vLLM 0.32, platforms/cpu.py)."""
+
 
 def node_env(plan: Plan, host: Host, ranks: int) -> dict[str, str]:
     """The environment of one node's engine process; what the user wrote comes last and wins."""
     several = len(plan.placements) > 1
     return {
         **BASE_ENV,
-        **(_cpu_env(host.cores, ranks) if plan.inventory.device == "cpu" else {}),
+        **(_cpu_env(plan, host.cores, ranks) if plan.inventory.device == "cpu" else {}),
         **(fabric_env(host, cuda=plan.inventory.device == "cuda") if several else {}),
         **({"HF_HUB_OFFLINE": "1"} if plan.model_path else {}),
         **plan.inventory.env,
@@ -32,12 +35,12 @@ def node_env(plan: Plan, host: Host, ranks: int) -> dict[str, str]:
     }
 
 
-def _cpu_env(cores: int, ranks: int) -> dict[str, str]:
+def _cpu_env(plan: Plan, cores: int, ranks: int) -> dict[str, str]:
     """What served best without a GPU (engine-on-cpu measurements, 2 cores): one core is left to the API server."""
     return {
         "OMP_NUM_THREADS": str(max(1, (cores - 1) // ranks)),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_CPU_KVCACHE_SPACE": str(CPU_KV_CACHE_GIB),
+        **({} if "kv_cache_memory_bytes" in plan.recipe.engine_args else _KV_CACHE),
         # One mask function would be compiled at the first step, for many seconds.
         "TORCHDYNAMO_DISABLE": "1",
         # A switch of our vLLM plugin: forked workers need no 6 s of imports each.

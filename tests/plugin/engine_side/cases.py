@@ -303,6 +303,11 @@ def main():
     logging.basicConfig(level=logging.INFO)
     torch.set_num_threads(1)
     load_general_plugins()
+    # Imported once, before the forks.
+    import vllm.model_executor.layers.fused_moe.experts.cpu_moe
+    import vllm.model_executor.layers.fused_moe.router.cpu_router
+    import vllm.v1.worker.cpu_model_runner  # noqa: F401
+
     answers = {}
     for name, function in CASES.items():
         read, write = os.pipe()
