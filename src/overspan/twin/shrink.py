@@ -122,7 +122,9 @@ def shrink(real: dict[str, Any]) -> Twin:
 def width(real: int) -> int:
     """The smallest useful width that the same degrees divide, up to LARGEST_DEGREE, as the real one."""
     small = math.lcm(*(degree for degree in range(1, LARGEST_DEGREE + 1) if real % degree == 0))
-    return small if small >= _SMALLEST_WIDTH else small * _FILLER * math.ceil(_SMALLEST_WIDTH / (small * _FILLER))
+    while small < _SMALLEST_WIDTH:
+        small *= _FILLER
+    return small
 
 
 def _sizes(full: dict[str, Any], family: _Family) -> dict[str, int]:

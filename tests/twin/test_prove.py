@@ -1,0 +1,116 @@
+"""`prove` on the real engine: right layouts are exact, and wrong ones are caught."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from overspan.catalog import recipes
+from overspan.provision import engines
+from overspan.runs import prove
+from overspan.runs.prove import Proof
+from overspan.schema.errors import EngineMissing
+from overspan.schema.layout import parse_layout
+
+pytestmark = [pytest.mark.real, pytest.mark.slow]
+
+MIXTRAL = {
+    "architectures": ["MixtralForCausalLM"],
+    "model_type": "mixtral",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "num_local_experts": 8,
+    "num_experts_per_tok": 2,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 1e6,
+    "vocab_size": 32000,
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    try:
+        engines.find("cpu")
+    except EngineMissing as missing:
+        pytest.skip(f"{missing.what}; run `{missing.next}`")
+    folder = tmp_path_factory.mktemp("mixtral-8x7b")
+    (folder / "config.json").write_text(json.dumps(MIXTRAL))
+    return folder
+
+
+@pytest.fixture
+def planted(tmp_path: Path) -> Path:
+    """A folder of packages with the plugin that breaks things."""
+    site = tmp_path / "site"
+    info = site / "planted-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: planted\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[vllm.general_plugins]\nplanted = planted:install\n")
+    source = Path(__file__).parent / "engine_side" / "planted.py"
+    (site / "planted.py").write_text(source.read_text())
+    return site
+
+
+def _prove(model: Path, layout: str, **env: str) -> Proof:
+    (proof,) = prove.prove(recipes.find(str(model)), [parse_layout(layout)], print, env)
+    return proof
+
+
+@pytest.mark.parametrize("layout", ["tep2", "pp2dp2"])
+def test_right_layouts_are_exact(model: Path, layout: str) -> None:
+    proof = _prove(model, layout)
+    assert proof.exact, proof
+    assert proof.tokens > 900
+    assert proof.memory_bytes is not None
+    assert proof.memory_bytes < 8 * 2**30
+
+
+@pytest.mark.parametrize(("layout", "fault"), [("tep2", "expert_map"), ("pp2", "residual")])
+def test_a_planted_fault_is_caught(model: Path, planted: Path, layout: str, fault: str) -> None:
+    proof = _prove(model, layout, PYTHONPATH=str(planted), PLANTED=fault)
+    assert not proof.exact
+    assert proof.error is None, proof.error
+    assert proof.first_difference is not None
+    assert proof.first_difference.margin is not None
+    assert proof.first_difference.margin > 1e-4  # no rounding
+
+
+def test_a_layout_that_cannot_be_is_refused_with_its_reason(model: Path) -> None:
+    proof = _prove(model, "tp3")
+    assert not proof.exact
+    assert proof.error is not None
+    assert "does not divide 32 attention heads" in proof.error
+
+
+def test_ctrl_c_ends_what_was_started(model: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "OVERSPAN_STATE": str(tmp_path / "state")}
+    command = [sys.executable, "-m", "overspan", "prove", str(model), "--layouts", "tp2"]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not _engines_of(tmp_path):
+        time.sleep(0.2)
+    assert _engines_of(tmp_path), "no engine was started"
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert _engines_of(tmp_path) == []
+
+
+def _engines_of(folder: Path) -> list[psutil.Process]:
+    """Living processes of the runs that keep their state in a folder."""
+    found = []
+    for each in psutil.process_iter():
+        try:
+            if each.environ().get("OVERSPAN_STATE", "").startswith(str(folder)) and "serve" in each.cmdline():
+                found.append(each)
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+    return found

@@ -1,0 +1,97 @@
+"""A twin is refused by the layouts that refuse the real model, and for the same reasons."""
+
+import pytest
+
+from overspan.catalog import models
+from overspan.inventory import here
+from overspan.planner import refuse
+from overspan.schema.errors import InputError, UnknownName
+from overspan.schema.layout import Layout
+from overspan.schema.recipe import Recipe
+from overspan.twin.shrink import FAMILIES, LARGEST_DEGREE, shrink, width
+
+M2 = models.config_of("minimax-m2.5-bf16")
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "vocab_size": 49152,
+}
+QWEN = {
+    "architectures": ["Qwen3MoeForCausalLM"],
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "moe_intermediate_size": 768,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "norm_topk_prob": True,
+    "head_dim": 128,
+    "vocab_size": 151936,
+}
+LAYOUTS = [Layout(tp=tp) for tp in range(1, 17)] + [Layout(tp=tp, ep=tp) for tp in range(2, 17)]
+
+
+def _reasons(config: dict[str, object], layout: Layout) -> list[str]:
+    """The kinds of reasons, without the numbers in them."""
+    machine = here.this_machine()
+    host = machine.hosts[0].model_copy(update={"gpus": [], "cores": 64, "memory_bytes": 2**50})
+    inventory = machine.model_copy(update={"device": "cpu", "hosts": [host]})
+    model = models.from_config("model", config)
+    reasons = refuse.refusals(model, layout, inventory, Recipe(name="model", model="model"))
+    return sorted("".join(letter for letter in reason if not letter.isdigit()) for reason in reasons)
+
+
+@pytest.mark.parametrize("real", [M2, LLAMA, QWEN], ids=["minimax-m2", "llama", "qwen3-moe"])
+def test_the_same_layouts_are_refused_for_the_same_reasons(real: dict[str, object]) -> None:
+    twin = shrink(real)
+    small = {**twin.config, "architectures": [twin.architecture]}
+    for layout in LAYOUTS:
+        refused, by_twin = _reasons(real, layout), _reasons(small, layout)
+        assert refused == by_twin, layout.label
+    assert any(_reasons(real, layout) for layout in LAYOUTS)
+
+
+@pytest.mark.parametrize("real", [1536, 768, 11008, 14336, 1537, 17, 28672])
+def test_a_width_keeps_which_degrees_divide_it(real: int) -> None:
+    small = width(real)
+    assert 32 <= small <= max(real, 720720)
+    for degree in range(1, LARGEST_DEGREE + 1):
+        assert (small % degree == 0) == (real % degree == 0), degree
+
+
+def test_heads_and_experts_are_counted_as_in_the_real_model() -> None:
+    twin = shrink(M2)
+    for field in ("num_attention_heads", "num_key_value_heads", "num_local_experts", "num_experts_per_tok"):
+        assert twin.config[field] == M2[field], field
+    assert twin.extra == {"rotary_dim": 16, "scoring_func": "sigmoid", "use_routing_bias": True, "use_qk_norm": True}
+
+
+def test_it_says_what_the_real_model_has_and_the_twin_has_not() -> None:
+    notes = shrink({**M2, "quantization_config": {"quant_method": "fp8"}}).notes
+    assert [note.partition(":")[0] for note in notes] == ["dequantised", "without MTP modules"]
+
+
+def test_lists_of_layers_are_cut() -> None:
+    real = {**M2, "attn_type_list": list(range(62))}
+    assert shrink(real).config["attn_type_list"] == [0, 1, 2, 3]
+
+
+def test_an_unknown_architecture_names_those_that_are_known() -> None:
+    with pytest.raises(UnknownName) as caught:
+        shrink({**LLAMA, "architectures": ["LamaForCausalLM"]})
+    assert "LlamaForCausalLM" in str(caught.value)
+    assert all(len(family.widths) >= 1 for family in FAMILIES.values())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("hidden_size", 0), ("num_hidden_layers", "30"), ("intermediate_size", None)]
+)
+def test_a_bad_number_is_named(field: str, value: object) -> None:
+    with pytest.raises(InputError, match=f"'{field}' is {value!r}"):
+        shrink({**LLAMA, field: value})
