@@ -50,3 +50,8 @@ def test_an_engine_without_vllm_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "env/lib/python3.11/site-packages/tiny-1.0.dist-info").mkdir(parents=True)
     assert plugin.refresh(tmp_path / "env") is False
     assert [each.name for each in _site(tmp_path / "env").iterdir()] == ["tiny-1.0.dist-info"]
+
+
+def test_an_engine_without_packages_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "env/bin").mkdir(parents=True)
+    assert plugin.refresh(tmp_path / "env") is False

@@ -29,7 +29,8 @@ def refresh(environment: Path, *, say: Say = quiet) -> bool:
     Returns:
         Whether it was placed now. False where it is there already, and where no vLLM is.
     """
-    if not _ENGINES & set(distributions(environment)):
+    has_packages = any((environment / "lib").glob("python3.*/site-packages"))
+    if not has_packages or not _ENGINES & set(distributions(environment)):
         return False
     site, wanted = site_packages(environment), digest()
     if _placed(site) == wanted:
