@@ -254,6 +254,55 @@ def test_memory_that_a_process_holds(two: Two) -> None:
     assert str(finding.fix).endswith("or --set gpu_memory_utilization=0.5")
 
 
+def of_own_memory(two: Two) -> None:
+    """The same two hosts with GPUs that have memory of their own."""
+    hosts = [
+        host.model_copy(update={"gpus": [gpu.model_copy(update={"unified_memory": False}) for gpu in host.gpus]})
+        for host in two.plan.inventory.hosts
+    ]
+    two.plan = plan_on(two.plan.inventory.model_copy(update={"hosts": hosts}), two.plan.recipe)
+    for number, used_mib in ((1, 400), (2, 60000)):
+        load = Reply(argv=["nvidia-smi", "--query-gpu=index,util*", "**"], stdout=f"0, 0, 10.0, {used_mib}, 40\n")
+        two.replies[f"spark{number}"]["load"] = load
+
+
+def test_memory_of_a_gpu_that_somebody_uses(two: Two) -> None:
+    of_own_memory(two)
+    finding = two.only_failure()
+    assert (finding.rule, host_of(finding)) == ("preflight.memory", "spark2")
+    assert "vLLM claims 0.85 of GPU 0 of spark2 = 101.7 GiB, and 61.1 GiB is free" in str(finding.cause)
+    assert str(finding.fix).endswith("or --set gpu_memory_utilization=0.51")
+
+
+def test_a_gpu_that_the_driver_does_not_have(two: Two) -> None:
+    two.change("spark2", "gpu", stdout="No devices were found\n")
+    finding = two.only_failure()
+    assert finding.rule == "preflight.gpu" and "which has none" in str(finding.cause)
+
+
+def without_containers(two: Two, versions: tuple[str, str]) -> None:
+    """The same two hosts, with the engine in an environment of its own on each."""
+    inventory = two.plan.inventory.model_copy(update={"launcher": "slurm"})
+    plan = plan_on(inventory, two.plan.recipe)
+    engine = EngineChoice(name="vllm", version="0.32.0", environment="/opt/engine")
+    two.plan = plan.model_copy(update={"engine": engine})
+    for host, version in zip(("spark1", "spark2"), versions, strict=True):
+        two.replies[host]["limits"] = Reply(argv=["cat", "/proc/self/limits"], stdout=UNLIMITED)
+        two.replies[host]["version"] = Reply(argv=["/opt/engine/bin/python", "-c", "*"], stdout=f"{version}\n")
+
+
+def test_engine_versions(two: Two) -> None:
+    without_containers(two, ("0.32.0", "0.32.0"))
+    assert {one.status for one in two.check() if one.rule == "preflight.engine_version"} == {"passed"}
+    without_containers(two, ("0.32.0", "0.31.1"))
+    finding = two.only_failure()
+    assert (finding.rule, host_of(finding)) == ("preflight.engine_version", "spark2")
+    assert "spark2 has vLLM 0.31.1, spark1 has 0.32.0" in str(finding.cause)
+    without_containers(two, ("0.32.0", "0.32.0"))
+    two.change("spark2", "limits", stdout=LIMITED)
+    assert "limits.d" in str(two.only_failure().fix)
+
+
 def test_docker_stopped_and_without_gpus(two: Two) -> None:
     two.change("spark1", "docker", stdout=captured("docker_info", "no_gpu_runtime"))
     finding = two.only_failure()

@@ -1,0 +1,43 @@
+"""docs/preflight.md is written from the checks themselves. To accept a change: OVERSPAN_ACCEPT=1 and run this test."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from overspan.checks.preflight.book import CHECKS, GROUP_CHECKS, HOST_KEY, SSH
+
+PAGE = Path(__file__).parents[2] / "docs" / "preflight.md"
+
+HEAD = """\
+# What preflight checks
+
+`overspan doctor --preflight RECIPE --on INVENTORY` asks every host of the plan at once, and changes nothing there. Each
+answer is a finding: passed, failed (with the cause and the command that mends it) or not evaluated (with the reason).
+Exit code: 0 the launch may begin, 2 a check has failed, 4 a host does not answer. A warning alone does not count.
+Only what applies to the plan is asked: one machine without a GPU is asked for ports, memory and disk.
+
+| rule | what is expected | what asking costs | broken on purpose in tests |
+|---|---|---|---|
+"""
+
+
+def page() -> str:
+    here = Path(__file__).parent
+    real = (here / "test_on_hosts.py").read_text()
+    rows = []
+    for rule in (SSH, HOST_KEY, *CHECKS, *GROUP_CHECKS):
+        how = "scripted hosts, two real hosts" if f'"{rule.rule}"' in real else "scripted hosts"
+        rows.append(f"| `{rule.rule}` | {rule.title} | {rule.cost} | {how} |\n")
+    return HEAD + "".join(rows)
+
+
+def test_the_page_is_what_the_checks_say() -> None:
+    if os.environ.get("OVERSPAN_ACCEPT"):
+        PAGE.write_text(page())
+    assert PAGE.read_text() == page()
+
+
+def test_every_check_is_broken_in_a_test() -> None:
+    scripted = (Path(__file__).parent / "test_preflight.py").read_text()
+    assert [r.rule for r in (SSH, HOST_KEY, *CHECKS, *GROUP_CHECKS) if f'"{r.rule}"' not in scripted] == []
