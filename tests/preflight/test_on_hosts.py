@@ -53,8 +53,9 @@ def check(bed: Bed, *, interface: str = "eth0", options: tuple[str, ...] = ()) -
     return preflight(plan, reach, specs)
 
 
-def failures(bed: Bed) -> list[tuple[str, str | None]]:
-    return [(one.rule, one.evidence and one.evidence.host) for one in check(bed) if one.status == "failed"]
+def failures(bed: Bed) -> list[tuple[str, str]]:
+    failed = [one for one in check(bed) if one.status == "failed"]
+    return [(one.rule, one.evidence.host or "") for one in failed if one.evidence]
 
 
 def test_healthy_hosts(hosts: Bed) -> None:
