@@ -46,7 +46,11 @@ def test_an_unreachable_host(tmp_path: Path) -> None:
         code, out = run("--preflight", "smollm2-135m", "--on", str(file))
     assert code == 4
     assert "error     far: the host answers over ssh [preflight.ssh]" in out and "Connection refused" in out
-    assert "  fix: ssh -p" in out and "not told  far: the ports are free" in out
+    assert "  fix: ssh -p" in out and "fix: ssh" in out
+    (silent,) = [line for line in out.splitlines() if line.startswith("not told  far: not asked: far (127.0.0.1)")]
+    assert all(f"preflight.{name}" in silent for name in ("host_key", "port", "memory", "disk")), (
+        "one line, no rule lost"
+    )
 
 
 def test_preflight_goes_with_no_run() -> None:

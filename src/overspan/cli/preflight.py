@@ -32,19 +32,28 @@ def check_before_launch(recipe: str, inventory: str | None, settings: tuple[str,
 
 
 def _show(findings: list[Finding]) -> None:
+    silent: dict[tuple[str | None, str | None], list[str]] = {}
     for finding in findings:
-        evidence = finding.evidence
-        host = evidence.host if evidence else None
-        label = {"not_evaluated": "not told", "failed": finding.severity}.get(finding.status, "ok")
-        click.echo(f"{label:8}  {host}: {finding.title} [{finding.rule}]")
-        if finding.status == "passed" or evidence is None:
-            continue
-        if evidence.command:
-            click.echo(f"    $ {shlex.join(evidence.command)}")
-        if evidence.text and evidence.text != finding.cause:
-            click.echo(f"    | {evidence.text}")
-        click.echo(f"  why: {finding.cause}")
-        if finding.fix:
-            click.echo(f"  fix: {finding.fix}")
+        host = finding.evidence.host if finding.evidence else None
+        if finding.status == "not_evaluated" and finding.evidence and not finding.evidence.command:
+            silent.setdefault((host, finding.cause), []).append(finding.rule)
+        else:
+            _show_one(finding, host)
+    for (host, cause), rules in silent.items():
+        click.echo(f"not told  {host}: {cause} [{', '.join(rules)}]")
     counts = {status: sum(f.status == status for f in findings) for status in ("failed", "not_evaluated", "passed")}
     say(", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts.items()))
+
+
+def _show_one(finding: Finding, host: str | None) -> None:
+    label = {"not_evaluated": "not told", "failed": finding.severity}.get(finding.status, "ok")
+    click.echo(f"{label:8}  {host}: {finding.title} [{finding.rule}]")
+    if finding.status == "passed" or finding.evidence is None:
+        return
+    if finding.evidence.command:
+        click.echo(f"    $ {shlex.join(finding.evidence.command)}")
+    if finding.evidence.text and finding.evidence.text != finding.cause:
+        click.echo(f"    | {finding.evidence.text}")
+    click.echo(f"  why: {finding.cause}")
+    if finding.fix:
+        click.echo(f"  fix: {finding.fix}")

@@ -52,7 +52,8 @@ def gpus(site: Site) -> list[Verdict]:
     seen, capture = site.look(machine.NVIDIA_SMI)
     if seen.value is None:
         cause = f"the NVIDIA driver of {site.name} does not answer: {seen.why}"
-        return [bad(capture, seen.why, cause=cause, fix=site.paste("nvidia-smi"))]
+        fix = site.paste("sudo", "ubuntu-drivers", "install") if seen.absent else site.paste("nvidia-smi")
+        return [bad(capture, seen.why, cause=cause, fix=fix)]
     there = {row.index for row in seen.value}
     missing = sorted({gpu.index for gpu in site.gpus} - there)
     told = ", ".join(f"{row.index}: {row.name}" for row in seen.value) or "none"
