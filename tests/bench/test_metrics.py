@@ -6,8 +6,8 @@ from array import array
 
 import pytest
 
+from overspan.bench.account import Audit
 from overspan.bench.job import Level
-from overspan.bench.loop import Audit
 from overspan.bench.metrics import counts, goodput, in_flight, steady, summary, throughput
 from overspan.bench.point import make_point
 from overspan.bench.stream import Stream

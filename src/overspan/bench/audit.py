@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from overspan.bench.loop import Audit
+from overspan.bench.account import Audit
 from overspan.bench.metrics import NS_PER_MS, Samples, in_flight, summary
 from overspan.bench.stream import Stream
 
@@ -54,8 +54,14 @@ def audit_report(
         "stale_retries": audit.stale_retries,
         "clock_step_ms": round(audit.clock_drift_ns / NS_PER_MS, 3),
     }
+    return report, _reasons(audit, samples, report, wanted)
+
+
+def _reasons(audit: Audit, samples: Samples, report: Mapping[str, Any], wanted: int | None) -> list[str]:
     ttft, gap = summary(samples.ttft).p50, summary(samples.chunk_gap).mean
-    delay = (lag.p99 if stamped else turn.p99) or 0.0
+    stamped = report["timestamps"] == "kernel"
+    delay = report["kernel_to_user_lag_ms" if stamped else "loop_turn_ms"]["p99"] or 0.0
+    late, share, cpu = report["send_lag_ms"]["p99"], report["concurrency_share"], report["cpu_share"]
     reasons = []
     if cpu > CPU_LIMIT:
         reasons.append(f"the client used {cpu:.0%} of a core")
@@ -65,8 +71,8 @@ def audit_report(
         reasons.append(f"reads came up to {delay:.1f} ms after their arrival, more than the gap of {gap:.1f} ms")
     if not stamped and ttft and delay > ERROR_LIMIT * ttft:
         reasons.append(f"without kernel timestamps a turn of {delay:.1f} ms spoils a TTFT of {ttft:.1f} ms")
-    if not wanted and ttft and sends.p99 and sends.p99 > max(ERROR_LIMIT * ttft, 1.0):
-        reasons.append(f"requests were sent up to {sends.p99:.1f} ms late")
+    if not wanted and ttft and late and late > max(ERROR_LIMIT * ttft, 1.0):
+        reasons.append(f"requests were sent up to {late:.1f} ms late")
     if abs(audit.clock_drift_ns) > CLOCK_LIMIT_MS * NS_PER_MS:
         reasons.append(f"the system clock was set by {audit.clock_drift_ns / NS_PER_MS:.1f} ms during the run")
-    return report, reasons
+    return reasons

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from overspan.bench.account import Audit
 from overspan.bench.asks import Asks, Replay, Synthetic
 from overspan.bench.endpoint import Accepted
 from overspan.bench.lengths import parse_lengths
 from overspan.bench.load import ClosedLoop, Load, OpenLoop, arrivals, connections_for
-from overspan.bench.loop import Audit, Loop, Progress
+from overspan.bench.loop import Loop, Progress
 from overspan.bench.prompts import Bodies, path_of
 from overspan.bench.stream import Stream
 from overspan.bench.target import Target, make_target

@@ -5,12 +5,11 @@ from __future__ import annotations
 import gc
 import select
 import time
-from array import array
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final
 
+from overspan.bench.account import Audit
 from overspan.bench.connection import READ_BYTES, STAMP, Connection, connect_error_kind
 from overspan.bench.files import raise_open_files
 from overspan.bench.load import Load
@@ -33,26 +32,6 @@ _PARSED_A_TURN: Final = 8
 _CHECK_NS: Final = 20_000_000
 
 Progress = Callable[[int, int, int], None]
-
-
-@dataclass
-class Audit:
-    """What the loop knows about itself. Lags are nanoseconds from the kernel's stamp to the read."""
-
-    started_ns: int = 0
-    ended_ns: int = 0
-    cpu_s: float = 0.0
-    wall_s: float = 0.0
-    clock_drift_ns: int = 0
-    reads: int = 0
-    unstamped: int = 0
-    batches: array[int] = field(default_factory=lambda: array("q"))
-    lags: array[int] = field(default_factory=lambda: array("q"))
-    opened: int = 0
-    stale_retries: int = 0
-    cancelled: bool = False
-    shards: int = 1
-    busiest_cpu_share: float | None = None
 
 
 class Loop:

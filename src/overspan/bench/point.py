@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from overspan.bench.account import Audit
 from overspan.bench.audit import audit_report
 from overspan.bench.job import Level
-from overspan.bench.loop import Audit
 from overspan.bench.metrics import NS_PER_MS, Samples, counts, goodput, in_flight, steady, summary, throughput
 from overspan.bench.stream import Stream
 from overspan.schema.workload import BenchPoint, Distribution
@@ -24,13 +24,13 @@ def make_point(
     server: Mapping[str, Any] | None = None,
 ) -> BenchPoint:
     """Summarise one level; the audit says whether the client spoiled it."""
-    samples = Samples.of(streams)
+    samples, requests = Samples.of(streams), counts(streams, planned)
     wanted = None if level.users is None else min(level.users, planned)
     client, reasons = audit_report(audit, streams, samples, wanted)
     reasons += list(calibration["reasons"]) if calibration else []
     _, peak, window = in_flight(streams, wanted)
     rates = throughput(streams)
-    requests = counts(streams, planned)
+    client |= {"reasons": reasons, **({"calibration": dict(calibration)} if calibration else {})}
     late_ttft, late_e2e = _from_intended(streams) if level.users is None else (Distribution(), Distribution())
     return BenchPoint(
         concurrency=level.users if level.users is not None else peak,
@@ -51,7 +51,7 @@ def make_point(
         steady=steady(streams, window),
         goodput=goodput(streams, slo or {}),
         client_bound=bool(reasons),
-        client={**client, "reasons": reasons, **({"calibration": dict(calibration)} if calibration else {})},
+        client=client,
         server=dict(server or {}),
     )
 

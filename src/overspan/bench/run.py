@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from overspan import __version__
+from overspan.bench.account import Audit
 from overspan.bench.calibration import calibrate
 from overspan.bench.endpoint import Accepted, check_model, find_accepted, length_notes
 from overspan.bench.files import raise_open_files
 from overspan.bench.job import Job, Level
 from overspan.bench.lengths import parse_lengths
-from overspan.bench.loop import Audit, Progress
+from overspan.bench.loop import Progress
 from overspan.bench.point import make_point
 from overspan.bench.records import write_requests
 from overspan.bench.search import Search

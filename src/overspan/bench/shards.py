@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
 from typing import Any, Final
 
+from overspan.bench.account import Audit
 from overspan.bench.job import Job, run_job, times_of
 from overspan.bench.load import connections_for
-from overspan.bench.loop import Audit, Progress
+from overspan.bench.loop import Progress
 from overspan.bench.stream import Stream
 from overspan.schema.errors import OverspanError
 
