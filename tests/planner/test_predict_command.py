@@ -51,3 +51,21 @@ def test_bad_input(capsys: pytest.CaptureFixture[str], arguments: list[str], sai
     code, out, err = run(capsys, *arguments)
     assert (code, out) == (2, "")
     assert said in err
+
+
+def test_a_layout_in_numbers_is_the_one_in_the_notation(capsys: pytest.CaptureFixture[str]) -> None:
+    load = ["--gpu", "h200", "--concurrency", "16", "--json"]
+    numbers = run(capsys, "--model", "MiniMaxAI/MiniMax-M2.5", "--tp", "4", "--ep", "4", *load)
+    assert numbers == run(capsys, "MiniMaxAI/MiniMax-M2.5", "--layout", "tep4", *load)
+    assert {"tpot_ms", "ttft_ms", "bound", "terms", "interval"} <= json.loads(numbers[1]).keys()
+
+
+def test_hosts_follow_from_the_layout(capsys: pytest.CaptureFixture[str]) -> None:
+    found = json.loads(run(capsys, "minimax-m2.5", "--gpu", "h100", "--dp", "16", "--ep", "16", "--json")[1])
+    assert (found["inventory"], found["gpus"]) == ("2x8-h100", 16)
+
+
+def test_an_ep_that_fits_nothing_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "minimax-m2.5", "--gpu", "h100", "--tp", "8", "--ep", "3")
+    assert code == 2
+    assert "tp*dp = 8" in err

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from overspan.catalog import inventories
+from overspan.catalog import hardware, inventories
 from overspan.planner import disagg, explain, rank, refuse, subject
 from overspan.planner.predict import setting_of
 from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError, PlanRefused
 from overspan.schema.inventory import Inventory
-from overspan.schema.layout import parse_layout
+from overspan.schema.layout import Layout
 from overspan.schema.model import ModelSpec
 from overspan.schema.prediction import Demand, Slo
 from overspan.schema.recipe import Recipe
@@ -25,9 +25,9 @@ class Question(Frozen):
     settings: tuple[str, ...] = ()
     inventory: str | None = None
     gpu: str | None = None
-    nodes: int = 1
+    nodes: int | None = None
     gpus: int | None = None
-    layout: str | None = None
+    layout: Layout | None = None
     demand: Demand = Demand()
     slo: str | None = None
     how_many: bool = False
@@ -63,7 +63,7 @@ def answer(question: Question) -> dict[str, Any]:
 
 
 def _asked(question: Question, recipe: Recipe, model: ModelSpec, machines: Inventory, limits: Slo) -> dict[str, Any]:
-    layout = parse_layout(question.layout or "")
+    layout = question.layout or Layout()
     reasons = refuse.refusals(model, layout, machines, recipe)
     if reasons:
         raise PlanRefused(f"{layout.label} cannot run on {machines.name}", reasons)
@@ -75,7 +75,10 @@ def _machines(question: Question) -> Inventory:
     if (question.gpu is None) == (question.inventory is None):
         raise InputError("give --on INVENTORY, or --gpu KIND for a what-if", next="for example --gpu h200 --gpus 8")
     if question.gpu is not None:
-        return subject.what_if(question.gpu, question.nodes, question.gpus)
+        each = question.gpus or hardware.find(question.gpu).gpus_per_host
+        # Without --nodes: one host, or as many as the layout that is asked for needs.
+        ranks = question.layout.world_size if question.layout else 1
+        return subject.what_if(question.gpu, question.nodes or -(-ranks // each), question.gpus)
     return inventories.find(question.inventory or "")
 
 

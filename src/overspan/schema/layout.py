@@ -8,9 +8,10 @@ attention with experts split over the ranks. `pp2` pipeline. Joined: `pp2tp2`, `
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError
@@ -84,3 +85,23 @@ def parse_layout(text: str) -> Layout:
         raise InputError(f"layout '{text}' names no degree", next=f"write it like {ALLOWED}")
     ep = degrees.get("tp", 1) * degrees.get("dp", 1) if expert_parallel else 1
     return Layout(tp=degrees.get("tp", 1), pp=degrees.get("pp", 1), dp=degrees.get("dp", 1), ep=ep)
+
+
+def one_layout(notation: str | None, degrees: Mapping[str, int | None]) -> Layout | None:
+    """The layout that is asked for, in the notation or in numbers; None when neither is given.
+
+    Raises:
+        InputError: both are given, or the numbers contradict each other.
+    """
+    given = {name: degree for name, degree in degrees.items() if degree is not None}
+    if notation is not None:
+        if given:
+            raise InputError("a layout is given twice: in the notation and in numbers", next="leave one of them out")
+        return parse_layout(notation)
+    if not given:
+        return None
+    try:
+        return Layout(**given)
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise InputError(problem["msg"].removeprefix("Value error, "), next=f"layouts are {ALLOWED}") from None
