@@ -21,7 +21,9 @@ time.sleep(600)
 
 def start_family() -> subprocess.Popen[bytes]:
     code = CHILD.format(python=sys.executable)
-    return subprocess.Popen(["VLLM::EngineCore", "-c", code], executable=sys.executable)
+    # Python looks for its library beside argv[0], which is a title here.
+    home = {**os.environ, "PYTHONHOME": sys.base_prefix}
+    return subprocess.Popen(["VLLM::EngineCore", "-c", code], executable=sys.executable, env=home)
 
 
 class Handler(BaseHTTPRequestHandler):

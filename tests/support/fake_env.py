@@ -1,6 +1,7 @@
 """An engine environment whose `vllm` is the fake engine: `overspan up` from end to end, in two seconds."""
 
 import json
+import shutil
 import struct
 import sys
 from pathlib import Path
@@ -14,21 +15,31 @@ import os, sys, time
 time.sleep(float(os.environ.get("FAKE_LOAD_S", "0")))
 if os.environ.get("FAKE_DIES"):
     sys.exit(os.environ["FAKE_DIES"])
+if "--headless" in sys.argv:
+    print("(Worker pid=%d) INFO headless" % os.getpid(), flush=True)
+    time.sleep(600)
 port = sys.argv[sys.argv.index("--port") + 1]
 os.execv({python!r}, [{python!r}, {engine!r}, port])
 """
+
+
+def make_environment(folder: Path, python: str) -> None:
+    """A folder that looks like an engine's Python environment."""
+    (folder / "bin").mkdir(parents=True)
+    (folder / "lib" / "python3.11" / "site-packages").mkdir(parents=True)
+    (folder / "pyvenv.cfg").write_text(f"home = {Path(python).parent}\n")
+    (folder / "bin" / "python").symlink_to(python)
+    shutil.copy(ENGINE, folder / "fake_engine.py")
+    script = folder / "bin" / "vllm"
+    script.write_text(VLLM.format(python=python, engine=str(folder / "fake_engine.py")))
+    script.chmod(0o755)
 
 
 def make_engine(cache: Path) -> None:
     """An installed engine `cpu`, as far as anybody can see."""
     lock = locked.load("cpu")
     folder = cache / "engines" / ".builds" / "fake"
-    (folder / "bin").mkdir(parents=True)
-    (folder / "lib" / "python3.11" / "site-packages").mkdir(parents=True)
-    (folder / "bin" / "python").symlink_to(sys.executable)
-    script = folder / "bin" / "vllm"
-    script.write_text(VLLM.format(python=sys.executable, engine=str(ENGINE)))
-    script.chmod(0o755)
+    make_environment(folder, sys.executable)
     facts = {
         "name": "cpu",
         "digest": lock.digest,

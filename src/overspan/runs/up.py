@@ -14,6 +14,7 @@ from overspan.runs.launch import launch
 from overspan.runs.launchers import hosts_of
 from overspan.runs.lock import NameLock
 from overspan.runs.planning import Wanted, plan_of, processes_of
+from overspan.runs.preflight import require_ready_hosts
 from overspan.runs.staging import stage_hosts, stage_model
 from overspan.runs.stop import stop
 from overspan.schema.errors import InputError, RunFailed
@@ -71,6 +72,7 @@ def _stage(run: RunFolder, plan: Plan, say: Say) -> None:
     run.write("plan.json", plan)
     run.append(f"planned {plan.layout.label} of {plan.recipe.model} on {_hosts(plan)}", state="planned")
     recipe = plan.recipe
+    require_ready_hosts(run, plan)
     plan, model = stage_model(plan, say)
     if recipe.locked and model and recipe.locked.model_digest != model.digest:
         raise InputError(
