@@ -28,8 +28,20 @@ def test_a_death_while_loading_is_told_with_its_last_lines(shell: Shell) -> None
     done = shell.run("up", str(shell.recipe), FAKE_DIES="ValueError: no such kernel")
     assert done.returncode == 1
     assert "ValueError: no such kernel" in done.stderr
+    assert "Traceback" not in done.stderr
     assert "overspan logs" in done.stderr
     until(lambda: not shell.processes(), "the end of every process")
+
+
+def test_a_known_cause_is_told_with_its_fix(shell: Shell) -> None:
+    line = (
+        "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79 GiB"
+    )
+    done = shell.run("up", str(shell.recipe), FAKE_DIES=line)
+    assert done.returncode == 1
+    assert "cause (" in done.stderr
+    assert "api.log, line 1" in done.stderr
+    assert "next: " in done.stderr
 
 
 def test_ctrl_c_while_loading_leaves_nothing(shell: Shell) -> None:

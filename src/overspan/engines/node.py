@@ -68,6 +68,9 @@ def fabric_env(host: Host, *, cuda: bool) -> dict[str, str]:
         "UCX_NET_DEVICES": fabric.interface,
         "OMPI_MCA_btl_tcp_if_include": fabric.interface,
         "NCCL_IGNORE_CPU_AFFINITY": "1",
+        # Its log tells, after the start, whether RDMA or plain sockets carry the data.
+        "NCCL_DEBUG": "INFO",
+        "NCCL_DEBUG_SUBSYS": "INIT,NET",
     }
     if fabric.hcas:
         env["NCCL_IB_HCA"] = ",".join(fabric.hcas)

@@ -13,7 +13,7 @@ from types import FrameType
 
 import psutil
 
-from overspan.checks import known_answers
+from overspan.checks import known_answers, nccl_transport
 from overspan.checks.client import Client, NoAnswer
 from overspan.launchers.base import Death, Launcher
 from overspan.runs import keys
@@ -129,7 +129,7 @@ def _watch(run: RunFolder, plan: Plan, launcher: Launcher, signals: _Signals) ->
             while not news.empty():
                 item = news.get()
                 ready = True
-                if not _tell(run, item):
+                if not _tell(run, plan, item):
                     return _fail(run, launcher, "the model's answer is wrong", [])
             if not ready and time.monotonic() > deadline:
                 what = f"no token within {plan.recipe.ready_timeout_s:g} s (ready_timeout_s of the recipe)"
@@ -153,12 +153,24 @@ def _probe(run: RunFolder, plan: Plan, news: queue.SimpleQueue[_Token | _Verdict
     client.close()
 
 
-def _tell(run: RunFolder, item: _Token | _Verdict) -> bool:
+def _transport(run: RunFolder, plan: Plan) -> list[Finding]:
+    """What carries the data between GPUs of several hosts: RDMA, or sockets with the reason. Read from NCCL's log."""
+    if plan.inventory.device != "cuda" or len(plan.placements) == 1:
+        return []
+    found = nccl_transport.transport_of(
+        line for log in sorted(run.logs.glob("*.log")) for line in log.read_text(errors="replace").splitlines()
+    )
+    if found.status == "failed":
+        run.append(f"{found.cause}; fix: {found.fix}", lines=[found.evidence.text] if found.evidence else [])
+    return [found]
+
+
+def _tell(run: RunFolder, plan: Plan, item: _Token | _Verdict) -> bool:
     """Record news of the probe; False when the answer is wrong."""
     if isinstance(item, _Token):
         run.append(f"first token after {item.seconds:.1f} s", state="ready", seconds=item.seconds, token=item.text)
         return True
-    run.write("verify.json", item.findings)
+    run.write("verify.json", [*item.findings, *_transport(run, plan)])
     wrong = [finding for finding in item.findings if finding.status == "failed"]
     if wrong:
         evidence = wrong[0].evidence

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from overspan import __version__
 from overspan.provision import models
 from overspan.runs import keys, ports
+from overspan.runs.diagnosis import failure
 from overspan.runs.folder import RunFolder, write_whole
 from overspan.runs.launch import launch
 from overspan.runs.launchers import hosts_of
@@ -17,7 +18,7 @@ from overspan.runs.planning import Wanted, plan_of, processes_of
 from overspan.runs.preflight import require_ready_hosts
 from overspan.runs.staging import stage_hosts, stage_model
 from overspan.runs.stop import stop
-from overspan.schema.errors import InputError, RunFailed
+from overspan.schema.errors import InputError
 from overspan.schema.event import FINAL_STATES, Event
 from overspan.schema.plan import Plan
 from overspan.schema.recipe import Lock, Recipe
@@ -60,9 +61,8 @@ def up(wanted: Wanted, say: Say, follow: Callable[[RunFolder, Iterator[Event | N
         raise
     finally:
         lock.close()
-    last = run.last_state()
-    if last.state == "failed":
-        raise failure(run, last)
+    if run.state() == "failed":
+        raise failure(run)
     return run
 
 
@@ -121,13 +121,3 @@ def _events(run: RunFolder) -> Iterator[Event | None]:
             return
         yield None
         time.sleep(_FOLLOW_INTERVAL_S)
-
-
-def failure(run: RunFolder, last: Event) -> RunFailed:
-    """What to raise for a run that failed: the first cause, and its last lines."""
-    lines = [str(line) for line in last.data.get("lines", [])]
-    return RunFailed(
-        f"run {run.id} failed: {last.message}",
-        quote="\n  | ".join(lines) or None,
-        next=f"overspan logs {run.id}",
-    )
