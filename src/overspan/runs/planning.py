@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 from overspan.catalog import flags, images, inventories, overrides, recipes
 from overspan.engines import vllm, vllm_ray
@@ -58,6 +60,8 @@ def processes_of(plan: Plan) -> list[ProcessSpec]:
 def _engine(recipe: Recipe, inventory: Inventory, *, to_start: bool) -> EngineChoice:
     if inventory.launcher == "docker":
         return _image(recipe, inventory)
+    if inventory.engine_environment or inventory.device == "cuda":
+        return _own(recipe, inventory, to_start=to_start)
     try:
         found = engines.find(inventory.device)
     except EngineMissing:
@@ -71,6 +75,19 @@ def _engine(recipe: Recipe, inventory: Inventory, *, to_start: bool) -> EngineCh
             next="install that engine, or start from the recipe in place of the lock",
         )
     return EngineChoice(name=recipe.engine, version=found.version, environment=str(found.path))
+
+
+def _own(recipe: Recipe, inventory: Inventory, *, to_start: bool) -> EngineChoice:
+    """An engine that the user installed: the environment that the inventory names, or that of `vllm` on the PATH."""
+    program = shutil.which("vllm")
+    folder = inventory.engine_environment or (str(Path(program).parent.parent) if program else None)
+    version = engines.version_in(Path(folder)) if folder else None
+    if version is None and to_start:
+        raise EngineMissing(
+            f"this machine has GPUs and no vLLM {f'in {folder}' if folder else 'on the PATH'}",
+            next="pip install vllm in an environment of its own and put it on the PATH, or start containers: --on FILE",
+        )
+    return EngineChoice(name=recipe.engine, version=version or flags.LATEST, environment=folder)
 
 
 def _image(recipe: Recipe, inventory: Inventory) -> EngineChoice:
