@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MARKERS ?= not slow and not gpu
 
-.PHONY: doctor-score doctor-docs demo system-parts test test-slow lint fmt clean
+.PHONY: doctor-score doctor-docs demo prove system-parts test test-slow lint fmt clean
 
 $(VENV)/.core: pyproject.toml src/overspan/__init__.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -17,6 +17,11 @@ $(VENV)/.dev: $(VENV)/.core
 
 demo: $(VENV)/.core
 	OVERSPAN=$(BIN)/overspan scripts/demo.sh
+
+# Every layout of a MiniMax-M2 twin on this machine's CPU, token for token against transformers.
+prove: $(VENV)/.core
+	$(BIN)/overspan engine install cpu
+	$(BIN)/overspan prove minimax-m2.5-nvfp4 --layouts all
 
 # The system's own parts that tests marked `real` use. Without root nothing is installed and those tests say why they skip.
 system-parts:
