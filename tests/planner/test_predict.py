@@ -140,7 +140,7 @@ def test_seed_000_is_predicted(variant: str | None, low: float, high: float) -> 
         name="minimax-m2.5-nvfp4",
         settings=settings,
         inventory="two-sparks",
-        layout=recipe.layout.label,
+        layout=recipe.layout,
         demand=Demand(isl=128, osl=256, concurrency=1),
     )
     assert low <= answer.answer(asked)["interactivity"] <= high

@@ -89,7 +89,9 @@ def test_known_faults_reject_and_warn() -> None:
 
 
 def test_same_question_over_the_command_line_document() -> None:
-    asked = answer.Question(name="minimax-m2.5", gpu="h200", gpus=8, layout="tep8", slo="ttft=2000,tpot=30")
+    asked = answer.Question(
+        name="minimax-m2.5", gpu="h200", gpus=8, layout=parse_layout("tep8"), slo="ttft=2000,tpot=30"
+    )
     found = answer.answer(asked)
     assert found["meets_slo"]
     assert {"tpot_ms", "ttft_ms", "bound", "terms", "interval"} <= set(found)
@@ -104,7 +106,7 @@ def test_same_question_over_the_command_line_document() -> None:
         (answer.Question(name="minimax-m2.5", gpu="h200", slo="fast"), "'fast' is no limit"),
         (answer.Question(name="minimax-m2.5", gpu="h200", slo="tpot=-3"), "'tpot=-3' is no limit"),
         (answer.Question(name="minimax-m2.5", gpu="h200", how_many=True), "--how-many needs --gpu and --slo"),
-        (answer.Question(name="minimax-m2.5", gpu="h200", layout="tp8"), "tp8 cannot run on 1x8-h200"),
+        (answer.Question(name="minimax-m2.5", gpu="h200", layout=parse_layout("tp8")), "tp8 cannot run on 1x8-h200"),
         (answer.Question(name="someone/absent", gpu="h200"), "the sizes of someone/absent are not at hand"),
         (answer.Question(name="minimax-m2.5", gpu="h2000"), "unknown hardware 'h2000'"),
     ],

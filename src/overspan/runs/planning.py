@@ -63,7 +63,7 @@ def _engine(recipe: Recipe, inventory: Inventory, *, to_start: bool) -> EngineCh
     if inventory.engine_environment or inventory.device == "cuda":
         return _own(recipe, inventory, to_start=to_start)
     try:
-        found = engines.find(inventory.device)
+        found = engines.find(f"{inventory.device}-ray" if recipe.engine == "vllm-ray" else inventory.device)
     except EngineMissing:
         if to_start:
             raise
