@@ -1,5 +1,6 @@
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,8 +19,8 @@ def launch() -> Iterator[Callable[..., FakeRun]]:
     """Launch a run of the fake engine; whatever a test leaves of it is ended."""
     runs: list[FakeRun] = []
 
-    def start(name: str = "fake", *engine: str) -> FakeRun:
-        runs.append(fake_run(name, *engine))
+    def start(name: str = "fake", *engine: str, **fields: Any) -> FakeRun:
+        runs.append(fake_run(name, *engine, **fields))
         return runs[-1]
 
     yield start

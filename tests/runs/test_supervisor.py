@@ -106,3 +106,24 @@ def test_stop_twice_is_fine(launch: Launch) -> None:
     run.nothing_left()
     assert stop(run.folder) is False
     assert run.state() == "stopped"
+
+
+def test_a_recipe_that_asks_for_it_is_restarted_and_then_fails(launch: Launch) -> None:
+    run = launch("again", restart=1)
+    kill(run.whole_family()["Worker"])
+    until(lambda: [event.state for event in run.folder.events()].count("verified") == 2, "the second verdict")
+    states = [event.state for event in run.folder.events() if event.state]
+    assert states[4:] == ["restarting", "launching", "ready", "verified"]
+    assert any("VLLM::Worker" in event.message for event in run.folder.events())
+    kill(run.whole_family()["api"])
+    run.wait_for("failed")
+    run.nothing_left()
+
+
+def test_stop_while_a_restart_waits(launch: Launch) -> None:
+    run = launch("waiting", restart=5)
+    kill(run.whole_family()["api"])
+    run.wait_for("restarting")
+    stop(run.folder)
+    run.nothing_left()
+    assert run.state() == "stopped"

@@ -79,12 +79,12 @@ class FakeRun:
         stop(self.folder, grace_s=0)
 
 
-def fake_run(name: str, *engine: str) -> FakeRun:
+def fake_run(name: str, *engine: str, **fields: Any) -> FakeRun:
     port = free_port()
     folder = RunFolder.create(name)
     lock = NameLock(name)
     lock.take(folder.id)
-    folder.write("plan.json", a_plan(port))
+    folder.write("plan.json", a_plan(port, **fields))
     argv = [sys.executable, str(ENGINE), str(port), *engine]
     folder.write("processes.json", [ProcessSpec(name="api", host="here", argv=argv, vital_titles=["VLLM::*"])])
     folder.append("planned", state="planned")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import queue
 import signal
@@ -16,7 +17,7 @@ import psutil
 from overspan.checks import known_answers, nccl_transport
 from overspan.checks.client import Client, NoAnswer
 from overspan.launchers.base import Death, Launcher
-from overspan.runs import keys
+from overspan.runs import keys, restart
 from overspan.runs.folder import RunFolder
 from overspan.runs.guardian import PARENT_DIED
 from overspan.runs.launchers import launcher_for, transports_of
@@ -47,11 +48,22 @@ class _Signals:
     """What was asked of the supervisor from outside."""
 
     def __init__(self, guardian: int) -> None:
+        self.guardian = guardian
         self.stop = False
         self.alone = os.getppid() != guardian
         signal.signal(signal.SIGTERM, self._on_stop)
         signal.signal(signal.SIGINT, self._on_stop)
         signal.signal(PARENT_DIED, self._on_alone)
+
+    def ended(self) -> bool:
+        """Whether somebody wants the run to end."""
+        return self.stop or self.alone
+
+    def sleep(self, seconds: float) -> None:
+        """Wait, but not on after a signal."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not self.ended():
+            time.sleep(POLL_INTERVAL_S)
 
     def _on_stop(self, number: int, frame: FrameType | None) -> None:
         self.stop = True
@@ -68,10 +80,9 @@ def supervise(run: RunFolder, guardian: int) -> None:
     launcher = launcher_for(run, plan, transports)
     os.chdir(run.path)
     try:
-        _launch(run, launcher, guardian)
         if plan.endpoint.tunnel:
             _tunnel(plan, transports)
-        _watch(run, plan, launcher, signals)
+        _serve(run, plan, launcher, transports, signals)
     except OverspanError as error:
         left = launcher.end(_FAILED_GRACE_S)
         run.append(error.what, state="failed", lines=[error.quote] if error.quote else [], left=left)
@@ -84,6 +95,32 @@ def supervise(run: RunFolder, guardian: int) -> None:
         launcher.close()
         for transport in transports.values():
             transport.close()
+
+
+def _serve(
+    run: RunFolder, plan: Plan, launcher: Launcher, transports: Mapping[str, Transport], signals: _Signals
+) -> None:
+    """Launch and watch, again and again as often as the recipe allows."""
+    before = restart.free_bytes(plan, transports) if plan.recipe.restart else {}
+    for attempt in itertools.count(1):
+        _launch(run, launcher, signals.guardian)
+        death = _watch(run, plan, launcher, signals)
+        if death is None:
+            return
+        what = f"{death.what} on {death.host} {death.how}"
+        run.append(f"{what}; ending the others", process=death.process, host=death.host, code=death.code)
+        if attempt > plan.recipe.restart:
+            _fail(run, launcher, what, death.lines, process=death.process, host=death.host)
+            return
+        launcher.end(_FAILED_GRACE_S)
+        pause = restart.pause_s(attempt)
+        message = f"restart {attempt} of {plan.recipe.restart} in {pause:g} s, when memory is free again"
+        run.append(message, state="restarting", process=death.process, host=death.host, lines=death.lines)
+        signals.sleep(pause)
+        restart.wait_for_memory(plan, transports, before, signals.ended)
+        if signals.ended():
+            run.append("stopped while it waited for a restart", state="stopped", left=[])
+            return
 
 
 def _tunnel(plan: Plan, transports: Mapping[str, Transport]) -> None:
@@ -111,7 +148,8 @@ def _launch(run: RunFolder, launcher: Launcher, guardian: int) -> None:
     run.record(RECORD, record)
 
 
-def _watch(run: RunFolder, plan: Plan, launcher: Launcher, signals: _Signals) -> None:
+def _watch(run: RunFolder, plan: Plan, launcher: Launcher, signals: _Signals) -> Death | None:
+    """Watch until something died, which is returned, or until the run has ended otherwise."""
     news: queue.SimpleQueue[_Token | _Verdict] = queue.SimpleQueue()
     over = threading.Event()
     deadline = time.monotonic() + plan.recipe.ready_timeout_s
@@ -121,19 +159,23 @@ def _watch(run: RunFolder, plan: Plan, launcher: Launcher, signals: _Signals) ->
         while True:
             deaths = launcher.wait(POLL_INTERVAL_S)
             if signals.stop:
-                return _stop(run, plan, launcher)
+                _stop(run, plan, launcher)
+                return None
             if signals.alone:
-                return _fail(run, launcher, "the guardian was killed", [])
+                _fail(run, launcher, "the guardian was killed", [])
+                return None
             if deaths:
-                return _bury(run, launcher, deaths[0])
+                return deaths[0]
             while not news.empty():
                 item = news.get()
                 ready = True
                 if not _tell(run, plan, item):
-                    return _fail(run, launcher, "the model's answer is wrong", [])
+                    _fail(run, launcher, "the model's answer is wrong", [])
+                    return None
             if not ready and time.monotonic() > deadline:
                 what = f"no token within {plan.recipe.ready_timeout_s:g} s (ready_timeout_s of the recipe)"
-                return _fail(run, launcher, what, [])
+                _fail(run, launcher, what, [])
+                return None
     finally:
         over.set()
 
@@ -187,12 +229,6 @@ def _stop(run: RunFolder, plan: Plan, launcher: Launcher) -> None:
     # The engine's own drain ends a little before the grace, so that it is not cut off at its very end.
     left = launcher.end(plan.recipe.drain_timeout_s + 5.0)
     run.append("stopped" if not left else f"stopped, but: {'; '.join(left)}", state="stopped", left=left)
-
-
-def _bury(run: RunFolder, launcher: Launcher, death: Death) -> None:
-    what = f"{death.what} on {death.host} {death.how}"
-    run.append(f"{what}; ending the others", process=death.process, host=death.host, code=death.code)
-    _fail(run, launcher, what, death.lines, process=death.process, host=death.host)
 
 
 def _fail(

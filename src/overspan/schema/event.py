@@ -9,7 +9,9 @@ from pydantic import Field
 
 from overspan.schema.base import Frozen
 
-State = Literal["planned", "staged", "launching", "ready", "verified", "benched", "stopping", "stopped", "failed"]
+State = Literal[
+    "planned", "staged", "launching", "ready", "verified", "benched", "restarting", "stopping", "stopped", "failed"
+]
 FINAL_STATES: frozenset[State] = frozenset({"stopped", "failed"})
 SERVING_STATES: frozenset[State] = frozenset({"ready", "verified", "benched"})
 
