@@ -24,6 +24,18 @@ def test_up_status_chat_stop(shell: Shell) -> None:
     until(lambda: not shell.processes(), "the end of every process")
 
 
+def test_logs_follow_until_the_run_ends(shell: Shell) -> None:
+    assert shell.run("up", str(shell.recipe)).returncode == 0
+    with shell.start("logs", "-f") as follower:
+        assert follower.stdout is not None
+        first = follower.stdout.readline()
+        shell.run("stop")
+        rest = follower.stdout.read()
+        assert follower.wait(timeout=30) == 0
+    assert "started" in first
+    assert "the core is up" in rest
+
+
 def test_a_death_while_loading_is_told_with_its_last_lines(shell: Shell) -> None:
     done = shell.run("up", str(shell.recipe), FAKE_DIES="ValueError: no such kernel")
     assert done.returncode == 1
