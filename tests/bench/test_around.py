@@ -98,6 +98,14 @@ def test_metrics_of_vllm() -> None:
     }  # fmt: skip
 
 
+def test_the_caches_of_two_engines_are_averaged_and_their_requests_summed() -> None:
+    page = "".join(
+        f'vllm:kv_cache_usage_perc{{engine="{n}"}} {use}\nvllm:num_requests_running{{engine="{n}"}} 2.0\n'
+        for n, use in enumerate((0.5, 1.0))
+    )
+    assert read_metrics(page) == {"kv_cache_usage": 0.75, "running": 4.0}
+
+
 def test_gauges_have_a_maximum_and_counters_a_growth() -> None:
     before = {"running": 1.0, "preemptions": 4.0, "prefix_cache_queries": 100.0, "prefix_cache_hits": 0.0}
     after = {"running": 3.0, "preemptions": 6.0, "prefix_cache_queries": 300.0, "prefix_cache_hits": 50.0}

@@ -57,7 +57,7 @@ def check_model(target: Target, model: str | None, *, insecure: bool = False) ->
         raise HostUnreachable(
             f"{target.base_url} does not answer: {error}", next="overspan list, or check --base-url"
         ) from None
-    served = _served(reply, url)
+    served = _served(reply, url, target)
     if model is None and len(served) == 1:
         return served[0]
     if model is None:
@@ -67,12 +67,14 @@ def check_model(target: Target, model: str | None, *, insecure: bool = False) ->
     return model
 
 
-def _served(reply: httpx.Response, url: str) -> list[str]:
+def _served(reply: httpx.Response, url: str, target: Target) -> list[str]:
     if reply.status_code in (401, 403):
         raise InputError(f"{url} wants a key (HTTP {reply.status_code})", next="set OVERSPAN_API_KEY and run it again")
     if reply.status_code != 200:
         hint = "a base URL ends in /v1" if reply.status_code == 404 else "look at the server's log"
-        raise InputError(f"{url} is not an OpenAI endpoint: HTTP {reply.status_code}", quote=_line(reply), next=hint)
+        raise InputError(
+            f"{url} is not an OpenAI endpoint: HTTP {reply.status_code}", quote=target.hide(_line(reply)), next=hint
+        )
     try:
         document = reply.json()
         served = [item["id"] for item in document["data"]]
@@ -81,7 +83,7 @@ def _served(reply: httpx.Response, url: str) -> list[str]:
     if not served or not all(isinstance(name, str) for name in served):
         raise InputError(
             f"{url} is not an OpenAI endpoint: its answer lists no model",
-            quote=_line(reply),
+            quote=target.hide(_line(reply)),
             next="give the URL that ends in /v1",
         )
     return served
@@ -143,7 +145,7 @@ def _cannot(target: Target, path: str, stream: Stream | None) -> InputError:
     }
     return InputError(
         f"{target.base_url}{path} does not answer a first request: {kind}",
-        quote=stream.detail if stream is not None else None,
+        quote=target.hide(stream.detail) if stream is not None else None,
         next=hints.get(kind or "", "look at the server's log: overspan logs"),
     )
 

@@ -142,4 +142,6 @@ def run_job(
     load = load_of(job, target)
     loop = Loop(target, load, timeout_s=job.workload.timeout_s, progress=progress, before_start=before_start)
     streams = loop.run()
+    for stream in streams:
+        stream.detail = target.hide(stream.detail)
     return streams, loop.audit, load.planned

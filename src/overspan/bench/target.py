@@ -12,6 +12,8 @@ from urllib.parse import SplitResult, urlsplit
 from overspan import __version__
 from overspan.schema.errors import HostUnreachable, InputError
 
+HIDDEN = "[removed]"
+
 Address = tuple[socket.AddressFamily, tuple[object, ...]]
 
 
@@ -32,6 +34,14 @@ class Target:
         """Why kernel stamps and raw reads are not to be had, or None."""
         ways = (["TLS"] if self.tls else []) + ([f"the proxy {self.proxy}"] if self.proxy else [])
         return " and ".join(ways) or None
+
+    def hide(self, text: str | None) -> str | None:
+        """What a server said, without the key, should it have quoted it (a quote may end inside of it)."""
+        if not text or not self.api_key:
+            return text
+        clean = text.replace(self.api_key, HIDDEN)
+        cut = next((n for n in range(len(self.api_key) - 1, 3, -1) if clean.endswith(self.api_key[:n])), 0)
+        return clean[:-cut] + HIDDEN if cut else clean
 
     def head(self, path: str) -> bytes:
         """Everything of a POST's head up to the value of its content-length.

@@ -44,14 +44,21 @@ _NVIDIA_SMI: Final = "nvidia-smi --query-gpu=power.draw,memory.used,utilization.
 
 
 def read_metrics(text: str) -> Sample:
-    """vLLM's own metrics of a Prometheus page, each summed over its labels (engines of a data-parallel group)."""
+    """vLLM's own metrics of a Prometheus page over its labels (engines of a data-parallel group).
+
+    Each is summed; the use of the cache, a share of 1, is the engines' mean.
+    """
     found: Sample = {}
+    caches = 0
     for name, value in _LINE.findall(text):
         known = GAUGES.get(name) or COUNTERS.get(name.removesuffix("_total"))
         with contextlib.suppress(ValueError):
             number = float(value)
             if known and math.isfinite(number):
                 found[known] = found.get(known, 0.0) + number
+                caches += known == "kv_cache_usage"
+    if caches:
+        found["kv_cache_usage"] /= caches
     return found
 
 

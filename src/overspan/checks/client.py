@@ -25,6 +25,7 @@ class Client:
     def __init__(self, endpoint: Endpoint, api_key: str | None = None) -> None:
         self._model = endpoint.model
         self._base_url = endpoint.base_url
+        self._api_key = api_key
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         # trust_env=False: a proxy of the environment is not between us and our own endpoint.
         self._http = httpx.Client(base_url=endpoint.base_url, headers=headers, timeout=_TIMEOUT, trust_env=False)
@@ -116,7 +117,8 @@ class Client:
         return reply
 
     def _refused(self, response: httpx.Response) -> NoAnswer:
-        return NoAnswer(f"{self._base_url} answered HTTP {response.status_code}", quote=response.text[:300])
+        said = response.text.replace(self._api_key, "[removed]") if self._api_key else response.text
+        return NoAnswer(f"{self._base_url} answered HTTP {response.status_code}", quote=said[:300])
 
 
 def _say(error: httpx.HTTPError) -> str:

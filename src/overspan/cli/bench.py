@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from typing import Any
 
@@ -105,7 +104,7 @@ def bench(run: str | None, base_url: str | None, model: str | None, as_json: boo
     def progress(level: str, ended: int, failed: int, in_flight: int) -> None:
         ticker.show(f"{level}: {ended} requests ended, {in_flight} in flight, {failed} failed")
 
-    api_key = os.environ.get("OVERSPAN_API_KEY")
+    api_key = keys.given()
     if folder is not None:
         endpoint = folder.plan().endpoint
         base_url, model = endpoint.base_url, model or endpoint.model

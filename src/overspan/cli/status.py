@@ -2,33 +2,139 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
+
 import click
 
 from overspan.cli.output import document, duration, gib, table
-from overspan.runs.folder import open_run
+from overspan.runs.folder import RunFolder, open_run
+from overspan.runs.live import Live, Row, Sight
+from overspan.runs.status import RunStatus
 from overspan.runs.status import status as status_of
-from overspan.schema.errors import HostUnreachable, NotReady
+from overspan.schema.errors import HostUnreachable, InputError, NotReady
+
+_INTERVAL_S = 2.0
 
 
 @click.command()
 @click.argument("run", required=False)
+@click.option("--watch", is_flag=True, help="A live view of ranks, GPUs and traffic, until the run's end or Ctrl-C.")
+@click.option("--interval", "interval_s", type=click.FloatRange(min=0.1), help="Seconds between two views. Default: 2.")
 @click.option("--json", "as_json", is_flag=True)
-def status(run: str | None, as_json: bool) -> int:
+def status(run: str | None, watch: bool, interval_s: float | None, as_json: bool) -> int:
     """Show how RUN is (default: the active one). Exit code: 0 ready, 3 not ready, 4 a host does not answer."""
+    if as_json and watch:
+        raise InputError("--json and --watch exclude each other", next="ask with --json as often as you want")
+    if interval_s is not None and not watch:
+        raise InputError("--interval is for --watch", next="give both")
+    if watch:
+        return _watch(open_run(run), interval_s or _INTERVAL_S)
     now = status_of(open_run(run))
-    code = HostUnreachable.exit_code if now.unreachable else 0 if now.ready else NotReady.exit_code
     if as_json:
         document(now)
-        return code
-    click.echo(f"{now.run}: {now.state} for {duration(now.since_s)}: {now.message}")
-    if now.endpoint:
-        click.echo(f"endpoint {now.endpoint}, model {now.model}")
+        return _code(now)
+    lines = _heading(now)
     rows = [
         [each.process, each.host, each.health, str(each.pid or "-"), gib(each.memory_bytes), duration(each.uptime_s)]
         for each in now.processes
     ]
     if rows:
-        click.echo(table(["process", "host", "state", "pid", "memory", "up"], rows))
-    for host, why in now.unreachable.items():
-        click.echo(f"{host} does not answer: {why}")
+        lines.append(table(["process", "host", "state", "pid", "memory", "up"], rows))
+    click.echo("\n".join([*lines, *_unreachable(now)]))
+    return _code(now)
+
+
+def _code(now: RunStatus) -> int:
+    return HostUnreachable.exit_code if now.unreachable else 0 if now.ready else NotReady.exit_code
+
+
+def _heading(now: RunStatus) -> list[str]:
+    lines = [f"{now.run}: {now.state} for {duration(now.since_s)}: {now.message}"]
+    if now.endpoint:
+        lines.append(f"endpoint {now.endpoint}, model {now.model}")
+    if now.key_file:
+        lines.append(f"it asks for a key, which is in {now.key_file}")
+    return lines
+
+
+def _unreachable(now: RunStatus) -> list[str]:
+    return [f"{host} does not answer: {why}" for host, why in now.unreachable.items()]
+
+
+def _watch(run: RunFolder, interval_s: float) -> int:
+    """Show view after view; in a terminal each takes the place of the one before."""
+    terminal = sys.stdout.isatty()
+    code = 0
+    try:
+        with Live(run) as live:
+            for sight in live.sights(interval_s):
+                code = _code(sight.status)
+                text = _plain(block(sight))
+                click.echo(_screen(text) if terminal else f"{text}\n\n", nl=False)
+    except KeyboardInterrupt:
+        return 0
     return code
+
+
+def _plain(text: str) -> str:
+    """Text that cannot move the cursor or more, whatever a host or an endpoint said."""
+    return "".join(letter if letter == "\n" or letter.isprintable() else "?" for letter in text)
+
+
+def _screen(text: str) -> str:
+    """Drawn over what was there, from the top and without a blank moment in between; no more than fits."""
+    columns, rows = shutil.get_terminal_size()
+    lines = [line[: columns - 1] for line in text.splitlines()[: rows - 1]]
+    return "\x1b[H" + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J"
+
+
+def block(sight: Sight) -> str:
+    """One view, as text."""
+    lines = [*_heading(sight.status), _traffic(sight)]
+    if sight.dashboard:
+        lines.append(f"Ray dashboard {sight.dashboard} (Ray opens it to its own host alone: from here, ssh -L)")
+    if sight.rows:
+        lines.append(_rows(sight.rows))
+    lines += _unreachable(sight.status)
+    return "\n".join([line for line in lines if line] + [f"{of}: {why}" for of, why in sight.problems.items()])
+
+
+def _traffic(sight: Sight) -> str:
+    now = sight.traffic
+    if now is None:
+        return ""
+    use = "-" if now.kv_cache_usage is None else f"{now.kv_cache_usage:.1%}"
+    return (
+        f"{_number(now.tokens_per_s, '.1f')} tokens/s, {_number(now.running, 'g')} requests running, "
+        f"{_number(now.waiting, 'g')} waiting, KV cache {use} used"
+    )
+
+
+def _rows(rows: list[Row]) -> str:
+    header = ["process", "rank", "host", "state", "memory", "up"]
+    cells = [
+        [row.process, row.ranks or "-", row.host, row.health, gib(row.memory_bytes), duration(row.uptime_s)]
+        for row in rows
+    ]
+    if any(row.gpu is not None for row in rows):
+        header += ["GPU", "load", "power", "GPU memory"]
+        cells = [[*cell, *_gpu(row)] for cell, row in zip(cells, rows, strict=True)]
+    return table(header, cells)
+
+
+def _gpu(row: Row) -> list[str]:
+    index = "-" if row.gpu is None else str(row.gpu)
+    if row.load is None:
+        return [index, "-", "-", "-"]
+    load, power = row.load.utilization, row.load.power_w
+    return [
+        index,
+        "-" if load is None else f"{load:.0%}",
+        "-" if power is None else f"{power:.0f} W",
+        gib(row.load.memory_used_bytes),
+    ]
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)

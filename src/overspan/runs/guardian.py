@@ -14,6 +14,7 @@ from itertools import repeat
 from pathlib import Path
 
 from overspan.launchers import proc
+from overspan.runs import keys
 from overspan.runs.folder import RunFolder
 
 PARENT_DIED = signal.SIGUSR1
@@ -33,6 +34,7 @@ def main(run: RunFolder) -> None:
     code = os.waitstatus_to_exitcode(status)
     left = proc.descendants(os.getpid())
     proc.kill_all(proc.descendants(os.getpid()) for _ in repeat(None))
+    keys.forget(run)
     if not run.ended:
         remote = end_elsewhere(run)
         how = f"was ended by signal {-code}" if code < 0 else f"ended with {code}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Container, Iterable
 
 import psutil
 from pydantic import Field
@@ -10,6 +11,7 @@ from pydantic import Field
 from overspan.launchers import proc
 from overspan.launchers.base import Member
 from overspan.launchers.docker import DockerLauncher
+from overspan.runs import keys
 from overspan.runs.folder import RunFolder
 from overspan.runs.launchers import transports_of
 from overspan.runs.lock import is_held
@@ -41,8 +43,13 @@ class RunStatus(Frozen):
     message: str
     endpoint: str | None
     model: str | None
+    key_file: str | None = Field(None, description="where the API key is, if the endpoint asks for one")
     processes: list[ProcessStatus]
     unreachable: dict[str, str] = Field(default_factory=dict, description="hosts that do not answer, and why")
+
+
+Look = Callable[[], tuple[list[ProcessStatus], dict[str, str]]]
+"""Looks at a run's processes now; tells the hosts that do not answer, each with the reason."""
 
 
 def status(run: RunFolder) -> RunStatus:
@@ -51,12 +58,18 @@ def status(run: RunFolder) -> RunStatus:
     Raises:
         RunDamaged: its folder cannot be read.
     """
-    plan, last = run.plan(), run.last_state()
+    plan = run.plan()
+    return overview(run, plan, lambda: _processes(run, plan))
+
+
+def overview(run: RunFolder, plan: Plan, look: Look) -> RunStatus:
+    """The state of a run whose processes `look` finds; a run that is over is not looked at."""
+    last = run.last_state()
     state, message = last.state or "planned", last.message
     if state not in FINAL_STATES and not is_held(run.name):
         state, message = "failed", "its supervisor is gone without a word; `overspan stop` ends what is left"
     over = state in FINAL_STATES
-    processes, unreachable = ([], {}) if over else _processes(run, plan)
+    processes, unreachable = ([], {}) if over else look()
     return RunStatus(
         run=run.id,
         name=run.name,
@@ -66,6 +79,7 @@ def status(run: RunFolder) -> RunStatus:
         message=message,
         endpoint=None if over else plan.endpoint.base_url,
         model=plan.endpoint.model,
+        key_file=None if over else keys.file_of(run),
         processes=processes,
         unreachable=unreachable,
     )
@@ -73,7 +87,7 @@ def status(run: RunFolder) -> RunStatus:
 
 def _processes(run: RunFolder, plan: Plan) -> tuple[list[ProcessStatus], dict[str, str]]:
     if plan.inventory.launcher != "docker":
-        return [_process(Member.model_validate(each)) for each in _members(run)], {}
+        return local_processes(run), {}
     transports = transports_of(plan)
     launcher = DockerLauncher(run.id, transports, run.logs)
     try:
@@ -82,11 +96,21 @@ def _processes(run: RunFolder, plan: Plan) -> tuple[list[ProcessStatus], dict[st
         launcher.close()
         for transport in transports.values():
             transport.close()
+    return containers(plan, found, unreachable), unreachable
+
+
+def local_processes(run: RunFolder) -> list[ProcessStatus]:
+    """The processes that the supervisor recorded on this machine."""
+    return [_process(Member.model_validate(each)) for each in _members(run)]
+
+
+def containers(plan: Plan, found: Iterable[Member], unreachable: Container[str]) -> list[ProcessStatus]:
+    """Every placement's process: as found, dead where its host has none, unknown where its host does not answer."""
     by_process = {member.process: member for member in found}
-    return [_container(each, by_process.get(each.process), unreachable) for each in plan.placements], unreachable
+    return [_container(each, by_process.get(each.process), unreachable) for each in plan.placements]
 
 
-def _container(placement: Placement, member: Member | None, unreachable: dict[str, str]) -> ProcessStatus:
+def _container(placement: Placement, member: Member | None, unreachable: Container[str]) -> ProcessStatus:
     if member is None:
         health = "unknown" if placement.host in unreachable else "dead"
         return ProcessStatus(

@@ -10,6 +10,7 @@ from itertools import repeat
 import psutil
 
 from overspan.launchers import proc
+from overspan.runs import keys
 from overspan.runs.folder import RunFolder
 from overspan.runs.guardian import end_elsewhere
 from overspan.runs.lock import is_held
@@ -38,6 +39,7 @@ def stop(run: RunFolder, grace_s: float | None = None) -> bool:
     """
     if run.ended:
         _sweep(run)
+        keys.forget(run)
         left = _left(run)
         if left:
             raise HostUnreachable(f"run {run.id} has ended, but: {'; '.join(left)}", next=f"overspan stop {run.id}")
@@ -48,6 +50,7 @@ def stop(run: RunFolder, grace_s: float | None = None) -> bool:
         proc.send([supervisor], signal.SIGTERM)
         _wait_for_end(run, supervisor, drain + _SETTLE_S if grace_s is None else grace_s + 1.0)
     _sweep(run)
+    keys.forget(run)
     if not run.ended:
         left = end_elsewhere(run)
         run.append("stopped: what was left was ended by `stop`", state="stopped", left=left)

@@ -92,6 +92,7 @@ def supervise(run: RunFolder, guardian: int) -> None:
         run.append(f"the supervisor failed: {error!r}", state="failed", process="supervisor", lines=[])
         raise
     finally:
+        keys.forget(run)
         launcher.close()
         for transport in transports.values():
             transport.close()

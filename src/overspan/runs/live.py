@@ -1,0 +1,279 @@
+"""A live view of a run: its processes, their GPUs and the endpoint's traffic, asked anew at each interval.
+
+What asks keeps its connections open. A question that takes longer than an interval goes on while the view does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import zip_longest
+from types import TracebackType
+from typing import Final, Generic, TypeVar
+
+import httpx
+
+from overspan.bench.watch import Sample, read_metrics
+from overspan.checks.client import NoAnswer
+from overspan.engines.node import address_of
+from overspan.inventory import probes
+from overspan.inventory.probes import GPU_LOAD, GpuLoad
+from overspan.launchers.base import Member
+from overspan.launchers.docker import DockerLauncher
+from overspan.runs import keys
+from overspan.runs.folder import RunFolder
+from overspan.runs.launchers import hosts_of, transports_of
+from overspan.runs.status import ProcessStatus, RunStatus, containers, local_processes, overview
+from overspan.schema.defaults import RAY_DASHBOARD_PORT
+from overspan.schema.errors import HostUnreachable, OverspanError
+from overspan.schema.event import FINAL_STATES
+from overspan.schema.plan import Plan
+from overspan.transport.base import Transport
+
+PATIENCE_S: Final = 2.0
+"""How long the view waits for answers at least: a first connection over ssh takes about one second."""
+
+MOST_METRICS_BYTES: Final = 8 << 20
+"""A page of /metrics is far smaller (150 kB from vLLM 0.32 with one engine)."""
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """vLLM's own metrics at one moment of this machine's monotonic clock, seconds."""
+
+    at_s: float
+    sample: Sample
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What the endpoint does. A value that it does not tell is none; `kv_cache_usage` is a share of 1."""
+
+    tokens_per_s: float | None
+    running: float | None
+    waiting: float | None
+    kv_cache_usage: float | None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One rank, or one process where its ranks have no GPUs. `memory_bytes` and `uptime_s` are its process's."""
+
+    process: str
+    ranks: str
+    host: str
+    health: str
+    memory_bytes: int | None
+    uptime_s: float | None
+    gpu: int | None = None
+    load: GpuLoad | None = None
+
+
+@dataclass(frozen=True)
+class Sight:
+    """A run at one moment. `problems`: what could not be asked, and why."""
+
+    status: RunStatus
+    rows: list[Row]
+    traffic: Traffic | None
+    problems: dict[str, str]
+    dashboard: str | None
+
+
+def traffic_of(before: Reading | None, now: Reading) -> Traffic:
+    """The endpoint's gauges, and its rate since the reading before: none at first and after an engine's restart."""
+    rate = None
+    if before is not None and now.at_s > before.at_s:
+        made = now.sample.get("generation_tokens", -1.0) - before.sample.get("generation_tokens", 0.0)
+        rate = made / (now.at_s - before.at_s) if made >= 0 else None
+    gauges = (now.sample.get(name) for name in ("running", "waiting", "kv_cache_usage"))
+    return Traffic(rate, *gauges)
+
+
+def rows_of(plan: Plan, processes: list[ProcessStatus], loads: Mapping[str, list[GpuLoad]]) -> list[Row]:
+    """A row for each rank that has a GPU of its own, else one for each process."""
+    places = {placement.process: placement for placement in plan.placements}
+    rows = []
+    for one in processes:
+        facts = (one.host, one.health, one.memory_bytes, one.uptime_s)
+        place = places.get(one.process)
+        ranks, gpus = ([], []) if place is None else (place.ranks, place.gpus)
+        if not gpus:
+            rows.append(Row(one.process, ",".join(map(str, ranks)), *facts))
+        by_index = {load.index: load for load in loads.get(one.host, [])}
+        for rank, gpu in zip_longest(ranks, gpus) if gpus else ():
+            rows.append(Row(one.process, "" if rank is None else str(rank), *facts, gpu, by_index.get(gpu)))
+    return rows
+
+
+def dashboard_of(plan: Plan) -> str | None:
+    """Where Ray's dashboard is, with engine vllm-ray."""
+    if plan.recipe.engine != "vllm-ray":
+        return None
+    address = address_of(hosts_of(plan)[0])
+    return f"http://{f'[{address}]' if ':' in address else address}:{RAY_DASHBOARD_PORT}"
+
+
+class _Question(Generic[Answer]):
+    """Something that is asked again and again, in a thread of a pool, once at a time."""
+
+    def __init__(self, pool: ThreadPoolExecutor, ask: Callable[[], Answer]) -> None:
+        self._pool, self._ask = pool, ask
+        self._asking: Future[Answer] | None = None
+        self._since_s = 0.0
+
+    def begin(self) -> None:
+        """Ask, unless the last time has not been answered yet."""
+        if self._asking is None:
+            self._asking, self._since_s = self._pool.submit(self._ask), time.monotonic()
+
+    def end(self, deadline_s: float) -> Answer:
+        """The answer.
+
+        Raises:
+            OverspanError: there is none, or none yet.
+        """
+        if self._asking is None:
+            raise ValueError("nothing was asked")
+        try:
+            answer = self._asking.result(max(0.0, deadline_s - time.monotonic()))
+        except TimeoutError:
+            raise HostUnreachable(f"no answer for {time.monotonic() - self._since_s:.0f} s") from None
+        except OverspanError:
+            self._asking = None
+            raise
+        self._asking = None
+        return answer
+
+
+class Live:
+    """Looks at one run again and again.
+
+    Raises:
+        RunDamaged: its folder cannot be read.
+    """
+
+    def __init__(self, run: RunFolder, transports: Mapping[str, Transport] | None = None) -> None:
+        self._run, self._plan = run, run.plan()
+        self._transports = dict(transports_of(self._plan) if transports is None else transports)
+        # trust_env=False: a proxy of the environment is not between us and our own endpoint.
+        self._http = httpx.Client(timeout=PATIENCE_S, trust_env=False)
+        self._before: Reading | None = None
+        self._pool = ThreadPoolExecutor(2 * len(self._transports) + 1, thread_name_prefix="live")
+        self._metrics = _Question(self._pool, self._ask_metrics)
+        self._launchers: dict[str, DockerLauncher] = {}
+        if self._plan.inventory.launcher == "docker":  # one for each host, so that none waits for another
+            self._launchers = {host: DockerLauncher(run.id, {host: way}, run.logs) for host, way in self._ways()}
+        self._members = {host: self._asking_members(host) for host in self._launchers}
+        with_gpus = {host.name for host in hosts_of(self._plan) if host.gpus}
+        self._loads = {host: self._asking_load(way) for host, way in self._ways() if host in with_gpus}
+
+    def __enter__(self) -> Live:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of every connection."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for launcher in self._launchers.values():
+            launcher.close()
+        for _, way in self._ways():
+            way.close()
+        self._http.close()
+
+    def sights(self, interval_s: float) -> Iterator[Sight]:
+        """The run at each interval, until it is over."""
+        while True:
+            began_s = time.monotonic()
+            sight = self.look(max(interval_s, PATIENCE_S))
+            yield sight
+            if sight.status.state in FINAL_STATES:
+                return
+            time.sleep(max(0.0, began_s + interval_s - time.monotonic()))
+
+    def look(self, patience_s: float = PATIENCE_S) -> Sight:
+        """The run now. What has not answered within `patience_s` is told as such."""
+        questions = [self._metrics, *self._members.values(), *self._loads.values()]
+        for question in questions:
+            question.begin()
+        deadline_s = time.monotonic() + patience_s
+        status = overview(self._run, self._plan, lambda: self._processes(deadline_s))
+        if status.state in FINAL_STATES:
+            return Sight(status, [], None, {}, None)
+        problems: dict[str, str] = {}
+        loads = {}
+        for host, asked in self._loads.items():
+            try:
+                loads[host] = asked.end(deadline_s)
+            except OverspanError as error:
+                if host not in status.unreachable:
+                    problems[f"GPUs of {host}"] = _why(error)
+        traffic = None
+        try:
+            now = self._metrics.end(deadline_s)
+            traffic, self._before = traffic_of(self._before, now), now
+        except OverspanError as error:
+            problems["endpoint"] = _why(error)
+        rows = rows_of(self._plan, status.processes, loads)
+        return Sight(status, rows, traffic, problems, dashboard_of(self._plan))
+
+    def _processes(self, deadline_s: float) -> tuple[list[ProcessStatus], dict[str, str]]:
+        if not self._launchers:
+            return local_processes(self._run), {}
+        found: list[Member] = []
+        unreachable = {}
+        for host, asked in self._members.items():
+            try:
+                found += asked.end(deadline_s)
+            except OverspanError as error:
+                unreachable[host] = _why(error).removeprefix(f"{host}: ")
+        return containers(self._plan, found, unreachable), unreachable
+
+    def _ways(self) -> list[tuple[str, Transport]]:
+        return list(self._transports.items())
+
+    def _asking_members(self, host: str) -> _Question[list[Member]]:
+        def ask() -> list[Member]:
+            found, problems = self._launchers[host].look()
+            for why in problems.values():
+                raise HostUnreachable(why)
+            return found
+
+        return _Question(self._pool, ask)
+
+    def _asking_load(self, way: Transport) -> _Question[list[GpuLoad]]:
+        def ask() -> list[GpuLoad]:
+            seen, _ = probes.look(way, GPU_LOAD)
+            if seen.value is None:
+                raise OverspanError(seen.why)
+            return seen.value
+
+        return _Question(self._pool, ask)
+
+    def _ask_metrics(self) -> Reading:
+        url = self._plan.endpoint.base_url.removesuffix("/v1") + "/metrics"
+        key = keys.read(self._run).get(keys.API_KEY)
+        page = bytearray()
+        try:
+            with self._http.stream("GET", url, headers={"Authorization": f"Bearer {key}"} if key else {}) as reply:
+                for piece in reply.iter_bytes():
+                    page += piece
+                    if len(page) > MOST_METRICS_BYTES:
+                        raise NoAnswer(f"{url} sends without end")
+        except httpx.HTTPError as error:
+            raise NoAnswer(f"{url} does not answer: {error or type(error).__name__}") from None
+        if reply.status_code != 200:
+            raise NoAnswer(f"{url} answered HTTP {reply.status_code}")
+        return Reading(time.monotonic(), read_metrics(page.decode(errors="replace")))
+
+
+def _why(error: OverspanError) -> str:
+    return error.what + (f" ({error.quote})" if error.quote else "")
