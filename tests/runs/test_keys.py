@@ -1,7 +1,8 @@
 """The key of a run: sent by all that asks its endpoint, found in one private file alone, and gone with the run."""
 
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def test_a_refusal_that_quotes_the_key_is_told_without_it(
 
 @pytest.mark.parametrize("key", ["two words", "line\r\nX-Evil: 1", "schlüssel", "nul\0"])
 def test_a_key_that_no_header_carries_is_refused_unquoted(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keys.os, "environ", {"OVERSPAN_API_KEY": key})
+    monkeypatch.setattr(os, "environ", {**os.environ, "OVERSPAN_API_KEY": key})  # NUL too, as no real one has
     folder = RunFolder.create("keyed")
     with pytest.raises(InputError) as caught:
         keys.make(folder, a_plan(1, api_key=True).recipe)
@@ -109,8 +110,8 @@ def test_a_key_that_no_header_carries_is_refused_unquoted(key: str, monkeypatch:
 
 
 @pytest.fixture
-def keyed() -> FakeRun:
-    """A whole run of the fake engine with a key."""
+def keyed() -> Iterator[FakeRun]:
+    """A whole run of the fake engine, which asks for the key that it is given."""
     port = free_port()
     folder = a_keyed_run(port)
     lock = NameLock("keyed")
@@ -121,7 +122,8 @@ def keyed() -> FakeRun:
     launch_run(folder, lock)
     lock.close()
     until(lambda: folder.note("supervisor.json") or folder.ended, "the supervisor's record")
-    return FakeRun(folder)
+    yield FakeRun(folder)
+    FakeRun(folder).end()
 
 
 def test_the_engine_gets_the_key_in_its_environment_alone_and_the_key_ends_with_the_run(keyed: FakeRun) -> None:

@@ -33,6 +33,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        key = os.environ.get("VLLM_API_KEY")
+        if key and self.headers["Authorization"] != f"Bearer {key}":
+            return self.send_error(401)
         if body.get("stream"):
             return self.stream(int(body.get("max_tokens", 16)))
         text = {"text": " a"} if self.path.endswith("/v1/completions") else {"message": {"content": self.answer}}

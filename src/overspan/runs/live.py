@@ -201,21 +201,17 @@ class Live:
 
     def look(self, patience_s: float = PATIENCE_S) -> Sight:
         """The run now. What has not answered within `patience_s` is told as such."""
-        questions = [self._metrics, *self._members.values(), *self._loads.values()]
-        for question in questions:
-            question.begin()
+        self._metrics.begin()
+        for members in self._members.values():
+            members.begin()
+        for load in self._loads.values():
+            load.begin()
         deadline_s = time.monotonic() + patience_s
         status = overview(self._run, self._plan, lambda: self._processes(deadline_s))
         if status.state in FINAL_STATES:
             return Sight(status, [], None, {}, None)
-        problems: dict[str, str] = {}
-        loads = {}
-        for host, asked in self._loads.items():
-            try:
-                loads[host] = asked.end(deadline_s)
-            except OverspanError as error:
-                if host not in status.unreachable:
-                    problems[f"GPUs of {host}"] = _why(error)
+        loads, silent = self._gpus(deadline_s)
+        problems = {f"GPUs of {host}": why for host, why in silent.items() if host not in status.unreachable}
         traffic = None
         try:
             now = self._metrics.end(deadline_s)
@@ -236,6 +232,15 @@ class Live:
             except OverspanError as error:
                 unreachable[host] = _why(error).removeprefix(f"{host}: ")
         return containers(self._plan, found, unreachable), unreachable
+
+    def _gpus(self, deadline_s: float) -> tuple[dict[str, list[GpuLoad]], dict[str, str]]:
+        loads, silent = {}, {}
+        for host, asked in self._loads.items():
+            try:
+                loads[host] = asked.end(deadline_s)
+            except OverspanError as error:
+                silent[host] = _why(error)
+        return loads, silent
 
     def _ways(self) -> list[tuple[str, Transport]]:
         return list(self._transports.items())
