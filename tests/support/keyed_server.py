@@ -2,7 +2,6 @@
 
 import re
 import socket
-import time
 
 from support.openai_server import Behaviour, Server, models, plain, steady
 
@@ -15,13 +14,11 @@ vllm:kv_cache_usage_perc{{engine="0",model_name="m"}} 0.25
 
 
 class Keyed(Server):
-    """Its /metrics counts `tokens_per_s` from its start."""
-
-    tokens_per_s = 1000.0
+    """Each look at its /metrics finds 500 tokens more."""
 
     def __init__(self, key: str | None, behaviour: Behaviour | None = None) -> None:
         self._key = key
-        self._started_s = time.monotonic()
+        self._tokens = 0.0
         super().__init__(behaviour or steady(), models("mock"))
 
     def _reply(self, head: str, body: bytes, connection: socket.socket) -> None:
@@ -30,8 +27,8 @@ class Keyed(Server):
             connection.sendall(plain("401 Unauthorized", self.said(head)))
         elif head.startswith("GET /metrics"):
             self.heads.append(head)
-            tokens = (time.monotonic() - self._started_s) * self.tokens_per_s
-            connection.sendall(plain("200 OK", METRICS.format(tokens=tokens).encode(), "text/plain"))
+            self._tokens += 500.0
+            connection.sendall(plain("200 OK", METRICS.format(tokens=self._tokens).encode(), "text/plain"))
         else:
             super()._reply(head, body, connection)
 
