@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Iterable
+from pathlib import Path
 
 import psutil
 
@@ -59,6 +60,25 @@ def is_alive(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+_CLOCK_STEP_S = 2.0
+"""A process's start is counted from the boot, whose wall-clock time moves when the clock is set."""
+
+
+def find(pid: int, started_at: float) -> psutil.Process | None:
+    """The living process of that id and start; None where it is gone, whoever has the id now."""
+    try:
+        process = psutil.Process(pid)
+        same = abs(process.create_time() - started_at) < _CLOCK_STEP_S
+    except psutil.NoSuchProcess:
+        return None
+    return process if same and is_alive(process) else None
+
+
+def boot_id() -> str:
+    """A name of this machine's present boot (random(4)); process and session ids mean nothing after the next."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 def title(process: psutil.Process) -> str:

@@ -36,7 +36,6 @@ class NameLock:
                 time.sleep(0.02)
                 continue
             holder = self._path.read_text(encoding="utf-8").strip() or self.name
-            self.close()
             raise RunExists(
                 f"a run named '{self.name}' is active: {holder}",
                 next=f"overspan stop {self.name}, or start this one with --name OTHER",

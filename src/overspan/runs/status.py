@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Container, Iterable
 
-import psutil
 from pydantic import Field
 
 from overspan.launchers import proc
@@ -132,19 +131,13 @@ def _members(run: RunFolder) -> list[object]:
 
 
 def _process(member: Member) -> ProcessStatus:
-    try:
-        process = psutil.Process(member.pid or 0)
-        same = member.started_at is not None and abs(process.create_time() - member.started_at) < 0.01
-        alive = same and proc.is_alive(process)
-        memory = sum(proc.resident_bytes(each) for each in (process, *proc.descendants(process.pid))) if alive else None
-    except psutil.NoSuchProcess:
-        alive, memory = False, None
-    uptime = round(time.time() - member.started_at, 1) if alive and member.started_at else None
+    process = proc.find(member.pid or 0, member.started_at or 0.0)
+    family = [process, *proc.descendants(process.pid)] if process else []
     return ProcessStatus(
         process=member.process,
         host=member.host,
-        health="running" if alive else "dead",
+        health="running" if process else "dead",
         pid=member.pid,
-        memory_bytes=memory,
-        uptime_s=uptime,
+        memory_bytes=sum(proc.resident_bytes(each) for each in family) if process else None,
+        uptime_s=round(time.time() - member.started_at, 1) if process and member.started_at else None,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
 import time
 from itertools import repeat
@@ -48,7 +47,7 @@ def stop(run: RunFolder, grace_s: float | None = None) -> bool:
     supervisor = _supervisor(run)
     if supervisor is not None:
         proc.send([supervisor], signal.SIGTERM)
-        _wait_for_end(run, supervisor, drain + _SETTLE_S if grace_s is None else grace_s + 1.0)
+        _wait_for_end(supervisor, drain + _SETTLE_S if grace_s is None else grace_s + 1.0)
     _sweep(run)
     keys.forget(run)
     if not run.ended:
@@ -71,17 +70,13 @@ def _supervisor(run: RunFolder) -> psutil.Process | None:
     while True:
         record = run.note(RECORD)
         if record:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process = psutil.Process(int(record["pid"]))
-                if abs(process.create_time() - float(record["started_at"])) < 0.01 and proc.is_alive(process):
-                    return process
-            return None
+            return proc.find(int(record["pid"]), float(record["started_at"]))
         if time.monotonic() > deadline or not is_held(run.name):
             return None
         time.sleep(0.05)
 
 
-def _wait_for_end(run: RunFolder, supervisor: psutil.Process, timeout_s: float) -> None:
+def _wait_for_end(supervisor: psutil.Process, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline and proc.is_alive(supervisor):
         time.sleep(0.05)
@@ -90,7 +85,7 @@ def _wait_for_end(run: RunFolder, supervisor: psutil.Process, timeout_s: float) 
 def _sweep(run: RunFolder) -> None:
     """Kill what is left of the run's session, and nothing else: a session id can be given to others later."""
     record = run.note(RECORD)
-    if not record or record.get("boot") != psutil.boot_time():
+    if not record or record.get("boot") != proc.boot_id():
         return
     session, first = int(record["session"]), float(record["started_at"]) - _LAUNCH_S
     last = run.last_state().at.timestamp() if run.ended else time.time()

@@ -16,6 +16,7 @@ import psutil
 
 from overspan.checks import known_answers, nccl_transport
 from overspan.checks.client import Client, NoAnswer
+from overspan.launchers import proc
 from overspan.launchers.base import Death, Launcher
 from overspan.runs import keys, restart
 from overspan.runs.folder import RunFolder
@@ -80,6 +81,8 @@ def supervise(run: RunFolder, guardian: int) -> None:
     launcher = launcher_for(run, plan, transports)
     os.chdir(run.path)
     try:
+        if run.ended:  # stopped before it began
+            return
         if plan.endpoint.tunnel:
             _tunnel(plan, transports)
         _serve(run, plan, launcher, transports, signals)
@@ -133,17 +136,23 @@ def _tunnel(plan: Plan, transports: Mapping[str, Transport]) -> None:
 
 def _launch(run: RunFolder, launcher: Launcher, guardian: int) -> None:
     run.append("launching", state="launching")
+    _record(run, launcher, guardian)
     specs = run.processes()
     launcher.start_all(specs, keys.read(run))
     for spec in specs:
         run.append(f"started {spec.name} on {spec.host}", process=spec.name, host=spec.host)
+    _record(run, launcher, guardian)
+
+
+def _record(run: RunFolder, launcher: Launcher, guardian: int) -> None:
+    """Where `status` and `stop` find the supervisor and its processes; before the launch too, which may take long."""
     me = psutil.Process()
     record = {
         "pid": me.pid,
         "started_at": me.create_time(),
         "guardian": guardian,
         "session": os.getsid(0),
-        "boot": psutil.boot_time(),
+        "boot": proc.boot_id(),
         "members": [member.model_dump(mode="json") for member in launcher.members()],
     }
     run.record(RECORD, record)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 from overspan import __version__
 from overspan.provision import models
@@ -45,7 +46,21 @@ def up(wanted: Wanted, say: Say, follow: Callable[[RunFolder, Iterator[Event | N
         RunFailed: it started and died; quotes the last lines of what died first.
     """
     plan = plan_of(wanted, to_start=True)
-    lock = NameLock(wanted.name or plan.recipe.name)
+    with closing(NameLock(wanted.name or plan.recipe.name)) as lock:
+        run = _staged(lock, plan, say)
+        try:
+            launch(run, lock)
+            follow(run, _events(run))
+        except BaseException:
+            stop(run, grace_s=0.0)
+            raise
+    if run.state() == "failed":
+        raise failure(run)
+    return run
+
+
+def _staged(lock: NameLock, plan: Plan, say: Say) -> RunFolder:
+    """The folder of a run that is ready to be launched; gone again when that does not come to pass."""
     run = RunFolder.create(lock.name)
     try:
         lock.take(run.id)
@@ -53,16 +68,6 @@ def up(wanted: Wanted, say: Say, follow: Callable[[RunFolder, Iterator[Event | N
     except BaseException:
         shutil.rmtree(run.path)
         raise
-    try:
-        launch(run, lock)
-        follow(run, _events(run))
-    except BaseException:
-        stop(run, grace_s=0.0)
-        raise
-    finally:
-        lock.close()
-    if run.state() == "failed":
-        raise failure(run)
     return run
 
 
