@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 MARKERS ?= not slow and not gpu
 
-.PHONY: doctor-score doctor-docs demo prove system-parts test test-slow lint fmt clean
+.PHONY: doctor-score doctor-docs demo prove system-parts test test-slow test-newest lint fmt clean
 
 $(VENV)/.core: pyproject.toml src/overspan/__init__.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -34,6 +34,12 @@ test: $(VENV)/.dev system-parts
 test-slow: $(VENV)/.dev system-parts
 	$(BIN)/overspan engine install cpu
 	$(BIN)/python -m pytest -m slow
+
+# The core's tests on the newest Python at hand, without the parts that need an engine or the system's programs.
+NEWEST ?= python3.13
+test-newest:
+	$(MAKE) $(VENV)-newest/.dev PYTHON=$(NEWEST) VENV=$(VENV)-newest
+	$(VENV)-newest/bin/python -m pytest -m "not real and not slow and not gpu"
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
