@@ -16,7 +16,8 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def helps(command: click.Command, path: str) -> list[str]:
-    context = click.Context(command, info_name=path, terminal_width=100)
+    # As the command line makes it: -h is inherited from the group.
+    context = click.Context(command, info_name=path, terminal_width=100, help_option_names=["-h", "--help"])
     pages = [f"## {path}\n\n```\n{command.get_help(context)}\n```\n"]
     if isinstance(command, click.Group):
         for name in sorted(command.commands):
