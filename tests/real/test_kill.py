@@ -1,4 +1,6 @@
-"""`kill -9` of any process of a real engine's run ends the run with its cause, and leaves no orphan."""
+"""`kill -9` of any process of a real engine's run ends the run with its cause, and leaves no orphan.
+
+Two of the five are in the longer tests: each costs a start of the engine, and tests/runs kills each over a fake one."""
 
 from collections.abc import Callable
 
@@ -15,10 +17,10 @@ pytestmark = pytest.mark.real
     ("victim", "died_first"),
     [
         ("Worker", "VLLM::Worker"),
-        ("EngineCore", "VLLM::EngineCore"),
+        pytest.param("EngineCore", "VLLM::EngineCore", marks=pytest.mark.slow),
         ("api", "api (pid"),
         ("supervisor", "the supervisor was ended by signal 9"),
-        ("guardian", "the guardian was killed"),
+        pytest.param("guardian", "the guardian was killed", marks=pytest.mark.slow),
     ],
 )
 def test_kill_of_any_process_leaves_no_orphan(live: Callable[..., Live], victim: str, died_first: str) -> None:
