@@ -80,7 +80,7 @@ class LocalLauncher:
             self._refresh()
             left = max(0.0, deadline - time.monotonic())
             ready = [fd for fd, _ in self._watch.poll(min(left, _FAMILY_REFRESH_S) * 1000)]
-            deaths = [death for fd in sorted(ready, key=self._gave_up) if (death := self._buried(fd)) is not None]
+            deaths = [death for fd in sorted(ready, key=self._turn) if (death := self._buried(fd)) is not None]
             proc.reap()
             if deaths or left == 0.0:
                 return deaths
@@ -100,18 +100,21 @@ class LocalLauncher:
             if one.dead or not one.spec.vital_titles:
                 continue
             for process in proc.descendants(one.child.pid):
-                if process.pid in one.vital:
-                    continue
                 name = proc.title(process)
-                if any(fnmatch.fnmatchcase(name, pattern) for pattern in one.spec.vital_titles):
+                if not any(fnmatch.fnmatchcase(name, pattern) for pattern in one.spec.vital_titles):
+                    continue
+                if process.pid not in one.vital:
                     one.vital[process.pid] = process
-                    one.titles[process.pid] = name
                     self._watch_pid(process.pid)
+                one.titles[process.pid] = name  # a forked child bears its parent's title until it gives itself one
 
-    def _gave_up(self, fd: int) -> bool:
-        """Whether it ended by itself. An engine does so after the death of a child, which then died first."""
+    def _turn(self, fd: int) -> int:
+        """The order of deaths that are seen at once. A process killed by a signal takes its children with it; one that
+        ended by itself did so after a child's death."""
         started = next((one for one in self._started.values() if one.child.pid == self._pid_of_fd[fd]), None)
-        return started is not None and started.child.wait() >= 0
+        if started is None:
+            return 1
+        return 0 if started.child.wait() < 0 else 2
 
     def _buried(self, fd: int) -> Death | None:
         """The death that a readable pidfd tells, once for each started process."""
