@@ -21,7 +21,7 @@ def engine() -> engines.EngineEnv:
         pytest.skip(f"{missing.what}; run `{missing.next}`")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Runs of these tests apart from the user's; the cache of engines and models is the user's own."""
     folder = tmp_path_factory.mktemp("state")
@@ -34,7 +34,7 @@ def state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         os.environ["OVERSPAN_STATE"] = before
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def overspan(engine: engines.EngineEnv, state: Path) -> Overspan:
     """The command, as a shell would run it."""
 

@@ -21,6 +21,8 @@ from support.run_documents import events, request_lines, run
 @pytest.fixture(autouse=True)
 def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("OVERSPAN_STATE", "OVERSPAN_CACHE"):
+        monkeypatch.delenv(name, raising=False)
     for name in ("XDG_STATE_HOME", "XDG_CACHE_HOME", "XDG_DATA_HOME"):
         monkeypatch.setenv(name, str(tmp_path / name))
     assert str(places.runs_dir()).startswith(str(tmp_path))

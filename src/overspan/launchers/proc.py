@@ -68,12 +68,25 @@ _CLOCK_STEP_S = 2.0
 
 def find(pid: int, started_at: float) -> psutil.Process | None:
     """The living process of that id and start; None where it is gone, whoever has the id now."""
+    process = living(pid)
+    return process if process and abs(born(process) - started_at) < _CLOCK_STEP_S else None
+
+
+def living(pid: int) -> psutil.Process | None:
+    """The living process of that id, or None."""
     try:
         process = psutil.Process(pid)
-        same = abs(process.create_time() - started_at) < _CLOCK_STEP_S
     except psutil.NoSuchProcess:
         return None
-    return process if same and is_alive(process) else None
+    return process if is_alive(process) else None
+
+
+def born(process: psutil.Process) -> float:
+    """When it started, in seconds since the epoch; the end of time when it is gone."""
+    try:
+        return process.create_time()
+    except psutil.NoSuchProcess:
+        return float("inf")
 
 
 def boot_id() -> str:

@@ -7,6 +7,7 @@ import socket
 
 import psutil
 
+from overspan.launchers import proc
 from overspan.schema.errors import InputError, PortTaken
 from overspan.schema.plan import Endpoint
 
@@ -41,12 +42,12 @@ def holder(port: int) -> str:
         connections = psutil.net_connections("tcp")
     except psutil.AccessDenied:
         return "another user's process"
-    for connection in connections:
-        listens = connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port
-        if listens and connection.pid:
-            try:
-                process = psutil.Process(connection.pid)
-                return f"{' '.join(process.cmdline())[:120] or process.name()} (pid {process.pid})"
-            except psutil.NoSuchProcess:
-                break
-    return "a process that this user may not see"
+    listening = [
+        each for each in connections if each.status == psutil.CONN_LISTEN and each.laddr and each.laddr.port == port
+    ]
+    found = [process for each in listening if each.pid and (process := proc.living(each.pid))]
+    if not found:
+        return "a process that this user may not see"
+    # Forked children have the socket too; the one that opened it is the oldest.
+    oldest = min(found, key=proc.born)
+    return f"{proc.title(oldest)[:120]} (pid {oldest.pid})"

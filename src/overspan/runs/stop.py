@@ -91,16 +91,9 @@ def _sweep(run: RunFolder) -> None:
     last = run.last_state().at.timestamp() if run.ended else time.time()
 
     def left() -> list[psutil.Process]:
-        return [process for process in proc.in_session(session) if first <= _born(process) <= last]
+        return [process for process in proc.in_session(session) if first <= proc.born(process) <= last]
 
     still = proc.kill_all(left() for _ in repeat(None))
     if still:
         pids = ",".join(str(process.pid) for process in still)
         raise OverspanError(f"run {run.id}: {len(still)} processes do not end", next=f"ps -fp {pids}")
-
-
-def _born(process: psutil.Process) -> float:
-    try:
-        return process.create_time()
-    except psutil.NoSuchProcess:
-        return float("inf")
