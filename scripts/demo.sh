@@ -5,6 +5,7 @@ set -euo pipefail
 
 OVERSPAN=${OVERSPAN:-overspan}
 NAME=demo
+STARTED=no
 
 step() {
     printf '\n\033[1m$ overspan %s\033[0m\n' "$*"
@@ -13,8 +14,8 @@ step() {
 
 finish() {
     code=$?
-    if [ "$code" -ne 0 ]; then
-        printf '\nThe demo failed; what it started is being stopped.\n' >&2
+    if [ "$code" -ne 0 ] && [ "$STARTED" = yes ]; then
+        printf '\nThe demo failed; the run that it started is being stopped.\n' >&2
         "$OVERSPAN" stop "$NAME" --grace 0 >&2 || true
     fi
     exit "$code"
@@ -24,7 +25,8 @@ trap 'exit 130' INT TERM
 
 step engine install cpu
 step up smollm2-135m --name "$NAME" --set port=0
+STARTED=yes
 step chat "$NAME" --prompt "What is the capital of France?"
-step bench "$NAME" --concurrency 1,4,16 --requests 32 --input-tokens 64 --output-tokens 32
+step bench "$NAME" --concurrency 1,4,16 --requests 16 --input-tokens 32 --output-tokens 16
 step report "$NAME"
 step stop "$NAME"
