@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
+from typing import Any
 
 import psutil
 
@@ -42,12 +44,21 @@ def holder(port: int) -> str:
         connections = psutil.net_connections("tcp")
     except psutil.AccessDenied:
         return "another user's process"
-    listening = [
-        each for each in connections if each.status == psutil.CONN_LISTEN and each.laddr and each.laddr.port == port
-    ]
-    found = [process for each in listening if each.pid and (process := proc.living(each.pid))]
-    if not found:
-        return "a process that this user may not see"
-    # Forked children have the socket too; the one that opened it is the oldest.
-    oldest = min(found, key=proc.born)
-    return f"{proc.title(oldest)[:120]} (pid {oldest.pid})"
+    for each in connections:
+        if _listens(each, port) and each.pid and (process := proc.living(each.pid)):
+            opener = _opener(process, port)
+            return f"{proc.title(opener)[:120]} (pid {opener.pid})"
+    return "a process that this user may not see"
+
+
+def _listens(connection: Any, port: int) -> bool:
+    return bool(connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port)
+
+
+def _opener(process: psutil.Process, port: int) -> psutil.Process:
+    """Forked children have a socket too, and psutil tells one of them; the one that opened it is the first ancestor."""
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+        parent = process.parent()
+        if parent is not None and any(_listens(each, port) for each in parent.net_connections("tcp")):
+            return _opener(parent, port)
+    return process
