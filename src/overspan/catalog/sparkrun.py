@@ -16,7 +16,7 @@ from overspan.catalog.vllm_command import Served, read_command, typed
 from overspan.schema.errors import RecipeError
 from overspan.schema.layout import Layout
 from overspan.schema.recipe import Recipe
-from overspan.schema.yamlio import make, read_yaml
+from overspan.schema.yamlio import make, read_text, read_yaml
 
 _ENGINES: Final = {"": None, "vllm": None, "vllm-distributed": "vllm", "vllm-ray": "vllm-ray", "eugr-vllm": "vllm-ray"}
 """Runtimes that are vLLM; None: Ray only where the recipe asks for its executor."""
@@ -85,13 +85,7 @@ def from_file(path: Path) -> Imported:
     Raises:
         RecipeError: it cannot be read, is none of vLLM, holds what is unresolved or what vLLM would refuse.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RecipeError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise RecipeError(f"{path}: not UTF-8 text") from None
-    data, _ = read_yaml(text, str(path))
+    data, _ = read_yaml(read_text(path), str(path))
     if not isinstance(data, dict):
         raise RecipeError(f"{path}: expected keys and values at the top, found {type(data).__name__}")
     return from_data(data, path.stem, str(path))

@@ -132,19 +132,27 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     return None
 
 
+def read_text(path: Path) -> str:
+    """A file's text.
+
+    Raises:
+        RecipeError: it cannot be read, or is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise RecipeError(f"{path}: not UTF-8 text") from None
+
+
 def load(document: type[Document], path: Path) -> Document:
     """Read a document from a YAML file.
 
     Raises:
         RecipeError: the file cannot be read, is malformed, or does not hold such a document.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RecipeError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise RecipeError(f"{path}: not UTF-8 text") from None
-    data, places = read_yaml(text, str(path))
+    data, places = read_yaml(read_text(path), str(path))
     return make(document, data, str(path), places)
 
 
