@@ -1,5 +1,6 @@
 """docs/commands.md and docs/recipe.md are written from the code. To accept a change: OVERSPAN_ACCEPT=1 and run this."""
 
+import copy
 import importlib
 import os
 from pathlib import Path
@@ -16,7 +17,10 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def helps(command: click.Command, path: str) -> list[str]:
-    # As the command line makes it: -h is inherited from the group.
+    # As the command line makes it: -h is inherited from the group. Click keeps the help option that a command was first
+    # asked for, and other tests ask without the group: a copy has none yet.
+    command = copy.copy(command)
+    command._help_option = None
     context = click.Context(command, info_name=path, terminal_width=100, help_option_names=["-h", "--help"])
     pages = [f"## {path}\n\n```\n{command.get_help(context)}\n```\n"]
     if isinstance(command, click.Group):
