@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "chat": ("overspan.cli.chat", "talk with a run; the answer is shown as it arrives"),
     "report": ("overspan.cli.report", "one HTML file of a run, or of several laid over each other"),
     "bench": ("overspan.cli.bench", "measure a run, or any OpenAI endpoint, under load"),
+    "sweep": ("overspan.cli.sweep", "measure a matrix of topologies and concurrencies; resumes where it was"),
     "doctor": ("overspan.cli.doctor", "the cause and the fix of a failure, from a run or from any log"),
     "stop": ("overspan.cli.stop", "stop a run: streams in flight end, then every process does"),
     "list": ("overspan.cli.list", "the runs of this machine"),

@@ -98,21 +98,54 @@ def rank_disaggregated(
     return sorted(found, key=lambda one: (not one.meets, -one.output_tokens_per_s, one.gpus))[:top]
 
 
+def predict_pair(
+    model: ModelSpec,
+    recipes: tuple[Recipe, Recipe],
+    inventory: Inventory,
+    demand: Demand,
+    *,
+    pair: tuple[tuple[int, Layout], tuple[int, Layout]],
+) -> Disaggregated:
+    """One xPyD that is given, predicted.
+
+    Args:
+        model: its sizes.
+        recipes: as prefill and as decode workers run it.
+        inventory: the machines.
+        demand: the load on all workers together.
+        pair: workers and layout of prefill, then of decode.
+
+    Raises:
+        InputError: nothing here can say it.
+    """
+    (x, first), (y, second) = pair
+    prefill = _side(model, recipes[0], inventory, demand, first)
+    decode = _side(model, recipes[1], inventory, demand, second)
+    users = demand.model_copy(update={"concurrency": -(-demand.concurrency // y)})
+    step_ms = _step_ms(model, recipes[1], inventory, users, decode)
+    return _meet(prefill, x, decode, y, step_ms=step_ms, demand=demand, limits=Slo())
+
+
 def _sides(model: ModelSpec, recipe: Recipe, inventory: Inventory, demand: Demand) -> Iterator[_Side]:
     """Every layout that could be a worker. A pipeline is none: its stages would wait for each other's transfers."""
     for layout in rank.layouts(model, sum(slots(host, inventory) for host in inventory.hosts)):
         if layout.pp > 1 or refusals(model, layout, inventory, recipe):
             continue
-        case = subject.case_of(model, recipe, layout, inventory, demand.model_copy(update={"concurrency": 1}))
-        held = [capacity_of(case, recipe, size, reserve) for _, size, reserve in rank_memory(layout, inventory)]
-        alone = predict(case)
-        sent = model.kv_bytes(round(demand.isl), case.setting.kv_value_bytes) / layout.world_size
-        wire = (sent / case.hardware.between.bytes_per_s + case.hardware.between.latency_s) * 1e3
-        yield _Side(
-            layout=layout,
-            prompt_ms=(alone.ttft_terms["first_layer"] + alone.ttft_terms["first_prefill"] + wire) / layout.dp,
-            capacity=min(held),
-        )
+        yield _side(model, recipe, inventory, demand, layout)
+
+
+def _side(model: ModelSpec, recipe: Recipe, inventory: Inventory, demand: Demand, layout: Layout) -> _Side:
+    case = subject.case_of(model, recipe, layout, inventory, demand.model_copy(update={"concurrency": 1}))
+    held = [capacity_of(case, recipe, size, reserve) for _, size, reserve in rank_memory(layout, inventory)]
+    alone = predict(case)
+    sent = model.kv_bytes(round(demand.isl), case.setting.kv_value_bytes) / layout.world_size
+    link = case.hardware.within if case.hardware.domain_gpus else case.hardware.between
+    wire = (sent / link.bytes_per_s + link.latency_s) * 1e3
+    return _Side(
+        layout=layout,
+        prompt_ms=(alone.ttft_terms["first_layer"] + alone.ttft_terms["first_prefill"] + wire) / layout.dp,
+        capacity=min(held),
+    )
 
 
 def _step_ms(model: ModelSpec, recipe: Recipe, inventory: Inventory, demand: Demand, side: _Side) -> float:

@@ -91,5 +91,5 @@ def case_of(model: ModelSpec, recipe: Recipe, layout: Layout, inventory: Invento
         hardware=spec,
         demand=demand,
         setting=setting_of(recipe, model, spec),
-        gpus_per_host=max(1, per_host),
+        gpus_per_host=max(1, per_host, spec.domain_gpus),
     )

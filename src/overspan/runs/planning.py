@@ -43,7 +43,7 @@ def plan_of(wanted: Wanted, *, to_start: bool) -> Plan:
     """
     recipe = overrides.apply(recipes.find(wanted.recipe), list(wanted.settings))
     inventory = inventories.find(wanted.inventory) if wanted.inventory else here.this_machine()
-    engine = _engine(recipe, inventory, to_start=to_start)
+    engine = engine_of(recipe, inventory, to_start=to_start)
     flags.require(recipe.engine_args, engine.version)
     return make_plan(recipe, inventory, engine)
 
@@ -57,7 +57,23 @@ def processes_of(plan: Plan) -> list[ProcessSpec]:
     return engine(plan)
 
 
-def _engine(recipe: Recipe, inventory: Inventory, *, to_start: bool) -> EngineChoice:
+def engine_of(recipe: Recipe, inventory: Inventory, *, to_start: bool) -> EngineChoice:
+    """The engine that runs a recipe on machines.
+
+    Args:
+        recipe: what is to run.
+        inventory: where.
+        to_start: whether the engine must be there.
+
+    Raises:
+        EngineMissing: it must be there and is not.
+    """
+    if inventory.launcher == "slurm":  # its programs are the nodes' own, or those of the image that Slurm starts
+        return EngineChoice(
+            name=recipe.engine,
+            version=recipe.engine_version or flags.LATEST,
+            environment=inventory.engine_environment,
+        )
     if inventory.launcher == "docker":
         return _image(recipe, inventory)
     if inventory.engine_environment or inventory.device == "cuda":

@@ -91,6 +91,7 @@ class HardwareSpec(Frozen):
     within: Link
     between: Link
     gpus_per_host: int = Field(8, ge=1)
+    domain_gpus: int = Field(0, ge=0, description="GPUs that `within` joins over hosts too; 0: it ends at the host")
 
     def rate(self, compute_format: str) -> float:
         """Operations a second in a format; one that the hardware lacks runs in BF16."""

@@ -10,6 +10,7 @@ from overspan.schema import defaults
 from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError
 from overspan.schema.layout import Layout, parse_layout
+from overspan.schema.topology import RoleName
 
 EngineName = Literal["vllm", "vllm-ray", "dynamo"]
 Scalar = bool | int | float | str | None
@@ -31,6 +32,13 @@ class KnownAnswer(Frozen):
     prompt: str
     expect: str
     max_tokens: int = Field(32, ge=1)
+
+
+class RoleSettings(Frozen):
+    """Engine arguments and environment of the workers of one role, over the recipe's own."""
+
+    engine_args: dict[str, ArgValue] = Field(default_factory=dict)
+    env: dict[str, str] = Field(default_factory=dict)
 
 
 class Lock(Frozen):
@@ -62,6 +70,7 @@ class Recipe(Frozen):
     api_key: bool = Field(False, description="ask for a key: taken from OVERSPAN_API_KEY, or made")
     engine_args: dict[str, ArgValue] = Field(default_factory=dict)
     env: dict[str, str] = Field(default_factory=dict)
+    roles: dict[RoleName, RoleSettings] = Field(default_factory=dict, description="what differs for prefill or decode")
     known_answers: list[KnownAnswer] = Field(default_factory=list)
     requires: list[str] = Field(default_factory=list, description="engine features, by their names in the catalogue")
     variants: dict[str, dict[str, Any]] = Field(default_factory=dict)

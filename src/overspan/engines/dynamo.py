@@ -1,0 +1,114 @@
+"""NVIDIA Dynamo with vLLM workers: a frontend, and prefill and decode workers that hand the cache over with NIXL.
+
+Source of names and values: reference sweeps.md ("Dynamo by hand") and engine-on-cpu.md (file discovery on one host).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from overspan.catalog.flags import to_argv
+from overspan.engines.node import address_of, contained, node_env
+from overspan.engines.vllm import VITAL_TITLES, program, serve_args
+from overspan.schema import defaults
+from overspan.schema.plan import Placement, Plan
+from overspan.schema.process import ProcessSpec
+from overspan.schema.topology import RoleName
+
+SIDE_CHANNEL_PORT = 5600
+"""First port of a worker's NIXL side channel on its host. Source: vllm/envs.py, VLLM_NIXL_SIDE_CHANNEL_PORT."""
+
+ETCD_PORT = 2379
+"""Source: etcd's documentation, --listen-client-urls."""
+
+KV_TRANSFER: dict[str, Any] = {"kv_connector": "NixlConnector", "kv_role": "kv_both"}
+
+
+def kv_transfer(given: Any) -> dict[str, Any]:
+    """The connector's configuration; a transfer that failed must fail the request, never give wrong tokens."""
+    asked = given if isinstance(given, dict) else KV_TRANSFER
+    return {**asked, "kv_load_failure_policy": "fail"}
+
+
+def frontend(plan: Plan) -> ProcessSpec:
+    """The process that answers requests, on the head."""
+    host = plan.inventory.hosts[0]
+    argv = [program(plan, "python"), "-m", "dynamo.frontend", "--http-port", str(plan.endpoint.port)]
+    several = len({each.host for each in plan.placements}) > 1
+    spec = ProcessSpec(
+        name="frontend",
+        host=host.name,
+        argv=argv if several else [*argv, "--discovery-backend", "file"],
+        env={**node_env(plan, host, 1), **_discovery(plan)},
+        ports={"api": plan.endpoint.port},
+        role="frontend",
+    )
+    return contained(spec, plan, host)
+
+
+def worker(plan: Plan, role: RoleName, placements: list[Placement]) -> list[ProcessSpec]:
+    """The processes of one worker, one a host that it spans.
+
+    Args:
+        plan: recipe and layout as this role runs them; its placements are those of all workers.
+        role: of this worker.
+        placements: of this worker.
+    """
+    args = serve_args(plan) | {"kv_transfer_config": kv_transfer(plan.recipe.engine_args.get("kv_transfer_config"))}
+    return [_part(plan, role, args, placements, index) for index in range(len(placements))]
+
+
+def _part(plan: Plan, role: RoleName, args: dict[str, Any], placements: list[Placement], index: int) -> ProcessSpec:
+    hosts = {host.name: host for host in plan.inventory.hosts}
+    placed = placements[index]
+    host, head = hosts[placed.host], hosts[placements[0].host]
+    across = _across(plan, placements, index, address_of(head))
+    argv = [program(plan, "python"), "-m", "dynamo.vllm", "--model", plan.model_path or plan.recipe.model]
+    mode = [] if role == "aggregated" else ["--disaggregation-mode", role]
+    first = min(placed.gpus, default=0)
+    part = len(placed.gpus) < len(host.gpus)
+    spec = ProcessSpec(
+        name=placed.process,
+        host=host.name,
+        argv=[*argv, *mode, *to_argv(args | across)],
+        env={
+            **node_env(plan, host, len(placed.ranks)),
+            **_discovery(plan),
+            "VLLM_NIXL_SIDE_CHANNEL_HOST": address_of(host),
+            # Workers of one host need ports of their own: each DP rank takes base + its number.
+            "VLLM_NIXL_SIDE_CHANNEL_PORT": str(SIDE_CHANNEL_PORT + first),
+            **({"CUDA_VISIBLE_DEVICES": ",".join(map(str, placed.gpus))} if part else {}),
+        },
+        ports={"nixl": SIDE_CHANNEL_PORT + first},
+        ranks=placed.ranks,
+        role=role,
+        vital_titles=VITAL_TITLES,
+    )
+    return contained(spec, plan, host)
+
+
+def _across(plan: Plan, placements: list[Placement], index: int, head: str) -> dict[str, Any]:
+    """Where one process stands in a worker that spans hosts."""
+    if len(placements) == 1:
+        return {}
+    layout, ranks = plan.layout, len(placements[index].ranks)
+    if layout.dp > 1 and ranks % layout.tp == 0:
+        local = ranks // layout.tp
+        return {
+            "data_parallel_hybrid_lb": True,
+            "data_parallel_size_local": local,
+            "data_parallel_start_rank": index * local,
+            "data_parallel_address": head,
+            "data_parallel_rpc_port": defaults.DP_RPC_PORT,
+        }
+    nodes = {"nnodes": len(placements), "node_rank": index, "master_addr": head, "master_port": defaults.MASTER_PORT}
+    return nodes | ({"headless": True} if index else {})
+
+
+def _discovery(plan: Plan) -> dict[str, str]:
+    """How workers and frontend find each other: etcd alone, or files where there is one host."""
+    planes = {"DYN_REQUEST_PLANE": "tcp", "DYN_EVENT_PLANE": "zmq"}
+    if len({each.host for each in plan.placements}) == 1:
+        return {"DYN_DISCOVERY_BACKEND": "file", **planes}
+    etcd = f"http://{address_of(plan.inventory.hosts[0])}:{ETCD_PORT}"
+    return {"DYN_DISCOVERY_BACKEND": "etcd", "ETCD_ENDPOINTS": etcd, **planes}

@@ -1,0 +1,29 @@
+"""A sweep on machines: its matrix, with the engines that are at hand."""
+
+from __future__ import annotations
+
+from overspan.catalog import inventories
+from overspan.inventory import here
+from overspan.runs.planning import engine_of, processes_of
+from overspan.schema.inventory import Inventory
+from overspan.schema.plan import EngineChoice
+from overspan.schema.recipe import Recipe
+from overspan.sweep import read
+from overspan.sweep.expand import Matrix, Tools, expand
+
+
+def matrix_of(name: str, inventory: str | None, *, to_start: bool) -> Matrix:
+    """Every point of a sweep that ships or of a file, on an inventory, on the sweep's own, or on this machine.
+
+    Raises:
+        InputError: the sweep or the inventory is wrong.
+        PlanRefused: points that cannot run; every one with its reasons.
+    """
+    sweep = read.find(name)
+    chosen = inventory or sweep.inventory
+    machines = inventories.find(chosen) if chosen else here.this_machine()
+
+    def engine(recipe: Recipe, machines: Inventory) -> EngineChoice:
+        return engine_of(recipe, machines, to_start=to_start)
+
+    return expand(sweep, machines, Tools(engine, processes_of))

@@ -1,0 +1,60 @@
+"""One point of a sweep, everything in it derived from the plan: nothing is restated beside it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from overspan.schema.base import Frozen
+from overspan.schema.recipe import ArgValue
+from overspan.schema.topology import RoleName
+
+PointState = Literal["planned", "ok", "failed", "missing"]
+
+
+class PointRole(Frozen):
+    """The workers of one role at a point."""
+
+    workers: int
+    layout: str
+    gpus: int = Field(description="of all its workers")
+    nodes: list[str]
+    engine_args: dict[str, ArgValue]
+    env: dict[str, str]
+    flags: list[str] = Field(description="as the engine takes them")
+
+
+class Command(Frozen):
+    """One process of a deployment, as a person would start it."""
+
+    process: str
+    host: str
+    command: str
+
+
+class Point(Frozen):
+    """What is measured, on what, and what the planner expects. GPUs reserved are those of every node that it takes."""
+
+    id: str
+    sweep: str
+    scenario: str
+    isl: int
+    osl: int
+    topology: str
+    name: str = ""
+    concurrency: int
+    nodes: int
+    gpus_used: int
+    gpus_reserved: int
+    roles: dict[RoleName, PointRole]
+    requests: int
+    warmup: int
+    deployment: str
+    recipe_hash: str
+    model: str
+    engine: str
+    image: str | None = None
+    estimate: dict[str, Any] = Field(default_factory=dict, description="of the planner; `abstained` holds why not")
+    notes: list[str] = Field(default_factory=list)
+    commands: list[Command] = Field(default_factory=list)

@@ -1,0 +1,1 @@
+"""Sweeps: a matrix of points from one document, its journal, results, ledger and comparison. Starts nothing."""

@@ -1,0 +1,291 @@
+"""From a sweep to its deployments and points: placed, checked, estimated. Pure: nothing is started."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from overspan import __version__
+from overspan.catalog import models
+from overspan.catalog.flags import to_argv
+from overspan.engines import dynamo, vllm
+from overspan.planner.topology import (
+    Placed,
+    length_refusals,
+    place_topology,
+    rank_limits,
+    role_recipe,
+    topology_refusals,
+)
+from overspan.schema.errors import ModelUnavailable, PlanRefused
+from overspan.schema.inventory import Inventory
+from overspan.schema.model import ModelSpec
+from overspan.schema.plan import Endpoint, EngineChoice, Plan
+from overspan.schema.point import Command, Point, PointRole
+from overspan.schema.process import ProcessSpec
+from overspan.schema.recipe import Recipe, RoleSettings
+from overspan.schema.sweep import Entry, Load, Scenario, Sweep
+from overspan.schema.topology import Role, RoleName, Topology
+from overspan.sweep.estimate import estimate
+from overspan.sweep.read import base_recipe, entry_load, entry_recipe
+
+# Not what a deployment does: prose, names, and where it answers.
+_UNHASHED = frozenset(
+    {"name", "description", "source", "known_answers", "variants", "warnings", "locked", "host", "port", "api_key"}
+    | {"restart", "ready_timeout_s", "drain_timeout_s", "layout", "requires"}
+)
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What the rooms above lend: which engine runs a recipe, and the processes of an aggregated plan."""
+
+    engine_of: Callable[[Recipe, Inventory], EngineChoice]
+    processes_of: Callable[[Plan], list[ProcessSpec]]
+
+
+@dataclass
+class Deployment:
+    """One recipe in one topology, started once for all its points."""
+
+    id: str
+    topology: Topology
+    recipe: Recipe
+    placed: Placed
+    roles: dict[RoleName, PointRole]
+    processes: list[ProcessSpec]
+    commands: list[Command]
+    engine: EngineChoice
+    points: list[Point] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A whole sweep on machines."""
+
+    sweep: Sweep
+    inventory: Inventory
+    deployments: list[Deployment]
+
+    @property
+    def points(self) -> list[Point]:
+        """Every point, deployment by deployment."""
+        return [point for deployment in self.deployments for point in deployment.points]
+
+
+@dataclass(frozen=True)
+class _Case:
+    entry: Entry
+    scenario: str
+    lengths: Scenario
+    load: Load
+    recipe: Recipe
+
+    @property
+    def key(self) -> str:
+        return _digest({"recipe": _essence(self.recipe), "topology": self.entry.topology.label})
+
+
+def expand(sweep: Sweep, inventory: Inventory, tools: Tools) -> Matrix:
+    """Every point of a sweep on machines.
+
+    Raises:
+        InputError: the sweep is wrong.
+        PlanRefused: points that cannot run; every one with its reasons.
+    """
+    base = base_recipe(sweep)
+    model = _sizes(base)
+    deployments: dict[str, Deployment] = {}
+    reasons: list[str] = []
+    for case in _cases(sweep, base):
+        short = length_refusals(model, case.recipe, case.entry.topology, case.lengths.isl + case.lengths.osl)
+        reasons += [f"{case.scenario}/{case.entry.slug}: {reason}" for reason in short]
+        try:
+            deployment = deployments.get(case.key) or _deploy(case, sweep, inventory, model, tools)
+        except PlanRefused as refused:
+            reasons += [f"{case.scenario}/{case.entry.slug}: {reason}" for reason in refused.reasons]
+            continue
+        deployments[case.key] = deployment
+        for users in case.entry.users:
+            point = _point(case, users, deployment, sweep=sweep, inventory=inventory, model=model)
+            reasons += [f"{point.id}: {reason}" for reason in _over(sweep, point)]
+            deployment.points.append(point)
+    if reasons:
+        raise PlanRefused(
+            f"sweep {sweep.name} cannot run on {inventory.name}:", list(dict.fromkeys(reasons)),
+            next="change these entries, or choose others with --only",
+        )  # fmt: skip
+    return Matrix(sweep, inventory, _distinct(list(deployments.values())))
+
+
+def _cases(sweep: Sweep, base: Recipe) -> Iterator[_Case]:
+    for entry in sweep.points:
+        load = entry_load(sweep, entry)
+        for name, lengths in sweep.scenarios.items():
+            if entry.scenarios is None or name in entry.scenarios:
+                recipe = _sized(entry_recipe(base, sweep, entry, lengths), entry)
+                yield _Case(entry, name, lengths, load, recipe)
+
+
+def _sized(recipe: Recipe, entry: Entry) -> Recipe:
+    """Per-rank limits of the decode workers, from the most users of the whole entry, whatever runs of it today."""
+    limits = rank_limits(entry.topology, recipe, max(entry.users))
+    if not limits:
+        return recipe
+    name = entry.topology.answering.name
+    held = recipe.roles.get(name, RoleSettings())
+    own = held.model_copy(update={"engine_args": {**held.engine_args, **limits}})
+    return recipe.model_copy(update={"roles": {**recipe.roles, name: own}})
+
+
+def _sizes(recipe: Recipe) -> ModelSpec | None:
+    try:
+        return models.lookup(recipe.model)
+    except ModelUnavailable:
+        return None
+
+
+def _deploy(case: _Case, sweep: Sweep, inventory: Inventory, model: ModelSpec | None, tools: Tools) -> Deployment:
+    topology = _with_nodes(case.entry)
+    placed = place_topology(topology, inventory)
+    reasons = topology_refusals(model, case.recipe, placed, inventory)
+    if reasons:
+        raise PlanRefused(f"{topology.label} cannot run:", reasons)
+    engine = tools.engine_of(case.recipe, inventory)
+    plans = {role.name: _role_plan(case.recipe, role, placed, inventory, engine) for role in topology.roles}
+    roles = {role.name: _role(role, plans[role.name], placed, inventory) for role in topology.roles}
+    processes = _processes(plans, placed, tools)
+    return Deployment(
+        id=case.entry.slug,
+        topology=topology,
+        recipe=case.recipe,
+        placed=placed,
+        roles=roles,
+        processes=processes,
+        commands=[Command(process=spec.name, host=spec.host, command=shlex.join(spec.argv)) for spec in processes],
+        engine=engine,
+    )
+
+
+def _with_nodes(entry: Entry) -> Topology:
+    roles = [role.model_copy(update={"nodes": entry.nodes.get(role.name)}) for role in entry.topology.roles]
+    return Topology(roles=roles)
+
+
+def _role_plan(recipe: Recipe, role: Role, placed: Placed, inventory: Inventory, engine: EngineChoice) -> Plan:
+    """A plan of one role's workers, as the engines' room takes it."""
+    own = role_recipe(recipe, role)
+    used = [host for host in inventory.hosts if host.name in placed.gpus_by_host]
+    return Plan(
+        recipe=own,
+        inventory=inventory.model_copy(update={"hosts": used}),
+        layout=role.layout,
+        engine=engine,
+        endpoint=Endpoint(host=recipe.host, port=recipe.port, model=recipe.public_name),
+        placements=[each for worker in placed.workers for each in worker.placements],
+        model_path=inventory.models.get(recipe.model),
+        overspan_version=__version__,
+    )
+
+
+def _role(role: Role, plan: Plan, placed: Placed, inventory: Inventory) -> PointRole:
+    args = vllm.serve_args(plan)
+    if placed.topology.disaggregated:
+        args = {**args, "kv_transfer_config": dynamo.kv_transfer(args.get("kv_transfer_config"))}
+    held = [each for worker in placed.of(role.name) for each in worker.placements]
+    return PointRole(
+        workers=role.workers,
+        layout=role.layout.label.upper(),
+        gpus=sum(len(each.gpus) for each in held),
+        nodes=list(dict.fromkeys(each.host for each in held)),
+        engine_args=plan.recipe.engine_args,
+        env={**inventory.env, **plan.recipe.env},
+        flags=to_argv(args),
+    )
+
+
+def _processes(plans: dict[RoleName, Plan], placed: Placed, tools: Tools) -> list[ProcessSpec]:
+    if not placed.topology.disaggregated:
+        return tools.processes_of(next(iter(plans.values())))
+    front = dynamo.frontend(next(iter(plans.values())))
+    workers = [
+        spec for worker in placed.workers for spec in dynamo.worker(plans[worker.role], worker.role, worker.placements)
+    ]
+    return [front, *workers]
+
+
+def _point(
+    case: _Case, users: int, deployment: Deployment, *, sweep: Sweep, inventory: Inventory, model: ModelSpec | None
+) -> Point:
+    lengths, load, placed, recipe = case.lengths, case.load, deployment.placed, deployment.recipe
+    content = {
+        "recipe": _essence(recipe),
+        "topology": deployment.topology.label,
+        "lengths": lengths.model_dump(),
+        "load": load.model_dump(exclude={"seed"}),
+    }
+    return Point(
+        id=f"{case.scenario}/{case.entry.slug}/c{users}",
+        sweep=sweep.name,
+        scenario=case.scenario,
+        isl=lengths.isl,
+        osl=lengths.osl,
+        topology=deployment.topology.label,
+        name=case.entry.name,
+        concurrency=users,
+        nodes=len(placed.nodes),
+        gpus_used=placed.gpus_used,
+        gpus_reserved=placed.gpus_reserved,
+        roles=deployment.roles,
+        requests=load.requests_per_user * users,
+        warmup=load.warmup_per_user * users,
+        deployment=deployment.id,
+        recipe_hash=_digest(content),
+        model=recipe.model,
+        engine=recipe.engine,
+        image=inventory.images.get(recipe.image, recipe.image) if recipe.image else None,
+        estimate=estimate(model, recipe, deployment.topology, inventory, workload=(lengths, load), users=users),
+        notes=_notes(deployment, users),
+        commands=deployment.commands,
+    )
+
+
+def _notes(deployment: Deployment, users: int) -> list[str]:
+    """What a reader should know of a point that runs all the same."""
+    role = deployment.topology.answering
+    limit = role_recipe(deployment.recipe, role).engine_args.get("max_num_seqs")
+    room = int(limit) * role.workers * role.layout.dp if isinstance(limit, int) else None
+    if room is None or users <= room:
+        return []
+    return [f"{users} users, and {role.name} takes {room} at a time: {users - room} wait"]
+
+
+def _over(sweep: Sweep, point: Point) -> Iterator[str]:
+    limits = sweep.constraints
+    for what, limit, value in (("nodes", limits.max_nodes, point.nodes), ("GPUs", limits.max_gpus, point.gpus_used)):
+        if limit is not None and value > limit:
+            yield f"needs {value} {what}; the sweep's constraints allow {limit}"
+
+
+def _distinct(deployments: list[Deployment]) -> list[Deployment]:
+    """Deployments whose ids tell them apart: those of one topology get their scenario's name."""
+    ids = [deployment.id for deployment in deployments]
+    for deployment in deployments:
+        if ids.count(deployment.id) > 1:
+            deployment.id = f"{deployment.points[0].scenario}-{deployment.id}"
+            named = {"deployment": deployment.id}
+            deployment.points = [point.model_copy(update=named) for point in deployment.points]
+    return deployments
+
+
+def _essence(recipe: Recipe) -> dict[str, Any]:
+    return recipe.model_dump(mode="json", exclude=set(_UNHASHED), exclude_defaults=True)
+
+
+def _digest(content: dict[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

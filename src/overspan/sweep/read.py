@@ -1,0 +1,109 @@
+"""Sweeps: those that ship, and files of the user's own; and the recipe that each entry of one runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from overspan.catalog import flags, library, overrides, recipes, secrets
+from overspan.schema.errors import RecipeError
+from overspan.schema.recipe import Recipe, RoleSettings
+from overspan.schema.sweep import Changes, Entry, Load, RoleChanges, Scenario, Sweep
+from overspan.schema.yamlio import make
+
+_FOLDER = "sweeps"
+
+
+def names() -> list[str]:
+    """The sweeps that ship."""
+    return library.names(_FOLDER)
+
+
+def find(name: str) -> Sweep:
+    """A sweep by its name, or the path of a YAML file; its base recipe's path is made one from here.
+
+    Raises:
+        UnknownName: no such sweep ships, with the nearest names.
+        RecipeError: the file cannot be read, is malformed or contradicts itself; names line and column.
+    """
+    sweep, _, _ = library.find(Sweep, _FOLDER, name, "sweep")
+    if not library.is_path(name):
+        return sweep
+    beside = Path(name).resolve().parent / sweep.base
+    return sweep.model_copy(update={"base": str(beside)}) if beside.is_file() else sweep
+
+
+def base_recipe(sweep: Sweep) -> Recipe:
+    """The recipe of a sweep, with what differs in all of it.
+
+    Raises:
+        InputError: there is none, or a change is wrong; names it.
+    """
+    return changed(recipes.find(sweep.base), sweep.overrides, f"sweep {sweep.name}: overrides")
+
+
+def entry_recipe(base: Recipe, sweep: Sweep, entry: Entry, scenario: Scenario) -> Recipe:
+    """The recipe of one entry under one scenario.
+
+    Raises:
+        RecipeError: a change is wrong; names the entry and the field.
+    """
+    recipe = changed(base, entry.overrides, f"sweep {sweep.name}, {entry.slug}: overrides")
+    if sweep.context_margin is not None:
+        length = scenario.isl + scenario.osl + sweep.context_margin
+        recipe = recipe.model_copy(update={"engine_args": {**recipe.engine_args, "max_model_len": length}})
+    changes: dict[str, Any] = {"layout": entry.topology.answering.layout}
+    if entry.topology.disaggregated and entry.overrides.engine is None and recipe.engine != "dynamo":
+        changes["engine"] = "dynamo"
+    return recipe.model_copy(update=changes)
+
+
+def changed(recipe: Recipe, changes: Changes, where: str) -> Recipe:
+    """A recipe with changes merged in; a null takes a value away.
+
+    Raises:
+        RecipeError: an unknown engine argument, a wrong value, or a secret; names it.
+    """
+    if changes.variant is not None:
+        recipe = overrides.with_variant(recipe, changes.variant)
+    roles = dict(recipe.roles)
+    for name, own in changes.roles.items():
+        held = roles.get(name, RoleSettings())
+        _check(own, f"{where}.roles.{name}")
+        args, env = _merged(held.engine_args, own.engine_args), _merged(held.env, _text(own.env))
+        roles[name] = RoleSettings(engine_args=args, env=env)
+    _check(changes, where)
+    plain = {name: getattr(changes, name) for name in ("engine", "image", "known_answers", "ready_timeout_s")}
+    update = {
+        **{name: value for name, value in plain.items() if value is not None},
+        "engine_args": _merged(recipe.engine_args, changes.engine_args),
+        "env": _merged(recipe.env, _text(changes.env)),
+        "roles": roles,
+    }
+    return recipe.model_copy(update=update)
+
+
+def entry_load(sweep: Sweep, entry: Entry) -> Load:
+    """How the points of an entry are loaded.
+
+    Raises:
+        RecipeError: a field that a load does not have, or a wrong value.
+    """
+    if not entry.load:
+        return sweep.load
+    return make(Load, {**sweep.load.model_dump(), **entry.load}, f"sweep {sweep.name}, {entry.slug}: load")
+
+
+def _check(changes: RoleChanges, where: str) -> None:
+    problems = flags.check_recipe_args(changes.engine_args)
+    if problems:
+        raise RecipeError(f"{where}: {problems[0]}")
+    secrets.refuse_env(_text(changes.env), where=where)
+
+
+def _merged(held: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in {**held, **changes}.items() if value is not None}
+
+
+def _text(env: dict[str, str | int | float | None]) -> dict[str, Any]:
+    return {name: None if value is None else str(value) for name, value in env.items()}

@@ -1,0 +1,183 @@
+"""A sweep's document: what it expands to, what its filter keeps, and what is refused with one clear error."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cli.conftest import Refused, Shell
+from overspan.runs.sweeps import matrix_of
+from overspan.schema.errors import InputError, PlanRefused
+from overspan.schema.point import Point
+from overspan.schema.sweep import Range
+from overspan.sweep.only import chosen
+
+SWEEP = """name: mine
+base: smollm2-135m
+scenarios:
+  short: {isl: 32, osl: 8}
+  long: {isl: 256, osl: 16}
+load: {requests_per_user: 2, warmup_per_user: 0}
+points:
+  - topology: TP1
+    concurrency_range: {start: 1, end: 6}
+  - topology: PP2
+    concurrency: [4]
+    scenarios: [short]
+"""
+LAPTOP = ["--on", "laptop"]
+
+
+def a_sweep(folder: Path, text: str = SWEEP, **replaced: str) -> Path:
+    for old, new in replaced.items():
+        assert old in text
+        text = text.replace(old, new)
+    file = folder / "sweep.yaml"
+    file.write_text(text)
+    return file
+
+
+def points_of(folder: Path, text: str = SWEEP) -> list[Point]:
+    return matrix_of(str(a_sweep(folder, text)), "laptop", to_start=False).points
+
+
+def test_every_entry_in_every_scenario(tmp_path: Path) -> None:
+    points = points_of(tmp_path)
+    assert [point.id for point in points] == [
+        *(f"short/tp1/c{users}" for users in (1, 2, 4, 6)),
+        *(f"long/tp1/c{users}" for users in (1, 2, 4, 6)),
+        "short/pp2/c4",
+    ]
+    assert points[0].requests == 2
+    assert points[3].requests == 12
+    assert {point.deployment for point in points} == {"tp1", "pp2"}
+    assert points[0].estimate["tpot_ms"] > 0
+
+
+def test_ranges_double_and_keep_their_end() -> None:
+    assert Range(start=4, end=100).values() == [4, 8, 16, 32, 64, 100]
+    assert Range(start=4, end=128).values() == [4, 8, 16, 32, 64, 128]
+    assert Range(start=4, end=5).values() == [4, 5]
+    assert Range(start=4, end=4).values() == [4]
+
+
+def test_the_hash_follows_what_runs_and_not_prose(tmp_path: Path) -> None:
+    first = points_of(tmp_path)[0].recipe_hash
+    assert points_of(tmp_path, SWEEP + "description: other words\n")[0].recipe_hash == first
+    for change in ("overrides: {engine_args: {max_model_len: 1024}}\n", "context_margin: 64\n"):
+        assert points_of(tmp_path, SWEEP + change)[0].recipe_hash != first
+    longer = SWEEP.replace("osl: 8", "osl: 9")
+    assert points_of(tmp_path, longer)[0].recipe_hash != first
+
+
+def test_a_context_per_scenario_makes_a_deployment_each(tmp_path: Path) -> None:
+    points = points_of(tmp_path, SWEEP + "context_margin: 16\n")
+    assert {point.deployment for point in points} == {"short-tp1", "long-tp1", "pp2"}
+    assert {point.roles["aggregated"].engine_args["max_model_len"] for point in points} == {56, 288}
+
+
+@pytest.mark.parametrize(
+    ("only", "kept"),
+    [
+        (None, 9),
+        ("tp1*", 8),
+        ("pp2", 1),
+        ("tp1,pp*", 9),
+        ("TP1,conc<=2", 4),
+        ("conc>=4,isl=32", 3),
+        ("long/*,conc!=1", 3),
+        ("short", 5),
+        ("concurrency==6", 2),
+    ],
+)
+def test_filters(tmp_path: Path, only: str | None, kept: int) -> None:
+    assert len(chosen(points_of(tmp_path), only)) == kept
+
+
+@pytest.mark.parametrize("only", ["tp9", "conc<=", "users<4", "conc<0", "", "tp1,,pp2", "conc=<4"])
+def test_filters_that_say_nothing(tmp_path: Path, only: str) -> None:
+    with pytest.raises(InputError, match="--only"):
+        chosen(points_of(tmp_path), only)
+
+
+def test_decode_layouts_and_names_are_what_patterns_mean() -> None:
+    points = matrix_of("m3-gb200-1k1k", None, to_start=False).points
+    assert {point.topology for point in chosen(points, "tp4*,conc<=64")} == {"1P1D DEP4->TP4"}
+    assert {point.name for point in chosen(points, "*marlin")} == {"marlin"}
+    assert len(chosen(points, "2p*d dep4->*")) == 4
+    assert {point.topology for point in chosen(points, "dep8")} == {"2P1D DEP4->DEP8"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("concurrency: [4]", "concurrency: []", "holds no concurrency"),
+        ("concurrency: [4]", "concurrency: [4, 8, 4]", "4 stands twice: a duplicate point"),
+        ("concurrency: [4]", "concurrency: [4]\n    concurrency_range: {start: 1, end: 2}", "not both"),
+        ("    concurrency: [4]\n", "", "one of them"),
+        ("concurrency: [4]", "concurrency: [0]", "0 is no number of users"),
+        ("end: 6", "end: 0", "end"),
+        ("start: 1", "start: 7", "below its start 7"),
+        ("topology: PP2", "topology: PPP2", "line 10"),
+        ("topology: PP2", "topology: 1P2D PP2", "1P2D"),
+        ("[short]", "[shrt]", "unknown scenario 'shrt'; this sweep has short, long"),
+        ("topology: PP2", "topology: TP1\n    name: ''", "duplicate point short/tp1/c4"),
+        ("scenarios: [short]", "overides: {}", "did you mean overrides"),
+        ("base: smollm2-135m", "base: smollm2-135", "did you mean smollm2-135m"),
+        ("requests_per_user: 2", "requests_per_user: 0", "requests_per_user"),
+        ("osl: 8", "osl: -8", "osl"),
+        ("points:", "pointss:", "'points' is required"),
+        ("name: mine", "name: mine\nname: yours", "stands twice"),
+        ("topology: PP2", "topology: PP2\n    nodes: {decode: 1}", "has no decode workers"),
+        ("topology: PP2", "topology: PP2\n    load: {users: 3}", "unknown key 'users'"),
+        ("topology: PP2", "topology: PP2\n    overrides: {engine_args: {max_model_length: 3}}", "max_model_len"),
+        ("topology: PP2", "topology: PP2\n    overrides: {engine_args: {tensor_parallel_size: 2}}", "layout.tp"),
+        ("topology: PP2", "topology: PP2\n    overrides: {env: {HF_TOKEN: abc}}", "HF_TOKEN"),
+        ("topology: PP2", "topology: PP2\n    overrides: {variant: fast}", "unknown variant 'fast'"),
+    ],
+)  # fmt: skip
+def test_a_wrong_document(tmp_path: Path, old: str, new: str, said: str) -> None:
+    with pytest.raises(InputError) as error:
+        points_of(tmp_path, SWEEP.replace(old, new, 1))
+    assert said in f"{error.value.what} {error.value.next}"
+
+
+def test_everything_that_cannot_run_is_told_at_once(tmp_path: Path) -> None:
+    text = SWEEP.replace("topology: PP2", "topology: TP2").replace("osl: 16", "osl: 4000")
+    with pytest.raises(PlanRefused) as error:
+        points_of(tmp_path, text + "constraints: {max_nodes: 1}\n")
+    assert any("9 attention heads" in reason for reason in error.value.reasons)
+    assert any(
+        "max_model_len 2048 is shorter than a request of 4256 tokens" in reason for reason in error.value.reasons
+    )
+
+
+def test_constraints_hold_every_point(tmp_path: Path) -> None:
+    text = SWEEP.replace("smollm2-135m", "minimax-m2.5-fp8").replace("TP1", "TEP4").replace("PP2", "TEP8")
+    file = a_sweep(tmp_path, text + "constraints: {max_gpus: 4}\n")
+    with pytest.raises(PlanRefused) as error:
+        matrix_of(str(file), "b200-x8", to_start=False)
+    assert error.value.reasons == ["short/tep8/c4: needs 8 GPUs; the sweep's constraints allow 4"]
+
+
+def test_dry_run_as_a_user_calls_it(shell: Shell, tmp_path: Path) -> None:
+    file = a_sweep(tmp_path)
+    done = shell.run("sweep", str(file), *LAPTOP, "--dry-run", "--json", "--only", "conc<=2")
+    assert done.returncode == 0, done.stderr
+    points = json.loads(done.stdout)["points"]
+    assert [point["id"] for point in points] == ["short/tp1/c1", "short/tp1/c2", "long/tp1/c1", "long/tp1/c2"]
+    assert {"topology", "concurrency", "nodes", "gpus_used", "gpus_reserved", "roles"} <= points[0].keys()
+    assert "serve" in points[0]["commands"][0]["command"]
+    shown = shell.run("sweep", str(file), *LAPTOP, "--dry-run")
+    assert shown.stdout.count(" serve ") == 2
+    assert shell.runs() == []
+
+
+def test_an_impossible_sweep_is_refused_before_anything_starts(refused: Refused, tmp_path: Path) -> None:
+    file = a_sweep(tmp_path, SWEEP.replace("topology: PP2", "topology: TP2"))
+    assert "9 attention heads" in refused("sweep", str(file), *LAPTOP, "--dry-run")
+    assert "9 attention heads" in refused("sweep", str(file), *LAPTOP)
+
+
+def test_an_unknown_sweep(refused: Refused) -> None:
+    assert "m3-gb200-1k1k" in refused("sweep", "m3-gb200-1k", "--dry-run")
