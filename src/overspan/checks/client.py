@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 
 from overspan.schema.errors import OverspanError
-from overspan.schema.plan import Endpoint
 
 _TIMEOUT = httpx.Timeout(120.0, connect=5.0)
 """The first token of a cold engine may compile for long; a connection on a fabric never takes 5 s."""
@@ -19,10 +18,30 @@ class NoAnswer(OverspanError):
     """The endpoint did not answer as an OpenAI endpoint does; `what` tells how."""
 
 
+class Refused(NoAnswer):
+    """It answered with an HTTP error."""
+
+    def __init__(self, what: str, *, code: int, quote: str) -> None:
+        super().__init__(what, quote=quote)
+        self.code = code
+
+
+class Addressed(Protocol):
+    """Where a model answers: a run's endpoint, or any other."""
+
+    @property
+    def base_url(self) -> str:
+        """The OpenAI base URL, with `/v1`."""
+
+    @property
+    def model(self) -> str:
+        """The model's name in the API."""
+
+
 class Client:
     """Talks to one endpoint. An API key travels in a header and never reaches an error or a log."""
 
-    def __init__(self, endpoint: Endpoint, api_key: str | None = None) -> None:
+    def __init__(self, endpoint: Addressed, api_key: str | None = None) -> None:
         self._model = endpoint.model
         self._base_url = endpoint.base_url
         self._api_key = api_key
@@ -41,9 +60,9 @@ class Client:
             NoAnswer: not yet, or never.
         """
         body = {"model": self._model, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
-        reply = self._post("/completions", body)
+        reply = self.post("/completions", body)
         if not reply.get("choices") or not reply.get("usage", {}).get("completion_tokens"):
-            raise NoAnswer(f"{self._base_url} answered without a token", quote=json.dumps(reply)[:300])
+            raise NoAnswer(f"{self._base_url} answered without a token", quote=self._quote(json.dumps(reply)))
         return str(reply["choices"][0].get("text", ""))
 
     def answer(self, prompt: str, max_tokens: int) -> str:
@@ -54,11 +73,13 @@ class Client:
         """
         messages = [{"role": "user", "content": prompt}]
         body = {"model": self._model, "messages": messages, "max_tokens": max_tokens, "temperature": 0}
-        reply = self._post("/chat/completions", body)
+        reply = self.post("/chat/completions", body)
         try:
             return str(reply["choices"][0]["message"]["content"] or "")
         except (KeyError, IndexError, TypeError):
-            raise NoAnswer(f"{self._base_url} answered without a message", quote=json.dumps(reply)[:300]) from None
+            raise NoAnswer(
+                f"{self._base_url} answered without a message", quote=self._quote(json.dumps(reply))
+            ) from None
 
     def stream(self, messages: list[dict[str, str]], max_tokens: int, temperature: float = 0.0) -> Iterator[str]:
         """The reply to a conversation, piece by piece as it arrives.
@@ -66,42 +87,62 @@ class Client:
         Raises:
             NoAnswer: the endpoint refused, broke off, or sent an error inside the stream.
         """
-        body = {
-            "model": self._model,
-            "messages": messages,
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-            "stream": True,
-        }
-        done = False
+        body = {"messages": messages, "max_tokens": max_tokens, "temperature": temperature}
+        for event in self.events("/chat/completions", {"model": self._model, **body}):
+            yield from self._delta(event)
+
+    def events(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """The events of a streamed reply, as documents, in their order. Bytes that are no UTF-8 are an error.
+
+        Raises:
+            NoAnswer: the endpoint refused, broke off, or sent an error inside the stream.
+        """
         try:
-            with self._http.stream("POST", "/chat/completions", json=body) as response:
+            with self._http.stream("POST", path, json={**body, "stream": True}) as response:
                 if response.status_code != 200:
                     response.read()
                     raise self._refused(response)
-                for line in response.iter_lines():
-                    if line == "data: [DONE]":
-                        done = True
-                    elif line.startswith("data: "):
-                        yield from self._delta(line[6:])
+                for line in _lines(response):
+                    if line == b"data: [DONE]":
+                        return
+                    if line.startswith(b"data: "):
+                        yield self._event(line[6:])
         except httpx.HTTPError as error:
             raise NoAnswer(f"{self._base_url} broke off: {_say(error)}") from None
-        if not done:
-            raise NoAnswer(f"{self._base_url} ended the stream before its end")
+        raise NoAnswer(f"{self._base_url} ended the stream before its end")
 
-    def _delta(self, text: str) -> Iterator[str]:
+    def _event(self, line: bytes) -> dict[str, Any]:
+        quote = self._quote(line.decode(errors="replace"))
         try:
-            event = json.loads(text)
-            if "error" in event:
-                raise NoAnswer(f"{self._base_url} sent an error in the stream", quote=text[:300])
+            event = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError:
+            raise NoAnswer(f"{self._base_url} sent bytes that are no UTF-8", quote=quote) from None
+        except ValueError:
+            event = None
+        if not isinstance(event, dict):
+            raise NoAnswer(f"{self._base_url} sent what is no chat event", quote=quote)
+        if "error" in event:
+            raise NoAnswer(f"{self._base_url} sent an error in the stream", quote=quote)
+        return event
+
+    def _delta(self, event: dict[str, Any]) -> Iterator[str]:
+        try:
             for choice in event["choices"]:
                 piece = choice["delta"].get("content") or choice["delta"].get("reasoning") or ""
                 if piece:
                     yield piece
-        except (ValueError, KeyError, TypeError, AttributeError):
-            raise NoAnswer(f"{self._base_url} sent what is no chat event", quote=text[:300]) from None
+        except (KeyError, TypeError, AttributeError):
+            raise NoAnswer(
+                f"{self._base_url} sent what is no chat event", quote=self._quote(json.dumps(event))
+            ) from None
 
-    def _post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The document that answers a document.
+
+        Raises:
+            Refused: an HTTP error.
+            NoAnswer: nothing, or what is no JSON object in UTF-8.
+        """
         try:
             response = self._http.post(path, json=body)
         except httpx.HTTPError as error:
@@ -109,16 +150,31 @@ class Client:
         if response.status_code != 200:
             raise self._refused(response)
         try:
-            reply = response.json()
+            reply = json.loads(response.content.decode("utf-8"))
+        except UnicodeDecodeError:
+            raise NoAnswer(f"{self._base_url} sent bytes that are no UTF-8", quote=self._quote(response.text)) from None
         except ValueError:
             reply = None
         if not isinstance(reply, dict):
-            raise NoAnswer(f"{self._base_url} answered with what is no JSON object", quote=response.text[:300])
+            raise NoAnswer(f"{self._base_url} answered with what is no JSON object", quote=self._quote(response.text))
         return reply
 
-    def _refused(self, response: httpx.Response) -> NoAnswer:
-        said = response.text.replace(self._api_key, "[removed]") if self._api_key else response.text
-        return NoAnswer(f"{self._base_url} answered HTTP {response.status_code}", quote=said[:300])
+    def _refused(self, response: httpx.Response) -> Refused:
+        what = f"{self._base_url} answered HTTP {response.status_code}"
+        return Refused(what, code=response.status_code, quote=self._quote(response.text))
+
+    def _quote(self, text: str) -> str:
+        return (text.replace(self._api_key, "[removed]") if self._api_key else text)[:300]
+
+
+def _lines(response: httpx.Response) -> Iterator[bytes]:
+    """Whole lines as they come; httpx's own decoder would hide bytes that are no UTF-8."""
+    rest = b""
+    for part in response.iter_bytes():
+        *lines, rest = (rest + part).split(b"\n")
+        yield from (line.rstrip(b"\r") for line in lines)
+    if rest:
+        yield rest.rstrip(b"\r")
 
 
 def _say(error: httpx.HTTPError) -> str:

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "twin": ("overspan.cli.twin", "a model small enough for a laptop that is split like a real one"),
     "status": ("overspan.cli.status", "how a run is; exit code 0 ready, 3 not ready, 4 a host does not answer"),
     "logs": ("overspan.cli.logs", "the logs of a run, of one process with -p, as they come with -f"),
+    "verify": ("overspan.cli.verify", "ask a run, or any OpenAI endpoint, whether its answers are right"),
     "chat": ("overspan.cli.chat", "talk with a run; the answer is shown as it arrives"),
     "report": ("overspan.cli.report", "one HTML file of a run, or of several laid over each other"),
     "bench": ("overspan.cli.bench", "measure a run, or any OpenAI endpoint, under load"),

@@ -1,0 +1,55 @@
+"""A stored reference: what a model gave after known tokens."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from pydantic import Field, ValidationError
+
+from overspan.schema.base import Frozen
+from overspan.schema.errors import InputError
+
+
+class Continuation(Frozen):
+    """Tokens that a model gave greedily after a prompt, each with its log probability and its lead over the next."""
+
+    prompt: list[int] = Field(min_length=1)
+    tokens: list[int] = Field(min_length=1)
+    logprobs: list[float]
+    margins: list[float]
+
+
+class Reference(Frozen):
+    """What a model gives, written down once."""
+
+    model: str = Field(description="Hugging Face id")
+    source: str = Field(description="what gave it: program, versions, precision, date")
+    continuations: list[Continuation] = Field(min_length=1)
+
+
+def stored(model: str) -> Reference | None:
+    """The reference that ships for a model, or None."""
+    folder = resources.files("overspan.catalog").joinpath("references")
+    for item in sorted(folder.iterdir(), key=lambda each: each.name) if folder.is_dir() else ():
+        if item.name.endswith(".json"):
+            found = Reference.model_validate_json(item.read_bytes())
+            if found.model == model:
+                return found
+    return None
+
+
+def load(path: Path) -> Reference:
+    """A reference of the user's own.
+
+    Raises:
+        InputError: it cannot be read or is none; names the field.
+    """
+    try:
+        return Reference.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"reference {path}: {error.strerror}") from None
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in problem["loc"])
+        raise InputError(f"reference {path}: {place or 'the document'}: {problem['msg']}") from None

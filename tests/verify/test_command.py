@@ -1,0 +1,106 @@
+"""`overspan verify`: what it prints, how it ends, and what it says to bad input."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from overspan.cli.main import main
+from overspan.runs.folder import RunFolder
+from overspan.runs.verifying import keep
+from overspan.schema.finding import Evidence, Finding
+from support.endpoint import endpoint
+from support.openai_server import plain, serving
+from support.runs import a_plan, free_port
+
+
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Verify = Callable[..., Done]
+
+
+@pytest.fixture
+def verify(capsys: pytest.CaptureFixture[str]) -> Verify:
+    def run(*arguments: str) -> Done:
+        with pytest.raises(SystemExit) as end:
+            main(["verify", *arguments])
+        said = capsys.readouterr()
+        return Done(int(end.value.code or 0), said.out, said.err)
+
+    return run
+
+
+def test_a_sound_endpoint_ends_with_0_and_one_document(verify: Verify) -> None:
+    with endpoint() as url:
+        done = verify("--base-url", url, "--short", "--json")
+    assert done.returncode == 0, done.stderr
+    assert [each["status"] for each in json.loads(done.stdout)] == ["not_evaluated", "passed", "passed", "passed"]
+
+
+def test_a_failed_rule_ends_with_1_and_is_told_with_its_evidence(verify: Verify) -> None:
+    with endpoint("stream-loses-text") as url:
+        done = verify("--base-url", url, "--short")
+    assert done.returncode == 1
+    assert "FAILED         streamed: a streamed answer is another than the whole one" in done.stdout
+    assert "  | whole: 'The capital of France is Paris.'; streamed:" in done.stdout
+    assert "1 of 4 failed" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--base-url", "http://127.0.0.1:{free}/v1"], "does not answer"),
+        (["--base-url", "127.0.0.1:8000"], "is not a base URL"),
+        (["--base-url", "{sound}", "--model", "stab"], "unknown model 'stab': did you mean stub?"),
+        (["--base-url", "{sound}", "some-run"], "exclude each other"),
+        (["--base-url", "{sound}", "--reference", "nowhere.json"], "No such file"),
+        (["--base-url", "{sound}", "--reference", __file__], "Invalid JSON"),
+        (["--expect", "reasoning"], "are for --base-url"),
+        (["no-such-run"], "unknown run"),
+    ],
+)
+def test_bad_input_is_one_error_and_exit_code_2(
+    verify: Verify, arguments: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OVERSPAN_STATE", str(tmp_path))
+    with endpoint() as url:
+        done = verify(*(each.format(free=free_port(), sound=url) for each in arguments))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("answer", [plain("200 OK", b"<html>hello</html>", "text/html"), plain("404 Not Found", b"{}")])
+def test_what_is_no_openai_endpoint_is_refused(verify: Verify, answer: bytes) -> None:
+    with serving(listing=answer) as server:
+        done = verify("--base-url", server.base_url)
+    assert done.returncode == 2
+    assert "is not an OpenAI endpoint" in done.stderr
+
+
+def test_a_run_that_is_over_is_not_ready(verify: Verify, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OVERSPAN_STATE", str(tmp_path))
+    run = RunFolder.create("over")
+    run.write("plan.json", a_plan(1))
+    run.append("stopped", state="stopped")
+    assert verify("over").returncode == 3
+
+
+def test_findings_are_added_to_those_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OVERSPAN_STATE", str(tmp_path))
+    run = RunFolder.create("kept")
+    run.append("ready", state="ready")
+    before = [Finding(rule="nccl.transport", status="passed"), Finding(rule="verify.stop", status="passed")]
+    run.write("verify.json", before)
+    after = Finding(rule="verify.stop", status="failed", cause="not honoured", evidence=Evidence(text="a stop"))
+    keep(run, [after])
+    assert run.findings() == [before[0], after]
+    assert run.events()[-1].message == "verify: 0 passed, 1 failed, 0 not evaluated: verify.stop: not honoured"
+    assert run.state() == "ready"
