@@ -60,4 +60,4 @@ def test_ranked_within_the_machines_and_the_limits() -> None:
     assert "->" in answer.as_text(found)
     recipe, model = subject.resolve("minimax-m2.5", question.settings)
     with pytest.raises(InputError, match="side by side"):
-        disagg.rank_disaggregated(model, recipe, subject.what_if("b200", 1, 1), question.demand)
+        disagg.rank_disaggregated(model, recipe, subject.what_if("b200", 1, 1), question.demand or Demand())

@@ -29,7 +29,7 @@ def test_every_layout_is_ranked_or_rejected_once() -> None:
 
 def test_best_first_and_front() -> None:
     found = ranking()
-    speeds = [item.prediction.output_tokens_per_s for item in found.ranked]
+    speeds = [float(f"{item.prediction.output_tokens_per_s:.3g}") for item in found.ranked]
     assert speeds == sorted(speeds, reverse=True)
     front = [item.prediction for item in found.ranked if item.front]
     assert front

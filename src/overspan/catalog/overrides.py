@@ -95,7 +95,7 @@ def with_variant(recipe: Recipe, name: str) -> Recipe:
         known = ", ".join(recipe.variants) or "none"
         raise UnknownName("variant", name, recipe.variants, next=f"variants of {recipe.name}: {known}")
     changes = dict(recipe.variants[name])
-    data = recipe.model_dump(mode="json", exclude_defaults=True)
+    data = _data(recipe)
     for key in ("engine_args", "env"):
         merged = {**data.get(key, {}), **changes.pop(key, {})}
         data[key] = {inner: value for inner, value in merged.items() if value is not None}
@@ -132,7 +132,9 @@ def _help() -> str:
 
 
 def _data(recipe: Recipe) -> dict[str, Any]:
-    return recipe.model_dump(mode="json", exclude_defaults=True)
+    data = recipe.model_dump(mode="json", exclude_defaults=True)
+    # A layout that is stated stays stated, also one that equals the default: the planner chooses only where none is.
+    return {**data, "layout": recipe.layout.model_dump()} if "layout" in recipe.model_fields_set else data
 
 
 def _made(data: dict[str, Any], where: str) -> Recipe:

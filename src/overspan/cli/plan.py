@@ -1,45 +1,66 @@
-"""`overspan plan`."""
+"""`overspan plan`: the best layout and why, and the exact commands that would run."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
+from overspan.cli.asked import HARDWARE, LOAD, MACHINES, demand_of, options, question_of
 from overspan.cli.output import document, table
 from overspan.planner import answer
+from overspan.planner.choose import states_layout
 from overspan.runs.commands import commands_of
-from overspan.runs.planning import Wanted, plan_of, processes_of
+from overspan.runs.planning import Wanted, asked_for, plan_of, processes_of
+from overspan.schema.errors import InputError
 from overspan.schema.plan import Plan
 from overspan.schema.process import ProcessSpec
 
 
 @click.command()
-@click.argument("recipe")
+@click.argument("model")
 @click.option("--on", "inventory", metavar="INVENTORY", help="Machines: a file, or one that ships. Default: this one.")
+@options(LOAD, MACHINES)
+@HARDWARE
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Override a field or engine argument.")
 @click.option("--show", type=click.Choice(["commands"]), help="Print what a person would paste, host by host.")
 @click.option("--explain", is_flag=True, help="Rank the layouts that these machines can run, and say what binds.")
 @click.option("--json", "as_json", is_flag=True)
-def plan(  # noqa: PLR0917 - click gives them by name
-    recipe: str, inventory: str | None, settings: tuple[str, ...], show: str | None, explain: bool, as_json: bool
-) -> None:
-    """Plan RECIPE on machines: offline, no connection, nothing started."""
-    made = plan_of(Wanted(recipe, inventory, settings), to_start=False)
+def plan(model: str, *, show: str | None, explain: bool, as_json: bool, **asked: Any) -> None:
+    """Plan MODEL on machines: offline, no connection, nothing started.
+
+    MODEL is a recipe, a Hugging Face id or a folder. A recipe that states a layout keeps it; for all else the best
+    layout under the load is planned, and `overspan up` with the same words launches it. With a load, limits or --gpu
+    the layouts are ranked, as with --explain.
+    """
+    load = {name: asked[name] for name in ("isl", "osl", "concurrency")}
+    if asked["gpu"] or asked["how_many"]:
+        if asked["inventory"]:
+            raise InputError("--on names machines at hand, --gpu ones that are not", next="leave one of them out")
+        found = answer.answer(question_of(model, **asked))
+        document(found) if as_json else click.echo(answer.as_text(found))
+        return
+    wanted = Wanted(
+        model, asked["inventory"], asked["settings"], None, demand_of(**load), asked["slo"], asked["hardware"]
+    )
+    recipe, machines = asked_for(wanted)
+    ranked = None
+    if explain or wanted.demand or wanted.slo:
+        question = question_of(model, machines=machines, **{**asked, "inventory": None, "hardware": None})
+        ranked = answer.answer(question)
+    made = plan_of(wanted, to_start=False)
     processes = processes_of(made)
     if as_json:
         found = {**made.model_dump(mode="json"), "processes": [spec.model_dump(mode="json") for spec in processes]}
-        if explain:
-            found["explain"] = answer.answer(_question(recipe, inventory, settings))
-        document(found)
+        document(found | ({"explain": ranked} if ranked else {}))
     elif show == "commands":
         click.echo("\n\n".join(commands_of(spec) for spec in processes))
     else:
+        if ranked:
+            click.echo(answer.as_text(ranked) + "\n")
         _print(made, processes)
-    if explain and not as_json:
-        click.echo(answer.as_text(answer.answer(_question(recipe, inventory, settings))))
-
-
-def _question(recipe: str, inventory: str | None, settings: tuple[str, ...]) -> answer.Question:
-    return answer.Question(name=recipe, settings=settings, inventory=inventory or "laptop")
+        if ranked and states_layout(recipe) and ranked["layout"] != made.layout.label:
+            click.echo(f"the recipe states {made.layout.label}; --set layout={ranked['layout']} takes the best")
 
 
 def _print(made: Plan, processes: list[ProcessSpec]) -> None:

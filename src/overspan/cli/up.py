@@ -8,6 +8,7 @@ from types import FrameType
 
 import click
 
+from overspan.cli.asked import HARDWARE, LOAD, demand_of, options
 from overspan.cli.output import Ticker, document, say
 from overspan.runs.folder import RunFolder
 from overspan.runs.planning import Wanted
@@ -21,15 +22,31 @@ from overspan.schema.event import Event
 @click.option("--on", "inventory", metavar="INVENTORY", help="Machines: a file, or one that ships. Default: this one.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Override a field or engine argument.")
 @click.option("--name", help="Name of the run. Default: the recipe's.")
+@options(LOAD)
+@HARDWARE
 @click.option("--json", "as_json", is_flag=True, help="Print the run's status as JSON when it is verified.")
-def up(recipe: str, inventory: str | None, settings: tuple[str, ...], name: str | None, as_json: bool) -> None:
+def up(
+    recipe: str,
+    *,
+    inventory: str | None,
+    settings: tuple[str, ...],
+    name: str | None,
+    isl: float | None,
+    osl: float | None,
+    concurrency: int | None,
+    slo: str | None,
+    hardware: str | None,
+    as_json: bool,
+) -> None:
     """Start RECIPE and wait for a real token and a known answer.
 
-    RECIPE is a name that ships, a YAML file (a run.lock.yaml too), a Hugging Face id or a folder with a model.
+    RECIPE is a name that ships, a YAML file (a run.lock.yaml too), a Hugging Face id or a folder with a model. Where it
+    states no layout, the best that the planner knows for the load is started: the one that `overspan plan` shows.
     The run lives on when this command ends; Ctrl-C before it is verified stops it.
     """
     signal.signal(signal.SIGTERM, _interrupt)
-    run = start(Wanted(recipe, inventory, settings, name), say, _follow)
+    wanted = Wanted(recipe, inventory, settings, name, demand_of(isl, osl, concurrency), slo, hardware)
+    run = start(wanted, say, _follow)
     now = status(run)
     if as_json:
         document(now)

@@ -1,4 +1,4 @@
-"""The answer to one question of `overspan predict`, as data and as text."""
+"""The answer to one question of `overspan plan` and `overspan predict`, as data; `show` makes text of it."""
 
 from __future__ import annotations
 
@@ -7,28 +7,36 @@ from typing import Any, Final
 from overspan.catalog import hardware, inventories
 from overspan.planner import disagg, explain, rank, refuse, subject
 from overspan.planner.predict import setting_of
+from overspan.planner.show import as_text
 from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError, PlanRefused
 from overspan.schema.inventory import Inventory
 from overspan.schema.layout import Layout
 from overspan.schema.model import ModelSpec
-from overspan.schema.prediction import Demand, Slo
+from overspan.schema.prediction import Demand, Prediction, Slo
 from overspan.schema.recipe import Recipe
+
+__all__ = ["Question", "answer", "as_text", "parse_slo"]
 
 _UNMEASURED: Final = "nothing disaggregated was measured behind this: take it as an order, not as numbers"
 
 
 class Question(Frozen):
-    """What is asked: a model on an inventory or on what-if machines, one layout or all, under a load and limits."""
+    """What is asked: a model on an inventory or on what-if machines, one layout or all, under a load and limits.
+
+    `machines` is an inventory at hand, in place of the name or file of one.
+    """
 
     name: str
     settings: tuple[str, ...] = ()
     inventory: str | None = None
+    machines: Inventory | None = None
     gpu: str | None = None
     nodes: int | None = None
     gpus: int | None = None
+    hardware: str | None = None
     layout: Layout | None = None
-    demand: Demand = Demand()
+    demand: Demand | None = None
     slo: str | None = None
     how_many: bool = False
     disaggregated: bool = False
@@ -36,42 +44,74 @@ class Question(Frozen):
 
 
 def answer(question: Question) -> dict[str, Any]:
-    """The answer: `best` or the layout asked for, the others, what was rejected.
+    """The answer: the best layout or the one asked for, the others, what was rejected.
 
     Raises:
         InputError: the question contradicts itself, nothing can run, or the limits cannot be kept.
     """
     recipe, model = subject.resolve(question.name, question.settings)
-    limits = parse_slo(question.slo)
+    limits, demand = parse_slo(question.slo), question.demand or Demand()
     if question.how_many:
         if question.gpu is None or question.slo is None:
             raise InputError("--how-many needs --gpu and --slo", next="for example --gpu h200 --slo tpot=30 --how-many")
-        machines, fewest = rank.how_many(model, recipe, question.gpu, question.demand, limits)
-        return {**_one(fewest, recipe, model, machines), "model": model.name, "inventory": machines.name}
+        machines, fewest = rank.how_many(model, recipe, question.gpu, demand, limits)
+        return {**_about(model, machines, demand), **_one(fewest, recipe, model, machines)}
     machines = _machines(question)
-    found: dict[str, Any] = {"model": model.name, "inventory": machines.name}
+    found = _about(model, machines, demand)
     if question.disaggregated:
-        pairs = disagg.rank_disaggregated(model, recipe, machines, question.demand, slo=limits, top=question.top)
+        pairs = disagg.rank_disaggregated(model, recipe, machines, demand, slo=limits, top=question.top)
         shown = [{"label": one.label, "gpus": one.gpus, **one.model_dump(mode="json")} for one in pairs]
         return found | shown[0] | {"pairs": shown, "notes": [_UNMEASURED]}
     if question.layout is not None:
-        return found | _asked(question, recipe, model, machines, limits)
-    ranking = rank.rank(model, recipe, machines, question.demand, slo=limits)
+        return found | _asked(question.layout, recipe, model, machines, demand=demand, limits=limits)
+    ranking = rank.rank(model, recipe, machines, demand, slo=limits)
     shown = [_one(item, recipe, model, machines) for item in [ranking.best, *ranking.ranked[1 : question.top]]]
-    rejected = [{"layout": item.layout.label, "reason": item.reason} for item in ranking.rejected]
-    return found | shown[0] | {"layouts": shown, "rejected": rejected}
+    front = [item.prediction for item in ranking.ranked if item.front]
+    found |= shown[0] | {
+        "layouts": shown,
+        "front": [_on_front(seen) for seen in sorted(front, key=lambda seen: -seen.interactivity)],
+        "rejected": [{"layout": item.layout.label, "reason": item.reason} for item in ranking.rejected],
+    }
+    if not ranking.best.meets:
+        reachable = rank.nearest(ranking.ranked, limits)
+        found["notes"] = [f"no layout keeps {rank.said(limits)}; {reachable}", *found["notes"]]
+    return found
 
 
-def _asked(question: Question, recipe: Recipe, model: ModelSpec, machines: Inventory, limits: Slo) -> dict[str, Any]:
-    layout = question.layout or Layout()
+def _about(model: ModelSpec, machines: Inventory, demand: Demand) -> dict[str, Any]:
+    return {"model": model.name, "inventory": machines.name, "demand": demand.model_dump(exclude={"rounds"})}
+
+
+def _on_front(seen: Prediction) -> dict[str, Any]:
+    return {
+        "layout": seen.layout.label,
+        "gpus": seen.gpus,
+        "interactivity": seen.interactivity,
+        "tokens_per_s_per_gpu": seen.tokens_per_s_per_gpu,
+    }
+
+
+def _asked(
+    layout: Layout, recipe: Recipe, model: ModelSpec, machines: Inventory, *, demand: Demand, limits: Slo
+) -> dict[str, Any]:
     reasons = refuse.refusals(model, layout, machines, recipe)
     if reasons:
         raise PlanRefused(f"{layout.label} cannot run on {machines.name}", reasons)
-    seen = rank.predict_on(model, recipe, layout, machines, question.demand)
+    seen = rank.predict_on(model, recipe, layout, machines, demand)
     return _one(rank.Ranked(prediction=seen, meets=limits.met_by(seen)), recipe, model, machines)
 
 
 def _machines(question: Question) -> Inventory:
+    found = _named_machines(question)
+    if question.hardware:
+        hardware.find(question.hardware)  # a mistake in it is told now
+        found = found.model_copy(update={"hardware": question.hardware})
+    return found
+
+
+def _named_machines(question: Question) -> Inventory:
+    if question.machines is not None:
+        return question.machines
     if (question.gpu is None) == (question.inventory is None):
         raise InputError("give --on INVENTORY, or --gpu KIND for a what-if", next="for example --gpu h200 --gpus 8")
     if question.gpu is not None:
@@ -98,6 +138,7 @@ def _one(item: rank.Ranked, recipe: Recipe, model: ModelSpec, machines: Inventor
         "ceiling_tpot_ms": seen.ceiling_tpot_ms,
         "output_tokens_per_s": seen.output_tokens_per_s,
         "tokens_per_s_per_gpu": seen.tokens_per_s_per_gpu,
+        "tokens_per_s_per_gpu_reserved": seen.output_tokens_per_s / reserved(seen.gpus, machines),
         "interactivity": seen.interactivity,
         "running": seen.running,
         "basis": seen.basis,
@@ -107,6 +148,16 @@ def _one(item: rank.Ranked, recipe: Recipe, model: ModelSpec, machines: Inventor
         "tell_apart": explain.tell_apart(seen),
         "notes": [*seen.notes, *item.warnings, *model.warnings],
     }  # fmt: skip
+
+
+def reserved(gpus: int, machines: Inventory) -> int:
+    """GPUs that a run keeps from others: whole hosts, filled in order."""
+    held = 0
+    for host in machines.hosts:
+        if held >= gpus:
+            break
+        held += refuse.slots(host, machines)
+    return max(held, gpus)
 
 
 def parse_slo(text: str | None) -> Slo:
@@ -122,45 +173,7 @@ def parse_slo(text: str | None) -> Slo:
             number = float(value)
         except ValueError:
             number = 0.0
-        if name not in ("ttft", "tpot") or not number > 0:
+        if name not in ("ttft", "tpot") or not 0 < number < float("inf"):
             raise InputError(f"--slo {text}: '{part.strip()}' is no limit", next="write it like ttft=2000,tpot=30 (ms)")
         limits[f"{name}_ms"] = number
     return Slo.model_validate(limits)
-
-
-def as_text(found: dict[str, Any]) -> str:
-    """The answer for a person: a table, the sentence, and the experiment to make."""
-    if "pairs" in found:
-        return _pairs_as_text(found)
-    shown = found.get("layouts", [found])
-    lines = [f"{found['model']} on {found['inventory']}", f"{'layout':<12}{'GPUs':>5}{'TPOT ms':>20}{'TTFT ms':>24}"]
-    lines[-1] += f"{'tok/s':>9}{'tok/s/GPU':>11}  bound"
-    for item in shown:
-        tpot, ttft = item["interval"]["tpot_ms"], item["interval"]["ttft_ms"]
-        marks = ("" if item["meets_slo"] else "  over the limits") + ("  *" if item["pareto"] else "")
-        lines.append(
-            f"{item['layout']:<12}{item['gpus']:>5}{item['tpot_ms']:>8.1f} ({tpot[0]:.1f}-{tpot[1]:.1f})".ljust(40)
-            + f"{item['ttft_ms']:>6.0f} ({ttft[0]:.0f}-{ttft[1]:.0f})".ljust(22)
-            + f"{item['output_tokens_per_s']:>8.0f}{item['tokens_per_s_per_gpu']:>11.0f}  {item['bound']}{marks}"
-        )
-    lines += ["", f"{found['layout']}: {found['explain']}"]
-    lines += [found["tell_apart"]] if found["tell_apart"] else []
-    lines += [f"note: {note}" for note in found["notes"]]
-    rejected = found.get("rejected", [])
-    lines += [f"rejected {len(rejected)} layouts, for example:"] if rejected else []
-    lines += [f"  {item['layout']}: {item['reason']}" for item in rejected[:3]]
-    return "\n".join(lines)
-
-
-def _pairs_as_text(found: dict[str, Any]) -> str:
-    """Pairs of prefill and decode workers for a person."""
-    head = f"{'workers':<28}{'GPUs':>5}{'TPOT ms':>9}{'TTFT ms':>9}{'tok/s':>9}  prefill busy"
-    rows = [
-        f"{item['label']:<28}{item['gpus']:>5}{item['tpot_ms']:>9.1f}{item['ttft_ms']:>9.0f}"
-        f"{item['output_tokens_per_s']:>9.0f}  {item['prefill_busy']:.0%}"
-        + ("" if item["meets"] else "  over the limits")
-        for item in found["pairs"]
-    ]
-    return "\n".join(
-        [f"{found['model']} on {found['inventory']}", head, *rows, *(f"note: {n}" for n in found["notes"])]
-    )

@@ -7,6 +7,7 @@ Source of the counts: the model's shape and vLLM's own split (see memory.py); ti
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from statistics import NormalDist
 from typing import Final
 
@@ -134,6 +135,22 @@ def wire_ms(case: Case, tokens: float) -> float:
     return 2 * case.model.layers * each * 2 * (ranks - 1) / ranks / case.link.bytes_per_s * MS
 
 
+def others(case: Case, running: float) -> float:
+    """Requests whose prefill a decoding user feels: not its own. Groups that share experts wait for each other."""
+    shared = case.model.experts or case.layout.dp == 1
+    return max(0.0, running - (1.0 if shared else case.layout.dp))
+
+
+def prefill_ms(case: Case, constants: Mapping[str, float]) -> float:
+    """Time of one request's prefill on its group, all groups at the same work."""
+    tokens = case.demand.isl * case.layout.dp
+    return (
+        constants["prefill_arithmetic"] * flops_ms(case, tokens)
+        + constants["prefill_attention"] * attention_ms(case, tokens, case.demand.isl / 2)
+        + constants["collective_bytes"] * wire_ms(case, tokens)
+    )
+
+
 def decode(case: Case, running: float) -> dict[str, float]:
     """What each constant multiplies in the time of one token, with some requests running, in ms per unit.
 
@@ -141,9 +158,10 @@ def decode(case: Case, running: float) -> dict[str, float]:
     H200 in pp2 took 16 and 35 ms for 8 and 32 users, near one batch of all, far from two halves; roofline.md).
     """
     model, layout, demand, hardware = case.model, case.layout, case.demand, case.hardware
-    local, gain = running / layout.dp, case.setting.tokens_per_step
+    # A group that works at all works for one request at least.
+    local, gain = max(1.0, running / layout.dp), case.setting.tokens_per_step
     checked = running * (1 + case.setting.draft_tokens)  # tokens that one step computes
-    arrivals = running * gain / demand.osl  # requests that start in one step's time
+    arrivals = others(case, running) * gain / demand.osl  # of other users, in one step's time
     prompt = arrivals * demand.isl
     chunks = max(1.0, demand.isl / case.setting.batched_tokens)
     rank_bytes, _ = step_bytes(case, checked)
@@ -200,6 +218,8 @@ def first_token(case: Case, running: float, tpot_ms: float, prefill_ms: float) -
         prefill_ms: predicted time that one request's prefill adds to decoding.
     """
     demand = case.demand
+    # Who comes to an idle engine waits for no step in flight.
+    busy = others(case, running) / running
     # All users start together, and only once in `rounds`: half of them stand before the mean one.
     ahead = running / case.layout.dp / 2 / demand.rounds
     steps = ahead * demand.isl / case.setting.batched_tokens
@@ -207,7 +227,7 @@ def first_token(case: Case, running: float, tpot_ms: float, prefill_ms: float) -
     layers = case.model.layers * US_IN_MS
     return {
         "first_layer": layers,
-        "first_steps": tpot_ms,
+        "first_steps": tpot_ms * busy,
         "first_prefill": prefill_ms * (1 + ahead),
         "burst_layer": layers * steps,
         "burst_weights": read * steps,

@@ -6,7 +6,7 @@ from typing import Any
 
 from overspan import __version__
 from overspan.catalog import models
-from overspan.planner import explain, faults, memory, rank, refuse
+from overspan.planner import explain, faults, memory, rank, refuse, subject
 from overspan.planner.placement import place
 from overspan.schema.defaults import LOOPBACK
 from overspan.schema.errors import InputError, ModelUnavailable, PlanRefused
@@ -17,14 +17,20 @@ from overspan.schema.prediction import Demand
 from overspan.schema.recipe import Recipe
 
 
-def make_plan(recipe: Recipe, inventory: Inventory, engine: EngineChoice) -> Plan:
+def make_plan(recipe: Recipe, inventory: Inventory, engine: EngineChoice, demand: Demand | None = None) -> Plan:
     """The plan, before the model is on disk; with what it needs and will give, where the model's sizes are at hand.
+
+    Args:
+        recipe: with the layout that will run.
+        inventory: the machines.
+        engine: that was chosen.
+        demand: the load to predict; one user where not given.
 
     Raises:
         PlanRefused: it cannot run on these machines; with the reason of each refusal.
     """
     placements = place(recipe.layout, inventory)
-    model, notes = _sizes(recipe)
+    model, notes = sizes(recipe)
     reasons = refuse.refusals(model, recipe.layout, inventory, recipe)
     if reasons:
         raise PlanRefused("this plan cannot run:", reasons, next="overspan predict MODEL --on INVENTORY ranks what can")
@@ -32,7 +38,7 @@ def make_plan(recipe: Recipe, inventory: Inventory, engine: EngineChoice) -> Pla
     needed, prediction = {}, None
     if model is not None:
         needed = _memory(model, recipe, inventory)
-        prediction, said = _prediction(model, recipe, inventory)
+        prediction, said = _prediction(model, recipe, inventory, demand)
         notes.append(said)
     return Plan(
         recipe=recipe,
@@ -48,7 +54,7 @@ def make_plan(recipe: Recipe, inventory: Inventory, engine: EngineChoice) -> Pla
     )
 
 
-def _sizes(recipe: Recipe) -> tuple[ModelSpec | None, list[str]]:
+def sizes(recipe: Recipe) -> tuple[ModelSpec | None, list[str]]:
     """The model's sizes, or none and why: a model that cannot be counted may still run."""
     try:
         model = models.lookup(recipe.model)
@@ -64,15 +70,17 @@ def _memory(model: ModelSpec, recipe: Recipe, inventory: Inventory) -> dict[str,
     return memory.fit(model, recipe.layout, recipe, size, reserve_bytes=reserve).terms()
 
 
-def _prediction(model: ModelSpec, recipe: Recipe, inventory: Inventory) -> tuple[dict[str, Any] | None, str]:
-    """What one user will see, and the sentence that says so."""
-    context = memory.tokens_of(recipe.engine_args.get("max_model_len"), model.max_context or 4096)
-    half = max(1, min(1024, context // 2))
+def _prediction(
+    model: ModelSpec, recipe: Recipe, inventory: Inventory, demand: Demand | None
+) -> tuple[dict[str, Any] | None, str]:
+    """What a user will see, and the sentence that says so."""
+    asked = demand or subject.usual_demand(recipe, model)
     try:
-        seen = rank.predict_on(model, recipe, recipe.layout, inventory, Demand(isl=half, osl=half, concurrency=1))
+        seen = rank.predict_on(model, recipe, recipe.layout, inventory, asked)
     except InputError as error:
         return None, error.what
-    said = f"predicted with one user: {explain.explain(seen, recipe)}"
+    users = "one user" if asked.concurrency == 1 else f"{asked.concurrency} users"
+    said = f"predicted with {users}: {explain.explain(seen, recipe)}"
     if seen.basis == "extrapolated":
         said += f" (TPOT {seen.interval.low:.1f}-{seen.interval.high:.1f} ms)"
     return seen.model_dump(mode="json"), said

@@ -39,7 +39,6 @@ ACCEPTANCE: Final = {
     "mtp": 0.85,  # DeepSeek-V3 technical report, section 5.4.3: 85-90 % of second tokens
     "eagle": 0.7,  # arXiv 2406.16858 (EAGLE-2), table 1: 4 of about 6 drafted on chat
 }
-_PREFILL: Final = ("prefill_arithmetic", "prefill_attention")
 _Z80: Final = 1.2816  # 80 % of a normal distribution lie within this many sigmas
 _EXTRAPOLATED: Final = 2.5  # how much wider the scatter is where nothing was measured
 
@@ -128,8 +127,7 @@ def predict(case: Case, constants: Calibration | None = None, capacity: float | 
 def _waits(case: Case, held: Calibration, parts: dict[str, float], running: float) -> dict[str, float]:
     """The terms of TTFT in ms, the queue behind a full cache included."""
     demand, tpot = case.demand, sum(parts.values())
-    prefill = sum(parts.get(name, 0.0) for name in _PREFILL) * demand.osl / running * case.layout.dp
-    prefill += held.constants["collective_bytes"].value * features.wire_ms(case, demand.isl * case.layout.dp)
+    prefill = features.prefill_ms(case, {name: one.value for name, one in held.constants.items()})
     first = features.first_token(case, running, tpot, prefill)
     waits = {name: held.constants[name].value * amount for name, amount in first.items()}
     if running < demand.concurrency:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 from pydantic import Field
 
@@ -90,8 +91,13 @@ def rank(
             rejected.append(Rejection(layout=layout, reason=error.what))
             continue
         ranked.append(Ranked(prediction=seen, meets=limits.met_by(seen), warnings=[fault.sentence() for fault in met]))
-    order = sorted(ranked, key=lambda item: (not item.meets, -item.prediction.output_tokens_per_s))
+    order = sorted(ranked, key=_better_first)
     return Ranking(ranked=_front(order), rejected=rejected)
+
+
+def _better_first(item: Ranked) -> tuple[bool, float, int]:
+    """Limits kept, then tokens a second; what is equal to three figures is settled by fewer GPUs."""
+    return not item.meets, -float(f"{item.prediction.output_tokens_per_s:.3g}"), item.prediction.gpus
 
 
 def predict_on(
@@ -128,25 +134,29 @@ def how_many(
     Raises:
         InputError: none does, with the nearest limits that can be kept.
     """
-    spec = subject.hardware_of(subject.what_if(kind, 1, 1))
-    nearest: Prediction | None = None
-    count = 1
-    while count <= limit:
-        per_host = min(count, spec.gpus_per_host)
-        inventory = subject.what_if(kind, count // per_host, per_host)
-        ranking = rank(model, recipe, inventory, demand, slo=slo)
-        if ranking.ranked and ranking.best.meets:
-            return inventory, ranking.best
-        for item in ranking.ranked:
-            if nearest is None or _miss(item.prediction, slo) < _miss(nearest, slo):
-                nearest = item.prediction
-        count *= 2
-    if nearest is None:
+    each = min(subject.hardware_of(subject.what_if(kind, 1, 1)).gpus_per_host, limit)
+    seen: list[Ranked] = []
+    hosts = 1
+    while hosts * each <= limit:
+        seen = rank(model, recipe, subject.what_if(kind, hosts, each), demand, slo=slo).ranked
+        if kept := [item for item in seen if item.meets]:
+            fewest = min(kept, key=lambda item: (item.prediction.gpus, *_better_first(item)))
+            count = fewest.prediction.gpus
+            return subject.what_if(kind, -(-count // each), min(count, each)), fewest
+        hosts *= 2
+    if not seen:
         raise InputError(f"{model.name} does not fit {limit} {kind}", next="overspan plan --explain tells why")
     raise InputError(
-        f"no layout of up to {limit} {kind} keeps {_limits(slo)} for {demand.concurrency} users",
-        next=f"the nearest is {nearest.layout.label}: --slo ttft={nearest.ttft_ms:.0f},tpot={nearest.tpot_ms:.1f}",
+        f"no layout of up to {limit} {kind} keeps {said(slo)} for {demand.concurrency} users", next=nearest(seen, slo)
     )
+
+
+def nearest(ranked: Sequence[Ranked], slo: Slo) -> str:
+    """The limits that can be kept, nearest to those that cannot, and the layout that keeps them."""
+    one = min((item.prediction for item in ranked), key=lambda seen: _miss(seen, slo))
+    # Rounded up: what is offered is kept when it is asked for.
+    reachable = f"ttft={math.ceil(one.ttft_ms)},tpot={math.ceil(one.tpot_ms * 10) / 10:g}"
+    return f"the nearest is {one.layout.label}: --slo {reachable}"
 
 
 def _miss(prediction: Prediction, slo: Slo) -> float:
@@ -156,6 +166,7 @@ def _miss(prediction: Prediction, slo: Slo) -> float:
     return max(ratios, default=0.0)
 
 
-def _limits(slo: Slo) -> str:
+def said(slo: Slo) -> str:
+    """`TTFT 2000 ms and TPOT 30 ms`."""
     held = [f"TTFT {slo.ttft_ms:g} ms"] if slo.ttft_ms else []
     return " and ".join(held + ([f"TPOT {slo.tpot_ms:g} ms"] if slo.tpot_ms else []))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from overspan.catalog import hardware, models, overrides, recipes
+from overspan.catalog import hardware, library, models, overrides, recipes
+from overspan.planner import memory
 from overspan.planner.features import Case
 from overspan.planner.predict import setting_of
 from overspan.planner.refuse import hosts_used, slots
@@ -53,6 +54,7 @@ def what_if(kind: str, hosts: int = 1, gpus_per_host: int | None = None) -> Inve
     gpu = [Gpu(index=i, kind=spec.name, memory_bytes=size, unified_memory=unified) for i in range(0 if cpu else each)]
     return Inventory(
         name=f"{hosts}x{each}-{spec.name}",
+        hardware=kind if library.is_path(kind) else None,
         description="a what-if: these machines were not detected",
         launcher="local" if cpu else "docker",
         device="cpu" if cpu else "cuda",
@@ -66,6 +68,8 @@ def hardware_of(inventory: Inventory) -> HardwareSpec:
     Raises:
         InputError: the hardware is not in the catalogue.
     """
+    if inventory.hardware is not None:
+        return hardware.find(inventory.hardware)
     if inventory.device == "cpu":
         return hardware.find("cpu")
     kinds = {gpu.kind for host in inventory.hosts for gpu in host.gpus}
@@ -75,7 +79,8 @@ def hardware_of(inventory: Inventory) -> HardwareSpec:
         found = [hardware.find(kind) for kind in kinds]
     except UnknownName as error:
         raise InputError(
-            f"{error.what}: nothing is known of its speed", next="write a YAML like those that ship"
+            f"{error.what}: nothing is known of its speed",
+            next="overspan calibrate measures it there and writes a YAML for --hardware",
         ) from None
     return min(found, key=lambda spec: spec.bandwidth.bytes_per_s)
 
@@ -88,8 +93,24 @@ def case_of(model: ModelSpec, recipe: Recipe, layout: Layout, inventory: Invento
     return Case(
         model=model,
         layout=layout,
-        hardware=spec,
+        hardware=_for_each(spec, max(1, per_host)),
         demand=demand,
         setting=setting_of(recipe, model, spec),
         gpus_per_host=max(1, per_host, spec.domain_gpus),
     )
+
+
+def _for_each(spec: HardwareSpec, ranks: int) -> HardwareSpec:
+    """What one of some ranks on a host has: a GPU is its own, the cores and the memory of a CPU are shared."""
+    if spec.family != "cpu" or ranks == 1:
+        return spec
+    share = spec.bandwidth.model_copy(update={"bytes_per_s": spec.bandwidth.bytes_per_s / ranks})
+    rates = {name: rate.model_copy(update={"flop_per_s": rate.flop_per_s / ranks}) for name, rate in spec.rates.items()}
+    return spec.model_copy(update={"bandwidth": share, "rates": rates})
+
+
+def usual_demand(recipe: Recipe, model: ModelSpec) -> Demand:
+    """The load of a plan that names none: one user, 1024 tokens in and out or what half the context holds."""
+    context = memory.tokens_of(recipe.engine_args.get("max_model_len"), model.max_context or 4096)
+    half = max(1, min(1024, context // 2))
+    return Demand(isl=half, osl=half, concurrency=1)

@@ -6,14 +6,17 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from overspan.catalog import flags, images, inventories, overrides, recipes
+from overspan.catalog import flags, hardware, images, inventories, library, overrides, recipes
 from overspan.engines import vllm, vllm_ray
 from overspan.inventory import here
-from overspan.planner.make import make_plan
+from overspan.planner import choose
+from overspan.planner.answer import parse_slo
+from overspan.planner.make import make_plan, sizes
 from overspan.provision import engines
 from overspan.schema.errors import EngineMissing, InputError, PlanRefused
 from overspan.schema.inventory import Inventory
 from overspan.schema.plan import EngineChoice, Plan
+from overspan.schema.prediction import Demand
 from overspan.schema.process import ProcessSpec
 from overspan.schema.recipe import Recipe
 
@@ -28,6 +31,9 @@ class Wanted:
     inventory: str | None = None
     settings: tuple[str, ...] = ()
     name: str | None = None
+    demand: Demand | None = None
+    slo: str | None = None
+    hardware: str | None = None
 
 
 def plan_of(wanted: Wanted, *, to_start: bool) -> Plan:
@@ -41,11 +47,28 @@ def plan_of(wanted: Wanted, *, to_start: bool) -> Plan:
         InputError: something of it cannot be; names the field.
         PlanRefused: the layout cannot run on these machines; with every reason.
     """
-    recipe = overrides.apply(recipes.find(wanted.recipe), list(wanted.settings))
-    inventory = inventories.find(wanted.inventory) if wanted.inventory else here.this_machine()
+    recipe, inventory = asked_for(wanted)
+    model, _ = sizes(recipe)
+    recipe, why = choose.with_layout(recipe, model, inventory, wanted.demand, parse_slo(wanted.slo))
     engine = engine_of(recipe, inventory, to_start=to_start)
     flags.require(recipe.engine_args, engine.version)
-    return make_plan(recipe, inventory, engine)
+    made = make_plan(recipe, inventory, engine, wanted.demand)
+    return made.model_copy(update={"notes": [why, *made.notes]}) if why else made
+
+
+def asked_for(wanted: Wanted) -> tuple[Recipe, Inventory]:
+    """The recipe with its settings, and the machines: this one where none are named.
+
+    Raises:
+        InputError: something of it cannot be; names the field.
+    """
+    recipe = overrides.apply(recipes.find(wanted.recipe), list(wanted.settings))
+    inventory = inventories.find(wanted.inventory) if wanted.inventory else here.this_machine()
+    if wanted.hardware:
+        own = hardware.find(wanted.hardware).name  # a mistake in it is told now
+        file = str(Path(wanted.hardware).resolve()) if library.is_path(wanted.hardware) else own
+        inventory = inventory.model_copy(update={"hardware": file})
+    return recipe, inventory
 
 
 def processes_of(plan: Plan) -> list[ProcessSpec]:

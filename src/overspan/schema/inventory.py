@@ -143,6 +143,7 @@ class Inventory(Frozen):
     images: dict[str, str] = Field(default_factory=dict, description="aliases: a recipe's image -> this site's")
     models: dict[str, str] = Field(default_factory=dict, description="aliases: a model id -> a folder of this site")
     env: dict[str, str] = Field(default_factory=dict, description="for every process of every host")
+    hardware: str | None = Field(None, description="a YAML of `overspan calibrate` in place of the catalogue's numbers")
     slurm: Slurm | None = None
     links: list[Link] = Field(default_factory=list, description="which network connects which hosts")
     why: dict[str, str] = Field(default_factory=dict, description="the reason of each choice; edit the choice itself")

@@ -1,0 +1,60 @@
+"""Options that `predict`, `plan`, `simulate` and `up` share, and the question they make."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from overspan.planner.answer import Question
+    from overspan.schema.prediction import Demand
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+Option = Callable[[Function], Function]
+
+LOAD: Sequence[Option[Any]] = (
+    click.option("--isl", type=click.FloatRange(1), help="Input tokens of a request. Default: 1024."),
+    click.option("--osl", type=click.FloatRange(1), help="Output tokens of a request. Default: 1024."),
+    click.option("--concurrency", type=click.IntRange(1), help="Users at a time. Default: 1."),
+    click.option("--slo", metavar="ttft=MS,tpot=MS", help="Limits; layouts that keep them come first."),
+)
+MACHINES: Sequence[Option[Any]] = (
+    click.option("--gpu", metavar="KIND", help="What if: machines of this kind (or a hardware YAML) in place of --on."),
+    click.option("--nodes", type=click.IntRange(1, 10_000), help="With --gpu: hosts. Default: as many as needed."),
+    click.option("--gpus", type=click.IntRange(1, 72), help="With --gpu: GPUs of each host. Default: the kind's own."),
+    click.option("--how-many", is_flag=True, help="With --gpu and --slo: the fewest GPUs that keep the limits."),
+    click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Layouts to show."),
+)
+HARDWARE: Option[Any] = click.option(
+    "--hardware", metavar="FILE", help="Numbers of `overspan calibrate` in place of the catalogue's."
+)
+
+
+def options(*groups: Sequence[Option[Any]]) -> Option[Any]:
+    """A decorator with all options of some groups, in their order."""
+
+    def decorate(function: Any) -> Any:
+        for group in reversed(groups):
+            for option in reversed(group):
+                function = option(function)
+        return function
+
+    return decorate
+
+
+def demand_of(isl: float | None, osl: float | None, concurrency: int | None) -> Demand | None:
+    """The load that was asked for; None when nothing of it was."""
+    from overspan.schema.prediction import Demand
+
+    given = {"isl": isl, "osl": osl, "concurrency": concurrency}
+    stated = {name: value for name, value in given.items() if value is not None}
+    return Demand.model_validate(stated) if stated else None
+
+
+def question_of(name: str, *, isl: float | None, osl: float | None, concurrency: int | None, **asked: Any) -> Question:
+    """The planner's question, from a command's options."""
+    from overspan.planner.answer import Question
+
+    return Question(name=name, demand=demand_of(isl, osl, concurrency), **asked)
