@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,40 +11,91 @@ import click
 from overspan.cli.output import Ticker, document, say
 
 if TYPE_CHECKING:
-    from overspan.checks.verify import Reference, Subject
+    from overspan.checks.client import Addressed
+    from overspan.runs.folder import RunFolder
     from overspan.schema.finding import Finding
 
 _MARKS = {"passed": "passed", "failed": "FAILED", "not_evaluated": "not evaluated"}
+_OF_EVAL = ("samples", "temperature", "max_tokens", "concurrency")
+_FILE = click.Path(path_type=Path)
 
 
 @click.command()
 @click.argument("run", required=False)
 @click.option("--base-url", help="Verify this OpenAI endpoint, such as http://127.0.0.1:8000/v1, in place of a run.")
 @click.option("--model", help="Name in the API. Default: the only one served.")
-@click.option("--short", is_flag=True, help="The rules that must hold before a measurement counts; some 20 answers.")
+@click.option("--short", is_flag=True, help="The rules that must hold before a measurement counts; some 25 answers.")
 @click.option("--expect", multiple=True, type=click.Choice(["tool-calls", "reasoning"]), help="Of --base-url: it has.")
-@click.option("--reference", type=click.Path(path_type=Path), help="Compare log probabilities with this file.")
+@click.option("--reference", type=_FILE, help="Compare log probabilities with this file.")
+@click.option("--eval", "questions", type=_FILE, help='Score this file instead, a line {"prompt": ..., "answer": ...}.')
+@click.option("--against", help="Compare the score with this result (.json), or with this run's, question by question.")
+@click.option("--out", type=_FILE, help="Write the result of --eval here as well.")
+@click.option("--samples", type=click.IntRange(1, 1000), default=1, show_default=True, help="Answers a question.")
+@click.option("--temperature", type=click.FloatRange(0, 2), default=0.0, show_default=True)
+@click.option("--max-tokens", type=click.IntRange(min=1), default=512, show_default=True)
+@click.option("--concurrency", type=click.IntRange(1, 1000), default=8, show_default=True)
+@click.option("--harness", type=click.Choice(["lm-eval", "evalscope"]), help="Print its command for this endpoint.")
 @click.option("--json", "as_json", is_flag=True, help="Print one document.")
-def verify(run: str | None, base_url: str | None, as_json: bool, **how: Any) -> int:
+def verify(run: str | None, base_url: str | None, model: str | None, harness: str | None, **how: Any) -> int:
     """Ask RUN (default: the active one) whether it is right: known answers, streams, stop strings, counts, characters,
     repetition, twenty requests in sequence, a burst, tool calls, reasoning, and log probabilities where a reference is
     stored.
 
     Exit code 0 where nothing failed, 1 where something did. An endpoint's key is taken from OVERSPAN_API_KEY.
     """
-    from overspan.checks.verify import RULES, SHORT, wrong
-    from overspan.checks.verify import verify as ask_all
-    from overspan.checks.verify.reference import load
-    from overspan.runs.folder import open_run
-    from overspan.runs.verifying import verify_run
     from overspan.schema.errors import InputError
 
     if run is not None and base_url is not None:
         raise InputError("RUN and --base-url exclude each other", next="give one of them")
-    if base_url is None and (how["model"] or how["expect"]):
+    if base_url is None and (model or how["expect"]):
         raise InputError("--model and --expect are for --base-url: a run's recipe tells them", next="leave them out")
-    reference = load(how["reference"]) if how["reference"] else None
-    rules = SHORT if how["short"] else RULES
+    if how["questions"] is None and (how["against"] or how["out"]):
+        raise InputError("--against and --out are for --eval", next="give --eval FILE.jsonl")
+    aim = _of_url(base_url, model) if base_url else _of_run(run)
+    if harness is not None:
+        from overspan.checks.evals.harness import command
+
+        click.echo(command(harness, aim.endpoint, aim.key_file))
+        return 0
+    return _eval(aim, **how) if how["questions"] else _rules(aim, **how)
+
+
+@dataclass(frozen=True)
+class _Aim:
+    """What is asked: a run, or an endpoint by its URL."""
+
+    endpoint: Addressed
+    api_key: str | None
+    run: RunFolder | None = None
+    key_file: str | None = None
+
+
+def _of_run(which: str | None) -> _Aim:
+    from overspan.runs import keys
+    from overspan.runs.folder import open_run
+    from overspan.runs.verifying import require_serving
+
+    run = open_run(which)
+    require_serving(run)
+    return _Aim(run.plan().endpoint, keys.read(run).get(keys.API_KEY), run, keys.file_of(run))
+
+
+def _of_url(base_url: str, model: str | None) -> _Aim:
+    from overspan.checks.verify.identify import identify
+    from overspan.runs import keys
+
+    key = keys.given()
+    return _Aim(identify(base_url, model, key), key)
+
+
+def _rules(aim: _Aim, *, as_json: bool, short: bool, reference: Path | None, expect: tuple[str, ...], **_: Any) -> int:
+    from overspan.checks.verify import RULES, SHORT, Subject, wrong
+    from overspan.checks.verify import verify as ask_all
+    from overspan.checks.verify.reference import load
+    from overspan.runs.verifying import verify_run
+
+    held = load(reference) if reference else None
+    rules = SHORT if short else RULES
     ticker = Ticker()
 
     def found(finding: Finding) -> None:
@@ -53,33 +105,25 @@ def verify(run: str | None, base_url: str | None, as_json: bool, **how: Any) -> 
         ticker.show(f"after {finding.rule.removeprefix('verify.')}")
 
     try:
-        if base_url is None:
-            findings = verify_run(open_run(run), rules, reference=reference, found=found)
+        if aim.run is not None:
+            findings = verify_run(aim.run, rules, reference=held, found=found)
         else:
-            findings = ask_all(_subject(base_url, reference, how), rules, found)
+            subject = Subject(
+                aim.endpoint,
+                aim.api_key,
+                tools="asked" if "tool-calls" in expect else "unknown",
+                reasoning="asked" if "reasoning" in expect else "unknown",
+                reference=held,
+            )
+            findings = ask_all(subject, rules, found)
     finally:
         ticker.clear()
+    bad = wrong(findings)
     if as_json:
         document(findings)
-    bad = wrong(findings)
-    if not as_json:
+    else:
         say(f"{len(bad)} of {len(findings)} failed" if bad else "nothing failed")
     return 1 if bad else 0
-
-
-def _subject(base_url: str, reference: Reference | None, how: dict[str, Any]) -> Subject:
-    from overspan.checks.verify import Subject
-    from overspan.checks.verify.identify import identify
-    from overspan.runs import keys
-
-    key = keys.given()
-    return Subject(
-        identify(base_url, how["model"], key),
-        key,
-        tools="asked" if "tool-calls" in how["expect"] else "unknown",
-        reasoning="asked" if "reasoning" in how["expect"] else "unknown",
-        reference=reference,
-    )
 
 
 def _line(finding: Finding) -> str:
@@ -93,3 +137,45 @@ def _line(finding: Finding) -> str:
     if finding.status == "failed" and finding.fix:
         lines.append(f"  fix: {finding.fix}")
     return "\n".join(lines)
+
+
+def _eval(aim: _Aim, *, questions: Path, against: str | None, out: Path | None, as_json: bool, **how: Any) -> int:
+    from overspan.checks.evals.evaluate import compare, evaluate
+    from overspan.checks.evals.questions import read
+    from overspan.runs.evaluating import earlier, keep
+    from overspan.runs.folder import write_whole
+
+    asked = read(questions)
+    other = earlier(against, questions) if against else None
+    ticker = Ticker()
+    settings = {name: how[name] for name in _OF_EVAL}
+    try:
+        result = evaluate(
+            aim.endpoint,
+            aim.api_key,
+            questions,
+            asked,
+            progress=lambda done: ticker.show(f"{done} of {len(asked) * how['samples']} answers"),
+            **settings,
+        )
+    finally:
+        ticker.clear()
+    kept = keep(aim.run, result) if aim.run else None
+    if out:
+        write_whole(out, result.model_dump_json(indent=2) + "\n")
+    compared = compare(result, other) if other else None
+    if as_json:
+        document({**result.model_dump(mode="json"), "comparison": compared and compared.model_dump(mode="json")})
+    else:
+        click.echo(
+            f"accuracy {result.accuracy:.3f}, 95 % interval {result.low:.3f} to {result.high:.3f}, "
+            f"{len(asked)} questions, {result.samples} samples each"
+        )
+        if compared:
+            click.echo(compared.text)
+    if result.unanswered:
+        error = next(each.error for each in result.questions if each.error)
+        say(f"{result.unanswered} requests were not answered, and count neither as right nor as wrong: {error}")
+    if not as_json and kept:
+        say(f"kept in {kept}; `overspan verify {aim.run.id if aim.run else ''} --harness lm-eval` runs a harness on it")
+    return 1 if result.unanswered else 0

@@ -22,12 +22,21 @@ def subject_of_run(run: RunFolder, reference: Reference | None = None) -> Subjec
     Raises:
         NotReady: it does not answer requests.
     """
-    state = run.state()
-    if state not in SERVING_STATES:
-        raise NotReady(f"run {run.id} is {state}: there is nothing to verify", next=f"overspan status {run.id}")
+    require_serving(run)
     plan = run.plan()
     key = keys.read(run).get(keys.API_KEY)
     return subject_of(plan.recipe, plan.endpoint, key, reference or stored(plan.recipe.model))
+
+
+def require_serving(run: RunFolder) -> None:
+    """Refuse a run that does not answer requests.
+
+    Raises:
+        NotReady: its state says so.
+    """
+    state = run.state()
+    if state not in SERVING_STATES:
+        raise NotReady(f"run {run.id} is {state}: there is nothing to verify", next=f"overspan status {run.id}")
 
 
 def verify_run(

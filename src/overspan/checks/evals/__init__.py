@@ -1,0 +1,1 @@
+"""Prompt and answer sets: asked, scored, with an interval, and compared question by question. Statistics are pure."""

@@ -1,0 +1,202 @@
+"""Ask a set of questions, score the replies, and compare two such results."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+from pydantic import Field, ValidationError
+
+from overspan.checks.client import Addressed, NoAnswer
+from overspan.checks.evals.questions import Question
+from overspan.checks.evals.statistics import paired_p, wilson
+from overspan.checks.verify.ask import Asker
+from overspan.schema.base import Frozen
+from overspan.schema.errors import InputError
+
+LEVEL: Final = 0.05
+"""Below this p two runs are said to differ: the usual level, the other side of a 95 % interval."""
+
+
+class Scored(Frozen):
+    """One question: how many of its samples were right, and what was said."""
+
+    id: str
+    right: int
+    answered: int
+    replies: list[str]
+    error: str | None = None
+
+
+class EvalResult(Frozen):
+    """What a run made of a file of questions."""
+
+    model: str
+    base_url: str
+    file: str
+    digest: str = Field(description="of the questions: results of other questions are not compared")
+    samples: int = Field(ge=1, description="answers to each question")
+    temperature: float
+    accuracy: float
+    low: float = Field(description="lower end of the 95 % interval (Wilson, over questions)")
+    high: float
+    questions: list[Scored]
+
+    @property
+    def unanswered(self) -> int:
+        """Requests that failed; they are not counted as wrong answers."""
+        return sum(self.samples - each.answered for each in self.questions)
+
+
+class Comparison(Frozen):
+    """Two results of the same questions."""
+
+    one: float
+    other: float
+    better: int = Field(description="questions that the first run answered better")
+    worse: int
+    p: float = Field(description="chance of a difference like this between equally good runs, or a larger one")
+
+    @property
+    def differ(self) -> bool:
+        """Whether the difference is more than chance."""
+        return self.p < LEVEL
+
+    @property
+    def text(self) -> str:
+        """For a person."""
+        verdict = "they differ" if self.differ else "no difference that these questions can show"
+        counts = f"better on {self.better} questions, worse on {self.worse}"
+        return f"{self.one:.3f} against {self.other:.3f}: {verdict} (p = {self.p:.2g}; {counts})"
+
+
+def evaluate(
+    endpoint: Addressed,
+    api_key: str | None,
+    file: Path,
+    questions: Sequence[Question],
+    *,
+    samples: int = 1,
+    temperature: float = 0.0,
+    max_tokens: int = 512,
+    concurrency: int = 8,
+    progress: Callable[[int], None] = lambda done: None,
+) -> EvalResult:
+    """Ask every question `samples` times. A request that fails is told in its question and is no wrong answer.
+
+    Args:
+        endpoint: asked by chat.
+        api_key: its key.
+        file: where the questions are from, for the result.
+        questions: what is asked.
+        samples: answers to each question; more than one needs a temperature above 0.
+        temperature: of the answers.
+        max_tokens: of a question that does not say.
+        concurrency: requests at once.
+        progress: told how many requests have ended.
+
+    Raises:
+        InputError: several samples at temperature 0.
+    """
+    if samples > 1 and temperature == 0:
+        raise InputError("several samples at temperature 0 are one sample", next="give --temperature, or --samples 1")
+    ask = Asker(endpoint, api_key)
+    ended = 0
+
+    def one(question: Question) -> str | NoAnswer:
+        nonlocal ended
+        try:
+            reply = ask.chat(question.prompt, question.max_tokens or max_tokens, temperature=temperature)
+            found: str | NoAnswer = reply.text
+        except NoAnswer as error:
+            found = error
+        ended += 1
+        progress(ended)
+        return found
+
+    try:
+        with ThreadPoolExecutor(max_workers=concurrency) as pool:
+            replies = list(pool.map(one, [question for question in questions for _ in range(samples)]))
+    finally:
+        ask.close()
+    scored = [
+        _scored(question, replies[at * samples : (at + 1) * samples], at + 1) for at, question in enumerate(questions)
+    ]
+    answered = sum(each.answered for each in scored)
+    accuracy = sum(each.right for each in scored) / max(1, answered)
+    low, high = wilson(accuracy, sum(each.answered > 0 for each in scored))
+    return EvalResult(
+        model=endpoint.model,
+        base_url=endpoint.base_url,
+        file=str(file),
+        digest=_digest(questions),
+        samples=samples,
+        temperature=temperature,
+        accuracy=accuracy,
+        low=low,
+        high=high,
+        questions=scored,
+    )
+
+
+def _scored(question: Question, replies: Sequence[str | NoAnswer], number: int) -> Scored:
+    said = [reply for reply in replies if isinstance(reply, str)]
+    errors = [reply for reply in replies if isinstance(reply, NoAnswer)]
+    return Scored(
+        id=question.id or str(number),
+        right=sum(question.right(reply) for reply in said),
+        answered=len(said),
+        replies=said,
+        error=f"{errors[0].what}: {errors[0].quote or ''}".rstrip(": ") if errors else None,
+    )
+
+
+def _digest(questions: Sequence[Question]) -> str:
+    text = "\n".join(question.model_dump_json() for question in questions)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def compare(one: EvalResult, other: EvalResult) -> Comparison:
+    """Compare two results question by question. Questions that one of them could not ask fully are left out.
+
+    Raises:
+        InputError: they are of other questions, or sampled unequally often.
+    """
+    if one.digest != other.digest:
+        raise InputError(
+            f"the results are of other questions: {one.file} ({one.digest}), {other.file} ({other.digest})"
+        )
+    if one.samples != other.samples:
+        raise InputError(f"the results have {one.samples} and {other.samples} samples a question; they must be equal")
+    both = [
+        (a.right, b.right)
+        for a, b in zip(one.questions, other.questions, strict=True)
+        if a.answered == b.answered == one.samples
+    ]
+    ones, others = [a for a, _ in both], [b for _, b in both]
+    whole = max(1, len(both) * one.samples)
+    return Comparison(
+        one=sum(ones) / whole,
+        other=sum(others) / whole,
+        better=sum(a > b for a, b in both),
+        worse=sum(a < b for a, b in both),
+        p=paired_p(ones, others),
+    )
+
+
+def load(path: Path) -> EvalResult:
+    """A result that was kept.
+
+    Raises:
+        InputError: it cannot be read, or is none.
+    """
+    try:
+        return EvalResult.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise InputError(f"{path} is no result of verify --eval: {problem['msg']}") from None
