@@ -23,8 +23,18 @@ def engine_version(image: str | None) -> str | None:
     """The version of vLLM in an image; None where its name does not tell."""
     if not image:
         return None
-    matches = [prefix for prefix in _known() if image.startswith(prefix)]
-    if matches:
-        return str(_known()[max(matches, key=len)]["version"])
+    found = _entry(image).get("version")
+    if found:
+        return str(found)
     tagged = _TAGGED.search(image)
     return tagged.group(1) if tagged else None
+
+
+def brings(image: str | None) -> list[str]:
+    """Features (see features.yaml) that an image has by patches, whatever its version says."""
+    return list(_entry(image).get("brings", [])) if image else []
+
+
+def _entry(image: str) -> dict[str, Any]:
+    matches = [prefix for prefix in _known() if image.startswith(prefix)]
+    return _known()[max(matches, key=len)] if matches else {}

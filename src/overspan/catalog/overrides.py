@@ -99,7 +99,8 @@ def with_variant(recipe: Recipe, name: str) -> Recipe:
     for key in ("engine_args", "env"):
         merged = {**data.get(key, {}), **changes.pop(key, {})}
         data[key] = {inner: value for inner, value in merged.items() if value is not None}
-    data["warnings"] = [*data.get("warnings", []), *changes.pop("warnings", [])]
+    for key in ("warnings", "requires"):
+        data[key] = [*data.get(key, []), *changes.pop(key, [])]
     return _made({**data, **changes}, f"variant {name} of {recipe.name}")
 
 

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from overspan.catalog import flags, library, overrides, secrets
+from overspan.catalog import features, flags, library, overrides, secrets
 from overspan.schema.errors import RecipeError, UnknownName
 from overspan.schema.recipe import Recipe
 from overspan.schema.yamlio import Place
@@ -36,8 +36,9 @@ def find(name: str) -> Recipe:
     recipe, file, places = library.find(Recipe, _FOLDER, name, "recipe")
     _check_args(recipe, recipe.engine_args, ("engine_args",), file, places)
     secrets.refuse_env(recipe.env, where=file)
+    _check_requires(recipe, file)
     for variant, changes in recipe.variants.items():
-        overrides.with_variant(recipe, variant)
+        _check_requires(overrides.with_variant(recipe, variant), file)
         inner = changes.get("engine_args", {})
         if isinstance(inner, dict):
             _check_args(recipe, inner, ("variants", variant, "engine_args"), file, places)
@@ -54,6 +55,14 @@ def for_model(model: str) -> Recipe:
 
 def _known() -> str:
     return f"recipes that ship: {', '.join(names())}; or a Hugging Face id (owner/name), a folder, or a YAML file"
+
+
+def _check_requires(recipe: Recipe, file: str) -> None:
+    try:
+        for name in recipe.requires:
+            features.find(name)
+    except UnknownName as error:
+        raise RecipeError(f"{file}: requires: {error.what}", next=error.next) from None
 
 
 def _check_args(recipe: Recipe, args: dict[str, Any], place: Place, file: str, places: dict[Place, Any]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from overspan import __version__
 from overspan.catalog import models
-from overspan.planner import explain, faults, memory, rank, refuse, subject
+from overspan.planner import explain, faults, memory, rank, refuse, requires, subject
 from overspan.planner.placement import place
 from overspan.schema.defaults import LOOPBACK
 from overspan.schema.errors import InputError, ModelUnavailable, PlanRefused
@@ -32,8 +32,10 @@ def make_plan(recipe: Recipe, inventory: Inventory, engine: EngineChoice, demand
     placements = place(recipe.layout, inventory)
     model, notes = sizes(recipe)
     reasons = refuse.refusals(model, recipe.layout, inventory, recipe)
+    reasons += requires.missing(recipe, inventory, engine)
     if reasons:
         raise PlanRefused("this plan cannot run:", reasons, next="overspan predict MODEL --on INVENTORY ranks what can")
+    notes += requires.unsure(recipe, inventory, engine)
     notes += [fault.sentence() for fault in faults.known(model, recipe.layout, inventory, recipe)]
     needed, prediction = {}, None
     if model is not None:

@@ -1,0 +1,56 @@
+"""What engines can do, since which version, and which patch brings it to others."""
+
+from __future__ import annotations
+
+import functools
+from importlib import resources
+from typing import Any
+
+import yaml
+
+from overspan.catalog import flags
+from overspan.schema.base import Frozen
+from overspan.schema.errors import UnknownName
+
+
+class Feature(Frozen):
+    """One feature of vLLM. At least one of `since` and `patch` is there."""
+
+    name: str
+    says: str
+    since: str | None = None
+    patch: str | None = None
+    source: str
+
+    def missing(self, version: str | None) -> bool:
+        """Whether an engine of this version lacks it as far as is known; an unknown version lacks nothing for sure."""
+        have = flags.version_of(version)
+        needed = flags.version_of(self.since)
+        return have is not None and (needed is None or have < needed)
+
+    @property
+    def where(self) -> str:
+        """`vLLM has it since 0.25.0; the patch URL brings it to others`."""
+        parts = [f"vLLM has it since {self.since}"] if self.since else ["no release is known to have it"]
+        parts += [f"the patch {self.patch} brings it to others"] if self.patch else []
+        return "; ".join(parts)
+
+
+@functools.lru_cache(maxsize=1)
+def catalogue() -> dict[str, Feature]:
+    """Every known feature by its name."""
+    text = resources.files("overspan.catalog").joinpath("features.yaml").read_text(encoding="utf-8")
+    data: dict[str, dict[str, Any]] = yaml.safe_load(text)["features"]
+    return {name: Feature(name=name, **item) for name, item in data.items()}
+
+
+def find(name: str) -> Feature:
+    """A feature by its name.
+
+    Raises:
+        UnknownName: there is none; tells the nearest.
+    """
+    known = catalogue()
+    if name not in known:
+        raise UnknownName("engine feature", name, known, next=f"known: {', '.join(known)}")
+    return known[name]

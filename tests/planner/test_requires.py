@@ -1,0 +1,77 @@
+"""Engine features as data: what a recipe requires is refused with since when it exists, or which patch brings it."""
+
+from pathlib import Path
+
+import pytest
+
+from overspan.catalog import features, images, inventories, overrides, recipes
+from overspan.planner.make import make_plan
+from overspan.schema.errors import PlanRefused, RecipeError
+from overspan.schema.plan import EngineChoice, Plan
+from overspan.schema.recipe import Recipe
+
+SPARKS = inventories.find("two-sparks")
+
+
+def plan(recipe: Recipe, image: str | None = None) -> Plan:
+    changed = overrides.apply(recipe, [f"image={image}"] if image else [])
+    engine = EngineChoice(name="vllm", version="0.32.0", image=changed.image)
+    return make_plan(changed, SPARKS, engine)
+
+
+@pytest.fixture
+def pp2() -> Recipe:
+    return overrides.with_variant(recipes.find("minimax-m2.5-nvfp4"), "pp2")
+
+
+def test_a_variant_adds_to_what_the_recipe_requires(pp2: Recipe) -> None:
+    assert pp2.requires == ["moe.marlin.nvfp4", "minimax-m2.pipeline", "minimax-m2.pipeline.nvfp4"]
+
+
+def test_an_engine_that_is_too_old_is_refused_with_the_sentence_of_the_catalogue(pp2: Recipe) -> None:
+    with pytest.raises(PlanRefused) as refused:
+        plan(pp2, "vllm/vllm-openai:v0.11.0")
+    (reason,) = [each for each in refused.value.reasons if "requires minimax-m2.pipeline (" in each]
+    assert reason == (
+        "the recipe requires minimax-m2.pipeline (pipeline stages of MiniMax-M2 (SupportsPP)), and image "
+        "vllm/vllm-openai:v0.11.0 (vLLM 0.11.0) lacks it: vLLM has it since 0.11.1"
+    )
+    (patched,) = [each for each in refused.value.reasons if "minimax-m2.pipeline.nvfp4" in each]
+    assert patched.endswith(
+        "since 0.26.0; the patch https://github.com/vllm-project/vllm/pull/33303 brings it to others"
+    )
+
+
+def test_an_engine_that_has_it_is_planned(pp2: Recipe) -> None:
+    notes = plan(pp2, "vllm/vllm-openai:v0.32.0").notes
+    assert not [note for note in notes if "requires" in note]
+
+
+def test_an_image_of_unknown_version_is_planned_with_a_note_of_what_nobody_knows(pp2: Recipe) -> None:
+    assert images.engine_version(pp2.image) is None
+    notes = [note for note in plan(pp2).notes if "the recipe requires" in note]
+    # The image's own log shows Marlin; the pipeline nobody has shown.
+    assert [note.split()[3] for note in notes] == ["minimax-m2.pipeline;", "minimax-m2.pipeline.nvfp4;"]
+    assert all("is not known" in note for note in notes)
+
+
+def test_a_feature_of_no_release_is_refused_with_its_patch() -> None:
+    recipe = recipes.find("minimax-m2.5-nvfp4").model_copy(update={"requires": ["moe.marlin.sm12x"]})
+    with pytest.raises(PlanRefused, match=r"no release is known to have it; the patch https://.*/pull/40923"):
+        plan(recipe, "vllm/vllm-openai:v0.32.0")
+
+
+def test_an_unknown_feature_is_told_with_the_nearest(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("name: x\nmodel: a/b\nrequires: [minimax-m2.pipelines]\n")
+    with pytest.raises(RecipeError, match=r"requires: unknown engine feature .*: did you mean minimax-m2.pipeline"):
+        recipes.find(str(path))
+
+
+def test_every_feature_has_its_source_and_a_way_to_it() -> None:
+    for feature in features.catalogue().values():
+        assert feature.source
+        assert feature.since or feature.patch, feature.name
+        assert feature.missing(None) is False
+    for image in images._known():
+        assert all(name in features.catalogue() for name in images.brings(image))
