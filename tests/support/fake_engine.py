@@ -31,6 +31,11 @@ class Handler(BaseHTTPRequestHandler):
     answer = "Paris"
     token_s = 0.0
 
+    def do_GET(self) -> None:
+        if self.path != "/v1/models":
+            return self.send_error(404)
+        return self.reply({"object": "list", "data": [{"id": os.environ.get("FAKE_MODEL", "fake")}]})
+
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         key = os.environ.get("VLLM_API_KEY")

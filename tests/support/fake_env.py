@@ -19,7 +19,8 @@ if "--headless" in sys.argv:
     print("(Worker pid=%d) INFO headless" % os.getpid(), flush=True)
     time.sleep(600)
 port = sys.argv[sys.argv.index("--port") + 1]
-os.execv({python!r}, [{python!r}, {engine!r}, port])
+os.environ["FAKE_MODEL"] = sys.argv[sys.argv.index("--served-model-name") + 1]
+os.execv({python!r}, [{python!r}, {engine!r}, port, "Paris", os.environ.get("FAKE_TOKEN_S", "0")])
 """
 
 

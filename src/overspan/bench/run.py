@@ -108,7 +108,7 @@ class Bench:
             yield from self._search(accepted, watch)
             return
         for level in levels_of(self.workload):
-            if not self.interrupted:
+            if not self.interrupted and self._warmed_up(level, accepted):
                 yield self._point(level, accepted, watch)
 
     def _search(self, accepted: Accepted, watch: Watch) -> Iterator[BenchPoint]:
@@ -118,6 +118,8 @@ class Bench:
         search = Search(start, whole, self.workload.slo_share)
         for load in search.loads():
             level = Level(users=int(load)) if whole else Level(rate_per_s=load)
+            if not self._warmed_up(level, accepted):
+                return
             point = self._point(level, accepted, watch)
             search.tell(load, point)
             yield point
@@ -127,11 +129,15 @@ class Bench:
         found = "no load tried" if search.best is None else f"{search.best:g} {kind}"
         self._notes.append(f"highest load within {self.workload.slo_ms} ms for {self.workload.slo_share:.0%}: {found}")
 
+    def _warmed_up(self, level: Level, accepted: Accepted) -> bool:
+        """Send the requests that are not counted; False when Ctrl-C ended them."""
+        count = self.workload.warmup
+        if count:
+            self._run(Level(users=min(level.users or count, count)), accepted, count, f"warmup-{level.name}")
+        return not self.interrupted
+
     def _point(self, level: Level, accepted: Accepted, watch: Watch) -> BenchPoint:
         workload = self.workload
-        if workload.warmup:
-            users = min(level.users or workload.warmup, workload.warmup)
-            self._run(Level(users=users), accepted, workload.warmup, f"warmup-{level.name}")
         requests = None if workload.duration_s is not None else workload.requests
         watch.begin()
         streams, audits, planned = self._run(level, accepted, requests, level.name)

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+from collections import Counter
+from types import FrameType
+from typing import Any
+
 import click
 
-from overspan.cli.output import document, say, table
+from overspan.cli.output import Ticker, document, say, table
 from overspan.runs.sweeps import matrix_of
 from overspan.schema.point import Point
+from overspan.sweep.expand import Matrix
+from overspan.sweep.folder import SweepFolder, newest
 from overspan.sweep.only import chosen
 
 
@@ -17,22 +24,88 @@ from overspan.sweep.only import chosen
 )
 @click.option("--only", metavar="FILTER", help="Some points: patterns and tests, such as 'tp4*,conc<=64'.")
 @click.option("--dry-run", is_flag=True, help="Print every point, its GPUs, commands and estimate; start nothing.")
+@click.option("--fresh", is_flag=True, help="Measure everything anew, in a folder of its own.")
+@click.option("--retry-failed", is_flag=True, help="Measure points that failed once more.")
 @click.option("--json", "as_json", is_flag=True)
-def sweep(sweep: str, inventory: str | None, only: str | None, dry_run: bool, as_json: bool) -> None:
-    """Measure every point of SWEEP, a name that ships or a YAML file; what is measured already is not run again."""
+def sweep(  # noqa: PLR0917 - click gives them by name
+    sweep: str, inventory: str | None, only: str | None, dry_run: bool, fresh: bool, retry_failed: bool, as_json: bool
+) -> int:
+    """Measure every point of SWEEP, a name that ships or a YAML file.
+
+    One deployment at a time, every concurrency on it. What was measured is not measured again: after Ctrl-C or a crash
+    the same command goes on where it was. Exit code 1 when a point failed or is missing.
+    """
     matrix = matrix_of(sweep, inventory, to_start=not dry_run)
     points = chosen(matrix.points, only)
+    if dry_run:
+        _show_plan(matrix, points, as_json=as_json)
+        return 0
+    return _measure(matrix, points, fresh=fresh, retry_failed=retry_failed, as_json=as_json)
+
+
+def _measure(matrix: Matrix, points: list[Point], *, fresh: bool, retry_failed: bool, as_json: bool) -> int:
+    from overspan.runs.sweeping import Told, run_sweep
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    folder = (None if fresh else newest(matrix.sweep.name)) or SweepFolder.create(matrix.sweep)
+    ticker = Ticker()
+
+    def progress(point: Point, ended: int, failed: int, in_flight: int) -> None:
+        ticker.show(f"{point.id}: {ended} of {point.requests} requests ended, {in_flight} in flight, {failed} failed")
+
+    def tell(text: str) -> None:
+        ticker.clear()
+        say(text)
+
+    folder.open(matrix.sweep, matrix.points)
+    try:
+        run_sweep(matrix, points, folder, Told(tell, progress), retry_failed=retry_failed)
+    except KeyboardInterrupt:
+        ticker.clear()
+        say(f"interrupted; the same command goes on: overspan sweep {matrix.sweep.name}")
+        return 130
+    finally:
+        ticker.clear()
+        folder.close()
+    return _show_end(matrix, points, folder, as_json=as_json)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _show_end(matrix: Matrix, points: list[Point], folder: SweepFolder, *, as_json: bool) -> int:
+    """Every planned point: ok, failed or missing."""
+    states, latest = folder.state_of(matrix.points), folder.latest()
+    counts = Counter(state for state, _ in states.values())
+    rows: list[dict[str, Any]] = []
+    for point in matrix.points:
+        state, reason = states[point.id]
+        result = latest.get((point.id, point.recipe_hash))
+        rows.append({"id": point.id, "state": state, "reason": reason, **(result.derived if result else {})})
     if as_json:
-        document({"sweep": matrix.sweep.name, "inventory": matrix.inventory.name, "points": _plain(points)})
+        document({"sweep": folder.id, "folder": str(folder.path), "counts": dict(counts), "points": rows})
+    else:
+        click.echo(table(["point", "state", "users", "TTFT ms", "TPOT ms", "out tok/s", "reason"],
+                         [_end_row(point, states[point.id], latest) for point in matrix.points]))  # fmt: skip
+        click.echo(f"{counts['ok']} ok, {counts['failed']} failed, {counts['missing']} missing: {folder.path}")
+        say(f"next: overspan report {folder.id} | export {folder.id} --out points.csv")
+    return 0 if all(states[point.id][0] == "ok" for point in points) else 1
+
+
+def _end_row(point: Point, ended: tuple[str, str], latest: dict[Any, Any]) -> list[str]:
+    result = latest.get((point.id, point.recipe_hash))
+    seen = result.measured if result else None
+    numbers = [seen.ttft_ms.p50, seen.tpot_ms.p50, seen.output_tokens_per_s] if seen else [None, None, None]
+    shown = ["-" if value is None else f"{value:.1f}" for value in numbers]
+    return [point.id, ended[0], str(point.concurrency), *shown, ended[1].splitlines()[0] if ended[1] else ""]
+
+
+def _show_plan(matrix: Matrix, points: list[Point], *, as_json: bool) -> None:
+    if as_json:
+        plain = [point.model_dump(mode="json") for point in points]
+        document({"sweep": matrix.sweep.name, "inventory": matrix.inventory.name, "points": plain})
         return
-    _print(points)
-
-
-def _plain(points: list[Point]) -> list[dict[str, object]]:
-    return [point.model_dump(mode="json") for point in points]
-
-
-def _print(points: list[Point]) -> None:
     header = ["point", "users", "nodes", "GPUs", "reserved", "TPOT ms", "TTFT ms", "out tok/s", "requests"]
     click.echo(table(header, [_row(point) for point in points]))
     shown: set[str] = set()

@@ -7,8 +7,11 @@ from typing import Any, Literal
 from pydantic import Field
 
 from overspan.schema.base import Frozen
+from overspan.schema.finding import Finding
 from overspan.schema.recipe import ArgValue
+from overspan.schema.sweep import Load
 from overspan.schema.topology import RoleName
+from overspan.schema.workload import BenchPoint
 
 PointState = Literal["planned", "ok", "failed", "missing"]
 
@@ -18,7 +21,8 @@ class PointRole(Frozen):
 
     workers: int
     layout: str
-    gpus: int = Field(description="of all its workers")
+    ranks: int = Field(description="of all its workers")
+    gpus: int = Field(description="of all its workers; 0 on CPUs")
     nodes: list[str]
     engine_args: dict[str, ArgValue]
     env: dict[str, str]
@@ -45,9 +49,11 @@ class Point(Frozen):
     name: str = ""
     concurrency: int
     nodes: int
+    ranks: int
     gpus_used: int
     gpus_reserved: int
     roles: dict[RoleName, PointRole]
+    load: Load
     requests: int
     warmup: int
     deployment: str
@@ -58,3 +64,20 @@ class Point(Frozen):
     estimate: dict[str, Any] = Field(default_factory=dict, description="of the planner; `abstained` holds why not")
     notes: list[str] = Field(default_factory=list)
     commands: list[Command] = Field(default_factory=list)
+
+
+class Result(Frozen):
+    """How one point ended: a line of results.jsonl. `point` says what was run; rates and ratios are in `derived`."""
+
+    point: Point
+    state: Literal["ok", "failed"]
+    reason: str = ""
+    run: str | None = Field(None, description="id of the run that served it")
+    engine_version: str | None = None
+    started_at: str
+    ended_at: str
+    verification: list[Finding] = Field(default_factory=list)
+    measured: BenchPoint | None = None
+    derived: dict[str, Any] = Field(default_factory=dict)
+    notes: list[str] = Field(default_factory=list)
+    overspan_version: str

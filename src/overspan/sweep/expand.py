@@ -35,7 +35,7 @@ from overspan.sweep.read import base_recipe, entry_load, entry_recipe
 
 # Not what a deployment does: prose, names, and where it answers.
 _UNHASHED = frozenset(
-    {"name", "description", "source", "known_answers", "variants", "warnings", "locked", "host", "port", "api_key"}
+    {"name", "description", "source", "variants", "warnings", "locked", "host", "port", "api_key"}
     | {"restart", "ready_timeout_s", "drain_timeout_s", "layout", "requires"}
 )
 
@@ -60,6 +60,7 @@ class Deployment:
     processes: list[ProcessSpec]
     commands: list[Command]
     engine: EngineChoice
+    key: str
     points: list[Point] = field(default_factory=list)
 
 
@@ -168,6 +169,7 @@ def _deploy(case: _Case, sweep: Sweep, inventory: Inventory, model: ModelSpec | 
         processes=processes,
         commands=[Command(process=spec.name, host=spec.host, command=shlex.join(spec.argv)) for spec in processes],
         engine=engine,
+        key=case.key,
     )
 
 
@@ -200,6 +202,7 @@ def _role(role: Role, plan: Plan, placed: Placed, inventory: Inventory) -> Point
     return PointRole(
         workers=role.workers,
         layout=role.layout.label.upper(),
+        ranks=role.ranks,
         gpus=sum(len(each.gpus) for each in held),
         nodes=list(dict.fromkeys(each.host for each in held)),
         engine_args=plan.recipe.engine_args,
@@ -238,9 +241,11 @@ def _point(
         name=case.entry.name,
         concurrency=users,
         nodes=len(placed.nodes),
+        ranks=sum(role.ranks for role in deployment.topology.roles),
         gpus_used=placed.gpus_used,
         gpus_reserved=placed.gpus_reserved,
         roles=deployment.roles,
+        load=load,
         requests=load.requests_per_user * users,
         warmup=load.warmup_per_user * users,
         deployment=deployment.id,

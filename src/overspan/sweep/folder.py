@@ -1,0 +1,198 @@
+"""A sweep's folder: its definition, a journal of what is going on, and one line for each point that ended.
+
+Lines are only ever added, each in one write that is on disk before anything goes on. So a crash loses at most the
+point that was being measured, and whoever comes next sees exactly what is done.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from overspan.schema.errors import InputError, RunDamaged, UnknownName
+from overspan.schema.places import state_dir
+from overspan.schema.point import Point, PointState, Result
+from overspan.schema.sweep import Sweep
+from overspan.schema.yamlio import dump
+
+RESULTS = "results.jsonl"
+JOURNAL = "journal.jsonl"
+
+
+def sweeps_dir() -> Path:
+    """One folder a sweep that was run."""
+    return state_dir() / "sweeps"
+
+
+class SweepFolder:
+    """One running of a sweep. Its id is the folder's name: `<name>-<date>-<time>-<4 hex>`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: int | None = None
+
+    @classmethod
+    def create(cls, sweep: Sweep) -> SweepFolder:
+        """Make the folder of a new running."""
+        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+        folder = cls(sweeps_dir() / f"{sweep.name}-{stamp}-{secrets.token_hex(2)}")
+        folder.path.mkdir(parents=True)
+        return folder
+
+    @property
+    def id(self) -> str:
+        """The folder's name."""
+        return self.path.name
+
+    @property
+    def name(self) -> str:
+        """The sweep's name."""
+        return self.id.rsplit("-", 3)[0]
+
+    def requests(self, point: Point) -> Path:
+        """The folder of a point's single requests; made when asked for."""
+        path = self.path / "points" / point.id.replace("/", "--")
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def open(self, sweep: Sweep, points: list[Point]) -> None:
+        """Take the folder for this process, mend what a crash left half-written, and write what is planned.
+
+        Raises:
+            InputError: another process is running this sweep.
+        """
+        self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise InputError(
+                f"sweep {self.id} is being run by another process", next="wait for it, or --fresh"
+            ) from None
+        for file in (RESULTS, JOURNAL):
+            _mend(self.path / file)
+        (self.path / "sweep.yaml").write_text(dump(sweep), encoding="utf-8")
+        lines = [point.model_dump_json() for point in points]
+        (self.path / "points.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+    def close(self) -> None:
+        """Let go of the folder. Twice is fine."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def note(self, event: str, **data: Any) -> None:
+        """Add a line to the journal."""
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        _append(self.path / JOURNAL, json.dumps({"at": at, "event": event, **data}))
+
+    def journal(self) -> list[dict[str, Any]]:
+        """Every line of the journal; one that is half-written is left out."""
+        return [json.loads(line) for line in _lines(self.path / JOURNAL)]
+
+    def add(self, result: Result) -> None:
+        """Add how a point ended."""
+        _append(self.path / RESULTS, result.model_dump_json())
+
+    def results(self) -> list[Result]:
+        """Every result, oldest first.
+
+        Raises:
+            RunDamaged: a line in the middle is none.
+        """
+        return read_results(self.path / RESULTS)
+
+    def points(self) -> list[Point]:
+        """What was planned when the sweep was last run."""
+        return [Point.model_validate_json(line) for line in _lines(self.path / "points.jsonl")]
+
+    def latest(self) -> dict[tuple[str, str], Result]:
+        """The last result of each point, by its id and recipe hash."""
+        return {(result.point.id, result.point.recipe_hash): result for result in self.results()}
+
+    def state_of(self, points: list[Point]) -> dict[str, tuple[PointState, str]]:
+        """Each point's state and reason: one without a result of its own recipe is missing."""
+        latest = self.latest()
+        found: dict[str, tuple[PointState, str]] = {}
+        for point in points:
+            result = latest.get((point.id, point.recipe_hash))
+            found[point.id] = (result.state, result.reason) if result else ("missing", "not measured")
+        return found
+
+
+def read_results(path: Path) -> list[Result]:
+    """The results in a file of JSON lines.
+
+    Raises:
+        RunDamaged: a line is no result; names it.
+    """
+    found = []
+    for number, line in enumerate(_lines(path), 1):
+        try:
+            found.append(Result.model_validate_json(line))
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]
+            field = ".".join(str(part) for part in problem["loc"])
+            raise RunDamaged(
+                f"{path}, line {number} is no result: {field}: {problem['msg']}", quote=line[:200]
+            ) from None
+    return found
+
+
+def all_sweeps() -> list[SweepFolder]:
+    """Every sweep that was run on this machine, newest first."""
+    root = sweeps_dir()
+    paths = [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    return [SweepFolder(path) for path in sorted(paths, key=lambda path: path.name.rsplit("-", 3)[1:], reverse=True)]
+
+
+def newest(name: str) -> SweepFolder | None:
+    """The newest running of a sweep."""
+    return next((folder for folder in all_sweeps() if folder.name == name), None)
+
+
+def open_sweep(which: str) -> SweepFolder:
+    """A sweep's folder by its id, its sweep's name (the newest), or its path.
+
+    Raises:
+        UnknownName: there is none; tells the nearest.
+    """
+    if os.sep in which and (Path(which) / RESULTS).is_file():
+        return SweepFolder(Path(which).resolve())
+    known = all_sweeps()
+    for folder in known:
+        if which in (folder.id, folder.name):
+            return folder
+    raise UnknownName("sweep", which, {name for folder in known for name in (folder.id, folder.name)})
+
+
+def _lines(path: Path) -> list[str]:
+    """The whole lines of a file; what stands after the last line's end is a write that a crash cut off."""
+    if not path.exists():
+        return []
+    text = path.read_bytes()
+    whole = text[: text.rfind(b"\n") + 1]
+    return [line for line in whole.decode(errors="replace").splitlines() if line.strip()]
+
+
+def _mend(path: Path) -> None:
+    """Cut off a half-written last line, so that the next one does not grow onto it."""
+    if path.exists():
+        size = path.read_bytes().rfind(b"\n") + 1
+        os.truncate(path, size)
+
+
+def _append(path: Path, line: str) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.write(descriptor, line.encode() + b"\n")
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
