@@ -1,10 +1,12 @@
 """The doctor's scorecard: recall by class, precision, false alarms on innocent logs, and cross-validation.
 
+Two sets: `corpus`, which was there when the rules were written, and `held_out`, looked for afterwards.
+
 Cross-validation: of a class with several reports, only the patterns that one report shows are kept, and the others are
 judged with those. It tells how far the shape learnt from one report carries; it is optimistic, since whoever wrote the
-patterns had read all reports.
+patterns had read all reports. docs/log.md has the honest figure: unseen reports judged before a rule was touched.
 
-    python benchmarks/doctor_score.py [CORPUS]
+    python benchmarks/doctor_score.py [FOLDER ...]
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 
 from overspan.checks.doctor.book import compile_book
@@ -22,8 +25,25 @@ from overspan.checks.doctor.scan import scan
 from overspan.checks.doctor.sources import LogSource
 from overspan.schema.finding import Finding
 
-CORPUS = Path(__file__).parent.parent / "tests" / "doctor" / "corpus"
+DATA = Path(__file__).parent.parent / "tests" / "doctor"
+FOLDERS = (DATA / "corpus", DATA / "held_out")
 WANTED_RECALL = 0.95
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one set of logs showed."""
+
+    reports: int
+    named: int
+    right: int
+    innocents: int
+    alarms: int
+
+    @property
+    def recall(self) -> float:
+        """Reports whose root is their class, of all reports."""
+        return self.right / self.reports
 
 
 def _read(path: Path) -> list[dict[str, str]]:
@@ -66,31 +86,39 @@ def _cross_validate(rules: tuple[Rule, ...], by_class: dict[str, list[str]]) -> 
     return right, total
 
 
-def main() -> None:
-    """Print the scorecard; fail when a target is missed."""
-    corpus = Path(sys.argv[1]) if len(sys.argv) > 1 else CORPUS
-    rules = load_rules()
-    reports = _read(corpus / "failures.jsonl")
-    innocents = _read(corpus / "innocent.jsonl") if (corpus / "innocent.jsonl").exists() else []
+def _score(rules: tuple[Rule, ...], folder: Path, by_class: dict[str, list[str]]) -> Score:
+    """Judge one folder and print what each class shows."""
+    reports, innocents = _read(folder / "failures.jsonl"), _read(folder / "innocent.jsonl")
     roots = [found[0].rule if found else None for found in _failed(rules, [one["log"] for one in reports])]
-    alarms = [found[0].rule for found in _failed(rules, [one["log"] for one in innocents]) if found]
-    by_class: dict[str, list[str]] = defaultdict(list)
+    alarms = sum(bool(found) for found in _failed(rules, [one["log"] for one in innocents]))
     right: dict[str, int] = defaultdict(int)
+    total: dict[str, int] = defaultdict(int)
     for one, root in zip(reports, roots, strict=True):
         by_class[one["id"]].append(one["log"])
         right[one["id"]] += root == one["id"]
-    for name, logs in by_class.items():
-        print(f"{right[name]:3} of {len(logs):3}  {name}")
-    named = sum(root is not None for root in roots) + len(alarms)
-    correct = sum(right.values())
+        total[one["id"]] += 1
+    print(f"{folder.name}: recall by class")
+    for name in sorted(total):
+        print(f"{right[name]:3} of {total[name]:3}  {name}")
+    named = sum(root is not None for root in roots) + alarms
+    return Score(len(reports), named, sum(right.values()), len(innocents), alarms)
+
+
+def main() -> None:
+    """Print the scorecard; fail when a target is missed."""
+    folders = [Path(name) for name in sys.argv[1:]] or FOLDERS
+    rules = load_rules()
+    by_class: dict[str, list[str]] = defaultdict(list)
+    scores = {folder.name: _score(rules, folder, by_class) for folder in folders}
+    print(f"\nrules            {len(rules)}")
+    for name, score in scores.items():
+        print(f"{name}")
+        print(f"  recall         {score.right} of {score.reports} ({score.recall:.1%})")
+        print(f"  precision      {score.right} of {score.named} ({score.right / score.named:.1%})")
+        print(f"  false alarms   {score.alarms} of {score.innocents} innocent logs")
     carried, tried = _cross_validate(rules, by_class)
-    recall = correct / len(reports)
-    print(f"rules            {len(rules)}")
-    print(f"recall           {correct} of {len(reports)} ({recall:.1%}), {len(by_class)} classes")
-    print(f"precision        {correct} of {named} ({correct / named:.1%})")
-    print(f"false alarms     {len(alarms)} of {len(innocents)} innocent logs")
-    print(f"cross-validation {carried} of {tried} ({carried / max(1, tried):.1%})")
-    if recall < WANTED_RECALL or alarms:
+    print(f"cross-validation {carried} of {tried} ({carried / max(1, tried):.1%}), {len(by_class)} classes")
+    if any(score.recall < WANTED_RECALL or score.alarms for score in scores.values()):
         sys.exit("a target is missed")
 
 
