@@ -297,7 +297,16 @@ def test_engine_versions(two: Two) -> None:
     without_containers(two, ("0.32.0", "0.31.1"))
     finding = two.only_failure()
     assert (finding.rule, host_of(finding)) == ("preflight.engine_version", "spark2")
-    assert "spark2 has vLLM 0.31.1, spark1 has 0.32.0" in str(finding.cause)
+    assert "spark2 has vLLM 0.31.1; spark1 has vLLM 0.32.0" in str(finding.cause)
+    assert two.plan.engine.environment is not None
+    native = two.plan.engine
+    for theirs, told in [("2.59.0\n3.11.2", "Ray 2.59.0"), ("\n3.11.2", "no Ray"), ("2.60.0\n3.12.1", "Python 3.12.1")]:
+        without_containers(two, ("0.32.0\n2.60.0\n3.11.2", f"0.32.0\n{theirs}"))
+        assert "preflight.engine_version" not in [one.rule for one in two.check() if one.status == "failed"]
+        two.plan = two.plan.model_copy(update={"engine": native.model_copy(update={"name": "vllm-ray"})})
+        finding = two.only_failure()
+        assert (finding.rule, host_of(finding)) == ("preflight.engine_version", "spark2")
+        assert told in str(finding.cause)
     without_containers(two, ("0.32.0", "0.32.0"))
     two.change("spark2", "limits", stdout=LIMITED)
     assert "limits.d" in str(two.only_failure().fix)

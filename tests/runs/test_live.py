@@ -182,7 +182,7 @@ def test_the_key_is_sent_and_not_shown(serving: Serving, monkeypatch: pytest.Mon
     try:
         with Live(folder) as live:
             refused = live.look()
-            keys.make(folder, folder.plan().recipe)
+            keys.make(folder, folder.plan())
             sight = live.look()
     finally:
         server.close()

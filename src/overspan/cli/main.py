@@ -17,6 +17,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     # Named here and imported when called, so that `overspan --help` costs no more than click.
     "detect": ("overspan.cli.detect", "what this machine or others are and how they are joined, as an inventory"),
     "up": ("overspan.cli.up", "start a recipe or model; wait for a real token and a known answer"),
+    "join": (
+        "overspan.cli.join",
+        "start this host's ranks of a run whose head waits for them",
+    ),
     "plan": ("overspan.cli.plan", "what would run, where, and the exact commands; starts nothing"),
     "predict": ("overspan.cli.predict", "what layouts would give on machines at hand or not, and why; starts nothing"),
     "prove": ("overspan.cli.prove", "a twin of the model in each layout, token for token, before machines are booked"),

@@ -13,21 +13,32 @@ from overspan.cli.output import document, duration, gib, say, table
 @click.command()
 @click.argument("recipe")
 @click.option("--layouts", help="Comma-separated, or `all` for the ten. Default: the recipe's own.")
+@click.option("--on", "inventory", metavar="INVENTORY", help="Machines: a file, or one that ships. Default: this one.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Override a field, e.g. engine=vllm-ray.")
 @click.option("--json", "as_json", is_flag=True, help="Print one document.")
 @click.pass_context
-def prove(ctx: click.Context, recipe: str, layouts: str | None, as_json: bool) -> None:
+def prove(  # noqa: PLR0917 - click gives them by name
+    ctx: click.Context,
+    recipe: str,
+    layouts: str | None,
+    inventory: str | None,
+    settings: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Run a twin of RECIPE's model in each layout, and compare it with transformers token for token.
 
     It needs no GPU: the twin is small, has the real model's heads and experts, and runs on the CPU engine with the
-    recipe's own arguments. Exit code 1 where a layout is not exact. Ctrl-C ends what was started.
+    recipe's own arguments; over the hosts of --on where it is given, whose GPUs are left alone. Exit code 1 where a
+    layout is not exact. Ctrl-C ends what was started.
     """
-    from overspan.catalog import recipes
+    from overspan.catalog import inventories, overrides, recipes
     from overspan.runs import prove as proving
 
     signal.signal(signal.SIGTERM, _interrupt)
-    found = recipes.find(recipe)
+    found = overrides.apply(recipes.find(recipe), list(settings))
+    machines = inventories.find(inventory) if inventory else None
     proofs = []
-    for proof in proving.prove(found, proving.layouts_of(layouts, found), say):
+    for proof in proving.prove(found, proving.layouts_of(layouts, found), say, on=machines):
         proofs.append(proof)
         verdict = "exact" if proof.exact else proof.error or (proof.first_difference and proof.first_difference.text)
         say(f"  {proof.layout}: {verdict} ({duration(proof.seconds)})")

@@ -11,9 +11,11 @@ import click
 from overspan.cli.asked import HARDWARE, LOAD, demand_of, options
 from overspan.cli.output import Ticker, document, say
 from overspan.runs.folder import RunFolder
+from overspan.runs.parts import Part
 from overspan.runs.planning import Wanted
 from overspan.runs.status import status
 from overspan.runs.up import up as start
+from overspan.schema.errors import InputError
 from overspan.schema.event import Event
 
 
@@ -22,6 +24,7 @@ from overspan.schema.event import Event
 @click.option("--on", "inventory", metavar="INVENTORY", help="Machines: a file, or one that ships. Default: this one.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Override a field or engine argument.")
 @click.option("--name", help="Name of the run. Default: the recipe's.")
+@click.option("--join-later", is_flag=True, help="Start this host's ranks alone; the others come by `overspan join`.")
 @options(LOAD)
 @HARDWARE
 @click.option("--json", "as_json", is_flag=True, help="Print the run's status as JSON when it is verified.")
@@ -36,6 +39,7 @@ def up(
     concurrency: int | None,
     slo: str | None,
     hardware: str | None,
+    join_later: bool,
     as_json: bool,
 ) -> None:
     """Start RECIPE and wait for a real token and a known answer.
@@ -44,9 +48,12 @@ def up(
     states no layout, the best that the planner knows for the load is started: the one that `overspan plan` shows.
     The run lives on when this command ends; Ctrl-C before it is verified stops it.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
-    wanted = Wanted(recipe, inventory, settings, name, demand_of(isl, osl, concurrency), slo, hardware)
-    run = start(wanted, say, _follow)
+    signal.signal(signal.SIGTERM, interrupt)
+    if join_later and inventory is None:
+        raise InputError("--join-later is for several hosts, and --on names none", next="give --on INVENTORY")
+    part: Part | None = "head" if join_later else None
+    wanted = Wanted(recipe, inventory, settings, name, demand_of(isl, osl, concurrency), slo, hardware, part)
+    run = start(wanted, say, follow)
     now = status(run)
     if as_json:
         document(now)
@@ -55,11 +62,13 @@ def up(
     say(f"next: overspan chat {now.name} | bench {now.name} | status {now.name} | stop {now.name}")
 
 
-def _interrupt(number: int, frame: FrameType | None) -> None:
+def interrupt(number: int, frame: FrameType | None) -> None:
+    """A handler for SIGTERM: as Ctrl-C."""
     raise KeyboardInterrupt
 
 
-def _follow(run: RunFolder, events: Iterator[Event | None]) -> None:
+def follow(run: RunFolder, events: Iterator[Event | None]) -> None:
+    """Show a run's events as they come."""
     ticker = Ticker()
     waiting = "launching"
     for event in events:

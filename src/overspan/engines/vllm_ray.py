@@ -20,6 +20,17 @@ arguments: none of them is ever read as shell text."""
 SLOT = "--num-gpus"
 """Ray's slot of a rank. On a CPU a made-up GPU serves as the slot (engine-on-cpu measurements)."""
 
+TOKEN = "RAY_AUTH_TOKEN"  # noqa: S105 - the name of a variable
+"""Without a token, whoever reaches Ray's port runs what he likes there (Ray 2.60's own warning at its start; a token is
+asked for from Ray 2.52 on, and older ones do not know the variable). Source: docs.ray.io, ray-security/token-auth."""
+
+CPU_START = ["--num-cpus=1", f"--object-store-memory={128 << 20}"]
+"""Ray starts an idle Python process a core (0.1 GB each), and takes a third of the memory for objects; ranks use
+neither: they have no CPU slot, and talk through vLLM's own queues."""
+
+VITAL = [*VITAL_TITLES, "ray::RayWorkerProc*", "ray::RayWorkerWrapper*", "*/gcs/gcs_server *", "*/raylet/raylet *"]
+"""Ranks are Ray's actors, named by their class (vllm/v1/executor, V2 and V1), below Ray's own daemons."""
+
 
 def processes(plan: Plan) -> list[ProcessSpec]:
     """One process a host: the first starts Ray's head and serves, the others join it."""
@@ -35,6 +46,7 @@ def _ray_env(plan: Plan, host: Host, head: Host, ranks: int) -> dict[str, str]:
         # The kernel's own limits guard memory; Ray's monitor kills workers while weights load (seed 000).
         "RAY_memory_monitor_refresh_ms": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AUTH_MODE": "token",
         "VLLM_HOST_IP": address_of(host),
         "RAY_ADDRESS": f"{address_of(head)}:{defaults.RAY_PORT}",
         **node_env(plan, host, ranks),
@@ -48,6 +60,7 @@ def _start(plan: Plan, placement: Placement, host: Host) -> list[str]:
         f"--node-ip-address={address_of(host)}",
         f"{SLOT}={len(placement.ranks)}",
         "--disable-usage-stats",
+        *(CPU_START if plan.inventory.device == "cpu" else []),
     ]
 
 
@@ -66,14 +79,14 @@ def _head(plan: Plan, placement: Placement, host: Host) -> ProcessSpec:
         host=host.name,
         argv=["bash", "-c", HEAD_THEN_SERVE, "bash", str(len(ray)), *ray, *serve],
         env=env | {"MASTER_ADDR": address_of(host)},
-        secrets=["VLLM_API_KEY"] if plan.recipe.api_key else [],
+        secrets=[TOKEN, *(["VLLM_API_KEY"] if plan.recipe.api_key else [])],
         ports={
             "api": plan.endpoint.port,
             "ray": defaults.RAY_PORT,
             "dashboard": defaults.RAY_DASHBOARD_PORT,
         },
         ranks=placement.ranks,
-        vital_titles=VITAL_TITLES,
+        vital_titles=VITAL,
     )
     return contained(spec, plan, host)
 
@@ -84,6 +97,8 @@ def _worker(plan: Plan, placement: Placement, host: Host, head: Host) -> Process
         host=host.name,
         argv=[*_start(plan, placement, host), f"--address={address_of(head)}:{defaults.RAY_PORT}", "--block"],
         env=_ray_env(plan, host, head, len(placement.ranks)),
+        secrets=[TOKEN],
         ranks=placement.ranks,
+        vital_titles=VITAL,
     )
     return contained(spec, plan, host)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Literal, Protocol
 
@@ -27,6 +28,7 @@ class Death(Frozen):
     what: str
     code: int | None = None
     lines: list[str] = Field(default_factory=list, description="the last lines it wrote")
+    died_at: float = Field(default_factory=time.time, description="seconds since the epoch, by this machine's clock")
 
     @property
     def how(self) -> str:

@@ -153,4 +153,12 @@ class Watcher:
             lines = last_lines(self._sites[one.host].transport, one.container, LAST_LINES)
         except OverspanError as error:
             lines = [f"(its last lines cannot be read: {error.what})"]
-        return Death(process=one.process, host=one.host, ranks=one.ranks, what=one.what, code=one.code, lines=lines)
+        return Death(
+            process=one.process,
+            host=one.host,
+            ranks=one.ranks,
+            what=one.what,
+            code=one.code,
+            lines=lines,
+            died_at=one.died_at or time.time(),
+        )

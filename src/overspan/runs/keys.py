@@ -7,9 +7,10 @@ import os
 import re
 import secrets as random
 
+from overspan.engines.vllm_ray import TOKEN
 from overspan.runs.folder import RunFolder, write_whole
 from overspan.schema.errors import InputError
-from overspan.schema.recipe import Recipe
+from overspan.schema.plan import Plan
 
 API_KEY = "VLLM_API_KEY"
 """vLLM takes its key from this variable. Source: vllm/envs.py."""
@@ -18,26 +19,37 @@ _GIVEN = "OVERSPAN_API_KEY"
 _FILE = "secrets.json"
 
 
-def given() -> str | None:
-    """The key in OVERSPAN_API_KEY, if there is one.
+def given(variable: str = _GIVEN) -> str | None:
+    """The key in OVERSPAN_API_KEY (or in another variable), if there is one.
 
     Raises:
         InputError: no header can carry it; it is not quoted.
     """
-    key = os.environ.get(_GIVEN) or None
+    key = os.environ.get(variable) or None
     if key is not None and not re.fullmatch("[!-~]+", key):
-        raise InputError(f"{_GIVEN} is no key: a header carries visible ASCII alone", next=f"set {_GIVEN} anew")
+        raise InputError(f"{variable} is no key: a header carries visible ASCII alone", next=f"set {variable} anew")
     return key
 
 
-def make(run: RunFolder, recipe: Recipe) -> None:
+def make(run: RunFolder, plan: Plan) -> None:
     """Write the secrets that a run needs.
 
     Raises:
-        InputError: the key that was given cannot be one.
+        InputError: a key that was given cannot be one, or one that several hosts share was not given.
     """
-    if recipe.api_key:
-        write_whole(run.path / _FILE, json.dumps({API_KEY: given() or random.token_urlsafe(24)}), mode=0o600)
+    secrets = {}
+    if plan.recipe.api_key and not plan.is_joiner:
+        secrets[API_KEY] = given() or random.token_urlsafe(24)
+    if plan.recipe.engine == "vllm-ray":
+        token = given(TOKEN)
+        if token is None and plan.part is not None:
+            raise InputError(
+                f"hosts that start apart need one token for Ray, and {TOKEN} is not set here",
+                next=f"export {TOKEN}=... , the same on every host",
+            )
+        secrets[TOKEN] = token or random.token_urlsafe(24)
+    if secrets:
+        write_whole(run.path / _FILE, json.dumps(secrets), mode=0o600)
 
 
 def read(run: RunFolder) -> dict[str, str]:
@@ -46,9 +58,8 @@ def read(run: RunFolder) -> dict[str, str]:
 
 
 def file_of(run: RunFolder) -> str | None:
-    """Where the run's secrets are, for their owner to read; None where it has none."""
-    path = run.path / _FILE
-    return str(path) if path.exists() else None
+    """Where the endpoint's key is, for its owner to read; None where it asks for none."""
+    return str(run.path / _FILE) if API_KEY in read(run) else None
 
 
 def forget(run: RunFolder) -> None:

@@ -13,8 +13,8 @@ from overspan.transport.reach import reach
 
 
 def hosts_of(plan: Plan) -> list[Host]:
-    """The hosts that hold ranks, the head first."""
-    used = dict.fromkeys(placement.host for placement in plan.placements)
+    """The hosts on which this run starts ranks, the head first."""
+    used = dict.fromkeys(placement.host for placement in plan.own)
     by_name = {host.name: host for host in plan.inventory.hosts}
     return [by_name[name] for name in used]
 

@@ -25,7 +25,7 @@ from overspan.launchers.docker import DockerLauncher
 from overspan.runs import keys
 from overspan.runs.folder import RunFolder
 from overspan.runs.launchers import hosts_of, transports_of
-from overspan.runs.status import ProcessStatus, RunStatus, containers, local_processes, overview
+from overspan.runs.status import ProcessStatus, RunStatus, containers, joined, local_processes, overview
 from overspan.schema.defaults import RAY_DASHBOARD_PORT
 from overspan.schema.errors import HostUnreachable, OverspanError
 from overspan.schema.event import FINAL_STATES
@@ -114,7 +114,7 @@ def dashboard_of(plan: Plan) -> str | None:
     """Where Ray's dashboard is, with engine vllm-ray."""
     if plan.recipe.engine != "vllm-ray":
         return None
-    address = address_of(hosts_of(plan)[0])
+    address = address_of(next(host for host in plan.inventory.hosts if host.name == plan.head))
     return f"http://{f'[{address}]' if ':' in address else address}:{RAY_DASHBOARD_PORT}"
 
 
@@ -201,7 +201,8 @@ class Live:
 
     def look(self, patience_s: float = PATIENCE_S) -> Sight:
         """The run now. What has not answered within `patience_s` is told as such."""
-        self._metrics.begin()
+        if not self._plan.is_joiner:
+            self._metrics.begin()
         for members in self._members.values():
             members.begin()
         for load in self._loads.values():
@@ -214,8 +215,9 @@ class Live:
         problems = {f"GPUs of {host}": why for host, why in silent.items() if host not in status.unreachable}
         traffic = None
         try:
-            now = self._metrics.end(deadline_s)
-            traffic, self._before = traffic_of(self._before, now), now
+            if not self._plan.is_joiner:  # the endpoint is the head's
+                now = self._metrics.end(deadline_s)
+                traffic, self._before = traffic_of(self._before, now), now
         except OverspanError as error:
             problems["endpoint"] = _why(error)
         rows = rows_of(self._plan, status.processes, loads)
@@ -223,7 +225,7 @@ class Live:
 
     def _processes(self, deadline_s: float) -> tuple[list[ProcessStatus], dict[str, str]]:
         if not self._launchers:
-            return local_processes(self._run), {}
+            return [*local_processes(self._run), *joined(self._run, self._plan)], {}
         found: list[Member] = []
         unreachable = {}
         for host, asked in self._members.items():
@@ -231,7 +233,8 @@ class Live:
                 found += asked.end(deadline_s)
             except OverspanError as error:
                 unreachable[host] = _why(error).removeprefix(f"{host}: ")
-        return containers(self._plan, found, unreachable), unreachable
+        seen = containers(self._plan, found, unreachable)
+        return [*seen, *joined(self._run, self._plan)], unreachable
 
     def _gpus(self, deadline_s: float) -> tuple[dict[str, list[GpuLoad]], dict[str, str]]:
         loads, silent = {}, {}

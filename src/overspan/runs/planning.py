@@ -13,6 +13,8 @@ from overspan.planner import choose
 from overspan.planner.answer import parse_slo
 from overspan.planner.make import make_plan, sizes
 from overspan.provision import engines
+from overspan.runs import parts
+from overspan.runs.parts import Part
 from overspan.schema.errors import EngineMissing, InputError, PlanRefused
 from overspan.schema.inventory import Inventory
 from overspan.schema.plan import EngineChoice, Plan
@@ -34,6 +36,7 @@ class Wanted:
     demand: Demand | None = None
     slo: str | None = None
     hardware: str | None = None
+    part: Part | None = None
 
 
 def plan_of(wanted: Wanted, *, to_start: bool) -> Plan:
@@ -48,12 +51,16 @@ def plan_of(wanted: Wanted, *, to_start: bool) -> Plan:
         PlanRefused: the layout cannot run on these machines; with every reason.
     """
     recipe, inventory = asked_for(wanted)
+    me = None
+    if wanted.part is not None:
+        inventory, me = parts.at_home(inventory)
     model, _ = sizes(recipe)
     recipe, why = choose.with_layout(recipe, model, inventory, wanted.demand, parse_slo(wanted.slo))
     engine = engine_of(recipe, inventory, to_start=to_start)
     flags.require(recipe.engine_args, engine.version)
     made = make_plan(recipe, inventory, engine, wanted.demand)
-    return made.model_copy(update={"notes": [why, *made.notes]}) if why else made
+    made = made.model_copy(update={"notes": [why, *made.notes]}) if why else made
+    return made if wanted.part is None or me is None else parts.part_of(made, me, wanted.part)
 
 
 def asked_for(wanted: Wanted) -> tuple[Recipe, Inventory]:
@@ -72,12 +79,12 @@ def asked_for(wanted: Wanted) -> tuple[Recipe, Inventory]:
 
 
 def processes_of(plan: Plan) -> list[ProcessSpec]:
-    """The processes of a plan, by its engine."""
+    """The processes that this run starts, by the plan's engine."""
     engine = _ENGINES.get(plan.engine.name)
     if engine is None:
         known = ", ".join(_ENGINES)
         raise PlanRefused("this plan cannot be started:", [f"engine {plan.engine.name} is not built; built: {known}"])
-    return engine(plan)
+    return [spec for spec in engine(plan) if plan.part in (None, spec.host)]
 
 
 def engine_of(recipe: Recipe, inventory: Inventory, *, to_start: bool) -> EngineChoice:

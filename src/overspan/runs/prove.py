@@ -22,17 +22,19 @@ from overspan.catalog import models, recipes
 from overspan.inventory import here
 from overspan.provision import engines
 from overspan.provision.locks import held
-from overspan.runs import asking
+from overspan.runs import asking, ports
 from overspan.runs.folder import RunFolder
 from overspan.runs.planning import Wanted
 from overspan.runs.status import status
 from overspan.runs.stop import stop
 from overspan.runs.up import up
 from overspan.schema.base import Frozen
+from overspan.schema.defaults import LOOPBACK
 from overspan.schema.errors import OverspanError, PlanRefused, RunFailed
 from overspan.schema.inventory import Inventory
 from overspan.schema.layout import Layout, parse_layout
 from overspan.schema.places import cache_dir
+from overspan.schema.plan import Endpoint
 from overspan.schema.recipe import ArgValue, Recipe
 from overspan.schema.yamlio import dump
 from overspan.twin.compare import Answer, Case, Difference, cases, first_difference
@@ -78,7 +80,13 @@ class Proof(Frozen):
     not_proven_here: list[str] = Field(default_factory=list, description="engine arguments that need a GPU")
 
 
-def prove(recipe: Recipe, layouts: Sequence[Layout], say: Say, env: dict[str, str] | None = None) -> Iterator[Proof]:
+def prove(
+    recipe: Recipe,
+    layouts: Sequence[Layout],
+    say: Say,
+    env: dict[str, str] | None = None,
+    on: Inventory | None = None,
+) -> Iterator[Proof]:
     """Prove layouts one after another; each result comes as soon as it is there.
 
     Args:
@@ -86,6 +94,7 @@ def prove(recipe: Recipe, layouts: Sequence[Layout], say: Say, env: dict[str, st
         layouts: which.
         say: told what is being done.
         env: more environment for the engine.
+        on: the machines, whose GPUs are left alone; None is this one.
 
     Raises:
         EngineMissing: there is no CPU engine on this machine.
@@ -97,7 +106,8 @@ def prove(recipe: Recipe, layouts: Sequence[Layout], say: Say, env: dict[str, st
     expected = _reference(twin, asked, python, say)
     for layout in layouts:
         say(f"proving {layout.label}")
-        proof = _prove(_recipe_of(recipe, twin, layout, env or {}), asked, expected)
+        machines = _without_gpus(on or here.this_machine(), layout)
+        proof = _prove(_recipe_of(recipe, twin, layout, env or {}, machines), machines, asked, expected)
         yield proof.model_copy(update={"not_proven_here": sorted(set(recipe.engine_args) & set(NEEDS_GPU))})
 
 
@@ -145,8 +155,8 @@ def _reference(twin: Path, asked: Sequence[Case], python: Path, say: Say) -> lis
     return TypeAdapter(list[Answer]).validate_json(file.read_bytes())
 
 
-def _recipe_of(recipe: Recipe, twin: Path, layout: Layout, env: dict[str, str]) -> Recipe:
-    """The recipe with the twin in the model's place, on this machine's CPU."""
+def _recipe_of(recipe: Recipe, twin: Path, layout: Layout, env: dict[str, str], machines: Inventory) -> Recipe:
+    """The recipe with the twin in the model's place, on CPUs."""
     args = {name: value for name, value in recipe.engine_args.items() if name not in NEEDS_GPU}
     changes = {
         "name": f"prove-{layout.label}-{recipe.name}"[:63].rstrip("-._"),
@@ -155,14 +165,17 @@ def _recipe_of(recipe: Recipe, twin: Path, layout: Layout, env: dict[str, str]) 
         "engine_args": {**args, **TWIN_ARGS},
         "env": env,
         "layout": layout,
-        "port": 0,
-        "host": "127.0.0.1",
+        "engine": recipe.engine,
+        "image": recipe.image,
+        # Another host's port is led to the same one here.
+        "port": 0 if machines.hosts[0].ssh is None else ports.claim(Endpoint(host=LOOPBACK, port=0, model="")).port,
+        "host": LOOPBACK,
         "known_answers": [],
     }
     return Recipe.model_validate(changes)
 
 
-def _prove(recipe: Recipe, asked: Sequence[Case], expected: Sequence[Answer]) -> Proof:
+def _prove(recipe: Recipe, machines: Inventory, asked: Sequence[Case], expected: Sequence[Answer]) -> Proof:
     started = time.monotonic()
     label = recipe.layout.label
 
@@ -170,7 +183,7 @@ def _prove(recipe: Recipe, asked: Sequence[Case], expected: Sequence[Answer]) ->
         return Proof.model_validate({"layout": label, "seconds": round(time.monotonic() - started, 1), **found})
 
     try:
-        with _running(recipe) as run:
+        with _running(recipe, machines) as run:
             answers = asking.ask(run.plan().endpoint, asked)
             memory = sum(each.memory_bytes or 0 for each in status(run).processes)
     except PlanRefused as error:
@@ -189,10 +202,10 @@ def _prove(recipe: Recipe, asked: Sequence[Case], expected: Sequence[Answer]) ->
 
 
 @contextmanager
-def _running(recipe: Recipe) -> Iterator[RunFolder]:
-    """The recipe as a run of this machine, ended at the end whatever happens. Its folder stays if it failed."""
+def _running(recipe: Recipe, machines: Inventory) -> Iterator[RunFolder]:
+    """The recipe as a run of its own, ended at the end whatever happens. Its folder stays if it failed."""
     with tempfile.TemporaryDirectory(prefix="overspan-prove-") as scratch:
-        files = {"recipe.yaml": recipe, "inventory.yaml": _machine(recipe.layout)}
+        files = {"recipe.yaml": recipe, "inventory.yaml": machines}
         for name, held_document in files.items():
             Path(scratch, name).write_text(dump(held_document), encoding="utf-8")
         wanted = Wanted(f"{scratch}/recipe.yaml", f"{scratch}/inventory.yaml")
@@ -206,11 +219,10 @@ def _running(recipe: Recipe) -> Iterator[RunFolder]:
     shutil.rmtree(run.path)
 
 
-def _machine(layout: Layout) -> Inventory:
-    """This machine without its GPUs, with a slot for each rank: a twin's ranks can share cores."""
-    found = here.this_machine()
-    host = found.hosts[0].model_copy(update={"gpus": [], "cores": max(found.hosts[0].cores, layout.world_size)})
-    return found.model_copy(update={"device": "cpu", "hosts": [host]})
+def _without_gpus(found: Inventory, layout: Layout) -> Inventory:
+    """Machines without their GPUs, with a slot for each rank: a twin's ranks can share cores."""
+    hosts = [host.model_copy(update={"gpus": [], "cores": max(host.cores, layout.world_size)}) for host in found.hosts]
+    return found.model_copy(update={"device": "cpu", "hosts": hosts})
 
 
 def _nothing(_: str) -> None:

@@ -11,10 +11,11 @@ from overspan.launchers import proc
 from overspan.launchers.base import Member
 from overspan.launchers.docker import DockerLauncher
 from overspan.runs import keys
+from overspan.runs.acts import RECORD
 from overspan.runs.folder import RunFolder
+from overspan.runs.gathering import SEATS
 from overspan.runs.launchers import transports_of
 from overspan.runs.lock import is_held
-from overspan.runs.supervisor import RECORD
 from overspan.schema.base import Frozen
 from overspan.schema.event import FINAL_STATES, SERVING_STATES, State
 from overspan.schema.plan import Placement, Plan
@@ -76,7 +77,7 @@ def overview(run: RunFolder, plan: Plan, look: Look) -> RunStatus:
         ready=state in SERVING_STATES,
         since_s=round(time.time() - last.at.timestamp(), 1),
         message=message,
-        endpoint=None if over else plan.endpoint.base_url,
+        endpoint=None if over or plan.is_joiner else plan.endpoint.base_url,
         model=plan.endpoint.model,
         key_file=None if over else keys.file_of(run),
         processes=processes,
@@ -86,7 +87,7 @@ def overview(run: RunFolder, plan: Plan, look: Look) -> RunStatus:
 
 def _processes(run: RunFolder, plan: Plan) -> tuple[list[ProcessStatus], dict[str, str]]:
     if plan.inventory.launcher != "docker":
-        return local_processes(run), {}
+        return [*local_processes(run), *joined(run, plan)], {}
     transports = transports_of(plan)
     launcher = DockerLauncher(run.id, transports, run.logs)
     try:
@@ -95,7 +96,21 @@ def _processes(run: RunFolder, plan: Plan) -> tuple[list[ProcessStatus], dict[st
         launcher.close()
         for transport in transports.values():
             transport.close()
-    return containers(plan, found, unreachable), unreachable
+    return [*containers(plan, found, unreachable), *joined(run, plan)], unreachable
+
+
+def joined(run: RunFolder, plan: Plan) -> list[ProcessStatus]:
+    """What other hosts start by themselves beside this head: awaited, or as the connection to its host tells."""
+    if plan.is_joiner:
+        return []
+    seats = run.note(SEATS)
+    return [_absent(each, str(seats.get(each.host, "awaited"))) for each in plan.awaited]
+
+
+def _absent(placement: Placement, health: str) -> ProcessStatus:
+    return ProcessStatus(
+        process=placement.process, host=placement.host, health=health, pid=None, memory_bytes=None, uptime_s=None
+    )
 
 
 def local_processes(run: RunFolder) -> list[ProcessStatus]:
@@ -106,15 +121,12 @@ def local_processes(run: RunFolder) -> list[ProcessStatus]:
 def containers(plan: Plan, found: Iterable[Member], unreachable: Container[str]) -> list[ProcessStatus]:
     """Every placement's process: as found, dead where its host has none, unknown where its host does not answer."""
     by_process = {member.process: member for member in found}
-    return [_container(each, by_process.get(each.process), unreachable) for each in plan.placements]
+    return [_container(each, by_process.get(each.process), unreachable) for each in plan.own]
 
 
 def _container(placement: Placement, member: Member | None, unreachable: Container[str]) -> ProcessStatus:
     if member is None:
-        health = "unknown" if placement.host in unreachable else "dead"
-        return ProcessStatus(
-            process=placement.process, host=placement.host, health=health, pid=None, memory_bytes=None, uptime_s=None
-        )
+        return _absent(placement, "unknown" if placement.host in unreachable else "dead")
     return ProcessStatus(
         process=member.process,
         host=member.host,

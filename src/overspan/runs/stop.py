@@ -10,10 +10,10 @@ import psutil
 
 from overspan.launchers import proc
 from overspan.runs import keys
+from overspan.runs.acts import RECORD
 from overspan.runs.folder import RunFolder
 from overspan.runs.guardian import end_elsewhere
 from overspan.runs.lock import is_held
-from overspan.runs.supervisor import RECORD
 from overspan.schema.errors import HostUnreachable, OverspanError
 
 _SETTLE_S = 15.0

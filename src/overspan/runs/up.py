@@ -9,7 +9,7 @@ from contextlib import closing
 
 from overspan import __version__
 from overspan.provision import models
-from overspan.runs import keys, ports
+from overspan.runs import facts, keys, ports
 from overspan.runs.diagnosis import failure
 from overspan.runs.folder import RunFolder, write_whole
 from overspan.runs.launch import launch
@@ -45,9 +45,19 @@ def up(wanted: Wanted, say: Say, follow: Callable[[RunFolder, Iterator[Event | N
         InputError: it cannot start; nothing was started.
         RunFailed: it started and died; quotes the last lines of what died first.
     """
-    plan = plan_of(wanted, to_start=True)
-    with closing(NameLock(wanted.name or plan.recipe.name)) as lock:
-        run = _staged(lock, plan, say)
+    return start(wanted.name, plan_of(wanted, to_start=True), say, follow)
+
+
+def start(
+    name: str | None,
+    plan: Plan,
+    say: Say,
+    follow: Callable[[RunFolder, Iterator[Event | None]], None],
+    before_launch: Callable[[RunFolder, Plan], None] = lambda run, plan: None,
+) -> RunFolder:
+    """The same for a plan that is made. `before_launch` may refuse by raising, when all is staged."""
+    with closing(NameLock(name or plan.recipe.name)) as lock:
+        run = _staged(lock, plan, say, before_launch)
         try:
             launch(run, lock)
             follow(run, _events(run))
@@ -59,20 +69,23 @@ def up(wanted: Wanted, say: Say, follow: Callable[[RunFolder, Iterator[Event | N
     return run
 
 
-def _staged(lock: NameLock, plan: Plan, say: Say) -> RunFolder:
+def _staged(lock: NameLock, plan: Plan, say: Say, before_launch: Callable[[RunFolder, Plan], None]) -> RunFolder:
     """The folder of a run that is ready to be launched; gone again when that does not come to pass."""
     run = RunFolder.create(lock.name)
     try:
         lock.take(run.id)
-        _stage(run, plan, say)
+        staged = _stage(run, plan, say)
+        if plan.part is not None:
+            facts.record(run, staged)
+        before_launch(run, staged)
     except BaseException:
         shutil.rmtree(run.path)
         raise
     return run
 
 
-def _stage(run: RunFolder, plan: Plan, say: Say) -> None:
-    if hosts_of(plan)[0].ssh is None or plan.endpoint.tunnel:
+def _stage(run: RunFolder, plan: Plan, say: Say) -> Plan:
+    if not plan.is_joiner and (hosts_of(plan)[0].ssh is None or plan.endpoint.tunnel):
         plan = plan.model_copy(update={"endpoint": ports.claim(plan.endpoint)})
     run.write("plan.json", plan)
     run.append(f"planned {plan.layout.label} of {plan.recipe.model} on {_hosts(plan)}", state="planned")
@@ -88,9 +101,10 @@ def _stage(run: RunFolder, plan: Plan, say: Say) -> None:
     stage_hosts(plan, prepared_here=model is not None, say=say)
     run.write("plan.json", plan)
     run.write("processes.json", processes_of(plan))
-    keys.make(run, recipe)
+    keys.make(run, plan)
     write_whole(run.path / "run.lock.yaml", dump(_locked(run, plan, model)))
     run.append(f"staged: the model is at {plan.model_path}", state="staged")
+    return plan
 
 
 def _hosts(plan: Plan) -> str:

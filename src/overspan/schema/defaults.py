@@ -17,6 +17,9 @@ RAY_PORT: Final = 6379
 RAY_DASHBOARD_PORT: Final = 8265
 """Ray's dashboard. Source: default of `ray start --dashboard-port`."""
 
+JOIN_PORT: Final = 29507
+"""Where a head tells hosts that join by themselves what it runs. Beside MASTER_PORT, outside of Ray's range."""
+
 DP_RPC_PORT: Final = 13345
 """Coordination of data-parallel ranks over hosts. Source: vLLM docs, data parallel deployment."""
 

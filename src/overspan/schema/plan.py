@@ -63,9 +63,29 @@ class Plan(Frozen):
     placements: list[Placement]
     model_path: str | None = None
     model_digest: str | None = None
-    dtype: str | None = Field(None, description="what the engine computes in, where that is not the checkpoint's own")
+    part: str | None = Field(None, description="the one host whose ranks this run starts; others join by themselves")
     memory_per_rank: dict[str, int] = Field(default_factory=dict, description="bytes by term, fullest rank")
     prediction: dict[str, Any] | None = None
     rejected: list[Rejection] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
     overspan_version: str
+
+    @property
+    def head(self) -> str:
+        """The host of rank 0, which answers requests."""
+        return self.placements[0].host
+
+    @property
+    def is_joiner(self) -> bool:
+        """Whether this run starts ranks beside a head that another run started."""
+        return self.part is not None and self.part != self.head
+
+    @property
+    def own(self) -> list[Placement]:
+        """What this run starts itself."""
+        return [each for each in self.placements if self.part in (None, each.host)]
+
+    @property
+    def awaited(self) -> list[Placement]:
+        """What others start, on their own hosts."""
+        return [each for each in self.placements if self.part not in (None, each.host)]

@@ -51,9 +51,10 @@ def _sites(plan: Plan, reach: Callable[[Host], Transport], processes: Sequence[P
     by_name = {host.name: host for host in plan.inventory.hosts}
     names = dict.fromkeys(placement.host for placement in plan.placements)
     hosts = tuple(by_name[name] for name in names)
+    asked = [host for host in hosts if plan.part in (None, host.name)]
     return [
         Site(plan, host, hosts, tuple(spec for spec in processes if spec.host == host.name), reach(host))
-        for host in hosts
+        for host in asked
     ]
 
 

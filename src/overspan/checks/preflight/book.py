@@ -99,7 +99,7 @@ GROUP_CHECKS: Final = (
         "preflight.engine_version",
         "every host has the same engine",
         COMMAND,
-        lambda site: site.several and not site.docker,
+        lambda site: site.several and (not site.docker or site.plan.engine.environment is not None),
         versions.same_engine,
     ),
     GroupCheck("preflight.model", "every host has the same model files", weights.COST, _several, weights.same_files),

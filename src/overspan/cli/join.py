@@ -1,0 +1,39 @@
+"""`overspan join`."""
+
+from __future__ import annotations
+
+import signal
+
+import click
+
+from overspan.cli.output import document, say
+from overspan.cli.up import follow, interrupt
+from overspan.runs.join import join as start
+from overspan.runs.planning import Wanted
+from overspan.runs.status import status
+
+
+@click.command()
+@click.argument("head")
+@click.argument("recipe")
+@click.option("--on", "inventory", metavar="INVENTORY", required=True, help="Machines: the head's inventory.")
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Override a field, as on the head.")
+@click.option("--name", help="Name of the run on this host. Default: the recipe's.")
+@click.option("--json", "as_json", is_flag=True, help="Print the run's status as JSON when it is verified.")
+def join(  # noqa: PLR0917 - click gives them by name
+    head: str, recipe: str, inventory: str, settings: tuple[str, ...], name: str | None, as_json: bool
+) -> None:
+    """Start this host's ranks of RECIPE beside HEAD, where `overspan up --join-later` waits for them.
+
+    HEAD is the head's name in INVENTORY or its address. Both hosts make the same plan of the same files; what differs
+    is told and nothing is started. The ranks here have a supervisor of their own, and end with the head's run.
+    """
+    signal.signal(signal.SIGTERM, interrupt)
+    run = start(head, Wanted(recipe, inventory, settings, name, part="joiner"), say, follow)
+    now = status(run)
+    if as_json:
+        document(now)
+        return
+    names = ", ".join(each.process for each in now.processes)
+    click.echo(f"{now.run}: {names} serve with {head}")
+    say(f"next: overspan status {now.name} | logs {now.name} | stop {now.name}")

@@ -1,0 +1,242 @@
+"""Hosts that start apart: which part is whose, what must be equal, and what one host hears of another's deaths."""
+
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pytest
+
+from overspan.launchers.base import Death, Member
+from overspan.planner.make import make_plan
+from overspan.runs import facts, gathering, joined, parts
+from overspan.runs.folder import RunFolder
+from overspan.runs.gathering import Gathering
+from overspan.runs.join import _require_head
+from overspan.runs.joined import call, hello_of
+from overspan.runs.links import Line, Lost, News
+from overspan.schema.errors import HostUnreachable, InputError, PlanRefused
+from overspan.schema.inventory import Fabric, Host, Inventory, Ssh
+from overspan.schema.plan import EngineChoice, Plan
+from overspan.schema.process import ProcessSpec
+from overspan.schema.recipe import Recipe
+from support.runs import free_port
+from support.waiting import until
+
+
+def inventory(*addresses: str) -> Inventory:
+    hosts = [
+        Host(
+            name=f"node{number}",
+            memory_bytes=1,
+            ssh=Ssh(address=f"192.168.7.{number}"),
+            fabric=Fabric(interface="eth0", address=address),
+        )
+        for number, address in enumerate(addresses, 1)
+    ]
+    return Inventory(name="pair", hosts=hosts)
+
+
+def plan_for(place: str, part: parts.Part, hosts: Inventory | None = None, **fields: object) -> Plan:
+    """The plan as a host at an address makes it."""
+    found, me = parts.at_home(hosts or inventory("10.0.0.1", "10.0.0.2"), {place})
+    recipe = Recipe.model_validate({"name": "fake", "model": "fake", "layout": "pp2", "port": 8020, **fields})
+    return parts.part_of(make_plan(recipe, found, EngineChoice(name="vllm", version="0")), me, part)
+
+
+def test_each_host_starts_its_own_part() -> None:
+    head, worker = plan_for("10.0.0.1", "head"), plan_for("10.0.0.2", "joiner")
+    assert ([each.process for each in head.own], [each.process for each in head.awaited]) == (["api"], ["worker1"])
+    assert ([each.process for each in worker.own], worker.is_joiner, head.is_joiner) == (["worker1"], True, False)
+    # Here is no host that ssh leads to.
+    assert [host.ssh is None for host in worker.inventory.hosts] == [False, True]
+    assert parts.at_home(inventory("10.0.0.1", "10.0.0.2"), {"192.168.7.2"})[1] == "node2"
+
+
+@pytest.mark.parametrize(
+    ("address", "part", "told"),
+    [
+        ("10.0.0.9", "joiner", "this machine (10.0.0.9) is no host of pair; its hosts: node1 (10.0.0.1, 192.168.7.1)"),
+        ("10.0.0.1", "joiner", "this machine is node1, the head itself"),
+        ("10.0.0.2", "head", "this machine is node2, and the head is node1"),
+        ("10.0.0.3", "joiner", "this machine is node3, which has no rank; ranks are on node1, node2"),
+    ],
+)
+def test_a_machine_without_that_part_is_told_why(address: str, part: parts.Part, told: str) -> None:
+    hosts = (
+        inventory("10.0.0.1", "10.0.0.2") if address == "10.0.0.9" else inventory("10.0.0.1", "10.0.0.2", "10.0.0.3")
+    )
+    hosts = hosts.model_copy(update={"hosts": [host.model_copy(update={"cores": 1}) for host in hosts.hosts]})
+    with pytest.raises(InputError) as error:
+        plan_for(address, part, hosts)
+    assert told in str(error.value)
+
+
+def test_one_host_alone_and_a_host_without_a_fabric_are_refused() -> None:
+    with pytest.raises(PlanRefused, match="nothing is left for others"):
+        plan_for("10.0.0.1", "head", layout="tp1")
+    hosts = inventory("10.0.0.1", "10.0.0.2")
+    blind = hosts.model_copy(update={"hosts": [hosts.hosts[0].model_copy(update={"fabric": None}), hosts.hosts[1]]})
+    with pytest.raises(InputError, match="node1 of pair has no fabric"):
+        parts.at_home(blind, {"10.0.0.2"})
+
+
+def test_another_head_than_the_plans_is_refused() -> None:
+    plan = plan_for("10.0.0.2", "joiner")
+    for name in ("node1", "10.0.0.1", "192.168.7.1"):
+        _require_head(plan, name)
+    with pytest.raises(InputError, match=r"the head of this plan is node1 \(10.0.0.1\), not node2"):
+        _require_head(plan, "node2")
+
+
+def test_what_differs_is_named_and_what_may_differ_is_not() -> None:
+    head = facts.of(plan_for("10.0.0.1", "head"))
+    assert facts.differences(head, facts.of(plan_for("10.0.0.2", "joiner"))) == []
+    other = facts.of(plan_for("10.0.0.2", "joiner", engine_args={"max_model_len": 512}, env={"A": "b"}))
+    assert facts.differences(head, other) == [
+        ("recipe.engine_args.max_model_len", "none", "512"),
+        ("recipe.env.A", "none", "b"),
+    ]
+
+
+# over a connection --------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Quiet:
+    """A launcher whose processes die when a test says so."""
+
+    dying: list[Death] = field(default_factory=list)
+    ended: bool = False
+
+    def start(self, spec: ProcessSpec, secrets: Mapping[str, str]) -> None:
+        raise NotImplementedError
+
+    def start_all(self, specs: Sequence[ProcessSpec], secrets: Mapping[str, str]) -> None:
+        pass
+
+    def wait(self, timeout_s: float) -> list[Death]:
+        dying, self.dying = self.dying, []
+        return dying
+
+    def members(self) -> list[Member]:
+        return []
+
+    def end(self, grace_s: float) -> list[str]:
+        self.ended = True
+        return []
+
+    def close(self) -> None:
+        pass
+
+
+@dataclass
+class Meeting:
+    gathering: Gathering
+    head: RunFolder
+    worker: RunFolder
+    worker_plan: Plan
+    own: Quiet
+    port: int
+
+    def ask(self, **changes: object) -> Line:
+        return call(self.worker_plan, hello_of(self.worker, self.worker_plan).model_copy(update=changes))[0]
+
+
+@pytest.fixture
+def meeting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Meeting]:
+    port = free_port()
+    monkeypatch.setattr(gathering, "JOIN_PORT", port)
+    monkeypatch.setattr(joined, "JOIN_PORT", port)
+    hosts = inventory("127.0.0.1", "127.0.0.1")
+    base = plan_for("192.168.7.1", "head", hosts), plan_for("192.168.7.2", "joiner", hosts)
+    folders = RunFolder.create("head"), RunFolder.create("worker")
+    for folder, plan in zip(folders, base, strict=True):
+        folder.write("plan.json", plan)
+        folder.append("staged", state="staged")
+        facts.record(folder, plan)
+    own = Quiet()
+    made = Gathering(folders[0], base[0], own)
+    yield Meeting(made, *folders, base[1], own, port)
+    if not folders[0].ended:
+        folders[0].append("stopped", state="stopped")
+    made.close()
+
+
+def test_the_head_waits_until_all_have_joined_and_passes_its_events_on(meeting: Meeting) -> None:
+    waiting = threading.Thread(target=meeting.gathering.gather, args=(30.0, lambda: False))
+    waiting.start()
+    meeting.ask(only_ask=True).close()  # a question takes no seat
+    line = meeting.ask(seen=1)
+    waiting.join(30.0)
+    assert not waiting.is_alive()
+    meeting.head.append("launching", state="launching")
+    heard: list[News] = []
+    while not heard or heard[-1].state != "launching":
+        news = line.receive(News, 10.0)
+        assert news is not None
+        heard.append(news)
+    assert any("overspan join 127.0.0.1" in one.message for one in heard)
+    with pytest.raises(InputError, match="node2 has joined already"):
+        meeting.ask()
+    line.close()
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"host": "node7"}, "this run awaits node2, not node7"),
+        ({"run": "fake-1"}, "run fake-1 is over"),
+        ({"facts": {}}, "overspan: 0"),
+    ],
+)
+def test_who_may_not_join_is_told_why(meeting: Meeting, changes: dict[str, object], told: str) -> None:
+    with pytest.raises(InputError) as error:
+        meeting.ask(**changes)
+    assert told in str(error.value)
+
+
+def test_the_first_death_is_named_wherever_it_was(meeting: Meeting) -> None:
+    line = meeting.ask()
+    meeting.own.dying = [Death(process="api", host="node1", what="api (pid 7)")]
+    line.send(News(death=Death(process="x", host="y", what="VLLM::Worker (pid 9)", lines=["boom"]), age_s=5.0))
+    deaths = meeting.gathering.wait(1.0)
+    assert [(death.process, death.host, death.what) for death in deaths] == [
+        ("worker1", "node2", "VLLM::Worker (pid 9)"),
+        ("api", "node1", "api (pid 7)"),
+    ]
+    assert deaths[0].lines == ["boom"]
+    line.close()
+
+
+def test_a_supervisor_that_left_without_a_word_is_a_death_unless_it_returns(
+    meeting: Meeting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gathering, "GONE_S", 1.0)
+    line = meeting.ask()
+    line.close()
+    until(lambda: meeting.head.note(gathering.SEATS) == {"node2": "unknown"}, "the seat to be empty")
+    line = meeting.ask(run=meeting.head.id)
+    until(lambda: meeting.head.note(gathering.SEATS) == {"node2": "running"}, "the seat to be taken")
+    line.close()
+    deaths = until(lambda: meeting.gathering.wait(0.1), "the death")
+    assert [(death.process, death.what) for death in deaths] == [("worker1", "its supervisor")]
+
+
+def test_noise_on_the_port_harms_nobody(meeting: Meeting) -> None:
+    for noise in (b"GET / HTTP/1.1\r\n\r\n", b"{}\n", b"\0" * 4096 + b"\n"):
+        line = Line.to("127.0.0.1", meeting.port, 5.0)
+        line._socket.sendall(noise)
+        with contextlib.suppress(Lost):
+            assert line.receive(News, 10.0) is None
+        line.close()
+    meeting.ask().close()
+
+
+def test_nobody_at_the_head_is_told_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(joined, "JOIN_PORT", free_port())
+    plan = plan_for("192.168.7.2", "joiner", inventory("127.0.0.1", "127.0.0.1"))
+    with pytest.raises(HostUnreachable) as error:
+        joined.reach_head(plan)
+    assert "no run awaits hosts there" in error.value.what
+    assert "--join-later" in str(error.value.next)
