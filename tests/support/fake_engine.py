@@ -41,9 +41,14 @@ class Handler(BaseHTTPRequestHandler):
         key = os.environ.get("VLLM_API_KEY")
         if key and self.headers["Authorization"] != f"Bearer {key}":
             return self.send_error(401)
+        prompt = str(body.get("messages") or body.get("prompt"))
+        asked = "France" in prompt
+        pieces = [self.answer] if asked else [f"{number} " for number in range(int(body.get("max_tokens", 16)))]
         if body.get("stream"):
-            return self.stream(int(body.get("max_tokens", 16)))
-        text = {"text": " a"} if self.path.endswith("/v1/completions") else {"message": {"content": self.answer}}
+            # A load asks to ignore the end of text: it alone is slowed by FAKE_TOKEN_S.
+            slow = float(os.environ.get("FAKE_TOKEN_S", "0")) if body.get("ignore_eos") else self.token_s
+            return self.stream(pieces, slow)
+        text = {"text": " a"} if self.path.endswith("/v1/completions") else {"message": {"content": "".join(pieces)}}
         return self.reply({"choices": [text], "usage": {"completion_tokens": 1}})
 
     def reply(self, data: object) -> None:
@@ -53,14 +58,14 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(text)
 
-    def stream(self, tokens: int) -> None:
+    def stream(self, pieces: list[str], token_s: float) -> None:
         self.send_response(200)
         self.send_header("Content-Type", "text/event-stream")
         self.send_header("Connection", "close")
         self.end_headers()
-        for number in range(tokens):
-            time.sleep(self.token_s)
-            event = {"choices": [{"delta": {"content": f"{number} "}}]}
+        for piece in pieces:
+            time.sleep(token_s)
+            event = {"choices": [{"delta": {"content": piece}}]}
             self.wfile.write(f"data: {json.dumps(event)}\n\n".encode())
         self.wfile.write(b"data: [DONE]\n\n")
         self.close_connection = True

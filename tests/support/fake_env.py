@@ -20,7 +20,7 @@ if "--headless" in sys.argv:
     time.sleep(600)
 port = sys.argv[sys.argv.index("--port") + 1]
 os.environ["FAKE_MODEL"] = sys.argv[sys.argv.index("--served-model-name") + 1]
-os.execv({python!r}, [{python!r}, {engine!r}, port, "Paris", os.environ.get("FAKE_TOKEN_S", "0")])
+os.execv({python!r}, [{python!r}, {engine!r}, port])
 """
 
 

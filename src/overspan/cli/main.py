@@ -32,6 +32,12 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("overspan.cli.report", "one HTML file of a run, or of several laid over each other"),
     "bench": ("overspan.cli.bench", "measure a run, or any OpenAI endpoint, under load"),
     "sweep": ("overspan.cli.sweep", "measure a matrix of topologies and concurrencies; resumes where it was"),
+    "compare": (
+        "overspan.cli.compare",
+        "how two runs or sweeps differ, with intervals, and what of it is noise",
+    ),
+    "export": ("overspan.cli.export", "the results of a sweep as CSV or Parquet"),
+    "ledger": ("overspan.cli.ledger", "a changelog of sweeps that gates: added entries decide what runs"),
     "doctor": ("overspan.cli.doctor", "the cause and the fix of a failure, from a run or from any log"),
     "stop": ("overspan.cli.stop", "stop a run: streams in flight end, then every process does"),
     "list": ("overspan.cli.list", "the runs of this machine"),

@@ -9,13 +9,15 @@ from datetime import UTC, datetime
 from overspan import __version__
 from overspan.bench.run import Bench
 from overspan.checks.client import Client, NoAnswer
+from overspan.checks.verify import SHORT, wrong
 from overspan.runs import keys
 from overspan.runs.folder import RunFolder, all_runs, write_whole
 from overspan.runs.lock import is_held
 from overspan.runs.planning import Wanted
 from overspan.runs.stop import stop
 from overspan.runs.up import up
-from overspan.schema.errors import OverspanError
+from overspan.runs.verifying import verify_run
+from overspan.schema.errors import OverspanError, RunFailed
 from overspan.schema.event import SERVING_STATES, Event
 from overspan.schema.point import Point, Result
 from overspan.schema.workload import BenchResult, Workload
@@ -168,19 +170,32 @@ class _Serving:
         self._told.say(f"{point.id}: failed: {reason}")
 
     def _running(self) -> RunFolder:
-        """The run that serves: the one at hand, the one that a crashed sweep left, or a new one."""
+        """The run that serves, found right: the one at hand, the one that a crashed sweep left, or a new one."""
         if self._run is not None and _serves(self._run):
             return self._run
-        if self._run is None:
-            self._run = self._left_behind()
-            if self._run is not None:
-                self._told.say(f"{self._deployment.id}: goes on with run {self._run.id}")
-                return self._run
-        else:
+        if self._run is not None:
             stop(self._run, grace_s=0.0)
-        self._run = None
-        self._run = self._start()
+            self._run = None
+        else:
+            self._run = self._left_behind()
+        if self._run is None:
+            self._run = self._start()
+        self._verify(self._run)
         return self._run
+
+    def _verify(self, run: RunFolder) -> None:
+        """Validity before speed: no number of a deployment counts before it was found right.
+
+        Raises:
+            RunFailed: it is not.
+        """
+        if not SHORT.keys() <= {finding.rule for finding in run.findings()}:
+            self._told.say(f"{self._deployment.id}: verifying run {run.id}")
+            verify_run(run, SHORT)
+        bad = wrong(run.findings())
+        if bad:
+            seen = bad[0].evidence.text if bad[0].evidence else None
+            raise RunFailed(f"run {run.id} is not right: {bad[0].rule}: {bad[0].cause}", quote=seen)
 
     def _left_behind(self) -> RunFolder | None:
         """The run of this deployment that outlived a crash of the sweep; any other of its name is stopped."""
@@ -193,6 +208,7 @@ class _Serving:
             if run.name != self._name or not is_held(run.name) or run.ended:
                 continue
             if run.id in mine and _serves(run):
+                self._told.say(f"{self._deployment.id}: goes on with run {run.id}")
                 return run
             stop(run, grace_s=0.0)
         return None
@@ -206,9 +222,7 @@ class _Serving:
         here = all(host.ssh is None for host in self._matrix.inventory.hosts if host.name == head)
         wanted = Wanted(str(recipe), str(machines), ("port=0",) if here else (), self._name)
         self._told.say(f"{self._deployment.id}: starting {self._deployment.topology.label}")
-        run = up(wanted, self._told.say, self._follow)
-        self._folder.note("deployed", deployment=self._deployment.id, key=self._deployment.key, run=run.id)
-        return run
+        return up(wanted, self._told.say, self._follow)
 
     def _follow(self, run: RunFolder, events: Iterator[Event | None]) -> None:
         # Known before it serves, so that a crash while it starts leaves no run that nobody knows of.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from overspan.catalog import inventories
 from overspan.inventory import here
 from overspan.runs.planning import engine_of, processes_of
@@ -10,6 +12,7 @@ from overspan.schema.plan import EngineChoice
 from overspan.schema.recipe import Recipe
 from overspan.sweep import read
 from overspan.sweep.expand import Matrix, Tools, expand
+from overspan.sweep.ledger import PointsOf
 
 
 def matrix_of(name: str, inventory: str | None, *, to_start: bool) -> Matrix:
@@ -27,3 +30,12 @@ def matrix_of(name: str, inventory: str | None, *, to_start: bool) -> Matrix:
         return engine_of(recipe, machines, to_start=to_start)
 
     return expand(sweep, machines, Tools(engine, processes_of))
+
+
+def points_of_file(inventory: str | None) -> PointsOf:
+    """Reads the points of a sweep's file, for the ledger: on the machines that the sweep names, else on these."""
+    return lambda file: matrix_of(str(file), _own(file) or inventory, to_start=False).points
+
+
+def _own(file: Path) -> str | None:
+    return read.find(str(file)).inventory

@@ -1,0 +1,52 @@
+"""`overspan compare`."""
+
+from __future__ import annotations
+
+import click
+
+from overspan.cli.output import document, say, table
+from overspan.runs.measured import requests_of
+from overspan.schema.errors import InputError
+from overspan.sweep.compare import Difference
+from overspan.sweep.compare import compare as compared
+
+
+@click.command()
+@click.argument("first")
+@click.argument("second")
+@click.option("--json", "as_json", is_flag=True)
+def compare(first: str, second: str, as_json: bool) -> None:
+    """Tell how SECOND differs from FIRST, runs or sweeps: with 95 % intervals, and which differences are noise."""
+    one, two = requests_of(first), requests_of(second)
+    found = compared(one.points, two.points)
+    if not found:
+        held = "; ".join(f"{each.name}: {', '.join(each.points) or 'none'}" for each in (one, two))
+        raise InputError(f"{one.name} and {two.name} have no measured point in common", next=held)
+    apart = [*one.points.keys() ^ two.points.keys()]
+    if as_json:
+        document({"first": one.name, "second": two.name, "differences": _plain(found), "only_in_one": sorted(apart)})
+        return
+    header = ["point", "metric", one.name[-24:], two.name[-24:], "change", "95 % interval", "verdict"]
+    click.echo(table(header, [_row(each) for each in found]))
+    real = sum(each.verdict in ("lower", "higher") for each in found)
+    say(f"{real} of {len(found)} differ by more than noise")
+    say("an interval holds for these two loads, not for another day, another machine or another seed")
+    for name in sorted(apart):
+        say(f"note: {name} is in one of them only")
+
+
+def _plain(found: list[Difference]) -> list[dict[str, object]]:
+    return [each.model_dump(mode="json") for each in found]
+
+
+def _row(each: Difference) -> list[str]:
+    interval = "-" if each.low is None or each.high is None else f"{each.low:+.1%} to {each.high:+.1%}"
+    return [
+        each.point,
+        each.metric,
+        f"{each.first:.2f}",
+        f"{each.second:.2f}",
+        f"{each.change:+.1%}",
+        interval,
+        each.verdict,
+    ]

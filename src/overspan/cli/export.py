@@ -1,0 +1,29 @@
+"""`overspan export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from overspan.runs.folder import write_whole
+from overspan.schema.errors import InputError
+from overspan.sweep.export import as_csv, write_parquet
+from overspan.sweep.folder import open_sweep
+
+
+@click.command()
+@click.argument("sweep")
+@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="A .csv or .parquet file.")
+def export(sweep: str, out: Path) -> None:
+    """Write the results of SWEEP as a table, a row a point, by the ending of --out."""
+    results = list(open_sweep(sweep).latest().values())
+    if not out.resolve().parent.is_dir():
+        raise InputError(f"there is no folder {out.resolve().parent}", next=f"mkdir -p '{out.resolve().parent}'")
+    if out.suffix == ".csv":
+        write_whole(out, as_csv(results))
+    elif out.suffix == ".parquet":
+        write_parquet(results, out)
+    else:
+        raise InputError(f"--out {out}: a table ends in .csv or .parquet")
+    click.echo(f"{len(results)} points: {out}")

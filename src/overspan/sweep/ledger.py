@@ -1,0 +1,160 @@
+"""The ledger's gate: history stays as it was, changes are named by an entry, results belong to recipes that exist."""
+
+from __future__ import annotations
+
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from overspan.schema.errors import InputError, OverspanError
+from overspan.schema.ledger import Ledger, LedgerEntry
+from overspan.schema.point import Point
+from overspan.schema.yamlio import load
+from overspan.sweep.folder import read_results
+from overspan.transport.local import Local
+
+LEDGER = "ledger.yaml"
+RESULTS = "results"
+SWEEPS = "sweeps"
+
+PointsOf = Callable[[Path], list[Point]]
+"""The points of one sweep's file."""
+
+
+@dataclass(frozen=True)
+class Book:
+    """A folder at one moment: its entries, every planned point by its name in the ledger, its results' texts."""
+
+    entries: list[LedgerEntry]
+    points: dict[str, Point]
+    results: dict[str, bytes]
+
+
+def read_book(folder: Path, points_of: PointsOf) -> Book:
+    """A folder with ledger.yaml, sweeps/*.yaml and results/*.jsonl.
+
+    Raises:
+        InputError: one of them is wrong; names file and line.
+    """
+    file = folder / LEDGER
+    entries = load(Ledger, file).entries if file.exists() else []
+    files = sorted((folder / SWEEPS).glob("*.yaml"))
+    points = {f"{point.sweep}/{point.id}": point for each in files for point in points_of(each)}
+    results = {each.name: each.read_bytes() for each in sorted((folder / RESULTS).glob("*.jsonl"))}
+    return Book(entries, points, results)
+
+
+def at_revision(folder: Path, revision: str, points_of: PointsOf) -> Book:
+    """The folder as it was at a git revision.
+
+    Raises:
+        InputError: no git repository, or no such revision.
+    """
+    git = Local()
+    with tempfile.TemporaryDirectory(prefix="overspan-ledger-") as scratch:
+        top = git.run(["git", "rev-parse", "--show-toplevel"], cwd=str(folder))
+        if top.code:
+            raise InputError(f"{folder} is in no git repository", quote=top.stderr.strip())
+        known = git.run(["git", "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"], cwd=str(folder))
+        if known.code:
+            raise InputError(f"git knows no revision '{revision}'", next="git log --oneline, or git fetch")
+        below = folder.resolve().relative_to(Path(top.stdout.strip()).resolve())
+        listed = git.run(
+            ["git", "ls-tree", "-r", "--name-only", known.stdout.strip(), "--", str(below)], cwd=top.stdout.strip()
+        ).check("git ls-tree")
+        if not listed.stdout.strip():
+            return Book([], {}, {})
+        archive = str(Path(scratch, "then.tar"))
+        git.run(
+            ["git", "archive", "--format=tar", "-o", archive, known.stdout.strip(), "--", str(below)],
+            cwd=top.stdout.strip(),
+        ).check("git archive")
+        with tarfile.open(archive) as held:
+            held.extractall(scratch, filter="data")
+        return read_book(Path(scratch) / below, points_of)
+
+
+def problems(then: Book, now: Book, folder: Path) -> list[str]:
+    """Everything that the gate does not let pass; an empty list when it opens."""
+    return [*_history(then, now), *_changes(then, now), *_results(then, now, folder)]
+
+
+def added(then: Book, now: Book) -> list[LedgerEntry]:
+    """The entries that came since."""
+    return now.entries[len(then.entries) :]
+
+
+def named(entries: list[LedgerEntry], book: Book) -> list[str]:
+    """The points that entries name: those that are to run."""
+    return [name for name in book.points if any(_names(entry, name) for entry in entries)]
+
+
+def _names(entry: LedgerEntry, point: str) -> bool:
+    return any(fnmatchcase(point, pattern) for pattern in entry.points)
+
+
+def _history(then: Book, now: Book) -> Iterator[str]:
+    for number, entry in enumerate(then.entries, 1):
+        if len(now.entries) < number:
+            yield f"entry {number} ({entry.date}: {entry.what}) is gone: entries are only added"
+        elif now.entries[number - 1] != entry:
+            yield f"entry {number} ({entry.date}: {entry.what}) was changed: entries are only added"
+    for entry in added(then, now):
+        for pattern in entry.points:
+            if not any(fnmatchcase(name, pattern) for name in {**then.points, **now.points}):
+                yield f"the entry '{entry.what}' names '{pattern}', which is no point of any sweep here"
+
+
+def _changes(then: Book, now: Book) -> Iterator[str]:
+    """Points that are new or other than before, each against the entries that were added."""
+    entries = added(then, now)
+    for name, point in now.points.items():
+        before = then.points.get(name)
+        how = _altered(before, point) if before else "is new"
+        if not how:
+            continue
+        mine = [entry for entry in entries if _names(entry, name)]
+        if not mine:
+            yield f"{name} {how}, and no entry that was added names it"
+        elif before and any(entry.adds_only for entry in mine):
+            entry = next(entry for entry in mine if entry.adds_only)
+            yield f"{name} {how}, and the entry '{entry.what}' says that it only adds points"
+    for name in then.points.keys() - now.points.keys():
+        if not any(_names(entry, name) and not entry.adds_only for entry in entries):
+            yield f"{name} is gone, and no entry that was added says so"
+
+
+def _altered(before: Point, now: Point) -> str:
+    if before.image != now.image:
+        return f"has another image ({before.image} -> {now.image})"
+    return "has another recipe" if before.recipe_hash != now.recipe_hash else ""
+
+
+def _results(then: Book, now: Book, folder: Path) -> Iterator[str]:
+    """Results are only added, and each that was added belongs to a point as it is planned now."""
+    for name, text in then.results.items():
+        if not now.results.get(name, b"").startswith(text):
+            yield f"{RESULTS}/{name}: results that were there are changed or gone: lines are only added"
+    for name in now.results:
+        old = then.results.get(name, b"").count(b"\n")
+        try:
+            results = read_results(folder / RESULTS / name)
+        except OverspanError as error:
+            yield error.what
+            continue
+        last = {f"{result.point.sweep}/{result.point.id}": index for index, result in enumerate(results)}
+        for index, result in enumerate(results):
+            point = f"{result.point.sweep}/{result.point.id}"
+            planned = now.points.get(point)
+            if index < old and last[point] != index:
+                continue
+            if planned is None and index >= old:
+                yield f"{RESULTS}/{name}, line {index + 1}: a result of {point}, which no sweep here plans"
+            elif planned is not None and planned.recipe_hash != result.point.recipe_hash:
+                yield (
+                    f"{RESULTS}/{name}, line {index + 1}: the result of {point} was made with recipe "
+                    f"{result.point.recipe_hash}; planned is {planned.recipe_hash}"
+                )
