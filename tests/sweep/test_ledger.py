@@ -21,7 +21,13 @@ scenarios: {s: {isl: 8, osl: 4}}
 points:
   - {topology: TP1, concurrency: [1, 2]}
 """
-FIRST = {"date": "2026-11-22", "what": "the first ladder", "why": "a start", "points": ["tiny/*"], "link": "issue 5"}
+FIRST: dict[str, object] = {
+    "date": "2026-11-22",
+    "what": "the first ladder",
+    "why": "a start",
+    "points": ["tiny/*"],
+    "link": "issue 5",
+}
 
 
 class Repository:
@@ -73,8 +79,8 @@ def repository(shell: Shell, tmp_path: Path) -> Repository:
     return Repository(folder, shell)
 
 
-MORE = {**FIRST, "what": "four users more", "adds_only": True, "points": ["tiny/s/tp1/c4"]}
-OTHER = {**FIRST, "what": "shorter context", "points": ["tiny/s/tp1/c*"]}
+MORE: dict[str, object] = {**FIRST, "what": "four users more", "adds_only": True, "points": ["tiny/s/tp1/c4"]}
+OTHER: dict[str, object] = {**FIRST, "what": "shorter context", "points": ["tiny/s/tp1/c*"]}
 
 
 def test_added_points_and_their_results_pass(repository: Repository) -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 import click
 
 from overspan.cli.output import document
-from overspan.report import RunDocuments, render, request_curves
-from overspan.runs.folder import RunFolder, open_run, write_whole
-from overspan.schema.errors import InputError
+from overspan.report import RunDocuments, SweepDocuments, render, render_sweep, request_curves
+from overspan.runs.folder import RunFolder, all_runs, open_run, write_whole
+from overspan.schema.errors import InputError, UnknownName
+from overspan.sweep.folder import open_sweep
 
 FILE_NAME = "report.html"
 _REQUESTS = re.compile(r"requests-([0-9]+)\.jsonl")
@@ -21,22 +22,44 @@ _REQUESTS = re.compile(r"requests-([0-9]+)\.jsonl")
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The file to write; RUN/report.html.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def report(run: tuple[str, ...], out: Path | None, as_json: bool) -> None:
-    """Write one self-contained HTML file: plots, tables, checks, plan and commands of RUN (the newest if not given).
+    """Write one self-contained HTML file: plots, tables, checks, plan and commands of RUN (the newest if not given),
+    or the Pareto front, latencies and every point of a sweep.
 
     With several RUNs the plots and tables lay them over each other.
     """
+    sweep = _sweep(run)
+    if sweep is not None:
+        _write(render_sweep(sweep[1]), out or sweep[0] / FILE_NAME, [sweep[1].name], as_json=as_json)
+        return
     folders = [open_run(name) for name in run] or [open_run()]
     if out is None and len(folders) > 1:
         raise InputError("a report of several runs belongs to none of their folders", next="say where: --out FILE")
-    target = (out or folders[0].path / FILE_NAME).resolve()
+    page = render(*(_documents(folder) for folder in folders))
+    _write(page, out or folders[0].path / FILE_NAME, [folder.id for folder in folders], as_json=as_json)
+
+
+def _write(page: str, out: Path, names: list[str], *, as_json: bool) -> None:
+    target = out.resolve()
     if not target.parent.is_dir():
         raise InputError(f"there is no folder {target.parent}", next=f"mkdir -p '{target.parent}'")
-    page = render(*(_documents(folder) for folder in folders))
     write_whole(target, page)
     if as_json:
-        document({"report": str(target), "runs": [folder.id for folder in folders], "bytes": target.stat().st_size})
+        document({"report": str(target), "runs": names, "bytes": target.stat().st_size})
     else:
         click.echo(str(target))
+
+
+def _sweep(names: tuple[str, ...]) -> tuple[Path, SweepDocuments] | None:
+    """The folder and documents of a sweep, where one name is given and is a sweep's and no run's."""
+    if len(names) != 1 or any(names[0] in (run.id, run.name) for run in all_runs()):
+        return None
+    try:
+        folder = open_sweep(names[0])
+    except UnknownName:
+        return None
+    points, latest = folder.points(), folder.latest()
+    ended = {point.id: latest[key] for point in points if (key := (point.id, point.recipe_hash)) in latest}
+    return folder.path, SweepDocuments(folder.id, points, ended)
 
 
 def _documents(run: RunFolder) -> RunDocuments:

@@ -56,9 +56,9 @@ def throughput_figure(runs: Sequence[RunDocuments]) -> Figure | None:
     traces = [trace for index, run in enumerate(runs) if (trace := _throughput_trace(run, index, len(runs) > 1))]
     if not traces:
         return None
-    x_axis = _axis("Interactivity: tokens per second for each user", ())
-    y_axis = _axis("Output tokens per second, all users", ())
-    return {"data": traces, "layout": _layout(x_axis, y_axis)}
+    x_axis = axis("Interactivity: tokens per second for each user", ())
+    y_axis = axis("Output tokens per second, all users", ())
+    return {"data": traces, "layout": layout(x_axis, y_axis)}
 
 
 def _throughput_trace(run: RunDocuments, index: int, named: bool) -> Figure | None:
@@ -73,7 +73,7 @@ def _throughput_trace(run: RunDocuments, index: int, named: bool) -> Figure | No
     return {
         "type": "scatter",
         "mode": "lines+markers+text",
-        "name": _safe(run.name),
+        "name": safe(run.name),
         "x": [x for x, _, _ in drawn],
         "y": [y for _, y, _ in drawn],
         "text": [count(point.concurrency, "user") for _, _, point in drawn],
@@ -101,7 +101,7 @@ def is_doubtful(point: BenchPoint) -> bool:
 def _point_text(run: RunDocuments, point: BenchPoint, named: bool) -> str:
     counts = point.requests
     rate = point.output_tokens_per_s
-    lines = [f"<b>{count(point.concurrency, 'user')}</b>" + (f", {_safe(run.name)}" if named else "")]
+    lines = [f"<b>{count(point.concurrency, 'user')}</b>" + (f", {safe(run.name)}" if named else "")]
     lines += [f"{figure(rate)} tok/s out"] if rate is not None else []
     if rate is not None and run.gpus_used:
         lines.append(f"{figure(rate / run.gpus_used)} tok/s per GPU ({run.gpus_used} used)")
@@ -126,9 +126,9 @@ def latency_figures(runs: Sequence[RunDocuments]) -> dict[str, Figure]:
         if not traces:
             continue
         label, meaning = METRICS[metric]
-        x_axis = _axis(f"{label}, ms", (x for trace in traces for x in trace["x"]))
-        y_axis = {**_axis("% at or below", ()), "range": [0, 102], "tickvals": [0, 25, 50, 75, 90, 100]}
-        figures[metric] = {"data": traces, "layout": _layout(x_axis, y_axis), "meaning": meaning, "label": label}
+        x_axis = axis(f"{label}, ms", (x for trace in traces for x in trace["x"]))
+        y_axis = {**axis("% at or below", ()), "range": [0, 102], "tickvals": [0, 25, 50, 75, 90, 100]}
+        figures[metric] = {"data": traces, "layout": layout(x_axis, y_axis), "meaning": meaning, "label": label}
     return figures
 
 
@@ -149,7 +149,7 @@ def _compared_traces(runs: Sequence[RunDocuments], metric: str) -> list[Figure]:
     for index, run in enumerate(runs):
         for point in run.points:
             if curve := run.curve(point, metric):
-                name = f"{_safe(run.name)}, {count(point.concurrency, 'user')}"
+                name = f"{safe(run.name)}, {count(point.concurrency, 'user')}"
                 trace = _curve_trace(curve, series_style(index), metric, name, point.concurrency)
                 traces.append({**trace, "visible": point.concurrency == chosen})
     return traces
@@ -185,7 +185,8 @@ def _curve_trace(curve: Curve, style: dict[str, str], metric: str, name: str, le
     }
 
 
-def _axis(title: str, values: Iterable[float]) -> Figure:
+def axis(title: str, values: Iterable[float]) -> Figure:
+    """An axis: logarithmic where its values span more than a decade, else from zero."""
     known = [value for value in values if value > 0]
     wide = bool(known) and max(known) / min(known) >= LOG_RATIO
     return {
@@ -204,7 +205,8 @@ def _axis(title: str, values: Iterable[float]) -> Figure:
     }
 
 
-def _layout(x_axis: Figure, y_axis: Figure) -> Figure:
+def layout(x_axis: Figure, y_axis: Figure) -> Figure:
+    """What all charts share."""
     return {
         "xaxis": x_axis,
         "yaxis": y_axis,
@@ -223,6 +225,6 @@ def _layout(x_axis: Figure, y_axis: Figure) -> Figure:
     }
 
 
-def _safe(text: str) -> str:
+def safe(text: str) -> str:
     """Untrusted text for Plotly, which reads a little HTML in its labels."""
     return html.escape(plain(text))

@@ -39,8 +39,8 @@ def render(*runs: RunDocuments) -> str:
     latency = figures.latency_figures(runs)
     throughput = figures.throughput_figure(runs)
     charts = {**({"throughput": throughput} if throughput else {}), **latency}
-    scripts = {"plotly": _plotly() if charts else "", "charts": _part("charts.js")}
-    page = _environment().get_template("report.html.j2")
+    scripts = {"plotly": plotly_script() if charts else "", "charts": part("charts.js")}
+    page = environment().get_template("report.html.j2")
     return page.render(
         runs=runs,
         view=view,
@@ -49,14 +49,15 @@ def render(*runs: RunDocuments) -> str:
         metrics=METRICS,
         levels=figures.levels_of(runs),
         scripts=scripts,
-        policy=_policy(scripts.values()),
-        css=_part("report.css"),
+        policy=policy(scripts.values()),
+        css=part("report.css"),
         version=__version__,
         made_at=datetime.now(UTC),
     )
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Where the pages' templates are; all that they print is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("overspan.report"),
         autoescape=True,
@@ -68,11 +69,13 @@ def _environment() -> jinja2.Environment:
     return environment
 
 
-def _part(name: str) -> str:
+def part(name: str) -> str:
+    """A style sheet or script of the pages."""
     return (resources.files("overspan.report") / "templates" / name).read_text(encoding="utf-8")
 
 
-def _plotly() -> str:
+def plotly_script() -> str:
+    """Plotly's own script, to stand in the page."""
     from plotly.offline import get_plotlyjs  # a third of a second, and only a page with charts needs it
 
     script = get_plotlyjs()
@@ -81,7 +84,7 @@ def _plotly() -> str:
     return script
 
 
-def _policy(scripts: Iterable[str]) -> str:
+def policy(scripts: Iterable[str]) -> str:
     """A content security policy: only these scripts run, and nothing is ever fetched."""
     hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts if script)
     return (

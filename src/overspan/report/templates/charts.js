@@ -13,15 +13,17 @@
     return isColour ? css.getPropertyValue(value).trim() : value;
   };
 
-  const chosenUsers = () => document.querySelector('input[name="users"]:checked')?.value;
+  // What the reader picked, by the name of the picks: a trace is shown when all that it is marked with is picked.
+  const picked = () => Object.fromEntries([...document.querySelectorAll('input[type="radio"]:checked')].map((input) => [input.name, input.value]));
+  const shown = (marks, picks) => Object.entries(marks).every(([name, mark]) => !(name in picks) || String(mark) === picks[name]);
 
   const draw = () => {
     const css = getComputedStyle(root);
-    const users = chosenUsers();
+    const picks = picked();
     for (const [name, figure] of Object.entries(figures)) {
       const { data, layout } = themed(figure, css);
-      if (users !== undefined)
-        for (const trace of data) if (trace.meta) trace.visible = String(trace.meta.users) === users;
+      for (const trace of data)
+        if (trace.meta && Object.keys(trace.meta).some((name) => name in picks)) trace.visible = shown(trace.meta, picks);
       const plot = document.getElementById(`chart-${name}`);
       // The box is the style sheet's, on a screen of any width as on paper.
       Object.assign(layout, { width: plot.clientWidth, height: plot.clientHeight });
@@ -29,7 +31,7 @@
     }
   };
 
-  for (const input of document.querySelectorAll('input[name="users"]')) input.addEventListener("change", draw);
+  for (const input of document.querySelectorAll('input[type="radio"]')) input.addEventListener("change", draw);
   addEventListener("resize", () => requestAnimationFrame(draw));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
   const printed = (on) => () => {
