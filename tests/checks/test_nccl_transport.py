@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from overspan.checks.nccl_transport import transport_of
+from overspan.schema.finding import Finding
 
 # NVIDIA/nccl-tests issue 185 (H100, RoCE); the channel line has the shape that NCCL 2.19 and newer write.
 ROCE = """\
@@ -30,10 +31,34 @@ NO_VERBS = "ada6000-02:165062:165062 [0] NCCL INFO Failed to open libibverbs.so[
 AT_HAND = "manolinux:3319:3329 [1] NCCL INFO Using network Socket\n"
 # NVIDIA/nccl issue 952.
 ONE_HOST = "<cluster_name>:919:1150 [0] NCCL INFO Channel 01/0 : 8[0] -> 15[7] via P2P/IPC/read\n"
+# This machine's own test bed: vLLM 0.32 on the CPU, PP2 over two hosts.
+GLOO = """\
+(Worker pid=29) INFO 11-22 17:32:36 [multiproc_executor.py:153] DP group leader: node_rank=0
+(Worker pid=29) INFO 11-22 17:32:38 [parallel_state.py:1906] world_size=2 rank=0 local_rank=0 \
+distributed_init_method=tcp://10.10.11.1:29501 backend=gloo
+"""
+
+
+def told(log: str) -> Finding:
+    return transport_of({"api.log": log.splitlines()})
+
+
+def test_without_gpus_it_is_gloo_over_sockets() -> None:
+    finding = told(GLOO)
+    assert (finding.status, finding.severity) == ("passed", "info")
+    assert "gloo, by sockets, and met at 10.10.11.1:29501" in str(finding.cause)
+    assert finding.evidence and (finding.evidence.file, finding.evidence.line) == ("api.log", 2)
+    assert told(GLOO + ROCE).cause == "NCCL sends over IB"
+
+
+def test_the_rank_that_has_sockets_is_named() -> None:
+    finding = transport_of({"api.log": ROCE.splitlines(), "worker1.log": SOCKET.splitlines()})
+    assert finding.status == "failed"
+    assert finding.evidence and (finding.evidence.file, finding.evidence.line) == ("worker1.log", 1)
 
 
 def test_rdma_is_good() -> None:
-    finding = transport_of(ROCE.splitlines())
+    finding = told(ROCE)
     assert (finding.status, finding.cause) == ("passed", "NCCL sends over IB")
     assert finding.evidence and finding.evidence.line == 4 and "GDRDMA" in finding.evidence.text
 
@@ -48,7 +73,7 @@ def test_rdma_is_good() -> None:
     ],
 )
 def test_sockets_are_a_warning_with_the_reason(reason: str, why: str) -> None:
-    finding = transport_of((reason + SOCKET).splitlines())
+    finding = told(reason + SOCKET)
     assert (finding.status, finding.severity) == ("failed", "warning")
     assert "10 to 20 times slower" in str(finding.cause) and why in str(finding.cause)
     assert finding.fix and finding.evidence and "via NET/Socket/0" in finding.evidence.text
@@ -56,16 +81,16 @@ def test_sockets_are_a_warning_with_the_reason(reason: str, why: str) -> None:
 
 
 def test_one_rank_over_sockets_is_told_though_others_have_rdma() -> None:
-    finding = transport_of((ROCE + SOCKET).splitlines())
+    finding = told(ROCE + SOCKET)
     assert finding.status == "failed" and "others over IB" in str(finding.cause)
 
 
 @pytest.mark.parametrize("log", ["", ONE_HOST, AT_HAND + ONE_HOST, "INFO 11-22 vllm says hello\n", NO_DEVICE])
 def test_nothing_seen_is_not_evaluated(log: str) -> None:
-    finding = transport_of(log.splitlines())
+    finding = told(log)
     assert finding.status == "not_evaluated" and finding.cause
 
 
 def test_a_line_of_a_megabyte() -> None:
-    assert transport_of([" via NET/" + "a" * 2**20 + " via NET/"] * 3).status == "passed"
-    assert transport_of(["NCCL " * 2**18]).status == "not_evaluated"
+    assert transport_of({"x": [" via NET/" + "a" * 2**20 + " via NET/"] * 3}).status == "passed"
+    assert transport_of({"x": ["NCCL " * 2**18]}).status == "not_evaluated"

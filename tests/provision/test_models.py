@@ -312,8 +312,11 @@ def test_a_download_that_breaks_off_is_never_taken_for_whole(hub: Hub) -> None:
     with pytest.raises(ModelUnavailable) as caught:
         ask("org/tiny")
     assert caught.value.next is not None and "run the same command again" in caught.value.next
+    assert "files that arrived whole are kept, the one that was cut begins anew" in caught.value.next
     hub.break_once.clear()
+    hub.sent.clear()
     prepared = ask("org/tiny")
+    assert hub.sent == ["model.safetensors"], "the second try fetches what is missing and nothing else"
     assert (prepared.path / "model.safetensors").read_bytes() == tiny_model.safetensors(200_000)
 
 

@@ -12,7 +12,10 @@ ENGINE = Path(__file__).with_name("fake_engine.py")
 
 VLLM = """#!{python}
 import os, sys, time
-time.sleep(float(os.environ.get("FAKE_LOAD_S", "0")))
+load_s = float(os.environ.get("FAKE_LOAD_S", "0"))
+if load_s:
+    print("(Worker pid=%d) INFO Loading weights: 40%%" % os.getpid(), flush=True)
+time.sleep(load_s)
 if os.environ.get("FAKE_DIES"):
     sys.exit(os.environ["FAKE_DIES"])
 if "--headless" in sys.argv:

@@ -24,6 +24,7 @@ class Hub(ThreadingHTTPServer):
         self.break_once: set[str] = set()
         self.tokens: list[str | None] = []
         self.ranges: list[str] = []
+        self.sent: list[str] = []
 
     @property
     def url(self) -> str:
@@ -90,6 +91,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command == "HEAD":
             return None
+        self.server.sent.append(name)
         if name in self.server.break_once:
             self.wfile.write(data[begin : begin + len(data) // 2])
             self.wfile.flush()

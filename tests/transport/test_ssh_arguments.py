@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -16,6 +16,7 @@ from overspan.transport.ssh import Remote, explain, options, remote_text
 WORDS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]))
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a machine under load is no fault of the code
 @given(WORDS.filter(lambda word: word and "=" not in word), st.lists(WORDS))
 def test_each_argument_is_one_word_of_the_text(program: str, arguments: list[str]) -> None:
     assert shlex.split(remote_text([program, *arguments], None, None)) == ["exec", "env", "--", program, *arguments]

@@ -6,11 +6,10 @@ import functools
 from importlib import resources
 from typing import Any
 
-import yaml
-
 from overspan.catalog import flags
 from overspan.schema.base import Frozen
 from overspan.schema.errors import UnknownName
+from overspan.schema.yamlio import plain
 
 
 class Feature(Frozen):
@@ -40,7 +39,7 @@ class Feature(Frozen):
 def catalogue() -> dict[str, Feature]:
     """Every known feature by its name."""
     text = resources.files("overspan.catalog").joinpath("features.yaml").read_text(encoding="utf-8")
-    data: dict[str, dict[str, Any]] = yaml.safe_load(text)["features"]
+    data: dict[str, dict[str, Any]] = plain(text)["features"]
     return {name: Feature(name=name, **item) for name, item in data.items()}
 
 

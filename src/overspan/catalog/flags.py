@@ -14,9 +14,8 @@ from collections.abc import Mapping
 from importlib import resources
 from typing import Any, Final
 
-import yaml
-
 from overspan.schema.errors import RecipeError, did_you_mean
+from overspan.schema.yamlio import plain
 
 LATEST: Final = "0.32.0"
 _SIZE = re.compile(r"[0-9]+(\.[0-9]+)?[kKmMgGtT]?")
@@ -40,7 +39,7 @@ def known() -> dict[str, dict[str, Any]]:
 @functools.lru_cache(maxsize=1)
 def notes() -> dict[str, Any]:
     """What the parser does not tell: limits, first versions, homes of arguments that have a field of their own."""
-    data: dict[str, Any] = yaml.safe_load(_read("notes.yaml"))
+    data: dict[str, Any] = plain(_read("notes.yaml"))
     return data
 
 

@@ -7,7 +7,7 @@ import re
 from importlib import resources
 from typing import Any
 
-import yaml
+from overspan.schema.yamlio import plain
 
 _TAGGED = re.compile(r"(?:^|/)vllm(?:-openai)?(?:-[a-z0-9]+)?:v?(\d+\.\d+\.\d+)")
 
@@ -15,7 +15,7 @@ _TAGGED = re.compile(r"(?:^|/)vllm(?:-openai)?(?:-[a-z0-9]+)?:v?(\d+\.\d+\.\d+)"
 @functools.lru_cache(maxsize=1)
 def _known() -> dict[str, dict[str, Any]]:
     text = resources.files("overspan.catalog").joinpath("images.yaml").read_text(encoding="utf-8")
-    versions: dict[str, dict[str, Any]] = yaml.safe_load(text)["versions"]
+    versions: dict[str, dict[str, Any]] = plain(text)["versions"]
     return versions
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from overspan.catalog import library
+from overspan.catalog import library, secrets
 from overspan.schema.inventory import Inventory
 
 _FOLDER = "inventories"
@@ -18,6 +18,10 @@ def find(name: str) -> Inventory:
 
     Raises:
         UnknownName: no such inventory ships, with the nearest names.
-        RecipeError: the file cannot be read or does not hold an inventory.
+        RecipeError: the file cannot be read or does not hold an inventory, or a secret stands in it.
     """
-    return library.find(Inventory, _FOLDER, name, "inventory")[0]
+    inventory, file, _ = library.find(Inventory, _FOLDER, name, "inventory")
+    secrets.refuse_env(inventory.env, where=f"{file}: env")
+    for host in inventory.hosts:
+        secrets.refuse_env(host.env, where=f"{file}: env of host {host.name}")
+    return inventory

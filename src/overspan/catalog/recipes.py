@@ -36,9 +36,13 @@ def find(name: str) -> Recipe:
     recipe, file, places = library.find(Recipe, _FOLDER, name, "recipe")
     _check_args(recipe, recipe.engine_args, ("engine_args",), file, places)
     secrets.refuse_env(recipe.env, where=file)
+    for role, settings in recipe.roles.items():
+        secrets.refuse_env(settings.env, where=f"{file}: env of role {role}")
     _check_requires(recipe, file)
     for variant, changes in recipe.variants.items():
-        _check_requires(overrides.with_variant(recipe, variant), file)
+        varied = overrides.with_variant(recipe, variant)
+        secrets.refuse_env(varied.env, where=f"{file}: env of variant {variant}")
+        _check_requires(varied, file)
         inner = changes.get("engine_args", {})
         if isinstance(inner, dict):
             _check_args(recipe, inner, ("variants", variant, "engine_args"), file, places)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,6 +17,9 @@ _CHANNEL: Final = re.compile(r" via NET/([A-Za-z][A-Za-z0-9_-]*)")
 
 _NETWORK: Final = re.compile(r"NCCL INFO Using network ([A-Za-z][A-Za-z0-9_-]*)")
 """What a process has at hand; it is said on one host too, where nothing goes over it."""
+
+_GLOO: Final = re.compile(r"world_size=(\d+) .*distributed_init_method=tcp://(\S+) backend=gloo")
+"""vLLM's own line where there are no GPUs (vllm/distributed/parallel_state.py): gloo has sockets alone."""
 
 
 @dataclass(frozen=True)
@@ -60,36 +63,53 @@ SLOWER: Final = "10 to 20 times slower than RDMA on the same cable"
 """Source: seed 003 (Ethernet in place of RoCE), reference spark-fabric.md."""
 
 
-def transport_of(lines: Iterable[str]) -> Finding:
-    """Read the transport from the log of any rank, or of several, in one pass.
+class _Seen:
+    """The first line of each kind, in the logs of all ranks."""
+
+    def __init__(self) -> None:
+        self.channels: dict[str, Evidence] = {}
+        self.networks: dict[str, Evidence] = {}
+        self.gloo: dict[str, Evidence] = {}
+        self.reasons: dict[int, Evidence] = {}
+
+    def take_in(self, line: str, evidence: Evidence) -> None:
+        """See what a line tells."""
+        if found := _CHANNEL.search(line):
+            self.channels.setdefault(found[1], evidence)
+        elif found := _NETWORK.search(line):
+            self.networks.setdefault(found[1], evidence)
+        elif found := _GLOO.search(line):
+            self.gloo.setdefault(found[2], evidence)
+        for index, reason in enumerate(_REASONS):
+            if index not in self.reasons and reason.line.search(line):
+                self.reasons[index] = evidence
+
+
+def transport_of(logs: Mapping[str, Iterable[str]]) -> Finding:
+    """Read the transport from the logs of all ranks, in one pass.
 
     Args:
-        lines: NCCL's log with NCCL_DEBUG=INFO, any prefixes before it.
+        logs: the lines of each log by its name; NCCL's with NCCL_DEBUG=INFO, any prefixes before it.
 
     Returns:
-        `passed` for RDMA or a vendor's network; a failed warning for sockets, with the reason where the log has one;
-        `not_evaluated` where the log does not tell.
+        `passed` for RDMA or a vendor's network, and for gloo, which has nothing but sockets; a failed warning for
+        NCCL over sockets, with the reason where a log has one; `not_evaluated` where no log tells.
     """
-    channels: dict[str, Evidence] = {}
-    networks: dict[str, Evidence] = {}
-    reasons: dict[int, Evidence] = {}
-    for number, line in enumerate(lines, 1):
-        if "NET" not in line and "NCCL" not in line and "libibverbs" not in line:
-            continue
-        evidence = Evidence(text=line.strip()[:400], line=number)
-        if found := _CHANNEL.search(line):
-            channels.setdefault(found[1], evidence)
-        elif found := _NETWORK.search(line):
-            networks.setdefault(found[1], evidence)
-        for index, reason in enumerate(_REASONS):
-            if index not in reasons and reason.line.search(line):
-                reasons[index] = evidence
-    if "Socket" in channels:
-        return _sockets(channels, reasons)
-    if channels:
-        name, evidence = next(iter(channels.items()))
+    seen = _Seen()
+    for name, lines in logs.items():
+        for number, line in enumerate(lines, 1):
+            if "NET" in line or "NCCL" in line or "libibverbs" in line or "backend=gloo" in line:
+                seen.take_in(line, Evidence(text=line.strip()[:400], file=name, line=number))
+    if "Socket" in seen.channels:
+        return _sockets(seen.channels, seen.reasons)
+    if seen.channels:
+        name, evidence = next(iter(seen.channels.items()))
         return _finding("passed", evidence, f"NCCL sends over {name}", severity="info")
-    return _untold(networks, reasons)
+    if seen.gloo:
+        address, evidence = next(iter(seen.gloo.items()))
+        what = f"without GPUs there is no NCCL: ranks talk over gloo, by sockets, and met at {address}"
+        return _finding("passed", evidence, what, severity="info")
+    return _untold(seen.networks, seen.reasons)
 
 
 def _sockets(channels: dict[str, Evidence], reasons: dict[int, Evidence]) -> Finding:

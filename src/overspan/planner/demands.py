@@ -6,11 +6,10 @@ import functools
 from importlib import resources
 from typing import Any
 
-import yaml
-
 from overspan.schema.base import Frozen
 from overspan.schema.layout import Layout
 from overspan.schema.model import ModelSpec
+from overspan.schema.yamlio import plain
 
 
 class Demand(Frozen):
@@ -29,7 +28,7 @@ class Demand(Frozen):
 def catalogue() -> list[Demand]:
     """Every rule."""
     text = resources.files("overspan.catalog").joinpath("demands.yaml").read_text(encoding="utf-8")
-    return [Demand.model_validate(item) for item in yaml.safe_load(text)["demands"]]
+    return [Demand.model_validate(item) for item in plain(text)["demands"]]
 
 
 def unmet(model: ModelSpec, layout: Layout, engine_args: dict[str, Any]) -> list[str]:

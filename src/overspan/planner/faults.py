@@ -6,14 +6,13 @@ import functools
 from importlib import resources
 from typing import Any
 
-import yaml
-
 from overspan.planner.refuse import hosts_used
 from overspan.schema.base import Frozen
 from overspan.schema.inventory import Inventory
 from overspan.schema.layout import Layout
 from overspan.schema.model import ModelSpec
 from overspan.schema.recipe import EngineName, Recipe
+from overspan.schema.yamlio import plain
 
 
 class When(Frozen):
@@ -46,7 +45,7 @@ class Fault(Frozen):
 def catalogue() -> list[Fault]:
     """Every known fault."""
     text = resources.files("overspan.catalog").joinpath("faults.yaml").read_text(encoding="utf-8")
-    data: dict[str, Any] = yaml.safe_load(text)
+    data: dict[str, Any] = plain(text)
     return [Fault.model_validate(item) for item in data["faults"]]
 
 

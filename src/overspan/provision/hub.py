@@ -15,7 +15,10 @@ from overspan.schema.errors import ModelUnavailable, OverspanError, nearest
 
 
 def fetch(model: str, revision: str | None, *, say: Say) -> tuple[Path, str]:
-    """The folder of a model's snapshot and its commit; fetched now as far as it is not there. Resumes what was cut off.
+    """The folder of a model's snapshot and its commit; fetched now as far as it is not there.
+
+    After a download that broke off, files that had arrived whole are kept. The one that was cut begins anew: the hub's
+    library throws its parts away (huggingface_hub, `_download_to_tmp_and_move`).
 
     Raises:
         ModelUnavailable: gated, absent, no space, or the hub does not answer.
@@ -71,11 +74,14 @@ def _problem(model: str, revision: str | None, told: dict[str, Any]) -> ModelUna
         return ModelUnavailable(
             f"the hub does not answer, and model {model} is not whole in this machine's cache",
             quote=detail,
-            next=f"look at the network, HF_ENDPOINT and HF_HUB_OFFLINE, then {again}",
+            next=f"look at the network, HF_ENDPOINT and HF_HUB_OFFLINE, then {again}: {_KEPT}",
         )
     return ModelUnavailable(
-        f"the hub failed on model {model}", quote=detail, next=f"{again}: it goes on where it stopped"
+        f"the hub failed on model {model}",
+        quote=detail,
+        next=f"{again}: {_KEPT}",
     )
 
 
+_KEPT = "files that arrived whole are kept, the one that was cut begins anew"
 _GUARDED = {"gated": "gated", "denied": "private or gated"}

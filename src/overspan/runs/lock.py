@@ -5,19 +5,31 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import time
 from pathlib import Path
 
-from overspan.schema.errors import RunExists
+from overspan.schema.errors import InputError, RunExists
 from overspan.schema.places import runs_dir
 
 _LOOK_S = 0.2
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+"""It becomes a part of paths and of containers' names (Docker: [a-zA-Z0-9][a-zA-Z0-9_.-]+)."""
 
 
 class NameLock:
-    """Holds a run's name while it is open, in this process and in those that inherit its descriptor."""
+    """Holds a run's name while it is open, in this process and in those that inherit its descriptor.
+
+    Raises:
+        InputError: it cannot be a name.
+    """
 
     def __init__(self, name: str) -> None:
+        if not _NAME.fullmatch(name):
+            raise InputError(
+                f"--name {name!r}: a run's name has letters, digits, '.', '_' and '-', begins with a letter or digit, "
+                "and has 63 of them at most"
+            )
         self.name = name
         self._path = _lock_file(name)
         self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -13,7 +13,8 @@ from overspan.transport.reach import reach
 MENDED_BY_STAGING = frozenset({"preflight.image", "preflight.model"})
 """Images and model files are copied to the hosts that lack them."""
 
-UNREACHABLE = frozenset({"preflight.ssh"})
+UNREACHABLE = frozenset({"preflight.ssh", "preflight.host_key"})
+"""Nothing more can be asked of such a host. A host key that is not the known one is no answer of that host."""
 
 
 def require_ready_hosts(run: RunFolder, plan: Plan) -> None:
@@ -33,7 +34,8 @@ def require_ready_hosts(run: RunFolder, plan: Plan) -> None:
         raise HostUnreachable(_sentence(gone[0]), quote=_quote(gone[0]), next=gone[0].fix)
     reasons = [each for each in failed if each.rule not in MENDED_BY_STAGING]
     if reasons:
-        raise PlanRefused("the hosts are not ready:", [_sentence(each) for each in reasons], next=reasons[0].fix)
+        sentences = [_sentence(each) for each in reasons]
+        raise PlanRefused("the hosts are not ready:", sentences, quote=_quote(reasons[0]), next=reasons[0].fix)
 
 
 def _sentence(finding: Finding) -> str:

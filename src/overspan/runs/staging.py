@@ -25,6 +25,11 @@ def stage_model(plan: Plan, say: Say) -> tuple[Plan, models.PreparedModel | None
     """
     known = plan.inventory.models.get(plan.recipe.model)
     if known is not None and not Path(known).is_dir():
+        if not known.startswith("/"):
+            raise InputError(
+                f"models of inventory {plan.inventory.name}: {known!r} is no folder of this machine, and no whole path",
+                next=f"name the folder as the hosts have it, like /srv/models/{Path(known).name}",
+            )
         return plan.model_copy(update={"model_path": known}), None
     recipe = plan.recipe.model_copy(update={"model": known, "package": None}) if known else plan.recipe
     model = models.prepare(recipe, say=say)

@@ -86,7 +86,14 @@ def _serve(
         if death is None:
             return
         what = f"{death.what} on {death.host} {death.how}"
-        run.append(f"{what}; ending the others", process=death.process, host=death.host, code=death.code)
+        run.append(
+            f"{what}; ending the others",
+            process=death.process,
+            host=death.host,
+            code=death.code,
+            ranks=death.ranks,
+            lines=death.lines,
+        )
         if attempt > plan.recipe.restart:
             acts.failed(run, launcher, what, death.lines, process=death.process, host=death.host)
             return
@@ -156,14 +163,17 @@ def _probe(run: RunFolder, plan: Plan, news: queue.SimpleQueue[_Token | _Verdict
 
 
 def _transport(run: RunFolder, plan: Plan) -> list[Finding]:
-    """What carries the data between GPUs of several hosts: RDMA, or sockets with the reason. Read from NCCL's log."""
-    if plan.inventory.device != "cuda" or len(plan.placements) == 1:
+    """What carries the data between hosts: RDMA, or sockets with the reason. Read from the ranks' own logs."""
+    if len(plan.placements) == 1:
         return []
+    logs = sorted(run.logs.glob("*.log"))
     found = nccl_transport.transport_of(
-        line for log in sorted(run.logs.glob("*.log")) for line in log.read_text(errors="replace").splitlines()
+        {f"logs/{log.name}": log.read_text(errors="replace").splitlines() for log in logs}
     )
-    if found.status == "failed":
-        run.append(f"{found.cause}; fix: {found.fix}", lines=[found.evidence.text] if found.evidence else [])
+    run.append(
+        f"{found.cause}; fix: {found.fix}" if found.fix else f"{found.cause}",
+        lines=[found.evidence.text] if found.evidence else [],
+    )
     return [found]
 
 

@@ -1,9 +1,57 @@
 """The base of every document that Overspan reads or writes."""
 
-from pydantic import BaseModel, ConfigDict
+import re
+from typing import Annotated, Final
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 
 class Frozen(BaseModel):
     """A value: it never changes once made, and a key it does not know is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def text_like(pattern: str, words: str) -> AfterValidator:
+    """Text of one form, with the form in words: nobody reads a regular expression at night."""
+    form = re.compile(pattern)
+
+    def check(value: str) -> str:
+        if not form.fullmatch(value):
+            raise ValueError(f"expected {words}")
+        return value
+
+    return AfterValidator(check)
+
+
+Address = Annotated[
+    str,
+    text_like(
+        r"[A-Za-z0-9_][A-Za-z0-9._-]*|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*(%[A-Za-z0-9._-]+)?",
+        "a host name or an IP address",
+    ),
+]
+"""Where a host is, and nothing that a program could take for an option."""
+
+Interface = Annotated[
+    str, text_like(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,14}", "the name of one interface, as `ip link` has it")
+]
+"""Linux gives names of 15 characters at most (IFNAMSIZ)."""
+
+ImageName = Annotated[str, text_like(r"[^-\s\0][^\0]*", "the name of a container image")]
+"""Docker, or another runtime, says what else it wants of a name."""
+
+_VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def _settable(environment: dict[str, str]) -> dict[str, str]:
+    for name, value in environment.items():
+        if not _VARIABLE.fullmatch(name):
+            raise ValueError(f"{name!r} is no name of an environment variable (letters, digits and _)")
+        if "\0" in value:
+            raise ValueError(f"the value of {name} holds a NUL byte, which no environment can carry")
+    return environment
+
+
+Environment = Annotated[dict[str, str], AfterValidator(_settable)]
+"""Environment variables that a process can be given."""

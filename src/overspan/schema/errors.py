@@ -75,9 +75,9 @@ class RecipeError(InputError):
 class PlanRefused(InputError):
     """The plan cannot work. `reasons` holds one sentence for each refusal."""
 
-    def __init__(self, what: str, reasons: Iterable[str], *, next: str | None = None) -> None:
+    def __init__(self, what: str, reasons: Iterable[str], *, quote: str | None = None, next: str | None = None) -> None:
         self.reasons = list(reasons)
-        super().__init__("\n  - ".join([what, *self.reasons]), next=next)
+        super().__init__("\n  - ".join([what, *self.reasons]), quote=quote, next=next)
 
     def as_dict(self) -> dict[str, object]:
         """The error as `--json` prints it, with every reason."""

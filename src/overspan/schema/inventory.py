@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from overspan.schema.base import Frozen
+from overspan.schema.base import Address, Environment, Frozen, ImageName, Interface, text_like
 
 LauncherName = Literal["local", "docker", "slurm"]
 DeviceKind = Literal["cpu", "cuda"]
@@ -50,8 +50,8 @@ class Choice(Frozen):
 class Fabric(Frozen):
     """How one host talks to the others: one socket interface and address, all HCAs to NCCL."""
 
-    interface: str
-    address: str
+    interface: Interface
+    address: Address
     hcas: list[str] = Field(default_factory=list)
     why: list[str] = Field(default_factory=list)
 
@@ -59,7 +59,7 @@ class Fabric(Frozen):
 class Ssh(Frozen):
     """How to reach a host. Host keys are always verified, against `known_hosts` where it is given."""
 
-    address: str = Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$|^[0-9a-fA-F:.]*:[0-9a-fA-F:.]*(%[A-Za-z0-9._-]+)?$")
+    address: Address
     user: str | None = Field(None, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
     port: int = Field(22, ge=1, le=65535)
     identity_file: str | None = None
@@ -79,7 +79,7 @@ class ContainerRuntime(Frozen):
 class Host(Frozen):
     """One machine. Without `ssh` it is the machine that the command runs on."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: Annotated[str, text_like(r"[A-Za-z0-9][A-Za-z0-9._-]*", "letters, digits, '.', '_' and '-'")]
     ssh: Ssh | None = None
     arch: str = "x86_64"
     os: str = ""
@@ -93,7 +93,7 @@ class Host(Frozen):
     container: ContainerRuntime | None = None
     disk_free_bytes: int | None = None
     model_cache: str | None = Field(None, description="folder of Hugging Face models on this host")
-    env: dict[str, str] = Field(default_factory=dict)
+    env: Environment = Field(default_factory=dict)
     unknown: dict[str, str] = Field(default_factory=dict, description="facts that could not be read, and why")
 
 
@@ -140,12 +140,23 @@ class Inventory(Frozen):
     engine_environment: str | None = Field(
         None, description="folder of the engine's Python environment on the hosts or in their containers; else the PATH"
     )
-    images: dict[str, str] = Field(default_factory=dict, description="aliases: a recipe's image -> this site's")
+    images: dict[str, ImageName] = Field(default_factory=dict, description="aliases: a recipe's image -> this site's")
     models: dict[str, str] = Field(default_factory=dict, description="aliases: a model id -> a folder of this site")
-    env: dict[str, str] = Field(default_factory=dict, description="for every process of every host")
+    env: Environment = Field(default_factory=dict, description="for every process of every host")
     hardware: str | None = Field(None, description="a YAML of `overspan calibrate` in place of the catalogue's numbers")
     slurm: Slurm | None = None
     links: list[Link] = Field(default_factory=list, description="which network connects which hosts")
     why: dict[str, str] = Field(default_factory=dict, description="the reason of each choice; edit the choice itself")
     warnings: list[str] = Field(default_factory=list)
     unreachable: list[Unreachable] = Field(default_factory=list)
+
+    @model_validator(mode="after")
+    def _no_host_twice(self) -> Self:
+        for what, values in {
+            "name": [host.name for host in self.hosts],
+            "fabric.address": [host.fabric.address for host in self.hosts if host.fabric],
+        }.items():
+            twice = next((value for value in values if values.count(value) > 1), None)
+            if twice is not None:
+                raise ValueError(f"two hosts have the {what} {twice}")
+        return self

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from overspan.schema import defaults
-from overspan.schema.base import Frozen
+from overspan.schema.base import Address, Environment, Frozen, ImageName, text_like
 from overspan.schema.errors import InputError
 from overspan.schema.layout import Layout, parse_layout
 from overspan.schema.topology import RoleName
@@ -38,7 +38,7 @@ class RoleSettings(Frozen):
     """Engine arguments and environment of the workers of one role, over the recipe's own."""
 
     engine_args: dict[str, ArgValue] = Field(default_factory=dict)
-    env: dict[str, str] = Field(default_factory=dict)
+    env: Environment = Field(default_factory=dict)
 
 
 class Lock(Frozen):
@@ -51,25 +51,35 @@ class Lock(Frozen):
     model_revision: str | None = None
 
 
+Name = Annotated[
+    str,
+    text_like(
+        r"[a-z0-9][a-z0-9._-]{0,62}",
+        "small letters, digits, '.', '_' and '-', beginning with a letter or digit, 63 of them at most",
+    ),
+]
+ModelName = Annotated[str, text_like(r"[^-\0][^\0]*", "a Hugging Face id or a folder, which no option looks like")]
+
+
 class Recipe(Frozen):
     """One model and how it is served. Every field can be overridden with `--set NAME=VALUE`."""
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")
+    name: Name
     description: str = ""
     source: str = Field("", description="where the recipe's choices come from: a URL, a paper or a run id")
-    model: str = Field(min_length=1, description="Hugging Face id or a local folder")
+    model: ModelName = Field(description="Hugging Face id or a local folder")
     revision: str | None = None
     package: PackagedFile | None = None
     served_model_name: str | None = None
     engine: EngineName = "vllm"
     engine_version: str | None = Field(None, description="oldest engine version that this recipe works with")
-    image: str | None = None
+    image: ImageName | None = None
     layout: Layout = Layout()
-    host: str = defaults.LOOPBACK
+    host: Address = defaults.LOOPBACK
     port: int = Field(defaults.API_PORT, ge=0, le=65535, description="0 takes any free one")
     api_key: bool = Field(False, description="ask for a key: taken from OVERSPAN_API_KEY, or made")
     engine_args: dict[str, ArgValue] = Field(default_factory=dict)
-    env: dict[str, str] = Field(default_factory=dict)
+    env: Environment = Field(default_factory=dict)
     roles: dict[RoleName, RoleSettings] = Field(default_factory=dict, description="what differs for prefill or decode")
     known_answers: list[KnownAnswer] = Field(default_factory=list)
     requires: list[str] = Field(default_factory=list, description="engine features, by their names in the catalogue")

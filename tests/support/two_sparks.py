@@ -1,0 +1,111 @@
+"""Two scripted DGX Sparks for tests of preflight: everything that healthy ones answer, and how to break it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from overspan.catalog import inventories, recipes
+from overspan.checks.preflight import preflight
+from overspan.engines import vllm
+from overspan.planner.placement import place
+from overspan.schema.finding import Finding
+from overspan.schema.inventory import Host, Inventory
+from overspan.schema.plan import Endpoint, EngineChoice, Plan
+from overspan.schema.recipe import Recipe
+from overspan.transport.fake import Fake, Reply
+from support.sparks import ip_addr, rdma_sysfs
+
+CAPTURES = Path(__file__).parents[1] / "inventory"
+CABLE, HCA = "enp1s0f1np1", "rocep1s0f1"
+IMAGE_A, IMAGE_B = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+
+
+def captured(fact: str, case: str) -> str:
+    return (CAPTURES / fact / f"{case}.txt").read_text()
+
+
+def meminfo(free_gib: float, cached_gib: float = 2.0, available_gib: float | None = None) -> str:
+    amounts = {"MemTotal": 121.6, "MemFree": free_gib, "Cached": cached_gib}
+    amounts["MemAvailable"] = free_gib + cached_gib if available_gib is None else available_gib
+    return "".join(f"{name}: {round(gib * 2**20)} kB\n" for name, gib in amounts.items())
+
+
+PINGED = "3 packets transmitted, 3 received, 0% packet loss, time 404ms\n"
+LOST = "3 packets transmitted, 0 received, 100% packet loss, time 2208ms\n"
+UNLIMITED = "Max locked memory         unlimited            unlimited            bytes     \n"
+LIMITED = "Max locked memory         8388608              8388608              bytes     \n"
+
+
+def healthy(number: int) -> dict[str, Reply]:
+    """Everything that a Spark in order answers, by a name that a test can replace."""
+    addresses = {CABLE: [f"10.10.10.{number}/24"], "enP7s7": [f"192.168.1.{number}/24"]}
+    return {
+        "true": Reply(argv=["true"]),
+        "docker": Reply(argv=["docker", "info", "**"], stdout=captured("docker_info", "nvidia")),
+        "gpu": Reply(argv=["nvidia-smi", "--query-gpu=index,name*", "**"], stdout=captured("nvidia_smi", "gb10")),
+        "holders": Reply(argv=["nvidia-smi", "--query-compute*", "**"], stdout=captured("gpu_processes", "gb10")),
+        "ip": Reply(argv=["ip", "-j", "addr"], stdout=ip_addr(addresses, [CABLE], {CABLE: 9000})),
+        "rdma": Reply(argv=["find", "-L", "/sys/class/infiniband", "**"], stdout=rdma_sysfs([CABLE])),
+        "small": Reply(argv=["ping", *["*"] * 11, "56", "*"], stdout=PINGED),
+        "large": Reply(argv=["ping", *["*"] * 11, "8972", "*"], stdout=PINGED),
+        "limits": Reply(argv=["docker", "run", "--rm", "**"], stdout=UNLIMITED),
+        "ss": Reply(argv=["ss", "-Hltnp"], stdout='LISTEN 0 128 0.0.0.0:22 0.0.0.0:* users:(("sshd",pid=1,fd=3))\n'),
+        "memory": Reply(argv=["cat", "/proc/meminfo"], stdout=meminfo(118.0)),
+        "model": Reply(argv=["ls", "-d", "**"], stdout="/models\n"),
+        "disk": Reply(argv=["df", "**"], stdout=captured("df", "h100_vm")),
+        "image": Reply(argv=["docker", "image", "inspect", "**"], stdout=f"{IMAGE_A} arm64\n"),
+    }
+
+
+def sparks() -> Inventory:
+    """The inventory that ships, with the cable, the RDMA device and a model cache that detection finds."""
+    shipped = inventories.find("two-sparks")
+    hosts = []
+    for host in shipped.hosts:
+        assert host.fabric is not None
+        fabric = host.fabric.model_copy(update={"interface": CABLE, "hcas": [HCA]})
+        nic = host.nics[0].model_copy(update={"interface": CABLE, "rdma_device": HCA})
+        hosts.append(host.model_copy(update={"fabric": fabric, "nics": [nic], "model_cache": "/models"}))
+    return shipped.model_copy(update={"hosts": hosts})
+
+
+def plan_on(inventory: Inventory, recipe: Recipe) -> Plan:
+    return Plan(
+        recipe=recipe,
+        inventory=inventory,
+        layout=recipe.layout,
+        engine=EngineChoice(name=recipe.engine, version="0.32.0", image=recipe.image),
+        endpoint=Endpoint(host=recipe.host, port=recipe.port, model=recipe.public_name),
+        placements=place(recipe.layout, inventory),
+        overspan_version="0",
+    )
+
+
+class Two:
+    """Two scripted Sparks. `change` breaks something on one of them; `check` runs preflight."""
+
+    def __init__(self) -> None:
+        self.plan = plan_on(sparks(), recipes.find("minimax-m2.5-nvfp4"))
+        self.replies = {"spark1": healthy(1), "spark2": healthy(2)}
+        self.hosts: dict[str, Fake] = {}
+
+    def change(self, host: str, name: str, **changes: object) -> None:
+        self.replies[host][name] = self.replies[host][name].model_copy(update=changes)
+
+    def reach(self, host: Host) -> Fake:
+        self.hosts[host.name] = Fake(host.name, list(self.replies[host.name].values()))
+        return self.hosts[host.name]
+
+    def check(self, reach: Callable[[Host], Fake] | None = None) -> list[Finding]:
+        return preflight(self.plan, reach or self.reach, vllm.processes(self.plan))
+
+    def only_failure(self) -> Finding:
+        found = [finding for finding in self.check() if finding.status == "failed"]
+        assert len(found) == 1, [(one.rule, one.cause) for one in found]
+        return found[0]
+
+
+def host_of(finding: Finding) -> str | None:
+    assert finding.evidence is not None
+    return finding.evidence.host
