@@ -13,17 +13,22 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 CHILD = """
-import subprocess, time
+import os, subprocess, time
 subprocess.Popen(["VLLM::Worker", "-c", "import time; time.sleep(600)"], executable={python!r})
+os.close({ready})
 time.sleep(600)
 """
 
 
 def start_family() -> subprocess.Popen[bytes]:
-    code = CHILD.format(python=sys.executable)
+    whole, ready = os.pipe()
+    code = CHILD.format(python=sys.executable, ready=ready)
     # Python looks for its library beside argv[0], which is a title here.
     home = {**os.environ, "PYTHONHOME": sys.base_prefix}
-    return subprocess.Popen(["VLLM::EngineCore", "-c", code], executable=sys.executable, env=home)
+    core = subprocess.Popen(["VLLM::EngineCore", "-c", code], executable=sys.executable, env=home, pass_fds=[ready])
+    os.close(ready)
+    os.read(whole, 1)  # ends when the core has closed its end: as vLLM, it serves when its workers are there
+    return core
 
 
 class Handler(BaseHTTPRequestHandler):

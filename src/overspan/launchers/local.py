@@ -144,7 +144,9 @@ class LocalLauncher:
         )
 
     def members(self) -> list[Member]:
-        """See `Launcher.members`."""
+        """See `Launcher.members`. Children that have appeared are watched from now on."""
+        self._refreshed = 0.0
+        self._refresh()
         return [_member(one) for one in self._started.values()]
 
     def end(self, grace_s: float) -> list[str]:

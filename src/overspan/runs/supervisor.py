@@ -136,6 +136,7 @@ def _watch(run: RunFolder, plan: Plan, launcher: Launcher, signals: acts.Signals
             while not news.empty():
                 item = news.get()
                 ready = True
+                acts.record(run, launcher, signals.guardian)  # a family that is ready is whole
                 if not _tell(run, plan, item):
                     acts.failed(run, launcher, "the model's answer is wrong", [])
                     return None
