@@ -27,11 +27,9 @@ prove: $(VENV)/.core
 system-parts:
 	tests/support/system_parts.sh
 
-# Pure tests on every core; then the real parts, of which the machine holds one at a time.
 test: $(VENV)/.dev system-parts
 	$(BIN)/overspan engine install cpu
-	$(BIN)/python -m pytest -m "$(MARKERS) and not real" -n 2 --dist loadfile
-	$(BIN)/python -m pytest -m "$(MARKERS) and real"
+	$(BIN)/python -m pytest -m "$(MARKERS)"
 
 test-slow: $(VENV)/.dev system-parts
 	$(BIN)/overspan engine install cpu
@@ -57,7 +55,7 @@ doctor-score: $(VENV)/.core
 	$(BIN)/python benchmarks/doctor_score.py
 
 doctor-docs: $(VENV)/.core
-	$(BIN)/python -m overspan.checks.doctor.reference > docs/doctor.md
+	$(BIN)/python -m overspan.checks.doctor.reference tests/doctor > docs/doctor.md
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache dist

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from overspan.checks.doctor.bundle import write_bundle
-from overspan.checks.doctor.redact import Redactor
+from overspan.checks.doctor.redact import Redactor, secrets_in
 from overspan.schema.errors import InputError
 
 PLANTED = {
@@ -75,3 +75,12 @@ def test_a_hostile_line_costs_no_more_than_its_length(piece: bytes) -> None:
     Redactor().line(large)
     # Eight times the bytes; quadratic would be 64 times.
     assert time.perf_counter() - middle < 40 * (middle - began) + 0.05
+
+
+def test_secrets_are_known_by_their_names_in_documents_and_tokenizers_are_none() -> None:
+    document = {
+        "env": {"HF_TOKEN": "aaaaaa1", "TOKENIZERS_PARALLELISM": "false"},
+        "argv": ["vllm", "--api-key", "bbbbbb2", "--tokenizer", "/models/x", "--max-tokens", "256"],
+        "rows": [{"password": "cccccc3", "tokenizer": "acme/x", "max_tokens": 7}],
+    }
+    assert secrets_in(document) == {"aaaaaa1", "bbbbbb2", "cccccc3"}

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import random
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+import overspan
 from overspan.checks.doctor import diagnose
 from overspan.checks.doctor.book import load_book
 from overspan.checks.doctor.sources import LogSource
@@ -24,7 +30,7 @@ def _root(path: Path) -> str:
 
 
 def test_gzip_utf16_half_characters_and_holes_are_read(tmp_path: Path) -> None:
-    (tmp_path / "a.log.gz").write_bytes(gzip.compress(b"x\n" * 9999 + FULL, mtime=0))
+    (tmp_path / "a.log.gz").write_bytes(gzip.compress(b"x\n" * 9999 + FULL))
     assert _root(tmp_path / "a.log.gz") == "disk-full"
     assert root_of("\ufeff".encode("utf-16-le") + FULL.decode().encode("utf-16-le")) == "disk-full"
     assert root_of(b"caf\xc3 \xe2\x82 " + FULL) == "disk-full"
@@ -36,8 +42,8 @@ def test_gzip_utf16_half_characters_and_holes_are_read(tmp_path: Path) -> None:
     ("data", "said"),
     [
         (b"\x7fELF" + bytes(range(32)) * 400 + FULL, "binary"),
-        (gzip.compress(FULL * 9999, mtime=0)[:-20], "gzip"),
-        (gzip.compress(FULL * 9999, mtime=0)[:12], "gzip"),
+        (gzip.compress(FULL * 9999)[:-20], "gzip"),
+        (gzip.compress(FULL * 9999)[:12], "gzip"),
     ],
 )
 def test_what_is_no_whole_text_is_said(data: bytes, said: str) -> None:
@@ -55,6 +61,65 @@ def test_a_long_line_and_a_hostile_line_end_and_find_what_is_in_them() -> None:
     assert ask(hostile)
     for piece in (b"(a ", b"ERROR ", b"[rank1] ", b"((((", b"0: ", b"a.b.c.", b"\x1b["):
         assert ask(piece * ((1 << 20) // len(piece)))
+
+
+def test_a_single_line_of_100_mb_is_read_in_bounded_memory(tmp_path: Path) -> None:
+    log = tmp_path / "one-line.log"
+    with log.open("wb") as file:
+        for _ in range(100):
+            file.write(b"x" * (1 << 20))
+        file.write(FULL)
+    program = (
+        "import resource, sys; from pathlib import Path; from overspan.checks.doctor import diagnose;"
+        "from overspan.checks.doctor.sources import LogSource;"
+        "found = diagnose([LogSource('x', path=Path(sys.argv[1]))]);"
+        "print(found[0].rule, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+    )
+    said = subprocess.run([sys.executable, "-c", program, str(log)], capture_output=True, text=True, check=True)
+    rule, peak_mb = said.stdout.split()
+    assert rule == "disk-full" and int(peak_mb) < 300
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user who may not read")
+@pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv of util-linux")
+def test_what_this_user_may_not_read_is_said_and_nothing_crashes(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "locked-20261122-100000-abcd"
+    (run / "logs").mkdir(parents=True)
+    (run / "logs" / "rank0.log").write_bytes(FULL)
+    log = tmp_path / "secret.log"
+    log.write_bytes(FULL)
+    log.chmod(0o600)
+    for folder in (tmp_path, *tmp_path.parents):
+        if folder != Path("/tmp"):
+            _let_pass(folder)
+    program = (
+        "import sys; from click.testing import CliRunner; from overspan.cli.doctor import doctor;"
+        "result = CliRunner().invoke(doctor, sys.argv[1:], standalone_mode=False);"
+        "print(result.stdout); print('error:', getattr(result.exception, 'what', result.exception))"
+    )
+    paths = [str(Path(overspan.__file__).parents[1]), *(path for path in sys.path if path.endswith("site-packages"))]
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": ":".join(paths), "OVERSPAN_STATE": str(tmp_path)}
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c", program]
+
+    def asked(*arguments: str) -> str:
+        said = subprocess.run([*nobody, *arguments], env=env, capture_output=True, text=True, check=True, cwd="/")
+        return said.stdout
+
+    assert "is not readable" in asked("--log", str(log))
+    for folder in (run.parent, run, run / "logs"):
+        folder.chmod(0o755)
+    (run / "logs" / "rank0.log").chmod(0o600)
+    said = asked(run.name)
+    assert "rank0.log: Permission denied" in said and "error: None" in said
+    for folder in (run / "logs", run, run.parent):
+        folder.chmod(0o700)
+        assert re.search(r"error: \S*runs\S*: Permission denied", asked(run.name)), folder
+
+
+def _let_pass(folder: Path) -> None:
+    """Others may go through a folder that pytest made for its own user."""
+    if folder.stat().st_uid == os.geteuid() and folder != Path("/"):
+        folder.chmod(folder.stat().st_mode | 0o055)
 
 
 def test_a_log_that_grows_is_read_to_where_it_was(tmp_path: Path) -> None:

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
 from overspan.cli.output import document, say
 from overspan.cli.preflight import check_before_launch
-from overspan.schema.errors import InputError, RunDamaged
+from overspan.schema.errors import InputError
 
 if TYPE_CHECKING:
-    from overspan.checks.doctor.fill import RunContext
-    from overspan.checks.doctor.sources import LogSource
     from overspan.schema.finding import Evidence, Finding
-
-T = TypeVar("T")
 
 
 @click.command()
@@ -52,10 +47,7 @@ def doctor(  # noqa: PLR0917 - click gives them by name
         return check_before_launch(recipe, inventory, settings, as_json=as_json)
     if inventory or settings:
         raise InputError("--on and --set go with --preflight", next="overspan doctor --preflight RECIPE --on INVENTORY")
-    from overspan.checks.doctor import diagnose
-
-    sources, context = _given(run, logs)
-    findings = diagnose(sources, context, rule_folders=rules)
+    findings = _findings(run, logs, rules)
     if bundle is not None:
         _pack(run, logs, findings, bundle)
     if as_json:
@@ -76,43 +68,28 @@ def _pack(run: str | None, logs: tuple[Path, ...], findings: list[Finding], out:
     say(f"{out}: {removed} lines had a secret taken out; look through it before you send it")
 
 
-def _given(run: str | None, logs: tuple[Path, ...]) -> tuple[list[LogSource], RunContext]:
-    from overspan.checks.doctor.fill import RunContext
+def _findings(run: str | None, logs: tuple[Path, ...], rules: tuple[Path, ...]) -> list[Finding]:
+    from overspan.checks.doctor import diagnose
     from overspan.checks.doctor.sources import LogSource
+    from overspan.runs.diagnosis import examine
+    from overspan.runs.folder import open_run
 
     if run is not None and logs:
         raise InputError("give a run or log files, not both", next="overspan doctor RUN")
     if run == "-":
-        return [LogSource("-", stream=sys.stdin.buffer)], RunContext()
+        return diagnose([LogSource("-", stream=sys.stdin.buffer)], rule_folders=rules)
     if not logs:
-        return _of_run(run)
+        try:
+            return examine(open_run(run), rules, say)
+        except PermissionError as error:
+            who = "ask as the user who started the run"
+            raise InputError(f"{error.filename}: {error.strerror}", next=who) from None
     for log in logs:
         if not log.exists():
             raise InputError(f"{log}: no such file", next="overspan doctor --log FILE")
         if log.is_dir():
             raise InputError(f"{log}: a folder, not a file", next=f"overspan doctor --log {log}/*.log")
-    return [LogSource(str(log), path=log) for log in logs], RunContext()
-
-
-def _of_run(run: str | None) -> tuple[list[LogSource], RunContext]:
-    from overspan.checks.doctor.run import context_of, events_source, sources_of
-    from overspan.runs.folder import open_run
-
-    folder = open_run(run)
-    logs = sorted(path for path in folder.logs.glob("*.log*") if path.is_file())
-    events = _or_none(folder.events) or []
-    context = context_of(_or_none(folder.plan), events)
-    sources = sources_of(logs, _or_none(folder.processes) or [])
-    return [*sources, events_source(folder.path / "events.jsonl", events)], context
-
-
-def _or_none(read: Callable[[], T]) -> T | None:
-    """A document of the run, or nothing: a damaged run is the one that needs a doctor."""
-    try:
-        return read()
-    except RunDamaged as error:
-        say(f"warning: {error.what}")
-        return None
+    return diagnose([LogSource(str(log), path=log) for log in logs], rule_folders=rules)
 
 
 def _show(findings: list[Finding]) -> None:

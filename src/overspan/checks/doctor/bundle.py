@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from overspan.checks.doctor.redact import Redactor, is_secret_name
+from overspan.checks.doctor.redact import Redactor, is_secret_name, secrets_in
 from overspan.checks.doctor.sources import LogSource, Unreadable, opened
 from overspan.schema.errors import InputError
 
@@ -28,8 +29,8 @@ def write_bundle(folder: Path, findings: str, out: Path) -> int:
     Raises:
         InputError: `out` exists or cannot be written.
     """
-    known = tuple(value for name, value in os.environ.items() if is_secret_name(name))
-    redactor = Redactor(known)
+    known = {value for name, value in os.environ.items() if is_secret_name(name)}
+    redactor = Redactor(tuple(known.union(*(_named_in(path) for path in folder.glob("*.json")))))
     notes: list[str] = []
     try:
         descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -49,6 +50,14 @@ def write_bundle(folder: Path, findings: str, out: Path) -> int:
         said = f"{redactor.removed} lines had a secret taken out.\n" + "".join(f"{note}\n" for note in notes)
         _add(bundle, f"{folder.name}/BUNDLE.txt", said.encode())
     return redactor.removed
+
+
+def _named_in(path: Path) -> set[str]:
+    """Secrets that one of the run's documents names: they go wherever they stand. A damaged document names none."""
+    try:
+        return secrets_in(json.loads(path.read_bytes()))
+    except (OSError, ValueError, RecursionError):
+        return set()
 
 
 def _files(folder: Path, out: Path) -> Iterable[Path]:

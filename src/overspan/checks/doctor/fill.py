@@ -22,6 +22,7 @@ class RunContext:
         engine_version: of vLLM, e.g. `0.32.0`.
         failed: the run is known to have failed; then an unknown failure is a failure too.
         deaths: process -> seconds since some moment; who died first stands first.
+        commands: process -> its command line, which stands before the first line of its log.
     """
 
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -29,6 +30,7 @@ class RunContext:
     engine_version: str | None = None
     failed: bool = False
     deaths: Mapping[str, float] = field(default_factory=dict)
+    commands: Mapping[str, str] = field(default_factory=dict)
 
 
 def facts_of(plan: Plan) -> tuple[dict[str, str], dict[str, dict[str, str]]]:

@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from overspan.checks.doctor.engine import compile_pattern
 from overspan.checks.doctor.fill import RunContext, fill
-from overspan.checks.doctor.rules import STAGES, Rule
+from overspan.checks.doctor.rules import STAGES, Rule, to_re2
 from overspan.checks.doctor.scan import Hit, LogScan, Tally
 from overspan.schema.finding import Evidence, Finding
 
@@ -61,7 +62,7 @@ def _verdict(index: int, rule: Rule, scans: Sequence[LogScan], context: RunConte
         hits = [
             (place, hit)
             for place, scan in enumerate(scans)
-            for hit in _hits(index, rule, scan, kinds)
+            for hit in _hits(index, rule, scan, kinds, context)
             if _rank_fits(rule, scan, hit)
         ]
         if hits:
@@ -89,7 +90,7 @@ def _count(scan: LogScan, index: int, kind: str) -> int:
     return sum(tally.count for _, tally in _tallies(scan, index, kind))
 
 
-def _hits(index: int, rule: Rule, scan: LogScan, kinds: Sequence[str]) -> list[Hit]:
+def _hits(index: int, rule: Rule, scan: LogScan, kinds: Sequence[str], context: RunContext) -> list[Hit]:
     tallies = [tally for kind in kinds for _, tally in _tallies(scan, index, kind)]
     if sum(tally.count for tally in tallies) < rule.at_least or not tallies:
         return []
@@ -100,20 +101,19 @@ def _hits(index: int, rule: Rule, scan: LogScan, kinds: Sequence[str]) -> list[H
     for owner, kind in over:
         if any(tally.last_line > last for _, tally in _tallies(scan, owner, kind)):
             return []
-    if rule.needs_all and not _in_order(index, rule, scan):
+    if rule.needs_all and not _in_order(index, rule, scan, context.commands.get(scan.source.process or "", "")):
         return []
     return [hit for tally in tallies for hit in tally.first.values()]
 
 
-def _in_order(index: int, rule: Rule, scan: LogScan) -> bool:
+def _in_order(index: int, rule: Rule, scan: LogScan, command: str) -> bool:
     found = dict(_tallies(scan, index, "needs_all"))
-    if len(found) < len(rule.needs_all):
-        return False
     place = 0
-    for which in range(len(rule.needs_all)):
-        if found[which].last_line < place:
+    for which, pattern in enumerate(rule.needs_all):
+        if which in found and found[which].last_line >= place:
+            place = max(place, min(hit.line for hit in found[which].first.values()))
+        elif place > 0 or not compile_pattern(to_re2(pattern)).search(command.encode()):
             return False
-        place = max(place, min(hit.line for hit in found[which].first.values()))
     return True
 
 
@@ -148,12 +148,15 @@ def _version_holds(condition: str, version: str) -> bool:
 def _ordered(failed: list[Verdict], scans: Sequence[LogScan], context: RunContext) -> list[Verdict]:
     """The root first: by how telling, then by time where every hit has one, else by who died first and by place."""
     explained = {other for verdict in failed for other in verdict.rule.explains}
-    timed = all(hit.at is not None for verdict in failed for _, hit in verdict.hits)
+    first_tier = min((verdict.tier for verdict in failed), default=0)
+    telling = [verdict for verdict in failed if verdict.tier == first_tier]
+    timed = all(hit.at is not None for verdict in telling for _, hit in verdict.hits)
 
     def place_of(item: tuple[int, Hit]) -> tuple[float, float, int, int]:
         index, hit = item
         died = context.deaths.get(scans[index].source.process or "", float("inf"))
-        return (hit.at or 0.0) if timed else 0.0, died, index, hit.line
+        at = hit.at if hit.at is not None else float("inf")
+        return at if timed else 0.0, died, index, hit.line
 
     for verdict in failed:
         verdict.hits.sort(key=place_of)

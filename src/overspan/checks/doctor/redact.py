@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 GONE = b"[removed]"
 
@@ -31,7 +32,7 @@ _RULES: list[tuple[re.Pattern[bytes], bytes]] = [
     (re.compile(rb"(--?" + _NAME + rb"[= ]\s*)(?!-)[^\s'\",]+", re.I), rb"\1" + GONE),
     (re.compile(rb"(--?" + _NAME + rb"['\"],\s*['\"])[^'\"]+", re.I), rb"\1" + GONE),
     (
-        re.compile(rb"(\b" + _NAME + rb"['\"]?\s*[:=]\s*['\"]?)(?!None\b|null\b|\[removed)[^\s'\",;&}]+", re.I),
+        re.compile(rb"(\b" + _NAME + rb"['\"]?\s*[:=]\s*[\[(]?['\"]?)(?!None\b|null\b|\[removed)[^\s'\",;&}]+", re.I),
         rb"\1" + GONE,
     ),
     *((re.compile(shape), GONE) for shape in _SHAPES),
@@ -66,6 +67,21 @@ class Redactor:
         return clean
 
 
+def secrets_in(document: object) -> set[str]:
+    """Values of a JSON document that stand under a secret's name, or after its flag in a list of arguments."""
+    if isinstance(document, dict):
+        named = {value for key, value in document.items() if isinstance(value, str) and is_secret_name(str(key))}
+        return named.union(*(secrets_in(value) for value in document.values()))
+    if isinstance(document, list):
+        after = {
+            value
+            for flag, value in pairwise(document)
+            if isinstance(flag, str) and isinstance(value, str) and flag.startswith("-") and is_secret_name(flag)
+        }
+        return after.union(*(secrets_in(value) for value in document))
+    return set()
+
+
 def is_secret_name(name: str) -> bool:
     """Whether a variable of this name holds a secret."""
-    return re.search(_NAME, name.encode(), re.I) is not None
+    return re.search(_NAME + rb"$", name.encode(), re.I) is not None

@@ -1,8 +1,12 @@
-"""docs/doctor.md, from the rules: `python -m overspan.checks.doctor.reference > docs/doctor.md`."""
+"""docs/doctor.md, from the rules: `python -m overspan.checks.doctor.reference tests/doctor > docs/doctor.md`."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from overspan.checks.doctor.rules import Rule, load_rules
 
@@ -18,14 +22,25 @@ a **sign** is slow, not dead. A later stage never wins over an earlier one, on w
 
 Your own rules: a folder of `*.yaml` files like those, given with `--rules DIR`; a rule of the same id replaces ours.
 
-How each was tested: every rule has cases that it must match, as the root, and near misses that it must not
-(`tests/doctor/test_rules.py`). Those whose source says `corpus` are tested on real reports too
-(`tests/doctor/test_corpus.py`). None was provoked on real accelerators. The checks before a launch stand here as
-what to run by hand; those that Overspan runs itself are listed by `overspan doctor --preflight`.
+How each was tested stands with it: its own cases (it must be the root of each) and near misses (it must not match), and
+real reports, with their public addresses in `tests/doctor/held_out/`, of which it must be the root. Logs that only look
+alarming must name nothing. None was provoked on real accelerators. The checks before a launch stand here as what to run
+by hand; those that Overspan runs itself are in [preflight.md](preflight.md).
+
+Five signs are read from a run's documents too (tests/doctor/test_signs.py): `bench-client-bound` from bench.json;
+`gpu-busy-low-power` from bench.json and, of a living run, its hosts; `one-hca-of-two` from the plan's hosts and
+NCCL_IB_HCA of each process; `page-cache-holds-memory` from the hosts of a living run; `nccl-on-sockets-slow` from what
+`verify` read of NCCL's channels.
 """
 
 
-def render(rules: Sequence[Rule]) -> str:
+def reports_in(folder: Path) -> Counter[str]:
+    """How many real reports of each class the tests have."""
+    files = sorted(folder.glob("*/failures.jsonl"))
+    return Counter(json.loads(line)["id"] for file in files for line in file.read_text("utf-8").splitlines())
+
+
+def render(rules: Sequence[Rule], reports: Mapping[str, int]) -> str:
     """The reference page."""
     parts = [_HEAD]
     category = ""
@@ -33,11 +48,11 @@ def render(rules: Sequence[Rule]) -> str:
         if rule.category != category:
             category = rule.category
             parts.append(f"\n## {category}\n")
-        parts.append(_section(rule))
+        parts.append(_section(rule, reports.get(rule.id, 0)))
     return "\n".join(parts)
 
 
-def _section(rule: Rule) -> str:
+def _section(rule: Rule, reports: int) -> str:
     lines = [
         f"### {rule.id}",
         f"{rule.title}. Stage: {rule.stage}; severity: {rule.severity}.",
@@ -48,8 +63,10 @@ def _section(rule: Rule) -> str:
     if rule.preflight:
         lines.append(f"- Before the launch: {rule.preflight}")
     lines.append(f"- Source: {rule.source}")
+    cases = rule.cases
+    lines.append(f"- Tested: {len(cases.match)} cases, {len(cases.near_miss)} near misses, {reports} real reports")
     return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    print(render(load_rules()), end="")
+    print(render(load_rules(), reports_in(Path(sys.argv[1]))), end="")

@@ -36,7 +36,7 @@ def events_source(file: Path, events: Sequence[Event]) -> LogSource:
     return LogSource(str(file), data="\n".join(lines).encode(), process="overspan")
 
 
-def context_of(plan: Plan | None, events: Sequence[Event]) -> RunContext:
+def context_of(plan: Plan | None, events: Sequence[Event], processes: Sequence[ProcessSpec] = ()) -> RunContext:
     """What a plan and the events tell beside the logs."""
     facts, host_facts = facts_of(plan) if plan else ({}, {})
     deaths: dict[str, float] = {}
@@ -49,4 +49,5 @@ def context_of(plan: Plan | None, events: Sequence[Event]) -> RunContext:
         engine_version=plan.engine.version if plan else None,
         failed=any(event.state == "failed" for event in events),
         deaths=deaths,
+        commands={process.name: " ".join(process.argv) for process in processes},
     )
