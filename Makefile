@@ -27,9 +27,11 @@ prove: $(VENV)/.core
 system-parts:
 	tests/support/system_parts.sh
 
+# Pure tests on every core; then the real parts, of which the machine holds one at a time.
 test: $(VENV)/.dev system-parts
 	$(BIN)/overspan engine install cpu
-	$(BIN)/python -m pytest -m "$(MARKERS)"
+	$(BIN)/python -m pytest -m "$(MARKERS) and not real" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "$(MARKERS) and real"
 
 test-slow: $(VENV)/.dev system-parts
 	$(BIN)/overspan engine install cpu
