@@ -101,3 +101,17 @@ def test_unknown_run(refused: Refused, shell: Shell) -> None:
     shell.run("up", str(shell.recipe))
     shell.run("stop")
     assert "did you mean tiny" in refused("status", "tinny")
+
+
+def test_a_model_without_a_tokenizer(refused: Refused, shell: Shell) -> None:
+    for file in (shell.home / "model").glob("tokenizer*"):
+        file.unlink()
+    assert "no tokenizer (none of tokenizer.json" in refused("up", str(shell.recipe))
+
+
+@pytest.mark.parametrize(
+    ("layouts", "says"),
+    [("tp2,pp2xx", "layout 'pp2xx' does not parse at 'xx'"), ("", "names no degree"), ("tp2tp4", "names tp twice")],
+)
+def test_layouts_to_prove_that_are_none(refused: Refused, layouts: str, says: str) -> None:
+    assert says in refused("prove", "smollm2-135m", "--layouts", layouts)

@@ -134,6 +134,10 @@ class Handler(BaseHTTPRequestHandler):
             choice["text"] = "".join(pieces)
             if body.get("logprobs"):
                 choice["logprobs"] = {"tokens": pieces + ["?"] * (at.fault == "lists-other-tokens")}
+            if body.get("return_token_ids") and at.fault != "no-token-ids":
+                choice["token_ids"], choice["prompt_token_ids"] = list(range(len(pieces))), [1, 2]
+                best = [{piece: -0.25, "other": -2.25} for piece in pieces]
+                choice["logprobs"] |= {"token_logprobs": [-0.25] * len(pieces), "top_logprobs": best}
             if body.get("prompt_logprobs") and at.fault != "no-prompt-logprobs":
                 choice["prompt_logprobs"] = prompt_logprobs(at, body["prompt"])
         return self._send(200, {"choices": [choice], "usage": at.usage(body, len(pieces), stream=False)})

@@ -1,6 +1,8 @@
 """The first difference is found and told."""
 
-from overspan.twin.compare import Answer, cases, first_difference
+from typing import get_args
+
+from overspan.twin.compare import CACHE_TOKENS, PREEMPTED, Answer, Manner, cases, first_difference
 
 ASKED = cases(320, 128)
 EXPECTED = [Answer(tokens=list(range(case.tokens)), margins=[0.5] * case.tokens) for case in ASKED]
@@ -25,10 +27,10 @@ def test_one_token_in_the_middle() -> None:
 
 def test_an_answer_that_ends_early_differs_where_it_ends() -> None:
     got = _got()
-    del got[0][30:]
+    del got[0][20:]
     found = first_difference(ASKED, EXPECTED, got)
     assert found is not None
-    assert (found.position, found.expected, found.got) == (30, 30, None)
+    assert (found.position, found.expected, found.got) == (20, 20, None)
 
 
 def test_an_answer_that_goes_on_differs_where_it_should_end() -> None:
@@ -36,11 +38,11 @@ def test_an_answer_that_goes_on_differs_where_it_should_end() -> None:
     got[0].append(5)
     found = first_difference(ASKED, EXPECTED, got)
     assert found is not None
-    assert (found.position, found.expected, found.got, found.margin) == (32, None, 5, None)
+    assert (found.position, found.expected, found.got, found.margin) == (24, None, 5, None)
 
 
 def test_a_rounding_tie_is_called_one() -> None:
-    expected = [EXPECTED[0].model_copy(update={"margins": [1e-6] * 32}), *EXPECTED[1:]]
+    expected = [EXPECTED[0].model_copy(update={"margins": [1e-6] * 24}), *EXPECTED[1:]]
     got = _got()
     got[0][0] = 9
     found = first_difference(ASKED, expected, got)
@@ -49,10 +51,21 @@ def test_a_rounding_tie_is_called_one() -> None:
 
 
 def test_every_manner_is_asked_and_long_prompts_exceed_a_step() -> None:
-    assert {case.manner for case in ASKED} == {"batch", "staggered", "chunked", "prefix", "uncached", "long"}
-    assert all(len(case.prompt) > 3 * 128 for case in ASKED if case.manner == "chunked")
+    assert {case.manner for case in ASKED} == set(get_args(Manner))
+    assert all(len(case.prompt) > 2 * 128 for case in ASKED if case.manner == "chunked")
     assert max(case.tokens for case in ASKED) == 256
     shared = [case.prompt for case in ASKED if case.manner == "prefix"]
-    assert all(prompt[:256] == shared[0][:256] for prompt in shared)
+    assert all(prompt[:128] == shared[0][:128] for prompt in shared)
     assert [case.prompt for case in ASKED if case.manner == "uncached"] == shared[1:]
     assert cases(320, 128) == ASKED
+
+
+def test_the_preempted_cases_do_not_fit_the_cache_of_one_engine_nor_of_two() -> None:
+    block = 32
+    needed = sorted(-(-(len(case.prompt) + case.tokens) // block) for case in ASKED if case.manner == "preempted")
+    assert len(needed) == PREEMPTED
+    # An uneven share between two engines included.
+    assert sum(needed[: PREEMPTED // 2 - 1]) > CACHE_TOKENS // block - 1
+    for manner in ("chunked", "prefix"):
+        lengths = [len(case.prompt) + case.tokens for case in ASKED if case.manner in (manner, "long")]
+        assert sum(lengths) < CACHE_TOKENS

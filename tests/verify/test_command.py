@@ -104,3 +104,18 @@ def test_findings_are_added_to_those_of_the_run(tmp_path: Path, monkeypatch: pyt
     assert run.findings() == [before[0], after]
     assert run.events()[-1].message == "verify: 0 passed, 1 failed, 0 not evaluated: verify.stop: not honoured"
     assert run.state() == "ready"
+
+
+def test_what_one_endpoint_gives_is_recorded_and_another_is_compared_with_it(verify: Verify, tmp_path: Path) -> None:
+    file = str(tmp_path / "reference.json")
+    with endpoint() as url:
+        assert verify("--base-url", url, "--record", file).returncode == 0
+        done = verify("--base-url", url, "--reference", file, "--json")
+    logits = next(each for each in json.loads(done.stdout) if each["rule"] == "verify.logits")
+    assert (done.returncode, logits["status"]) == (0, "passed")
+    assert "(100.0%)" in logits["evidence"]["text"]
+    with endpoint("other-logits") as url:
+        assert verify("--base-url", url, "--reference", file).returncode == 1
+    with endpoint("no-token-ids") as url:
+        done = verify("--base-url", url, "--record", file)
+    assert (done.returncode, "tells no token ids" in done.stderr) == (1, True)

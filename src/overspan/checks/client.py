@@ -10,8 +10,8 @@ import httpx
 
 from overspan.schema.errors import OverspanError
 
-_TIMEOUT = httpx.Timeout(120.0, connect=5.0)
-"""The first token of a cold engine may compile for long; a connection on a fabric never takes 5 s."""
+_CONNECT_S = 5.0
+"""A connection on a fabric never takes longer."""
 
 
 class NoAnswer(OverspanError):
@@ -39,15 +39,22 @@ class Addressed(Protocol):
 
 
 class Client:
-    """Talks to one endpoint. An API key travels in a header and never reaches an error or a log."""
+    """Talks to one endpoint. An API key travels in a header and never reaches an error or a log.
 
-    def __init__(self, endpoint: Addressed, api_key: str | None = None) -> None:
+    Args:
+        endpoint: where.
+        api_key: its key.
+        timeout_s: how long nothing may come: the first token of a cold engine may compile for long.
+    """
+
+    def __init__(self, endpoint: Addressed, api_key: str | None = None, timeout_s: float = 120.0) -> None:
         self._model = endpoint.model
         self._base_url = endpoint.base_url
         self._api_key = api_key
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        timeout = httpx.Timeout(timeout_s, connect=_CONNECT_S, pool=None)
         # trust_env=False: a proxy of the environment is not between us and our own endpoint.
-        self._http = httpx.Client(base_url=endpoint.base_url, headers=headers, timeout=_TIMEOUT, trust_env=False)
+        self._http = httpx.Client(base_url=endpoint.base_url, headers=headers, timeout=timeout, trust_env=False)
 
     def close(self) -> None:
         """Close its connections."""

@@ -51,11 +51,13 @@ def prove(  # noqa: PLR0917 - click gives them by name
                 "exact" if proof.exact else "no",
                 duration(proof.seconds),
                 gib(proof.memory_bytes),
+                str(proof.preemptions),
+                str(proof.cached_tokens),
                 proof.error or (proof.first_difference.text if proof.first_difference else ""),
             ]
             for proof in proofs
         ]
-        click.echo(table(["layout", "exact", "time", "memory", "first difference"], rows))
+        click.echo(table(["layout", "exact", "time", "memory", "preempted", "cached", "first difference"], rows))
         missing = sorted({name for proof in proofs for name in proof.not_proven_here})
         if missing:
             say(f"not proven here, for want of a GPU: {', '.join(missing)}")

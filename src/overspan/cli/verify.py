@@ -27,6 +27,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--short", is_flag=True, help="The rules that must hold before a measurement counts; some 25 answers.")
 @click.option("--expect", multiple=True, type=click.Choice(["tool-calls", "reasoning"]), help="Of --base-url: it has.")
 @click.option("--reference", type=_FILE, help="Compare log probabilities with this file.")
+@click.option("--record", type=_FILE, help="Write such a reference from this endpoint, which must be right.")
 @click.option("--eval", "questions", type=_FILE, help='Score this file instead, a line {"prompt": ..., "answer": ...}.')
 @click.option("--against", help="Compare the score with this result (.json), or with this run's, question by question.")
 @click.option("--out", type=_FILE, help="Write the result of --eval here as well.")
@@ -57,6 +58,8 @@ def verify(run: str | None, base_url: str | None, model: str | None, harness: st
 
         click.echo(command(harness, aim.endpoint, aim.key_file))
         return 0
+    if how["record"] is not None:
+        return _record(aim, how["record"])
     return _eval(aim, **how) if how["questions"] else _rules(aim, **how)
 
 
@@ -86,6 +89,21 @@ def _of_url(base_url: str, model: str | None) -> _Aim:
 
     key = keys.given()
     return _Aim(identify(base_url, model, key), key)
+
+
+def _record(aim: _Aim, out: Path) -> int:
+    from datetime import UTC, datetime
+
+    from overspan.checks.verify.record import record
+    from overspan.runs.folder import write_whole
+
+    plan = aim.run.plan() if aim.run else None
+    what = f"{plan.layout.label}, engine {plan.engine.version}, run {aim.run.id}" if plan and aim.run else "an endpoint"
+    source = f"{what} at {aim.endpoint.base_url}, {datetime.now(UTC):%Y-%m-%d}"
+    found = record(aim.endpoint, source, aim.api_key)
+    write_whole(out, found.model_dump_json(indent=2) + "\n")
+    say(f"{out}: {sum(len(each.tokens) for each in found.continuations)} tokens of {found.model}")
+    return 0
 
 
 def _rules(aim: _Aim, *, as_json: bool, short: bool, reference: Path | None, expect: tuple[str, ...], **_: Any) -> int:

@@ -110,6 +110,14 @@ def resident_bytes(process: psutil.Process) -> int:
         return 0
 
 
+def own_share_bytes(process: psutil.Process) -> int:
+    """Its memory in bytes, what it shares with others divided among them (PSS); 0 when it is gone."""
+    try:
+        return int(process.memory_full_info().pss)
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return 0
+
+
 def send(processes: Iterable[psutil.Process], sig: int) -> None:
     """Send a signal to each that still lives."""
     for process in processes:

@@ -29,6 +29,23 @@ def check_folder(folder: Path) -> None:
     headers.read_folder(folder)
 
 
+# Source: transformers and vLLM 0.32 (tokenizers/registry.py): fast, SentencePiece, BPE in two files, tiktoken, Mistral.
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "*.tiktoken", "tekken.json", "*.model")
+
+
+def require_some_tokenizer(folder: Path) -> None:
+    """Refuse a model folder that has no tokenizer of any kind: an engine would load every weight and then say so.
+
+    Raises:
+        ModelUnavailable: names what was looked for.
+    """
+    if not any(True for pattern in _TOKENIZERS for _ in folder.glob(pattern)):
+        raise ModelUnavailable(
+            f"{folder}: no tokenizer (none of {', '.join(_TOKENIZERS)})",
+            next="copy the tokenizer's files there, or name another with --set tokenizer=FOLDER_OR_ID",
+        )
+
+
 def check_tokenizer(folder: Path) -> None:
     """Refuse a converted model without a tokenizer.
 

@@ -1,14 +1,16 @@
-"""Ask a twin every case in its manner, and give the token ids of each answer."""
+"""Ask a twin every case in its manner, and give the token ids of each answer and how they came about."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, Final
 
 import httpx
 
+from overspan.bench.watch import Sample, read_metrics
+from overspan.schema.base import Frozen
 from overspan.schema.errors import OverspanError
 from overspan.schema.plan import Endpoint
 from overspan.twin.compare import Case, Manner
@@ -16,17 +18,19 @@ from overspan.twin.compare import Case, Manner
 STAGGER_S: Final = 0.05
 """About a step of a twin: each arrival meets the others at another place."""
 TIMEOUT_S: Final = 300.0
-_ROUNDS: Final[tuple[tuple[Manner, ...], ...]] = (
-    ("batch", "long"),
-    ("staggered",),
-    ("chunked",),
-    ("prefix",),
-    ("uncached",),
-)
-"""What is in flight together."""
+_ROUNDS: Final[tuple[Manner, ...]] = ("long", "batch", "staggered", "chunked", "prefix", "uncached", "preempted")
+"""One after another; the long one goes on beside the others, so that each meets a request that is under way."""
 
 
-def ask(endpoint: Endpoint, cases: Sequence[Case]) -> list[list[int]]:
+class Answered(Frozen):
+    """The token ids of each case, and what the engine's own counters tell of how it came to them."""
+
+    tokens: list[list[int]]
+    preemptions: int
+    cached_tokens: int
+
+
+def ask(endpoint: Endpoint, cases: Sequence[Case]) -> Answered:
     """The tokens of each case, in the order of the cases.
 
     Raises:
@@ -37,17 +41,31 @@ def ask(endpoint: Endpoint, cases: Sequence[Case]) -> list[list[int]]:
         httpx.Client(base_url=endpoint.base_url, timeout=TIMEOUT_S, trust_env=False) as client,
         ThreadPoolExecutor(max_workers=len(cases)) as pool,
     ):
-        for manners in _ROUNDS:
-            now = [number for number, case in enumerate(cases) if case.manner in manners]
+        for manner in _ROUNDS:
+            now = [number for number, case in enumerate(cases) if case.manner == manner]
             for number in now:
                 answers[number] = pool.submit(_ask, client, endpoint.model, cases[number])
-                if cases[number].manner == "staggered":
+                if manner == "staggered":
                     time.sleep(STAGGER_S)
-                elif cases[number].manner == "prefix":
+                elif manner == "prefix":
                     answers[number].result()  # the next one finds its prefix in the cache
-            for number in now:
-                answers[number].result()
-    return [answers[number].result() for number in range(len(cases))]
+            if manner != "long":
+                wait([answers[number] for number in now])
+        tokens = [answers[number].result() for number in range(len(cases))]
+        counted = _counters(client)
+    return Answered(
+        tokens=tokens,
+        preemptions=round(counted.get("preemptions", 0)),
+        cached_tokens=round(counted.get("prefix_cache_hits", 0)),
+    )
+
+
+def _counters(client: httpx.Client) -> Sample:
+    try:
+        reply = client.get(client.base_url.join("/metrics"))
+    except httpx.HTTPError as error:
+        raise OverspanError(f"the engine's metrics cannot be read: {type(error).__name__}: {error}") from None
+    return read_metrics(reply.text)
 
 
 def _ask(client: httpx.Client, model: str, case: Case) -> list[int]:

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import psutil
 from pydantic import Field, TypeAdapter
 
 from overspan.catalog import models, recipes
@@ -23,21 +22,17 @@ from overspan.inventory import here
 from overspan.provision import engines
 from overspan.provision.locks import held
 from overspan.runs import asking, ports
-from overspan.runs.folder import RunFolder
-from overspan.runs.planning import Wanted
-from overspan.runs.status import status
-from overspan.runs.stop import stop
-from overspan.runs.up import up
+from overspan.runs.peak import Peak
+from overspan.runs.scratch import running, without_gpus
 from overspan.schema.base import Frozen
 from overspan.schema.defaults import LOOPBACK
-from overspan.schema.errors import OverspanError, PlanRefused, RunFailed
+from overspan.schema.errors import InputError, OverspanError, PlanRefused, RunFailed
 from overspan.schema.inventory import Inventory
 from overspan.schema.layout import Layout, parse_layout
 from overspan.schema.places import cache_dir
 from overspan.schema.plan import Endpoint
 from overspan.schema.recipe import ArgValue, Recipe
-from overspan.schema.yamlio import dump
-from overspan.twin.compare import Answer, Case, Difference, cases, first_difference
+from overspan.twin.compare import CACHE_TOKENS, Answer, Case, Difference, cases, first_difference
 from overspan.twin.shrink import VOCABULARY, shrink
 from overspan.twin.write import FACTS, TwinFacts, engine_side, write
 
@@ -46,15 +41,24 @@ Say = Callable[[str], None]
 ALL: Final = ("tp1", "tp2", "tep2", "pp2", "dp2", "dep2", "pp2dp2", "pp2tp2", "pp2tep2", "tp2dp2ep")
 CHUNK: Final = 128
 """Tokens of one step: small, so that short prompts are chunked."""
+BLOCK: Final = 32
+"""Tokens of a block of the cache: the CPU backend's smallest (vLLM 0.32, cpu_attn.py)."""
 TWIN_ARGS: Final[dict[str, ArgValue]] = {
     "dtype": "float32",
-    "max_model_len": 1024,
+    "max_model_len": 512,
     "max_num_batched_tokens": CHUNK,
     "max_num_seqs": 16,
-    # 128 MiB hold 16 sequences of every twin; several ranks of one machine must not take a gigabyte each.
+    # So few that the last cases are preempted, in every layout: a cache counted in bytes would be larger where ranks
+    # share it. One block is kept free by the engine.
+    "block_size": BLOCK,
+    "num_gpu_blocks_override": CACHE_TOKENS // BLOCK,
+    # Several ranks of one machine must not take the default of a gigabyte each.
     "kv_cache_memory_bytes": 128 * 2**20,
     "generation_config": "vllm",
 }
+ENGINE_BYTES: Final = 600 * 2**20
+RANK_BYTES: Final = 650 * 2**20
+"""Rounded up from peaks of MiniMax-M2's twin: tp1 took 1.07 GiB, pp2dp2 with its four ranks 2.81 (2026-11-22)."""
 NEEDS_GPU: Final = (
     "attention_backend",
     "disable_custom_all_reduce",
@@ -75,8 +79,11 @@ class Proof(Frozen):
     first_difference: Difference | None = None
     error: str | None = None
     seconds: float
-    memory_bytes: int | None = None
+    start_s: float | None = Field(None, description="of `seconds`, until the engine answered")
+    memory_bytes: int | None = Field(None, description="peak of all its processes, what they share counted once")
     tokens: int = 0
+    preemptions: int = Field(0, description="requests that the engine put off and began anew")
+    cached_tokens: int = Field(0, description="prompt tokens that it took from its prefix cache")
     not_proven_here: list[str] = Field(default_factory=list, description="engine arguments that need a GPU")
 
 
@@ -97,18 +104,35 @@ def prove(
         on: the machines, whose GPUs are left alone; None is this one.
 
     Raises:
+        InputError: a layout needs more memory than is free; nothing was started.
         EngineMissing: there is no CPU engine on this machine.
         OverspanError: the twin or its reference cannot be made.
     """
+    if on is None:
+        _require_memory(layouts)
     python = engines.find("cpu").python
-    twin = _twin(recipe.model, python, say)
+    twin = twin_of(recipe.model, say)
     asked = cases(VOCABULARY, CHUNK)
     expected = _reference(twin, asked, python, say)
     for layout in layouts:
         say(f"proving {layout.label}")
-        machines = _without_gpus(on or here.this_machine(), layout)
+        machines = without_gpus(on or here.this_machine(), layout)
         proof = _prove(_recipe_of(recipe, twin, layout, env or {}, machines), machines, asked, expected)
         yield proof.model_copy(update={"not_proven_here": sorted(set(recipe.engine_args) & set(NEEDS_GPU))})
+
+
+def _require_memory(layouts: Sequence[Layout]) -> None:
+    """Refuse layouts that would drive this machine out of memory."""
+    free = psutil.virtual_memory().available
+    needed = {layout.label: ENGINE_BYTES + layout.world_size * RANK_BYTES for layout in layouts}
+    worst = max(needed, key=lambda label: needed[label])
+    if needed[worst] > free:
+        fitting = [label for label, size in needed.items() if size <= free]
+        raise InputError(
+            f"not enough memory: proving {worst} takes about {needed[worst] / 2**30:.1f} GiB, and "
+            f"{free / 2**30:.1f} GiB are free",
+            next=f"--layouts {','.join(fitting)}" if fitting else "end something that takes memory (overspan list)",
+        )
 
 
 def write_twin(model: str, out: Path) -> TwinFacts:
@@ -129,7 +153,7 @@ def layouts_of(text: str | None, recipe: Recipe) -> list[Layout]:
     return [parse_layout(name) for name in names]
 
 
-def _twin(model: str, python: Path, say: Say) -> Path:
+def twin_of(model: str, say: Say) -> Path:
     """The cached twin of a model, made now if it is not there."""
     small = shrink(models.config_of(model))
     digest = hashlib.sha256(small.model_dump_json().encode()).hexdigest()[:12]
@@ -137,7 +161,7 @@ def _twin(model: str, python: Path, say: Say) -> Path:
     with held(folder.with_suffix(".lock"), doing=f"making the twin of {model}", say=say):
         if not (folder / FACTS).exists():
             say(f"making the twin of {model}: {small.architecture}")
-            write(model, small, folder, python)
+            write(model, small, folder, engines.find("cpu").python)
     return folder
 
 
@@ -183,52 +207,36 @@ def _prove(recipe: Recipe, machines: Inventory, asked: Sequence[Case], expected:
         return Proof.model_validate({"layout": label, "seconds": round(time.monotonic() - started, 1), **found})
 
     try:
-        with _running(recipe, machines) as run:
-            answers = asking.ask(run.plan().endpoint, asked)
-            memory = sum(each.memory_bytes or 0 for each in status(run).processes)
+        with running(recipe, machines) as run:
+            ready = time.monotonic()
+            with Peak(run) as peak:
+                answered = asking.ask(run.plan().endpoint, asked)
     except PlanRefused as error:
         return proof(exact=False, error=f"refused: {error}")
+    except InputError:  # the same for every layout: the twin's folder, a port, the engine
+        raise
     except RunFailed as error:
         return proof(exact=False, error=" ".join([error.what, *(error.quote or "").splitlines()[-1:]]))
     except OverspanError as error:
         return proof(exact=False, error=str(error))
-    difference = first_difference(asked, expected, answers)
+    difference = first_difference(asked, expected, answered.tokens)
+    missed = _missed(recipe, answered)
     return proof(
-        exact=difference is None,
+        exact=difference is None and missed is None,
         first_difference=difference,
-        memory_bytes=memory,
-        tokens=sum(len(answer) for answer in answers),
+        error=missed,
+        start_s=round(ready - started, 1),
+        memory_bytes=peak.bytes,
+        tokens=sum(len(answer) for answer in answered.tokens),
+        preemptions=answered.preemptions,
+        cached_tokens=answered.cached_tokens,
     )
 
 
-@contextmanager
-def _running(recipe: Recipe, machines: Inventory) -> Iterator[RunFolder]:
-    """The recipe as a run of its own, ended at the end whatever happens. Its folder stays if it failed."""
-    with tempfile.TemporaryDirectory(prefix="overspan-prove-") as scratch:
-        files = {"recipe.yaml": recipe, "inventory.yaml": machines}
-        for name, held_document in files.items():
-            Path(scratch, name).write_text(dump(held_document), encoding="utf-8")
-        wanted = Wanted(f"{scratch}/recipe.yaml", f"{scratch}/inventory.yaml")
-        run = up(wanted, _nothing, _follow)
-    try:
-        yield run
-    except BaseException:
-        stop(run, grace_s=0.0)
-        raise
-    stop(run, grace_s=0.0)
-    shutil.rmtree(run.path)
-
-
-def _without_gpus(found: Inventory, layout: Layout) -> Inventory:
-    """Machines without their GPUs, with a slot for each rank: a twin's ranks can share cores."""
-    hosts = [host.model_copy(update={"gpus": [], "cores": max(host.cores, layout.world_size)}) for host in found.hosts]
-    return found.model_copy(update={"device": "cpu", "hosts": hosts})
-
-
-def _nothing(_: str) -> None:
-    pass
-
-
-def _follow(_: RunFolder, events: Iterator[object]) -> None:
-    for _event in events:
-        pass
+def _missed(recipe: Recipe, answered: asking.Answered) -> str | None:
+    """What a case was for and did not come about: it would prove nothing, however exact."""
+    if not answered.preemptions:
+        return "no request was preempted, so that preemption is not proven"
+    if not answered.cached_tokens and recipe.engine_args.get("enable_prefix_caching") is not False:
+        return "no token came from the prefix cache, so that it is not proven"
+    return None

@@ -6,11 +6,19 @@ import random
 from collections.abc import Sequence
 from typing import Final, Literal
 
+from pydantic import Field
+
 from overspan.schema.base import Frozen
 
-Manner = Literal["batch", "staggered", "chunked", "prefix", "uncached", "long"]
+Manner = Literal["long", "batch", "staggered", "chunked", "prefix", "uncached", "preempted"]
 TIE: Final = 1e-4
 """In fp32, sums of other orders differ by about 1e-5 here; a token that won by less may fall either way."""
+
+
+PREEMPTED: Final = 16
+"""Requests that together need twice the cache that a twin is given, on one engine or shared by two."""
+CACHE_TOKENS: Final = 1024
+"""The cache that the cases are made for: the other manners fit, the preempted ones (16 of 134 tokens) do not."""
 
 
 class Case(Frozen):
@@ -23,9 +31,10 @@ class Case(Frozen):
 
 
 class Answer(Frozen):
-    """Greedy tokens, and by how much each beat the next best."""
+    """Greedy tokens, their log probabilities, and by how much each beat the next best."""
 
     tokens: list[int]
+    logprobs: list[float] = Field(default_factory=list)
     margins: list[float]
 
 
@@ -60,12 +69,13 @@ def cases(vocabulary: int, chunk: int) -> list[Case]:
     def prompt(length: int) -> list[int]:
         return [draw.randrange(vocabulary - 1) for _ in range(length)]
 
-    asked = [Case(manner="batch", prompt=prompt(32), tokens=32) for _ in range(8)]
-    asked += [Case(manner="staggered", prompt=prompt(draw.randrange(8, 48)), tokens=32) for _ in range(8)]
-    asked += [Case(manner="chunked", prompt=prompt(3 * chunk + 7), tokens=24) for _ in range(2)]
-    shared = prompt(2 * chunk + 16)
-    asked += [Case(manner="prefix", prompt=shared + prompt(8), tokens=24) for _ in range(3)]
-    asked += [Case(manner="uncached", prompt=case.prompt, tokens=24, salt="alone") for case in asked[-2:]]
+    asked = [Case(manner="batch", prompt=prompt(32), tokens=24) for _ in range(8)]
+    asked += [Case(manner="staggered", prompt=prompt(draw.randrange(8, 48)), tokens=24) for _ in range(8)]
+    asked += [Case(manner="chunked", prompt=prompt(2 * chunk + 7), tokens=16) for _ in range(2)]
+    shared = prompt(chunk + 16)
+    asked += [Case(manner="prefix", prompt=shared + prompt(8), tokens=12) for _ in range(3)]
+    asked += [Case(manner="uncached", prompt=case.prompt, tokens=12, salt="alone") for case in asked[-2:]]
+    asked += [Case(manner="preempted", prompt=prompt(90), tokens=44) for _ in range(PREEMPTED)]
     asked.append(Case(manner="long", prompt=prompt(16), tokens=256))
     return asked
 

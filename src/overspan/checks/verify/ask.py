@@ -77,10 +77,13 @@ class _Gathered:
 
 
 class Asker:
-    """Asks greedily. `said` holds every answer so far; several threads may ask at once."""
+    """Asks greedily. `said` holds every answer so far; several threads may ask at once.
 
-    def __init__(self, endpoint: Addressed, api_key: str | None = None) -> None:
-        self.client = Client(endpoint, api_key)
+    A request of a burst may wait for all the others before its first token, so that it gets longer than a lone one.
+    """
+
+    def __init__(self, endpoint: Addressed, api_key: str | None = None, timeout_s: float = 300.0) -> None:
+        self.client = Client(endpoint, api_key, timeout_s)
         self.said: list[Reply] = []
         self._model = endpoint.model
         self._base_url = endpoint.base_url
