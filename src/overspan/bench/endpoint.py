@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import httpx
@@ -11,9 +11,10 @@ from overspan.bench.asks import Synthetic
 from overspan.bench.lengths import parse_lengths
 from overspan.bench.load import ClosedLoop
 from overspan.bench.loop import Loop
-from overspan.bench.prompts import EXTRAS, Bodies, Endpoint, path_of
+from overspan.bench.prompts import EXTRAS, WORDS, Bodies, Endpoint, path_of
 from overspan.bench.stream import Stream
 from overspan.bench.target import Target
+from overspan.bench.tokenizer import exact_words
 from overspan.bench.wire import error_text
 from overspan.schema.errors import HostUnreachable, InputError, UnknownName
 from overspan.schema.workload import Workload
@@ -30,12 +31,14 @@ class Accepted:
         extras: optional fields of the body that it takes.
         usage: it counts tokens at the end of a stream.
         overhead_tokens: what the server adds to a prompt (a chat template), None where it does not count.
+        words: those that its own tokenizer gives one token each; None where it does not tell.
     """
 
     extras: dict[str, Any]
     usage: bool
     overhead_tokens: int | None
     notes: list[str]
+    words: tuple[str, ...] | None = None
 
 
 def check_model(target: Target, model: str | None, *, insecure: bool = False) -> str:
@@ -96,7 +99,9 @@ def _line(reply: httpx.Response) -> str | None:
         return reply.text[:200].strip() or None
 
 
-def find_accepted(target: Target, endpoint: Endpoint, model: str, workload: Workload, words: int) -> Accepted:
+def find_accepted(
+    target: Target, endpoint: Endpoint, model: str, workload: Workload, words: int, *, insecure: bool = False
+) -> Accepted:
     """Send one request of the load's form and see which optional fields the server takes and how it counts.
 
     Args:
@@ -109,8 +114,9 @@ def find_accepted(target: Target, endpoint: Endpoint, model: str, workload: Work
     last: Stream | None = None
     seed = f"{workload.seed}/probe"
     prefix = workload.shared_prefix_tokens
+    exact = exact_words(target, model, WORDS, insecure=insecure)
     for name, extras, usage in [*((name, extras, True) for name, extras in EXTRAS), ("no usage", {}, False)]:
-        bodies = Bodies(endpoint, model, seed=seed, extras=extras, usage=usage)
+        bodies = Bodies(endpoint, model, seed=seed, extras=extras, usage=usage, words=exact or WORDS)
         lengths = parse_lengths(str(words)), parse_lengths("2")
         asks = Synthetic(
             bodies, seed=seed, inputs=lengths[0], outputs=lengths[1], prefix_words=prefix, overhead=-prefix
@@ -119,7 +125,7 @@ def find_accepted(target: Target, endpoint: Endpoint, model: str, workload: Work
         if last.error is None:
             if name != EXTRAS[0][0]:
                 notes.append(f"the server refuses {EXTRAS[0][0]}; asked with {name}")
-            return _accepted(extras, last, words + prefix, notes)
+            return replace(_accepted(extras, last, words + prefix, notes), words=exact)
         if last.error not in _REFUSES_FIELDS:
             break
     raise _cannot(target, path_of(endpoint), last)
@@ -166,4 +172,6 @@ def length_notes(accepted: Accepted, shortest: int) -> list[str]:
         return ["input tokens are taken as words: the server does not count them"]
     if shortest <= accepted.overhead_tokens:
         return [f"the server adds {accepted.overhead_tokens} tokens to each prompt: none is shorter than one more"]
+    if accepted.words is not None:
+        return [f"prompts are exact: {len(accepted.words)} words that the server's own tokenizer gives one token each"]
     return ["prompts are words of one token each; their length was set by the server's count of a first request"]

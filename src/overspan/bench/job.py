@@ -12,7 +12,7 @@ from overspan.bench.endpoint import Accepted
 from overspan.bench.lengths import parse_lengths
 from overspan.bench.load import ClosedLoop, Load, OpenLoop, arrivals, connections_for
 from overspan.bench.loop import Loop, Progress
-from overspan.bench.prompts import Bodies, path_of
+from overspan.bench.prompts import WORDS, Bodies, path_of
 from overspan.bench.stream import Stream
 from overspan.bench.target import Target, make_target
 from overspan.bench.trace import read_trace
@@ -58,7 +58,15 @@ class Job:
 def asks_of(job: Job) -> Asks:
     """What the requests of a job say."""
     workload, seed = job.workload, f"{job.workload.seed}/{job.name}"
-    bodies = Bodies(workload.endpoint, job.model, seed=seed, extras=job.accepted.extras, usage=job.accepted.usage)
+    accepted = job.accepted
+    bodies = Bodies(
+        workload.endpoint,
+        job.model,
+        seed=seed,
+        extras=accepted.extras,
+        usage=accepted.usage,
+        words=accepted.words or WORDS,
+    )
     if workload.trace is not None:
         return Replay(bodies, read_trace(Path(workload.trace))[0])
     return Synthetic(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 Endpoint = Literal["chat", "completions"]
@@ -38,12 +39,20 @@ class Bodies:
         model: the name that the server knows.
         extras: optional fields of the body.
         usage: ask for the server's count at the end of the stream.
+        words: what texts are made of.
     """
 
     def __init__(
-        self, endpoint: Endpoint, model: str, *, seed: str, extras: dict[str, Any], usage: bool = True
+        self,
+        endpoint: Endpoint,
+        model: str,
+        *,
+        seed: str,
+        extras: dict[str, Any],
+        usage: bool = True,
+        words: Sequence[str] = WORDS,
     ) -> None:
-        picked = random.Random(seed).choices(WORDS, k=_POOL_WORDS)  # noqa: S311 - not for secrets
+        picked = random.Random(seed).choices(words, k=_POOL_WORDS)  # noqa: S311 - not for secrets
         self._text = " ".join(picked)
         self._starts = [0]
         for word in picked:

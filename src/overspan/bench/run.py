@@ -95,7 +95,7 @@ class Bench:
     def _first_request(self) -> Accepted:
         workload, target = self.workload, self.target
         words = max(1, workload.input_tokens - workload.shared_prefix_tokens)
-        accepted = find_accepted(target, workload.endpoint, self.model, workload, words)
+        accepted = find_accepted(target, workload.endpoint, self.model, workload, words, insecure=self._insecure)
         self._notes = [*accepted.notes, *length_notes(accepted, words)]
         if target.slower_path:
             self._notes.append(f"over {target.slower_path}: a slower path, without kernel timestamps")

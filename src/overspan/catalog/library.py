@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,8 +18,13 @@ SUFFIXES = (".yaml", ".yml")
 
 def names(folder: str) -> list[str]:
     """The names of what ships in one folder of the catalogue, sorted."""
+    return list(_names(folder))
+
+
+@functools.cache
+def _names(folder: str) -> tuple[str, ...]:
     held = resources.files("overspan.catalog").joinpath(folder)
-    return sorted(item.name.removesuffix(".yaml") for item in held.iterdir() if item.name.endswith(".yaml"))
+    return tuple(sorted(item.name.removesuffix(".yaml") for item in held.iterdir() if item.name.endswith(".yaml")))
 
 
 def is_path(name: str) -> bool:

@@ -116,12 +116,17 @@ def predict_pair(
         pair: workers and layout of prefill, then of decode.
 
     Raises:
-        InputError: nothing here can say it.
+        InputError: nothing here can say it, or the decode workers' cache holds fewer users.
     """
     (x, first), (y, second) = pair
     prefill = _side(model, recipes[0], inventory, demand, first)
-    decode = _side(model, recipes[1], inventory, demand, second)
     users = demand.model_copy(update={"concurrency": -(-demand.concurrency // y)})
+    case = subject.case_of(model, recipes[1], second, inventory, users)
+    held = [capacity_of(case, recipes[1], size, reserve) for _, size, reserve in rank_memory(second, inventory)]
+    room = min(held) * second.dp
+    if users.concurrency > room:
+        raise InputError(f"a decode worker's cache holds {room:.0f} of its {users.concurrency} users; the others wait")
+    decode = _Side(layout=second, prompt_ms=0.0, capacity=min(held))
     step_ms = _step_ms(model, recipes[1], inventory, users, decode)
     return _meet(prefill, x, decode, y, step_ms=step_ms, demand=demand, limits=Slo())
 
