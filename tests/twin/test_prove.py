@@ -46,8 +46,9 @@ def planted(tmp_path: Path) -> Path:
     return site
 
 
-def _prove(model: Path, layout: str, **env: str) -> Proof:
-    (proof,) = prove.prove(recipes.find(str(model)), [parse_layout(layout)], print, env)
+def _prove(model: Path, layout: str, engine: str = "vllm", **env: str) -> Proof:
+    recipe = recipes.find(str(model)).model_copy(update={"engine": engine})
+    (proof,) = prove.prove(recipe, [parse_layout(layout)], print, env)
     return proof
 
 
@@ -58,6 +59,18 @@ def test_right_layouts_are_exact(model: Path, layout: str) -> None:
     assert proof.tokens > 900
     assert proof.memory_bytes is not None
     assert proof.memory_bytes < 8 * 2**30
+
+
+def test_a_layout_on_ray_is_exact_and_leaves_nothing(model: Path) -> None:
+    try:
+        engines.find("cpu-ray")
+    except EngineMissing as missing:
+        pytest.skip(f"{missing.what}; run `{missing.next}`")
+    proof = _prove(model, "tp2", engine="vllm-ray")
+    assert proof.exact, proof
+    assert proof.tokens > 900
+    left = [process.info["name"] for process in psutil.process_iter(["name"])]
+    assert not {"raylet", "gcs_server"} & set(left)
 
 
 @pytest.mark.parametrize(("layout", "fault"), [("tep2", "expert_map"), ("pp2", "residual")])

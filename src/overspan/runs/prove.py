@@ -110,10 +110,7 @@ def prove(
     """
     if on is None:
         _require_memory(layouts)
-    python = engines.find("cpu").python
-    twin = twin_of(recipe.model, say)
-    asked = cases(VOCABULARY, CHUNK)
-    expected = _reference(twin, asked, python, say)
+    twin, asked, expected = known_tokens(recipe.model, say)
     for layout in layouts:
         say(f"proving {layout.label}")
         machines = without_gpus(on or here.this_machine(), layout)
@@ -133,6 +130,19 @@ def _require_memory(layouts: Sequence[Layout]) -> None:
             f"{free / 2**30:.1f} GiB are free",
             next=f"--layouts {','.join(fitting)}" if fitting else "end something that takes memory (overspan list)",
         )
+
+
+def known_tokens(model: str, say: Say) -> tuple[Path, list[Case], list[Answer]]:
+    """A model's twin, what is asked of it, and the reference's answers; made where they are not in the cache.
+
+    Raises:
+        EngineMissing: there is no CPU engine on this machine.
+        OverspanError: the twin or its reference cannot be made.
+    """
+    python = engines.find("cpu").python
+    twin = twin_of(model, say)
+    asked = cases(VOCABULARY, CHUNK)
+    return twin, asked, _reference(twin, asked, python, say)
 
 
 def write_twin(model: str, out: Path) -> TwinFacts:
