@@ -24,6 +24,10 @@ TOKEN = "RAY_AUTH_TOKEN"  # noqa: S105 - the name of a variable
 """Without a token, whoever reaches Ray's port runs what he likes there (Ray 2.60's own warning at its start; a token is
 asked for from Ray 2.52 on, and older ones do not know the variable). Source: docs.ray.io, ray-security/token-auth."""
 
+HEAD_WAIT_S = 300
+"""All nodes start at once: this long a worker's Ray tries to reach the head's, once a second. Its default is 20, about
+what a head's start took on a busy machine here. Source: ray/_private/node.py, 2.60."""
+
 CPU_START = ["--num-cpus=1", f"--object-store-memory={128 << 20}"]
 """Ray starts an idle Python process a core (0.1 GB each), and takes a third of the memory for objects; ranks use
 neither: they have no CPU slot, and talk through vLLM's own queues."""
@@ -47,6 +51,7 @@ def _ray_env(plan: Plan, host: Host, head: Host, ranks: int) -> dict[str, str]:
         "RAY_memory_monitor_refresh_ms": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "token",
+        "RAY_NUM_REDIS_GET_RETRIES": str(HEAD_WAIT_S),
         "VLLM_HOST_IP": address_of(host),
         "RAY_ADDRESS": f"{address_of(head)}:{defaults.RAY_PORT}",
         **node_env(plan, host, ranks),
