@@ -52,6 +52,8 @@ def _ray_env(plan: Plan, host: Host, head: Host, ranks: int) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "token",
         "RAY_NUM_REDIS_GET_RETRIES": str(HEAD_WAIT_S),
+        # A worker that is asked to end lets streams in flight end first, as long as the head does.
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": f"{plan.recipe.drain_timeout_s:g}",
         "VLLM_HOST_IP": address_of(host),
         "RAY_ADDRESS": f"{address_of(head)}:{defaults.RAY_PORT}",
         **node_env(plan, host, ranks),
