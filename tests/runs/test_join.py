@@ -14,7 +14,7 @@ from overspan.runs.folder import RunFolder
 from overspan.runs.gathering import Gathering
 from overspan.runs.join import _require_head
 from overspan.runs.joined import call, hello_of
-from overspan.runs.links import Line, Lost, News
+from overspan.runs.links import Answer, Line, Lost, News
 from overspan.schema.errors import HostUnreachable, InputError, PlanRefused
 from overspan.schema.inventory import Fabric, Host, Inventory, Ssh
 from overspan.schema.plan import EngineChoice, Plan
@@ -148,7 +148,7 @@ def meeting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Meeting]:
     port = free_port()
     monkeypatch.setattr(gathering, "JOIN_PORT", port)
     monkeypatch.setattr(joined, "JOIN_PORT", port)
-    hosts = inventory("127.0.0.1", "127.0.0.1")
+    hosts = inventory("127.0.0.1", "127.0.0.2")
     base = plan_for("192.168.7.1", "head", hosts), plan_for("192.168.7.2", "joiner", hosts)
     folders = RunFolder.create("head"), RunFolder.create("worker")
     for folder, plan in zip(folders, base, strict=True):
@@ -223,9 +223,19 @@ def test_a_supervisor_that_left_without_a_word_is_a_death_unless_it_returns(
     assert [(death.process, death.what) for death in deaths] == [("worker1", "its supervisor")]
 
 
+def test_another_address_than_the_inventorys_is_refused(meeting: Meeting) -> None:
+    line = Line.to("127.0.0.1", meeting.port, 5.0, own="127.0.0.3")
+    line.send(hello_of(meeting.worker, meeting.worker_plan))
+    answer = line.receive(Answer, 10.0)
+    line.close()
+    assert answer is not None
+    assert answer.refused == "the head's inventory has node2 at 127.0.0.2, not at 127.0.0.3"
+    assert answer.differs == []  # whoever that is learns nothing of the plan
+
+
 def test_noise_on_the_port_harms_nobody(meeting: Meeting) -> None:
     for noise in (b"GET / HTTP/1.1\r\n\r\n", b"{}\n", b"\0" * 4096 + b"\n"):
-        line = Line.to("127.0.0.1", meeting.port, 5.0)
+        line = Line.to("127.0.0.1", meeting.port, 5.0, own="127.0.0.2")
         line._socket.sendall(noise)
         with contextlib.suppress(Lost):
             assert line.receive(News, 10.0) is None
@@ -235,7 +245,7 @@ def test_noise_on_the_port_harms_nobody(meeting: Meeting) -> None:
 
 def test_nobody_at_the_head_is_told_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(joined, "JOIN_PORT", free_port())
-    plan = plan_for("192.168.7.2", "joiner", inventory("127.0.0.1", "127.0.0.1"))
+    plan = plan_for("192.168.7.2", "joiner", inventory("127.0.0.1", "127.0.0.2"))
     with pytest.raises(HostUnreachable) as error:
         joined.reach_head(plan)
     assert "no run awaits hosts there" in error.value.what

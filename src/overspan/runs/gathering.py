@@ -125,7 +125,9 @@ class Gathering:
                 reason = f"run {hello.run} is over; the head runs {self._run.id} now"
             elif differs:
                 reason = "the plans differ"
-            answer = Answer(run=self._run.id, refused=reason, differs=differs if seat is not None else [])
+            # Only an awaited host learns what the plan holds.
+            known = seat is not None and peer in seat.addresses
+            answer = Answer(run=self._run.id, refused=reason, differs=differs if known else [])
             if seat is None or reason is not None or hello.only_ask:
                 return answer, None
             seat.line, seat.health, seat.left_at = line, "running", None

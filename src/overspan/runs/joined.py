@@ -29,7 +29,11 @@ VERDICT_S: Final = 15.0
 
 def head_address(plan: Plan) -> str:
     """Where the head hears."""
-    return address_of(next(host for host in plan.inventory.hosts if host.name == plan.head))
+    return _address(plan, plan.head)
+
+
+def _address(plan: Plan, name: str) -> str:
+    return address_of(next(host for host in plan.inventory.hosts if host.name == name))
 
 
 def reach_head(plan: Plan) -> Line:
@@ -40,7 +44,7 @@ def reach_head(plan: Plan) -> Line:
     """
     address = head_address(plan)
     try:
-        return Line.to(address, JOIN_PORT, CALL_S)
+        return Line.to(address, JOIN_PORT, CALL_S, own=_address(plan, plan.part or plan.head))
     except Lost as lost:
         asleep = "; no run awaits hosts there" if lost.left else ""
         what = f"head {plan.head} ({address}): {lost.what}{asleep}"

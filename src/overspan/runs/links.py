@@ -81,14 +81,14 @@ class Line:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_S * 1000)
 
     @classmethod
-    def to(cls, address: str, port: int, timeout_s: float) -> Line:
-        """Call.
+    def to(cls, address: str, port: int, timeout_s: float, *, own: str) -> Line:
+        """Call, from an address of one's own: the one that the other end knows.
 
         Raises:
             Lost: nobody answers; `left` where the machine does and nothing listens there.
         """
         try:
-            return cls(socket.create_connection((address, port), timeout=timeout_s))
+            return cls(socket.create_connection((address, port), timeout_s, source_address=(own, 0)))
         except ConnectionRefusedError:
             raise Lost(f"nothing listens on {address}, port {port}", left=True) from None
         except OSError as error:
