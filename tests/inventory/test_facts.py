@@ -94,7 +94,9 @@ def test_lscpu_counts_both_kinds_of_core() -> None:
     assert (gb10.model, gb10.cores) == ("Cortex-X925 + Cortex-A725", 20)
     vm = value(machine.LSCPU, "debian_vm")
     assert (vm.model, vm.cores) == ("AMD EPYC", 2)
-    assert value(machine.LSCPU, "h100_vm").cores == 16
+    h100 = value(machine.LSCPU, "h100_vm")
+    assert (h100.cores, h100.bf16, gb10.bf16) == (16, True, None)
+    assert machine.computes_bf16(["fpu avx2 avx512f", "avx2"]) is False
 
 
 def test_meminfo_tells_free_from_page_cache() -> None:

@@ -3,8 +3,10 @@
 import pytest
 
 from overspan.catalog import inventories, overrides, recipes
+from overspan.engines import vllm
 from overspan.planner.make import make_plan
 from overspan.schema.errors import PlanRefused
+from overspan.schema.inventory import Inventory
 from overspan.schema.plan import EngineChoice, Plan
 
 ENGINE = EngineChoice(name="vllm", version="0.32.0")
@@ -47,3 +49,29 @@ def test_unknown_model_is_planned_without_sizes() -> None:
     made = plan("minimax-m2.5-nvfp4", "model=someone/absent")
     assert made.prediction is None
     assert made.memory_per_rank == {}
+
+
+def laptop(**fields: object) -> Inventory:
+    known = inventories.find("laptop")
+    return known.model_copy(update={"hosts": [known.hosts[0].model_copy(update=fields)]})
+
+
+@pytest.mark.parametrize(
+    ("host", "settings", "dtype"),
+    [
+        ({"cpu_bf16": False}, [], "float32"),
+        ({"cpu_bf16": True}, [], None),
+        ({"cpu_bf16": None}, [], None),
+        ({"cpu_bf16": False}, ["dtype=bfloat16"], None),
+        # 0.27 GB of weights fit beside the rest, twice that does not.
+        ({"cpu_bf16": False, "memory_bytes": 3_200_000_000}, [], None),
+    ],
+)
+def test_a_cpu_without_bfloat16_computes_in_float32_where_that_fits(
+    host: dict[str, object], settings: list[str], dtype: str | None
+) -> None:
+    made = make_plan(overrides.apply(recipes.find("smollm2-135m"), settings), laptop(**host), ENGINE)
+    assert made.dtype == dtype
+    argv = vllm.processes(made)[0].argv
+    assert ("float32" in argv) == (dtype == "float32")
+    assert (made.memory_per_rank["weights"] > 5e8) == (dtype == "float32")

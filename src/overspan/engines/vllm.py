@@ -29,6 +29,8 @@ def serve_args(plan: Plan) -> dict[str, ArgValue]:
     if plan.inventory.device == "cpu":
         # Compiled BF16 answers wrongly on a CPU (engine-on-cpu measurements, vLLM 0.32).
         args["enforce_eager"] = True
+    if plan.dtype:
+        args["dtype"] = plan.dtype
     return {**args, **recipe.engine_args}
 
 

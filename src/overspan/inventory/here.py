@@ -11,7 +11,7 @@ import psutil
 
 from overspan.inventory.fact import Unreadable
 from overspan.inventory.host import kind_of
-from overspan.inventory.machine import parse_os_release
+from overspan.inventory.machine import computes_bf16, parse_os_release
 from overspan.schema.inventory import Gpu, Host, Inventory
 
 CGROUP_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
@@ -33,8 +33,9 @@ def this_machine() -> Inventory:
         arch=platform.machine(),
         os=_os_name(),
         kernel=platform.release(),
-        cpu_model=_cpu_model(),
+        cpu_model=next(iter(_cpu_lines("model name")), ""),
         cores=_cores(),
+        cpu_bf16=computes_bf16(_cpu_lines("flags", "Features")),
         memory_bytes=memory_bytes,
         gpus=gpus,
         disk_free_bytes=psutil.disk_usage(str(Path.home())).free,
@@ -63,13 +64,14 @@ def _os_name() -> str:
         return platform.system()
 
 
-def _cpu_model() -> str:
-    """x86 names its model in /proc/cpuinfo; Arm does not."""
+def _cpu_lines(*names: str) -> list[str]:
+    """What /proc/cpuinfo says under these names, each different value once. Arm names no model there."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return ""
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+        return []
+    rows = (line.partition(":") for line in lines)
+    return list(dict.fromkeys(value.strip() for name, _, value in rows if name.strip() in names))
 
 
 def _gpus(host_memory_bytes: int) -> list[Gpu]:

@@ -73,6 +73,7 @@ def build_host(name: str, ssh: Ssh | None, captures: Mapping[str, Capture]) -> H
         kernel=kernel.release if kernel else "",
         cpu_model=cpu.model if cpu else "",
         cores=cpu.cores if cpu else 1,
+        cpu_bf16=cpu.bf16 if cpu else None,
         memory_bytes=memory.value.total_bytes,
         gpus=[_gpu(row, memory.value.total_bytes) for row in rows],
         nics=nics,

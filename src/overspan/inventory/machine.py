@@ -15,6 +15,12 @@ NOT_TOLD: Final = frozenset({"[N/A]", "N/A", "[Not Supported]", "Not Supported"}
 """What nvidia-smi prints for memory that is not the GPU's own. Source: docs.nvidia.com, DGX Spark, known issues."""
 
 
+BF16_FLAGS: Final = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+"""What the kernel calls instructions that compute in bfloat16: two of x86, one of Arm.
+
+Source: kernel.org, cpufeatures.h of x86 and cpuinfo.c of arm64."""
+
+
 @dataclass(frozen=True)
 class Kernel:
     """What `uname` says."""
@@ -30,6 +36,7 @@ class Cpu:
 
     model: str
     cores: int
+    bf16: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +101,12 @@ def parse_lscpu(text: str) -> Cpu:
     cores = sum(a * b for a, b in pairs) or next((int(n) for n in fields.get("CPU(s)", []) if n.isdigit()), 0)
     if cores == 0:
         raise Unreadable("no number of CPUs")
-    return Cpu(model=" + ".join(models), cores=cores)
+    return Cpu(model=" + ".join(models), cores=cores, bf16=computes_bf16(fields.get("Flags", [])))
+
+
+def computes_bf16(flags: list[str]) -> bool | None:
+    """Whether every kind of core computes in bfloat16, from its flags as the kernel lists them; None without any."""
+    return all(BF16_FLAGS & set(each.split()) for each in flags) if flags else None
 
 
 def _flatten(rows: Any, fields: dict[str, list[str]]) -> None:

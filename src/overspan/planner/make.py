@@ -37,9 +37,15 @@ def make_plan(recipe: Recipe, inventory: Inventory, engine: EngineChoice, demand
         raise PlanRefused("this plan cannot run:", reasons, next="overspan predict MODEL --on INVENTORY ranks what can")
     notes += requires.unsure(recipe, inventory, engine)
     notes += [fault.sentence() for fault in faults.known(model, recipe.layout, inventory, recipe)]
-    needed, prediction = {}, None
+    needed, prediction, dtype = {}, None, None
     if model is not None:
+        dtype = memory.cpu_dtype(model, recipe, inventory)
         needed = _memory(model, recipe, inventory)
+        if dtype:
+            needed |= {name: 2 * needed[name] for name in ("weights", "kv")}
+            notes.append(
+                "the CPU has no bfloat16 arithmetic: computed in float32 (--set dtype=bfloat16 keeps the checkpoint's)"
+            )
         prediction, said = _prediction(model, recipe, inventory, demand)
         notes.append(said)
     return Plan(
@@ -49,6 +55,7 @@ def make_plan(recipe: Recipe, inventory: Inventory, engine: EngineChoice, demand
         engine=engine,
         endpoint=_endpoint(recipe, next(host for host in inventory.hosts if host.name == placements[0].host)),
         placements=placements,
+        dtype=dtype,
         memory_per_rank=needed,
         prediction=prediction,
         notes=[*recipe.warnings, *notes],

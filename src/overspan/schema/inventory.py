@@ -86,6 +86,7 @@ class Host(Frozen):
     kernel: str = ""
     cpu_model: str = ""
     cores: int = Field(1, ge=1)
+    cpu_bf16: bool | None = Field(None, description="whether the CPU itself computes in bfloat16; null: not known")
     memory_bytes: int = Field(gt=0)
     gpus: list[Gpu] = Field(default_factory=list)
     nics: list[Nic] = Field(default_factory=list)

@@ -64,6 +64,7 @@ class Plan(Frozen):
     model_path: str | None = None
     model_digest: str | None = None
     part: str | None = Field(None, description="the one host whose ranks this run starts; others join by themselves")
+    dtype: str | None = Field(None, description="what the engine computes in, where that is not the checkpoint's own")
     memory_per_rank: dict[str, int] = Field(default_factory=dict, description="bytes by term, fullest rank")
     prediction: dict[str, Any] | None = None
     rejected: list[Rejection] = Field(default_factory=list)
