@@ -29,6 +29,9 @@ _LAST_LINES = 12
 _FAMILY_REFRESH_S = 0.5
 """How often new children are looked for; a known one's death is noticed at once, through its pidfd."""
 
+_ENDING_S = 10.0
+"""How long a process that is ending is waited for: it gives gigabytes of memory back first."""
+
 
 @dataclass
 class _Started:
@@ -79,7 +82,7 @@ class LocalLauncher:
         while True:
             self._refresh()
             left = max(0.0, deadline - time.monotonic())
-            ready = [fd for fd, _ in self._watch.poll(min(left, _FAMILY_REFRESH_S) * 1000)]
+            ready = self._with_parents([fd for fd, _ in self._watch.poll(min(left, _FAMILY_REFRESH_S) * 1000)])
             deaths = [death for fd in sorted(ready, key=self._turn) if (death := self._buried(fd)) is not None]
             proc.reap()
             if deaths or left == 0.0:
@@ -107,6 +110,18 @@ class LocalLauncher:
                     one.vital[process.pid] = process
                     self._watch_pid(process.pid)
                 one.titles[process.pid] = name  # a forked child bears its parent's title until it gives itself one
+
+    def _with_parents(self, ready: list[int]) -> list[int]:
+        """A killed process's children get their signal before its own end is told: a parent that is ending is waited
+        for, and `_turn` says who comes first."""
+        dead = {self._pid_of_fd[fd] for fd in ready}
+        bereaved = [one.child.pid for one in self._started.values() if not one.dead and dead & one.vital.keys()]
+        for fd, pid in self._pid_of_fd.items():
+            if pid in bereaved and pid not in dead and proc.is_ending(pid):
+                parent = select.poll()
+                parent.register(fd, select.POLLIN)
+                ready += [fd for fd, _ in parent.poll(_ENDING_S * 1000)]
+        return ready
 
     def _turn(self, fd: int) -> int:
         """The order of deaths that are seen at once. A process killed by a signal takes its children with it; one that

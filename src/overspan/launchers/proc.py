@@ -16,6 +16,9 @@ import psutil
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
+# Source: proc_pid_stat(5), fields 3 and 9; PF_EXITING of linux/sched.h
+_PF_EXITING = 0x4
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -60,6 +63,15 @@ def is_alive(process: psutil.Process) -> bool:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def is_ending(pid: int) -> bool:
+    """Whether a process is gone or on its way out, also while the kernel still takes its memory back."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return True
+    return fields[0] in "ZX" or bool(int(fields[6]) & _PF_EXITING)
 
 
 _CLOCK_STEP_S = 2.0

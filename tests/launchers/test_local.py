@@ -1,0 +1,50 @@
+"""Processes of this machine: which of a family died first."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from overspan.launchers.base import Death
+from overspan.launchers.local import LocalLauncher
+from overspan.schema.process import ProcessSpec
+
+# A parent with a thread and much memory: killed, it ends long after its child got its own signal (PDEATHSIG).
+FAMILY = """
+import ctypes, os, signal, sys, threading, time
+memory = bytearray(1_500_000_000)
+memory[:: 4096] = b"x" * len(memory[:: 4096])
+threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+child = os.fork()
+if child == 0:
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
+    memory = None
+    os.execv(sys.executable, ["VLLM::EngineCore", "-c", "import time; time.sleep(60)"])
+print("child", child, flush=True)
+os.waitpid(child, 0)
+time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize(("victim", "named"), [("parent", "api (pid"), ("child", "VLLM::EngineCore")])
+def test_the_first_death_is_told_whichever_end_the_kernel_tells_first(tmp_path: Path, victim: str, named: str) -> None:
+    launcher = LocalLauncher(tmp_path)
+    argv = [sys.executable, "-c", FAMILY]
+    launcher.start(ProcessSpec(name="api", host="here", argv=argv, vital_titles=["VLLM::*"]), {})
+    log = tmp_path / "api.log"
+    try:
+        while not log.read_text().endswith("\n"):
+            assert launcher.wait(0.1) == []
+        time.sleep(0.6)
+        assert launcher.wait(0.1) == []  # by now the child is known
+        child = int(log.read_text().split()[1])
+        os.kill(child if victim == "child" else launcher.members()[0].pid or 0, signal.SIGKILL)
+        deaths: list[Death] = []
+        while not deaths:
+            deaths = launcher.wait(1.0)
+        assert deaths[0].what.startswith(named)
+    finally:
+        assert launcher.end(0.0) == []
