@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +11,8 @@ from overspan.checks.client import Client
 from support.live import Live, Overspan
 
 pytestmark = pytest.mark.real
+
+CAPITALS = {"France": "Paris", "Japan": "Tokyo", "Italy": "Rome", "Spain": "Madrid"}
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +42,33 @@ def test_status_from_another_shell(run: Live, overspan: Overspan) -> None:
 
 def test_chat_streams_the_answer(run: Live, overspan: Overspan) -> None:
     assert "Paris" in overspan("chat", run.folder.id, "--prompt", "What is the capital of France?").stdout
+
+
+def test_verify_finds_nothing_wrong(run: Live, overspan: Overspan) -> None:
+    found = json.loads(overspan("verify", run.folder.id, "--short", "--json").stdout)
+    assert {each["rule"]: each["status"] for each in found} == {
+        "verify.known-answer": "passed",
+        "verify.streamed": "passed",
+        "verify.burst": "passed",
+        "verify.characters": "passed",
+    }
+    assert [each.rule for each in run.folder.findings()] == [each["rule"] for each in found]
+
+
+@pytest.mark.slow
+def test_verify_in_full_and_an_evaluation(run: Live, overspan: Overspan, tmp_path: Path) -> None:
+    found = {each["rule"]: each for each in json.loads(overspan("verify", run.folder.id, "--json").stdout)}
+    statuses = {rule.removeprefix("verify."): each["status"] for rule, each in found.items()}
+    assert {rule for rule, status in statuses.items() if status != "passed"} == {"tool-calls", "reasoning"}
+    assert "transformers" in found["verify.logits"]["evidence"]["text"]
+    questions = tmp_path / "capitals.jsonl"
+    lines = [{"prompt": f"What is the capital of {land}?", "answer": city} for land, city in CAPITALS.items()]
+    questions.write_text("\n".join(json.dumps(line) for line in lines))
+    ask = ("verify", run.folder.id, "--eval", str(questions), "--max-tokens", "24", "--json")
+    first = json.loads(overspan(*ask).stdout)
+    assert 0.5 < first["accuracy"] <= 1
+    again = json.loads(overspan(*ask, "--against", run.folder.id).stdout)
+    assert again["comparison"]["p"] > 0.05
 
 
 def test_logs_of_a_process(run: Live, overspan: Overspan) -> None:
