@@ -3,12 +3,12 @@
 import pytest
 
 from overspan.planner import answer, disagg, subject
-from overspan.planner.disagg import _meet, _Side
+from overspan.planner.disagg import Side, _meet
 from overspan.schema.errors import InputError
 from overspan.schema.layout import Layout
 from overspan.schema.prediction import Demand, Slo
 
-SIDE = _Side(layout=Layout(), prompt_ms=100.0, capacity=1000.0)
+SIDE = Side(layout=Layout(), prompt_ms=100.0, capacity=1000.0)
 
 
 def meet(x: int, users: int, osl: float = 100, step_ms: float = 10.0) -> disagg.Disaggregated:

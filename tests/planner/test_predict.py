@@ -195,3 +195,51 @@ def test_one_point_moves_little_what_is_known_well() -> None:
     fitted = fit.fit(truth, [twice])
     assert 1.0 < predict.predict(one, fitted).tpot_ms / predict.predict(one).tpot_ms < 2.0
     assert all(constant.value >= 0 for constant in fitted.constants.values())
+
+
+def test_latent_attention_and_shared_experts_are_more_kernels() -> None:
+    """DeepSeek-V3 pays for its two-step queries and its shared expert in each layer, whatever the batch."""
+    seen = features.decode(case("tp8", model="deepseek-v3"), 8)
+    assert seen["layer_mla"] == pytest.approx(61e-3)
+    assert seen["layer_shared"] == pytest.approx(58e-3)
+    plain = features.decode(case("tp8", model="qwen3-30b-a3b"), 8)
+    assert "layer_mla" not in plain
+    assert "layer_shared" not in plain
+
+
+def test_dense_products_hide_behind_their_reads() -> None:
+    """At one token the reads are all; far beyond the ridge the products are (roofline)."""
+    one = case("tp1", "h200", "llama-3.3-70b")
+    read = 138e9 / 4.8e12 * 1e3  # without embedding and head: 70.6 B less 2 x 1.05 B, in BF16
+    assert features.dense_excess_ms(one, 1) < 0.001 * read
+    many = features.dense_flops_ms(one, 100_000)
+    assert features.dense_excess_ms(one, 100_000) == pytest.approx(many, rel=0.02)
+
+
+def test_one_user_feels_no_prompt_of_others() -> None:
+    assert "prefill" not in predict.predict(case(users=1)).terms
+    assert "prefill" not in predict.predict(case("dp4", "h200", "llama-3.3-70b", users=4)).terms
+    assert predict.predict(case(users=2)).terms["prefill"] > 0
+    assert predict.predict(case(users=1)).ttft_terms["first_steps"] == 0
+
+
+def test_collectives_over_more_hosts_take_more_steps() -> None:
+    two, four = (case(f"tp{n}", "gb10", "llama-3.3-70b").model_copy(update={"gpus_per_host": 1}) for n in (2, 4))
+    assert features.decode(four, 1)["collective_latency"] == pytest.approx(
+        2 * features.decode(two, 1)["collective_latency"]
+    )
+
+
+def test_a_slower_clock_makes_short_kernels_longer() -> None:
+    a100, h100 = (features.decode(case("tp1", gpu, "smollm2-135m"), 1)["layer"] for gpu in ("a100", "h100"))
+    assert a100 / h100 == pytest.approx(1.98 / 1.41)
+
+
+def test_a_dear_launch_is_felt_without_graphs_alone() -> None:
+    from overspan.schema.hardware import Launch
+
+    one = case("tp1", "h200", "smollm2-135m", eager=True)
+    slow = one.hardware.model_copy(update={"launch": Launch(seconds=12e-6, source="test")})
+    dear = one.model_copy(update={"hardware": slow})
+    assert features.decode(dear, 1)["layer_eager"] == pytest.approx(2 * features.decode(one, 1)["layer_eager"])
+    assert features.decode(dear, 1)["layer"] == features.decode(one, 1)["layer"]

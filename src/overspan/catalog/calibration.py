@@ -6,6 +6,7 @@ import functools
 from importlib import resources
 
 from overspan.schema.errors import RecipeError
+from overspan.schema.hardware import HardwareSpec
 from overspan.schema.prediction import Calibration
 from overspan.schema.yamlio import make, read_yaml
 
@@ -41,3 +42,23 @@ def shipped() -> Calibration:
         for name, held in known.constants.items()
     }
     return known.model_copy(update={"constants": constants, "source": data["source"]})
+
+
+def of(hardware: HardwareSpec) -> Calibration:
+    """The constants for some hardware: those that ship, or its own where runs on it were measured.
+
+    Raises:
+        RecipeError: its file names a constant that does not exist, or a negative one.
+    """
+    held = shipped()
+    if not hardware.constants:
+        return held
+    unknown = set(hardware.constants) - set(held.constants)
+    if unknown:
+        raise RecipeError(f"{hardware.name}: unknown constants {', '.join(sorted(unknown))}")
+    own = {name: held.constants[name].model_copy(update={"value": value}) for name, value in hardware.constants.items()}
+    if any(value < 0 for value in hardware.constants.values()):
+        raise RecipeError(f"{hardware.name}: a constant is below 0")
+    families = list(dict.fromkeys([*held.families, hardware.family]))
+    update = {"constants": {**held.constants, **own}, "families": families}
+    return held.model_copy(update={**update, "source": f"{held.source}; {', '.join(hardware.fitted_to)}"})

@@ -23,6 +23,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "plan": ("overspan.cli.plan", "what would run, where, and the exact commands; starts nothing"),
     "predict": ("overspan.cli.predict", "what layouts would give on machines at hand or not, and why; starts nothing"),
+    "calibrate": ("overspan.cli.calibrate", "five numbers of this machine, or what its runs teach, for the planner"),
+    "simulate": ("overspan.cli.simulate", "a fleet on paper: every request through thousands of GPUs; SLO and cost"),
     "prove": ("overspan.cli.prove", "a twin of the model in each layout, token for token, before machines are booked"),
     "twin": ("overspan.cli.twin", "a model small enough for a laptop that is split like a real one"),
     "status": ("overspan.cli.status", "how a run is; exit code 0 ready, 3 not ready, 4 a host does not answer"),

@@ -48,7 +48,7 @@ class Disaggregated(Frozen):
         return f"{self.x}P{self.y}D {self.prefill.label}->{self.decode.label}"
 
 
-class _Side(Frozen):
+class Side(Frozen):
     """A layout as a prefill worker (time of one prompt) and what it may hold as a decode worker."""
 
     layout: Layout
@@ -76,7 +76,7 @@ def rank_disaggregated(
             if users > decode.capacity * decode.layout.dp:
                 continue
             if key not in steps:
-                steps[key] = _step_ms(
+                steps[key] = alone_step_ms(
                     model, recipe, inventory, demand.model_copy(update={"concurrency": users}), decode
                 )
             left = total - y * decode.layout.world_size
@@ -119,49 +119,48 @@ def predict_pair(
         InputError: nothing here can say it, or the decode workers' cache holds fewer users.
     """
     (x, first), (y, second) = pair
-    prefill = _side(model, recipes[0], inventory, demand, first)
+    prefill = side_of(model, recipes[0], inventory, demand, first)
     users = demand.model_copy(update={"concurrency": -(-demand.concurrency // y)})
     case = subject.case_of(model, recipes[1], second, inventory, users)
     held = [capacity_of(case, recipes[1], size, reserve) for _, size, reserve in rank_memory(second, inventory)]
     room = min(held) * second.dp
     if users.concurrency > room:
         raise InputError(f"a decode worker's cache holds {room:.0f} of its {users.concurrency} users; the others wait")
-    decode = _Side(layout=second, prompt_ms=0.0, capacity=min(held))
-    step_ms = _step_ms(model, recipes[1], inventory, users, decode)
+    decode = Side(layout=second, prompt_ms=0.0, capacity=min(held))
+    step_ms = alone_step_ms(model, recipes[1], inventory, users, decode)
     return _meet(prefill, x, decode, y, step_ms=step_ms, demand=demand, limits=Slo())
 
 
-def _sides(model: ModelSpec, recipe: Recipe, inventory: Inventory, demand: Demand) -> Iterator[_Side]:
+def _sides(model: ModelSpec, recipe: Recipe, inventory: Inventory, demand: Demand) -> Iterator[Side]:
     """Every layout that could be a worker. A pipeline is none: its stages would wait for each other's transfers."""
     for layout in rank.layouts(model, sum(slots(host, inventory) for host in inventory.hosts)):
         if layout.pp > 1 or refusals(model, layout, inventory, recipe):
             continue
-        yield _side(model, recipe, inventory, demand, layout)
+        yield side_of(model, recipe, inventory, demand, layout)
 
 
-def _side(model: ModelSpec, recipe: Recipe, inventory: Inventory, demand: Demand, layout: Layout) -> _Side:
+def side_of(model: ModelSpec, recipe: Recipe, inventory: Inventory, demand: Demand, layout: Layout) -> Side:
+    """A layout as a prefill worker, and how many requests it may hold as a decode worker."""
     case = subject.case_of(model, recipe, layout, inventory, demand.model_copy(update={"concurrency": 1}))
     held = [capacity_of(case, recipe, size, reserve) for _, size, reserve in rank_memory(layout, inventory)]
     alone = predict(case)
     sent = model.kv_bytes(round(demand.isl), case.setting.kv_value_bytes) / layout.world_size
     link = case.hardware.within if case.hardware.domain_gpus else case.hardware.between
     wire = (sent / link.bytes_per_s + link.latency_s) * 1e3
-    return _Side(
+    return Side(
         layout=layout,
         prompt_ms=(alone.ttft_terms["first_layer"] + alone.ttft_terms["first_prefill"] + wire) / layout.dp,
         capacity=min(held),
     )
 
 
-def _step_ms(model: ModelSpec, recipe: Recipe, inventory: Inventory, demand: Demand, side: _Side) -> float:
+def alone_step_ms(model: ModelSpec, recipe: Recipe, inventory: Inventory, demand: Demand, side: Side) -> float:
     """Time of a token on a decode worker: no prompt ever stands in its way."""
     seen = predict(subject.case_of(model, recipe, side.layout, inventory, demand))
     return seen.tpot_ms - seen.terms.get("prefill", 0.0)
 
 
-def _meet(
-    prefill: _Side, x: int, decode: _Side, y: int, *, step_ms: float, demand: Demand, limits: Slo
-) -> Disaggregated:
+def _meet(prefill: Side, x: int, decode: Side, y: int, *, step_ms: float, demand: Demand, limits: Slo) -> Disaggregated:
     """Both sides in one closed loop: users wait for prompts in an M/D/1 queue, then decode."""
     # A worker with data-parallel groups serves that many prompts at a time: prompt_ms is the time between two of them.
     serve = prefill.prompt_ms * prefill.layout.dp

@@ -22,6 +22,8 @@ from overspan.schema.prediction import Demand
 MS: Final = 1e3
 US_IN_MS: Final = 1e-3
 ACTIVATION_BYTES: Final = 2
+# One eager operation of PyTorch on a server's CPU, as `overspan calibrate` measures it; `layer_eager` is learned at it.
+LAUNCH_S: Final = 6e-6
 # vLLM fuses the norm over all heads with its all-reduce from this version on (`fuse_minimax_qk_norm`).
 _FUSED_NORM: Final = (0, 18)
 
@@ -95,17 +97,33 @@ def step_bytes(case: Case, running: float) -> tuple[float, float]:
     return rank, (whole + model.bytes_of("experts") * share) * groups
 
 
-def flops_ms(case: Case, tokens: float) -> float:
-    """Time of the products of some tokens (over all DP groups) on one rank, at the data sheet's rates."""
+def expert_flops_ms(case: Case, tokens: float) -> float:
+    """Time of the experts' products of some tokens (over all DP groups) on one rank, at the data sheet's rates."""
+    model = case.model
+    if not model.experts:
+        return 0.0
+    share = model.experts_per_token / model.experts
+    work = model.parameters_of("experts") * share * tokens / memory.expert_ranks(case.layout)
+    return 2 * work / case.hardware.rate(formats.compute_format(model.format_of("experts"))) * MS
+
+
+def dense_flops_ms(case: Case, tokens: float) -> float:
+    """The same of everything that every token passes: attention's matrices, dense layers, shared experts."""
     model, layout = case.model, case.layout
-    share = model.experts_per_token / model.experts if model.experts else 0.0
-    local = tokens / layout.dp
-    parts = (
-        (model.format_of("experts"), model.parameters_of("experts") * share * tokens / memory.expert_ranks(layout)),
-        (model.format_of("attention"), model.parameters_of("attention") * local / layout.tp),
-        (model.format_of("mlp"), model.parameters_of("mlp", "shared_experts") * local / layout.tp),
-    )
-    return sum(2 * work / case.hardware.rate(formats.compute_format(name)) for name, work in parts) * MS
+    parts = (("attention", model.parameters_of("attention")), ("mlp", model.parameters_of("mlp", "shared_experts")))
+    local = tokens / layout.dp / layout.tp
+    rates = ((case.hardware.rate(formats.compute_format(model.format_of(name))), work) for name, work in parts)  # type: ignore[arg-type]
+    return sum(2 * work * local / rate for rate, work in rates) * MS
+
+
+def dense_excess_ms(case: Case, tokens: float) -> float:
+    """What the dense products of a step take beyond the time in which their weights are read anyway.
+
+    Products and reads of one kernel overlap: the smooth maximum of both, less the reads, which `weights` counts.
+    """
+    split = memory.weight_bytes(case.model, case.layout.model_copy(update={"pp": 1}))
+    read = (split.get("attention", 0.0) + split.get("mlp", 0.0)) / case.hardware.bandwidth.bytes_per_s * MS
+    return math.hypot(read, dense_flops_ms(case, tokens)) - read
 
 
 def attention_ms(case: Case, tokens: float, context: float) -> float:
@@ -123,6 +141,12 @@ def collectives(case: Case) -> float:
     if layout.tp > 1:
         return model.layers * (3.0 if model.attention.qk_norm == "tensor" else 2.0)
     return 2.0 * model.moe_layers if layout.dp > 1 and model.experts else 0.0
+
+
+def _steps_between(case: Case) -> float:
+    """How many times the latency of two a collective takes: over some hosts it goes in log2 of them (NCCL's trees)."""
+    ranks = case.layout.tp if case.layout.tp > 1 else case.layout.dp
+    return max(1.0, math.log2(ranks / case.gpus_per_host)) if ranks > case.gpus_per_host else 1.0
 
 
 def wire_ms(case: Case, tokens: float) -> float:
@@ -145,7 +169,8 @@ def prefill_ms(case: Case, constants: Mapping[str, float]) -> float:
     """Time of one request's prefill on its group, all groups at the same work."""
     tokens = case.demand.isl * case.layout.dp
     return (
-        constants["prefill_arithmetic"] * flops_ms(case, tokens)
+        constants["prefill_arithmetic"] * expert_flops_ms(case, tokens)
+        + constants["prefill_dense"] * dense_flops_ms(case, tokens)
         + constants["prefill_attention"] * attention_ms(case, tokens, case.demand.isl / 2)
         + constants["collective_bytes"] * wire_ms(case, tokens)
     )
@@ -168,25 +193,36 @@ def decode(case: Case, running: float) -> dict[str, float]:
     context = round(demand.isl + demand.osl / 2)
     cache = local * model.kv_bytes_read(context, case.setting.kv_value_bytes)
     cache *= memory.kv_share(model, layout.model_copy(update={"pp": 1}))
-    layers = (model.layers + case.setting.draft_tokens * case.setting.draft_layers) * US_IN_MS
+    slow = hardware.latency_factor
+    layers = (model.layers + case.setting.draft_tokens * case.setting.draft_layers) * slow * US_IN_MS
     hops = (layout.pp - 1) * (hardware.between if case.gpus_per_host < layout.world_size else hardware.within).latency_s
     found = {
         f"weights_{case.setting.backend}": rank_bytes / hardware.bandwidth.bytes_per_s * MS,
         "kv": cache / hardware.bandwidth.bytes_per_s * MS,
-        "arithmetic": flops_ms(case, checked),
-        "collective_latency": (collectives(case) * case.link.latency_s + hops) * MS,
+        "arithmetic": expert_flops_ms(case, checked),
+        "arithmetic_dense": dense_excess_ms(case, checked),
+        "collective_latency": (collectives(case) * _steps_between(case) * case.link.latency_s + hops) * MS,
         "collective_bytes": wire_ms(case, checked + prompt),
         "layer": layers,
         "layer_fp8": layers if _scales_activations(case) else 0.0,
+        "layer_mla": layers if model.attention.kind == "mla" else 0.0,
+        "layer_shared": model.moe_layers * slow * US_IN_MS if model.shared_expert_intermediate else 0.0,
         "layer_sparse": _sparse_layers(case) * US_IN_MS,
         "layer_unfused_norm": layers if _unfused_norm(case) else 0.0,
-        "layer_eager": layers if case.setting.eager else 0.0,
+        "layer_eager": layers / slow * _launches(case) if case.setting.eager else 0.0,
         "sequence": local * US_IN_MS,
-        "prefill_arithmetic": flops_ms(case, prompt),
+        "prefill_arithmetic": expert_flops_ms(case, prompt),
+        "prefill_dense": dense_flops_ms(case, prompt),
         "prefill_attention": attention_ms(case, prompt, demand.isl / 2),
         "prefill_step": chunks * (1 - math.exp(-arrivals / layout.dp)) if not case.setting.eager else 0.0,
     }
     return {name: value / gain for name, value in found.items() if value}
+
+
+def _launches(case: Case) -> float:
+    """How dear one launch is here, of what the constant was learned at; 1 where it was not measured."""
+    launch = case.hardware.launch
+    return launch.seconds / LAUNCH_S if launch else 1.0
 
 
 def _scales_activations(case: Case) -> bool:

@@ -21,15 +21,19 @@ TERMS: Final = {
     "weights_cutlass_fp4": "weights",
     "kv": "kv",
     "arithmetic": "arithmetic",
+    "arithmetic_dense": "arithmetic",
     "collective_latency": "collectives",
     "collective_bytes": "collectives",
     "layer": "layers",
     "layer_fp8": "layers",
+    "layer_mla": "layers",
+    "layer_shared": "layers",
     "layer_sparse": "layers",
     "layer_unfused_norm": "layers",
     "layer_eager": "host",
     "sequence": "host",
     "prefill_arithmetic": "prefill",
+    "prefill_dense": "prefill",
     "prefill_attention": "prefill",
     "prefill_step": "prefill",
 }
@@ -94,7 +98,7 @@ def predict(case: Case, constants: Calibration | None = None, capacity: float | 
         InputError: nothing here can say it: the model has layers whose cost is unknown.
     """
     _abstain(case)
-    held = constants or calibration.shipped()
+    held = constants or calibration.of(case.hardware)
     demand, layout = case.demand, case.layout
     running = min(float(demand.concurrency), (capacity or math.inf) * layout.dp)
     if running < 1:

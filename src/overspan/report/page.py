@@ -11,7 +11,7 @@ from importlib import resources
 import jinja2
 
 from overspan import __version__
-from overspan.report import figures, text, view
+from overspan.report import figures, predicted, text, view
 from overspan.report.documents import METRICS, RunDocuments
 from overspan.schema.errors import InputError
 
@@ -47,6 +47,8 @@ def render(*runs: RunDocuments) -> str:
         charts=charts,
         latency=latency,
         metrics=METRICS,
+        predicted=predicted.rows,
+        heads=predicted.HEADS,
         levels=figures.levels_of(runs),
         scripts=scripts,
         policy=policy(scripts.values()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -149,3 +150,15 @@ def _image(recipe: Recipe, inventory: Inventory) -> EngineChoice:
         environment=inventory.engine_environment,
         image=image,
     )
+
+
+def engine_python() -> str:
+    """The Python of the engine on this machine: of `vllm` on the PATH, or the installed CPU engine; else our own."""
+    program = shutil.which("vllm")
+    beside = Path(program).with_name("python") if program else None
+    if beside is not None and beside.exists():
+        return str(beside)
+    try:
+        return str(engines.find("cpu").python)
+    except EngineMissing:
+        return sys.executable

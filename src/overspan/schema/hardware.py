@@ -9,9 +9,12 @@ from pydantic import Field, field_validator
 from overspan.schema.base import Frozen
 
 # Outside these a number is in the wrong unit. Slowest and fastest of 2026, with room on both sides.
-_BANDWIDTH: Final = (1e9, 1e15)
-_RATE: Final = (1e10, 1e18)
+_BANDWIDTH: Final = (1e7, 1e15)
+_RATE: Final = (1e9, 1e18)
 _LATENCY: Final = (1e-8, 1e-1)
+_CLOCK: Final = (3e8, 1e10)
+# What the fixed costs were learned on: H100, H200 and B200-class all boost to about this.
+_USUAL_HZ: Final = 1.98e9
 _MEMORY: Final = (1e9, 1e13)
 
 
@@ -79,8 +82,35 @@ class Link(Frozen):
         return _in_units(value, _BANDWIDTH, "bytes per second", 9)
 
 
+class Launch(Frozen):
+    """What the host spends on starting one operation without graphs."""
+
+    seconds: float
+    source: str = Field(min_length=1)
+
+    @field_validator("seconds")
+    @classmethod
+    def _unit(cls, value: float) -> float:
+        return _in_units(value, _LATENCY, "seconds", -6)
+
+
+class Clock(Frozen):
+    """The boost clock of the GPU's processors."""
+
+    hz: float
+    source: str = Field(min_length=1)
+
+    @field_validator("hz")
+    @classmethod
+    def _unit(cls, value: float) -> float:
+        return _in_units(value, _CLOCK, "hertz", 9 if value < 100 else 6)
+
+
 class HardwareSpec(Frozen):
-    """One kind of accelerator. `within` joins GPUs of one host, `between` hosts."""
+    """One kind of accelerator. `within` joins GPUs of one host, `between` hosts.
+
+    `constants` replaces constants of the predictor where runs on this very hardware were measured (`fitted_to`).
+    """
 
     name: str
     names: list[str] = Field(default_factory=list, description="parts of the name that the driver gives it")
@@ -91,7 +121,16 @@ class HardwareSpec(Frozen):
     within: Link
     between: Link
     gpus_per_host: int = Field(8, ge=1)
+    clock: Clock | None = None
+    launch: Launch | None = None
+    constants: dict[str, float] = Field(default_factory=dict)
+    fitted_to: list[str] = Field(default_factory=list, description="the measured points behind `constants`")
     domain_gpus: int = Field(0, ge=0, description="GPUs that `within` joins over hosts too; 0: it ends at the host")
+
+    @property
+    def latency_factor(self) -> float:
+        """How much longer short kernels take than at the usual clock; a faster one does not shorten memory latency."""
+        return max(1.0, _USUAL_HZ / self.clock.hz) if self.clock else 1.0
 
     def rate(self, compute_format: str) -> float:
         """Operations a second in a format; one that the hardware lacks runs in BF16."""

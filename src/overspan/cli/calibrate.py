@@ -1,0 +1,80 @@
+"""`overspan calibrate`: numbers of the machine at hand, or constants learned from its runs."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import click
+
+from overspan.cli.output import document, say, table
+
+
+@click.command()
+@click.argument("run", nargs=-1)
+@click.option("--from", "learn", is_flag=True, help="Learn from measured RUNs in place of measuring this machine.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The YAML to write. Default: stdout.")
+@click.option("--python", metavar="PATH", help="Interpreter to measure with. Default: the engine's.")
+@click.option("--ranks", type=click.IntRange(2, 1024), help="Ranks of the all-reduce. Default: all GPUs; 2 on a CPU.")
+@click.option("--hardware", metavar="FILE", help="With --from: what to start from. Default: the hardware of the runs.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def calibrate(
+    run: tuple[str, ...],
+    *,
+    learn: bool,
+    out: Path | None,
+    python: str | None,
+    ranks: int | None,
+    hardware: str | None,
+    as_json: bool,
+) -> None:
+    """Measure five numbers of this machine, and write them as a hardware file: `plan MODEL --hardware FILE` takes it.
+
+    The numbers: memory copy, matrix product, all-reduce latency and bandwidth, and the cost of a launch. With --from
+    RUN... the constants of the predictor are fitted to what those runs measured; the error before and after is told.
+    """
+    from overspan.schema.errors import InputError
+    from overspan.schema.yamlio import dump
+
+    if learn != bool(run):
+        raise InputError(
+            "RUNs and --from go together", next="overspan calibrate --from RUN..., or overspan calibrate alone"
+        )
+    if out is not None and not out.resolve().parent.is_dir():
+        raise InputError(f"there is no folder {out.resolve().parent}", next=f"mkdir -p '{out.resolve().parent}'")
+    spec, told = _learned(run, hardware) if learn else _measured(python, ranks)
+    text = dump(spec)
+    if out is not None:
+        out.write_text(text, encoding="utf-8")
+        say(f"next: overspan plan MODEL --hardware {out} --explain")
+    if as_json:
+        document(
+            {"hardware": spec.model_dump(mode="json", exclude_defaults=True), **told, "file": str(out) if out else None}
+        )
+    elif out is None:
+        click.echo(text, nl=False)
+
+
+def _learned(names: tuple[str, ...], hardware: str | None) -> tuple[Any, dict[str, Any]]:
+    from overspan.catalog import hardware as kinds
+    from overspan.runs.calibrate import from_runs
+    from overspan.runs.folder import open_run
+
+    found = from_runs([open_run(name) for name in names], kinds.find(hardware) if hardware else None)
+    head = ["point", "TPOT ms", "before", "after", "TTFT ms", "before", "after"]
+    keys = [f"{which}_{metric}" for metric in ("tpot_ms", "ttft_ms") for which in ("measured", "before", "after")]
+    say(table(head, [[row["point"], *(f"{row[key] or 0:.1f}" for key in keys)] for row in found.rows]))
+    say(f"mean error of TPOT: {found.before:.1%} before, {found.after:.1%} after")
+    return found.hardware, {"points": found.rows, "error_before": found.before, "error_after": found.after}
+
+
+def _measured(python: str | None, ranks: int | None) -> tuple[Any, dict[str, Any]]:
+    from overspan.inventory import here, measure
+    from overspan.runs.planning import engine_python
+
+    host = here.this_machine().hosts[0]
+    found = measure.numbers(python or engine_python(), ranks)
+    for what, why in found["missing"].items():
+        say(f"{what} was not measured: {why}")
+    return measure.spec_of(found, host, f"{datetime.now(UTC):%Y-%m-%d}"), {"measured": found}

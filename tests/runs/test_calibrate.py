@@ -1,0 +1,107 @@
+"""Constants learned from measured runs: the error falls, the file is taken, and what was not asked about stays near."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from overspan.catalog import hardware
+from overspan.cli.main import main
+from overspan.planner import beside
+from overspan.runs.calibrate import from_runs
+from overspan.runs.folder import RunFolder
+from overspan.schema.errors import InputError
+from overspan.schema.layout import Layout
+from overspan.schema.plan import Plan
+from overspan.schema.recipe import Recipe
+from overspan.schema.workload import BenchPoint, BenchResult, Distribution
+from support.run_documents import bench, gpu_plan, point
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("OVERSPAN_STATE", str(tmp_path))
+    return tmp_path
+
+
+def sparks() -> Plan:
+    args = {"max_model_len": 4096, "enforce_eager": True}
+    recipe = Recipe(name="m", model="lukealonso/MiniMax-M2.5-NVFP4", engine_args=args)
+    return gpu_plan().model_copy(update={"recipe": recipe, "layout": Layout(tp=2)})
+
+
+def measured(users: int, tpot_ms: float, ttft_ms: float = 900.0) -> BenchPoint:
+    return point(users, tpot_ms=Distribution(mean=tpot_ms), ttft_ms=Distribution(mean=ttft_ms))
+
+
+def make_run(result: BenchResult, plan: Plan | None = None, name: str = "m") -> RunFolder:
+    run = RunFolder.create(name)
+    (run.path / "plan.json").write_text((plan or sparks()).model_dump_json())
+    (run.path / "bench.json").write_text(result.model_dump_json())
+    return run
+
+
+def truth(users: list[int], factor: float) -> list[BenchPoint]:
+    """Points that are slower than predicted by one factor."""
+    said = beside.points(sparks(), bench([measured(n, 1.0) for n in users]))
+    return [measured(item.point.concurrency, item.predicted().tpot_ms * factor) for item in said]
+
+
+@pytest.mark.parametrize("users", [[1], [1, 8], [1, 2, 4, 8, 16]])
+def test_the_error_falls(state: Path, users: list[int]) -> None:
+    found = from_runs([make_run(bench(truth(users, 1.3)))])
+    assert found.before == pytest.approx(1 - 1 / 1.3, rel=0.01)
+    assert found.after < 0.25 * found.before
+    assert found.hardware.constants
+    assert len(found.hardware.fitted_to) == len(users)
+
+
+def test_what_was_right_stays(state: Path) -> None:
+    found = from_runs([make_run(bench(truth([1, 8], 1.0)))])
+    assert found.before == pytest.approx(0.0, abs=1e-9)
+    assert found.after < 0.01
+
+
+def test_the_file_is_taken_and_predicts_the_run(
+    state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = truth([1, 8], 1.25)
+    run, file = make_run(bench(points)), tmp_path / "mine.yaml"
+    with pytest.raises(SystemExit) as ended:
+        main(["calibrate", "--from", run.id, "--out", str(file), "--json"])
+    out, err = capsys.readouterr()
+    assert not ended.value.code
+    document = json.loads(out)
+    assert document["error_after"] < document["error_before"]
+    assert "before" in err
+    spec = hardware.find(str(file))
+    assert spec.bandwidth == hardware.find("gb10").bandwidth
+    again = beside.points(sparks(), bench(points), spec)
+    for item in again:
+        assert item.predicted().tpot_ms == pytest.approx(item.tpot_ms, rel=0.07)
+    before = from_runs([run], spec)
+    assert before.before == pytest.approx(document["error_after"], abs=0.005)
+
+
+def test_nothing_to_learn_from(state: Path) -> None:
+    with pytest.raises(InputError, match="none of these runs holds a measured point"):
+        from_runs([make_run(bench([measured(1, 50.0).model_copy(update={"rate_per_s": 2.0})]))])
+    other = sparks()
+    host = other.inventory.hosts[0]
+    gpu = host.gpus[0].model_copy(update={"kind": "h200"})
+    h200 = other.inventory.model_copy(update={"hosts": [host.model_copy(update={"gpus": [gpu]})] * 2})
+    runs = [
+        make_run(bench(truth([1], 1.0))),
+        make_run(bench([measured(1, 9.0)]), other.model_copy(update={"inventory": h200})),
+    ]
+    with pytest.raises(InputError, match="the runs are of gb10, h200"):
+        from_runs(runs)
+
+
+def test_a_constant_that_does_not_exist_is_told(tmp_path: Path) -> None:
+    from overspan.catalog import calibration
+    from overspan.schema.errors import RecipeError
+
+    spec = hardware.find("gb10").model_copy(update={"constants": {"weightz": 1.0}})
+    with pytest.raises(RecipeError, match="unknown constants weightz"):
+        calibration.of(spec)
