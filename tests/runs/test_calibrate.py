@@ -87,9 +87,11 @@ def test_nothing_to_learn_from(state: Path) -> None:
     with pytest.raises(InputError, match="none of these runs holds a measured point"):
         from_runs([make_run(bench([measured(1, 50.0).model_copy(update={"rate_per_s": 2.0})]))])
     other = sparks()
-    host = other.inventory.hosts[0]
-    gpu = host.gpus[0].model_copy(update={"kind": "h200"})
-    h200 = other.inventory.model_copy(update={"hosts": [host.model_copy(update={"gpus": [gpu]})] * 2})
+    hosts = [
+        host.model_copy(update={"gpus": [gpu.model_copy(update={"kind": "h200"}) for gpu in host.gpus]})
+        for host in other.inventory.hosts
+    ]
+    h200 = other.inventory.model_copy(update={"hosts": hosts})
     runs = [
         make_run(bench(truth([1], 1.0))),
         make_run(bench([measured(1, 9.0)]), other.model_copy(update={"inventory": h200})),
