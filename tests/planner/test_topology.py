@@ -6,9 +6,11 @@ from hypothesis import strategies as st
 
 from overspan.catalog import inventories, models, overrides, recipes
 from overspan.planner import subject
+from overspan.planner.make import make_plan
 from overspan.planner.topology import length_refusals, place_topology, rank_limits, role_recipe, topology_refusals
 from overspan.schema.errors import InputError, PlanRefused
 from overspan.schema.layout import Layout
+from overspan.schema.plan import EngineChoice
 from overspan.schema.prediction import Demand
 from overspan.schema.topology import Role, Topology, parse_topology
 
@@ -163,3 +165,11 @@ def test_one_nvlink_domain_is_one_link_however_many_nodes() -> None:
     recipe, model = subject.resolve(M3)
     case = subject.case_of(model, recipe, parse_topology("TEP8").answering.layout, RACK, Demand())
     assert case.link == case.hardware.within
+
+
+def test_a_plan_of_one_worker_keeps_the_same_rules() -> None:
+    """What a sweep refuses, `plan` and `up` refuse."""
+    recipe = overrides.apply(recipes.find(M3), ["block_size=64"])
+    with pytest.raises(PlanRefused, match="block_size is 64; it must be 128"):
+        make_plan(recipe, RACK, EngineChoice(name="vllm", version="0.32.0"))
+    assert make_plan(recipes.find(M3), RACK, EngineChoice(name="vllm", version="0.32.0")).layout.label == "tep4"

@@ -78,12 +78,12 @@ def models(*names: str) -> bytes:
 class Server:
     """`requests` holds the document of each POST, in their order."""
 
-    def __init__(self, behaviour: Behaviour, listing: bytes) -> None:
+    def __init__(self, behaviour: Behaviour, listing: bytes, port: int = 0) -> None:
         self.requests: list[dict[str, Any]] = []
         self.heads: list[str] = []
         self._behaviour = behaviour
         self._listing = listing
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self._listener = socket.create_server(("127.0.0.1", port), backlog=256)
         self._connections: list[socket.socket] = []
         self._lock = threading.Lock()
         self.port: int = self._listener.getsockname()[1]

@@ -179,5 +179,11 @@ def test_an_impossible_sweep_is_refused_before_anything_starts(refused: Refused,
     assert "9 attention heads" in refused("sweep", str(file), *LAPTOP)
 
 
+def test_what_nothing_here_starts_is_refused_and_printed(refused: Refused) -> None:
+    error = refused("sweep", "m3-gb200-1k1k", "--only", "marlin")
+    assert "1P1D DEP4->TP4: prefill and decode apart are planned and printed, not started" in error
+    assert "--dry-run" in error
+
+
 def test_an_unknown_sweep(refused: Refused) -> None:
     assert "m3-gb200-1k1k" in refused("sweep", "m3-gb200-1k", "--dry-run")

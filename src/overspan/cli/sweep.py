@@ -44,8 +44,9 @@ def sweep(  # noqa: PLR0917 - click gives them by name
 
 
 def _measure(matrix: Matrix, points: list[Point], *, fresh: bool, retry_failed: bool, as_json: bool) -> int:
-    from overspan.runs.sweeping import Told, run_sweep
+    from overspan.runs.sweeping import Told, require_startable, run_sweep
 
+    require_startable(matrix, points)
     signal.signal(signal.SIGTERM, _interrupt)
     folder = (None if fresh else newest(matrix.sweep.name)) or SweepFolder.create(matrix.sweep)
     ticker = Ticker()

@@ -6,7 +6,7 @@ from typing import Any
 
 from overspan import __version__
 from overspan.catalog import models
-from overspan.planner import explain, faults, memory, rank, refuse, requires, subject
+from overspan.planner import demands, explain, faults, memory, rank, refuse, requires, subject
 from overspan.planner.placement import place
 from overspan.schema.defaults import LOOPBACK
 from overspan.schema.errors import InputError, ModelUnavailable, PlanRefused
@@ -33,6 +33,7 @@ def make_plan(recipe: Recipe, inventory: Inventory, engine: EngineChoice, demand
     model, notes = sizes(recipe)
     reasons = refuse.refusals(model, recipe.layout, inventory, recipe)
     reasons += requires.missing(recipe, inventory, engine)
+    reasons += demands.unmet(model, recipe.layout, recipe.engine_args) if model else []
     if reasons:
         raise PlanRefused("this plan cannot run:", reasons, next="overspan predict MODEL --on INVENTORY ranks what can")
     notes += requires.unsure(recipe, inventory, engine)

@@ -17,7 +17,7 @@ from overspan.runs.planning import Wanted
 from overspan.runs.stop import stop
 from overspan.runs.up import up
 from overspan.runs.verifying import verify_run
-from overspan.schema.errors import OverspanError, RunFailed
+from overspan.schema.errors import OverspanError, PlanRefused, RunFailed
 from overspan.schema.event import SERVING_STATES, Event
 from overspan.schema.point import Point, Result
 from overspan.schema.workload import BenchResult, Workload
@@ -55,6 +55,7 @@ def run_sweep(
         retry_failed: measure those that failed once more.
     """
     wanted = {point.id for point in points}
+    require_startable(matrix, points)
     done = {key for key, result in folder.latest().items() if result.state == "ok" or not retry_failed}
     for deployment in matrix.deployments:
         todo = [
@@ -62,6 +63,21 @@ def run_sweep(
         ]
         if todo:
             _Serving(matrix, deployment, folder, told).measure(todo)
+
+
+def require_startable(matrix: Matrix, points: list[Point]) -> None:
+    """Refuse points that nothing here can start, before anything of the sweep begins.
+
+    Raises:
+        PlanRefused: names the launcher or the topology.
+    """
+    wanted = {point.deployment for point in points}
+    apart = [each.topology.label for each in matrix.deployments if each.topology.disaggregated and each.id in wanted]
+    reasons = [f"{label}: prefill and decode apart are planned and printed, not started" for label in apart]
+    if matrix.inventory.launcher == "slurm":
+        reasons.append(f"{matrix.inventory.name}: jobs of Slurm are planned and printed, not started")
+    if reasons:
+        raise PlanRefused(f"sweep {matrix.sweep.name} cannot be started:", reasons, next="--dry-run prints it")
 
 
 class _Serving:
@@ -220,7 +236,9 @@ class _Serving:
         write_whole(machines, dump(self._matrix.inventory))
         head = self._deployment.placed.workers[0].placements[0].host
         here = all(host.ssh is None for host in self._matrix.inventory.hosts if host.name == head)
-        wanted = Wanted(str(recipe), str(machines), ("port=0",) if here else (), self._name)
+        # Stated, so that the planner chooses none of its own: a layout that is the default does not stand in the file.
+        layout = f"layout={self._deployment.topology.answering.layout.label}"
+        wanted = Wanted(str(recipe), str(machines), (layout, "port=0") if here else (layout,), self._name)
         self._told.say(f"{self._deployment.id}: starting {self._deployment.topology.label}")
         return up(wanted, self._told.say, self._follow)
 
