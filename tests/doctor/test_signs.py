@@ -26,7 +26,7 @@ def _spark(name: str, hcas: list[str]) -> Host:
         memory_bytes=120 * GIB,
         gpus=[Gpu(index=0, kind="gb10", memory_bytes=120 * GIB, unified_memory=True)],
         nics=[first, second],
-        fabric=Fabric(interface="enp1s0f1np1", address="10.0.0.1", hcas=hcas),
+        fabric=Fabric(interface="enp1s0f1np1", address=f"10.0.0.{name[-1]}", hcas=hcas),
     )
 
 

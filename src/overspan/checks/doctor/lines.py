@@ -13,6 +13,9 @@ from overspan.checks.doctor.engine import compile_pattern
 
 _ANSI = compile_pattern(r"\x1b(?:\[[0-9;?:]*[ -/]*[@-~]|\][^\x07\x1b]{0,200}\x07|[@-_])")
 _MONTHS = dict(jan=1, feb=2, mar=3, apr=4, may=5, jun=6, jul=7, aug=8, sep=9, oct=10, nov=11, dec=12)  # noqa: C408
+_LETTERS = {"D": "DEBUG", "I": "INFO", "W": "WARNING", "E": "ERROR", "C": "CRITICAL", "F": "FATAL"}
+"""Levels as glog, Ray and torch write them: `[2026-11-22 20:19:11,144 I 25058 25058]`, `E1122 14:28:37.06 7 a.cc:3]`."""
+
 _QUOTES = (
     (b"\xe2\x80\x98", b"'"),
     (b"\xe2\x80\x99", b"'"),
@@ -26,7 +29,7 @@ _ISO = r"(?P<y>\d{4})[-/](?P<mo>\d\d)[-/](?P<d>\d\d)[T ]" + _CLOCK + r"(?:Z|[+-]
 # Each token may stand at the start of a line, in any order and number. A token that names a stream has the group `id`.
 _TOKENS = [
     (True, r"\((?P<id>[A-Za-z][\w.:-]*(?: [A-Za-z][\w.-]*)*,? ?(?:pid=[^()]{0,80})?)\)\**:? ?"),
-    (False, r"\[?" + _ISO + r"(?: +[IWEFD] \d+ \d+)?\]?(?: +-)?"),
+    (False, r"\[?" + _ISO + r"(?: +(?P<letter>[IWEFDC]) \d+ \d+)?\]?(?: +-)?"),
     (False, r"(?P<mo>\d\d)-(?P<d>\d\d) " + _CLOCK),
     (
         True,
@@ -35,8 +38,8 @@ _TOKENS = [
         + r"(?: (?P<id>[\w.-]+ [\w./@:-]+\[\d+\]:)| [\w.-]+ [\w./-]+:)?",
     ),
     (True, r"(?P<id>[\w.@/-]+\[\d+\]): "),
-    (False, r"\[?[IWEF](?P<mo>\d\d)(?P<d>\d\d) " + _CLOCK + r"(?: +\d+)? +[\w./-]+:\d+\]"),
-    (False, r"\[?[IWEF](?P<mo>\d)(?P<d>\d\d) " + _CLOCK + r"(?: +\d+)? +[\w./-]+:\d+\]"),
+    (False, r"\[?(?P<letter>[IWEF])(?P<mo>\d\d)(?P<d>\d\d) " + _CLOCK + r"(?: +\d+)? +[\w./-]+:\d+\]"),
+    (False, r"\[?(?P<letter>[IWEF])(?P<mo>\d)(?P<d>\d\d) " + _CLOCK + r"(?: +\d+)? +[\w./-]+:\d+\]"),
     (True, r"\[(?P<id>rank ?\d+)\]:?"),
     (False, r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?:TP|DP|PP|EP)\d+\]"),
     (False, r"\[?(?P<level>DEBUG|INFO|SUCC|WARN|WARNING|ERROR|CRITICAL|FATAL)\b\]?:?(?: +-)?"),
@@ -96,7 +99,7 @@ def parse(raw: bytes) -> Line:
         if names and "id" in said:
             streams.append(said["id"].strip(" :*"))
         at = at if at is not None else _seconds(said)
-        level = level or said.get("level", "")
+        level = level or said.get("level", "") or _LETTERS.get(said.get("letter", ""), "")
         place = found.end()
     return Line(text[place:], " ".join(streams), at, level)
 
