@@ -14,7 +14,7 @@ from overspan.checks.doctor.engine import compile_pattern
 _ANSI = compile_pattern(r"\x1b(?:\[[0-9;?:]*[ -/]*[@-~]|\][^\x07\x1b]{0,200}\x07|[@-_])")
 _MONTHS = dict(jan=1, feb=2, mar=3, apr=4, may=5, jun=6, jul=7, aug=8, sep=9, oct=10, nov=11, dec=12)  # noqa: C408
 _LETTERS = {"D": "DEBUG", "I": "INFO", "W": "WARNING", "E": "ERROR", "C": "CRITICAL", "F": "FATAL"}
-"""Levels as glog, Ray and torch write them: `[2026-11-22 20:19:11,144 I 25058 25058]`, `E1122 14:28:37.06 7 a.cc:3]`."""
+"""Levels as glog, Ray and torch write them: `[2026-11-22 20:19:11,144 I 7 7]`, `E1122 14:28:37.06 7 a.cc:3]`."""
 
 _QUOTES = (
     (b"\xe2\x80\x98", b"'"),
