@@ -115,6 +115,10 @@ class Quiet:
     def start_all(self, specs: Sequence[ProcessSpec], secrets: Mapping[str, str]) -> None:
         pass
 
+    def waiting(self) -> None: ...
+
+    def address_of(self, host: str) -> None: ...
+
     def wait(self, timeout_s: float) -> list[Death]:
         dying, self.dying = self.dying, []
         return dying

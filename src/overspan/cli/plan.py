@@ -10,7 +10,7 @@ from overspan.cli.asked import HARDWARE, LOAD, MACHINES, demand_of, options, que
 from overspan.cli.output import document, table
 from overspan.planner import answer
 from overspan.planner.choose import states_layout
-from overspan.runs.commands import commands_of
+from overspan.runs.commands import commands_of, slurm_commands
 from overspan.runs.planning import Wanted, asked_for, plan_of, processes_of
 from overspan.schema.errors import InputError
 from overspan.schema.plan import Plan
@@ -53,6 +53,8 @@ def plan(model: str, *, show: str | None, explain: bool, as_json: bool, **asked:
     if as_json:
         found = {**made.model_dump(mode="json"), "processes": [spec.model_dump(mode="json") for spec in processes]}
         document(found | ({"explain": ranked} if ranked else {}))
+    elif show == "commands" and made.inventory.launcher == "slurm":
+        click.echo(slurm_commands(made, processes))
     elif show == "commands":
         click.echo("\n\n".join(commands_of(spec) for spec in processes))
     else:

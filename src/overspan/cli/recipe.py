@@ -12,7 +12,7 @@ from overspan.schema.errors import InputError
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def recipe() -> None:
-    """List and show recipes, and import those of sparkrun."""
+    """List and show recipes, and import those of sparkrun and srt-slurm."""
 
 
 @recipe.command("list")
@@ -49,13 +49,13 @@ def show(name: str, as_json: bool) -> None:
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write here. Default: standard output.")
 @click.option("--json", "as_json", is_flag=True, help="Print the recipe and the warnings as one document.")
 def import_(file: Path, out: Path | None, as_json: bool) -> None:
-    """Turn a recipe of sparkrun (YAML, version 2) into one of ours. What cannot be carried over is listed on stderr."""
-    from overspan.catalog import sparkrun
+    """Turn a recipe of sparkrun (version 2) or srt-slurm into ours; what is not carried over is told on stderr."""
+    from overspan.catalog import imported
     from overspan.schema.yamlio import dump
 
     if out is not None and out.exists():
         raise InputError(f"{out} exists already", next="name another file with --out, or remove it")
-    found = sparkrun.from_file(file)
+    found = imported.from_file(file)
     if out is not None:
         out.write_text(dump(found.recipe), encoding="utf-8")
         say(f"wrote {out}; next: overspan plan {out} --on INVENTORY")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from overspan.schema.inventory import Host
+from overspan.schema.inventory import Fabric, Host
 from overspan.schema.plan import Plan
 from overspan.schema.process import Mount, ProcessSpec
 
@@ -48,6 +48,9 @@ def _cpu_env(plan: Plan, cores: int, ranks: int) -> dict[str, str]:
     }
 
 
+_CUDA_INTERFACES = ["NCCL_SOCKET_IFNAME", "TP_SOCKET_IFNAME", "UCX_NET_DEVICES", "OMPI_MCA_btl_tcp_if_include"]
+
+
 def fabric_env(host: Host, *, cuda: bool) -> dict[str, str]:
     """Control and data traffic on the fabric, by this node's own names (spark-fabric facts).
 
@@ -56,17 +59,12 @@ def fabric_env(host: Host, *, cuda: bool) -> dict[str, str]:
     fabric = host.fabric
     if fabric is None:
         return {}
-    env = {
-        "VLLM_HOST_IP": fabric.address,
-        "GLOO_SOCKET_IFNAME": fabric.interface,
-    }
+    env = {"VLLM_HOST_IP": fabric.address}
+    by_interface = [] if not fabric.interface else ["GLOO_SOCKET_IFNAME", *(_CUDA_INTERFACES if cuda else [])]
+    env |= dict.fromkeys(by_interface, fabric.interface)
     if not cuda:
         return env
     env |= {
-        "NCCL_SOCKET_IFNAME": fabric.interface,
-        "TP_SOCKET_IFNAME": fabric.interface,
-        "UCX_NET_DEVICES": fabric.interface,
-        "OMPI_MCA_btl_tcp_if_include": fabric.interface,
         "NCCL_IGNORE_CPU_AFFINITY": "1",
         # Its log tells, after the start, whether RDMA or plain sockets carry the data.
         "NCCL_DEBUG": "INFO",
@@ -108,8 +106,31 @@ def _device_options(plan: Plan, host: Host) -> list[str]:
     return ["--gpus", "all", "--ipc", "host", *rdma]
 
 
+def located(plan: Plan) -> Plan:
+    """The plan with an address for each host: under Slurm, a placeholder that the job itself fills in."""
+    if plan.inventory.launcher != "slurm":
+        return plan
+    hosts = [_located(host) for host in plan.inventory.hosts]
+    return plan.model_copy(update={"inventory": plan.inventory.model_copy(update={"hosts": hosts})})
+
+
+def _located(host: Host) -> Host:
+    interface = host.fabric.interface if host.fabric else ""
+    hcas = host.fabric.hcas if host.fabric else []
+    # Not validated: it stands for an address that only the job will know.
+    fabric = Fabric.model_construct(interface=interface, address=f"{{address:{host.name}}}", hcas=hcas, why=[])
+    return host.model_copy(update={"fabric": fabric})
+
+
+def listens_on(plan: Plan, head: Host) -> str:
+    """Where the API listens: under Slurm the loopback of a node would be out of everybody's reach."""
+    if plan.inventory.launcher == "slurm" and plan.recipe.host in ("127.0.0.1", "localhost", "::1"):
+        return address_of(head)
+    return plan.recipe.host
+
+
 def address_of(host: Host) -> str:
-    """The address at which the other nodes reach this one."""
+    """The address at which the other nodes reach this one. See `located` for hosts that Slurm chooses."""
     if host.fabric:
         return host.fabric.address
     return host.ssh.address if host.ssh else "127.0.0.1"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from overspan.catalog.flags import to_argv
-from overspan.engines.node import address_of, contained, node_env
+from overspan.engines.node import address_of, contained, listens_on, located, node_env
 from overspan.schema import defaults
 from overspan.schema.inventory import Host
 from overspan.schema.plan import Placement, Plan
@@ -34,9 +34,9 @@ def serve_args(plan: Plan) -> dict[str, ArgValue]:
     return {**args, **recipe.engine_args}
 
 
-def api_args(plan: Plan) -> dict[str, ArgValue]:
+def api_args(plan: Plan, head: Host) -> dict[str, ArgValue]:
     """The arguments of the node that answers requests."""
-    args: dict[str, ArgValue] = {"host": plan.recipe.host, "port": plan.recipe.port or plan.endpoint.port}
+    args: dict[str, ArgValue] = {"host": listens_on(plan, head), "port": plan.recipe.port or plan.endpoint.port}
     if plan.engine.environment:  # an image of unknown age may not know the flag
         args["shutdown_timeout"] = round(plan.recipe.drain_timeout_s)
     return args
@@ -50,7 +50,7 @@ def node_args(plan: Plan, rank: int, head: Host) -> dict[str, ArgValue]:
         "nnodes": len(plan.placements),
         "node_rank": rank,
         "master_addr": address_of(head),
-        "master_port": defaults.MASTER_PORT,
+        "master_port": plan.recipe.engine_args.get("master_port", defaults.MASTER_PORT),
     }
     if plan.layout.dp > 1:
         args |= {"data_parallel_address": address_of(head), "data_parallel_rpc_port": defaults.DP_RPC_PORT}
@@ -61,13 +61,14 @@ def node_args(plan: Plan, rank: int, head: Host) -> dict[str, ArgValue]:
 
 def processes(plan: Plan) -> list[ProcessSpec]:
     """One process a node."""
+    plan = located(plan)
     hosts = {host.name: host for host in plan.inventory.hosts}
     head = hosts[plan.placements[0].host]
     return [_node(plan, rank, each, hosts[each.host], head) for rank, each in enumerate(plan.placements)]
 
 
 def _node(plan: Plan, rank: int, placement: Placement, host: Host, head: Host) -> ProcessSpec:
-    args = serve_args(plan) | (api_args(plan) if rank == 0 else {}) | node_args(plan, rank, head)
+    args = serve_args(plan) | (api_args(plan, head) if rank == 0 else {}) | node_args(plan, rank, head)
     ports = {"api": plan.endpoint.port} if rank == 0 else {}
     if rank == 0 and len(plan.placements) > 1:
         ports["master"] = defaults.MASTER_PORT

@@ -6,7 +6,7 @@ Ray burns two CPUs idle, its placement group can hang, and its compiled graph br
 from __future__ import annotations
 
 from overspan.catalog.flags import to_argv
-from overspan.engines.node import address_of, contained, node_env
+from overspan.engines.node import address_of, contained, located, node_env
 from overspan.engines.vllm import VITAL_TITLES, api_args, program, serve_args
 from overspan.schema import defaults
 from overspan.schema.inventory import Host
@@ -38,6 +38,7 @@ VITAL = [*VITAL_TITLES, "ray::RayWorkerProc*", "ray::RayWorkerWrapper*", "*/gcs/
 
 def processes(plan: Plan) -> list[ProcessSpec]:
     """One process a host: the first starts Ray's head and serves, the others join it."""
+    plan = located(plan)
     hosts = {host.name: host for host in plan.inventory.hosts}
     head = hosts[plan.placements[0].host]
     first, *others = plan.placements
@@ -78,7 +79,7 @@ def _head(plan: Plan, placement: Placement, host: Host) -> ProcessSpec:
         f"--port={defaults.RAY_PORT}",
         f"--dashboard-port={defaults.RAY_DASHBOARD_PORT}",
     ]
-    args = serve_args(plan) | api_args(plan) | {"distributed_executor_backend": "ray"}
+    args = serve_args(plan) | api_args(plan, host) | {"distributed_executor_backend": "ray"}
     serve = [program(plan, "vllm"), "serve", plan.model_path or plan.recipe.model, *to_argv(args)]
     env = _ray_env(plan, host, host, len(placement.ranks))
     spec = ProcessSpec(

@@ -29,10 +29,13 @@ class Death(Frozen):
     code: int | None = None
     lines: list[str] = Field(default_factory=list, description="the last lines it wrote")
     died_at: float = Field(default_factory=time.time, description="seconds since the epoch, by this machine's clock")
+    cause: str | None = Field(None, description="why, in words, where whoever ended it says so, e.g. Slurm")
 
     @property
     def how(self) -> str:
         """How it ended, in words."""
+        if self.cause is not None:
+            return self.cause
         if self.code is None:
             return "is gone"
         return f"was ended by signal {-self.code}" if self.code < 0 else f"ended with {self.code}"
@@ -71,6 +74,14 @@ class Launcher(Protocol):
         Raises:
             OverspanError: the first that could not be started; `end` removes the others.
         """
+        ...
+
+    def waiting(self) -> str | None:
+        """What the processes wait for before they start, e.g. a place in a queue; None once they may run."""
+        ...
+
+    def address_of(self, host: str) -> str | None:
+        """Where a host of the plan is, once it runs, where the launcher chose it; None where the inventory tells."""
         ...
 
     def wait(self, timeout_s: float) -> list[Death]:

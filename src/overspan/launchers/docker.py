@@ -162,6 +162,12 @@ class DockerLauncher:
 
     # watch -----------------------------------------------------------------------------------------------------------
 
+    def waiting(self) -> None:
+        """See `Launcher.waiting`: what was started runs."""
+
+    def address_of(self, host: str) -> None:
+        """See `Launcher.address_of`: hosts are those of the inventory."""
+
     def wait(self, timeout_s: float) -> list[Death]:
         """See `Launcher.wait`. A host that does not answer is not dead: its processes are unknown until it returns."""
         return self._watcher.wait(timeout_s)

@@ -43,8 +43,9 @@ def docker_run(
     *,
     secrets_folder: str | None = None,
     image_entrypoint: Sequence[str] = (),
+    detach: bool = True,
 ) -> list[str]:
-    """`docker run` of one process, in the background, on the host's own network.
+    """`docker run` of one process, in the background unless `detach` is off, on the host's own network.
 
     The image is never pulled here: staging put it there. `docker_options` of the process come last, so that they win.
 
@@ -59,7 +60,7 @@ def docker_run(
     """
     if not spec.image or spec.image.startswith("-"):
         raise InputError(f"process {spec.name} names no image: {spec.image!r}", next="set image in the recipe")
-    command = ["docker", "run", "--detach", "--init", "--pull", "never", "--network", "host"]
+    command = ["docker", "run", "--detach" if detach else "--rm", "--init", "--pull", "never", "--network", "host"]
     command += ["--name", container_name(run, spec.name)]
     ranks = ",".join(str(rank) for rank in spec.ranks)
     for label, value in ((RUN_LABEL, run), (PROCESS_LABEL, spec.name), (RANKS_LABEL, ranks)):

@@ -76,6 +76,12 @@ class LocalLauncher:
     def close(self) -> None:
         """See `Launcher.close`: there is nothing to let go of."""
 
+    def waiting(self) -> None:
+        """See `Launcher.waiting`: what was started runs."""
+
+    def address_of(self, host: str) -> None:
+        """See `Launcher.address_of`: hosts are those of the inventory."""
+
     def wait(self, timeout_s: float) -> list[Death]:
         """See `Launcher.wait`."""
         deadline = time.monotonic() + timeout_s

@@ -7,6 +7,7 @@ from typing import Any
 from overspan import __version__
 from overspan.catalog import models
 from overspan.planner import demands, explain, faults, memory, rank, refuse, requires, subject
+from overspan.planner.apart import place_apart
 from overspan.planner.placement import place
 from overspan.schema.defaults import LOOPBACK
 from overspan.schema.errors import InputError, ModelUnavailable, PlanRefused
@@ -29,8 +30,10 @@ def make_plan(recipe: Recipe, inventory: Inventory, engine: EngineChoice, demand
     Raises:
         PlanRefused: it cannot run on these machines; with the reason of each refusal.
     """
-    placements = place(recipe.layout, inventory)
     model, notes = sizes(recipe)
+    if recipe.topology is not None:
+        return _apart(recipe, inventory, engine, model, notes)
+    placements = place(recipe.layout, inventory)
     reasons = refuse.refusals(model, recipe.layout, inventory, recipe)
     reasons += requires.missing(recipe, inventory, engine)
     reasons += demands.unmet(model, recipe.layout, recipe.engine_args) if model else []
@@ -54,7 +57,7 @@ def make_plan(recipe: Recipe, inventory: Inventory, engine: EngineChoice, demand
         inventory=inventory,
         layout=recipe.layout,
         engine=engine,
-        endpoint=_endpoint(recipe, next(host for host in inventory.hosts if host.name == placements[0].host)),
+        endpoint=_endpoint(recipe, inventory, placements[0].host),
         placements=placements,
         dtype=dtype,
         memory_per_rank=needed,
@@ -96,10 +99,39 @@ def _prediction(
     return seen.model_dump(mode="json"), said
 
 
-def _endpoint(recipe: Recipe, head: Host) -> Endpoint:
+def _slurm_endpoint(recipe: Recipe, inventory: Inventory, head: Host) -> Endpoint:
+    """On the node that Slurm will choose. From a login node it is reached as it is, from elsewhere through a tunnel."""
+    if recipe.port == 0:
+        raise InputError("port 0 (any free one) is for this machine; Slurm's nodes are others", next="--set port=8000")
+    tunnel = inventory.slurm is not None and inventory.slurm.login is not None
+    known = head.fabric.address if head.fabric else head.name
+    return Endpoint(host=LOOPBACK if tunnel else known, port=recipe.port, model=recipe.public_name, tunnel=tunnel)
+
+
+def _apart(
+    recipe: Recipe, inventory: Inventory, engine: EngineChoice, model: ModelSpec | None, notes: list[str]
+) -> Plan:
+    """The plan with prefill and decode apart."""
+    placements, layout = place_apart(recipe, inventory, engine, model)
+    return Plan(
+        recipe=recipe,
+        inventory=inventory,
+        layout=layout,
+        engine=engine,
+        endpoint=_endpoint(recipe, inventory, placements[0].host),
+        placements=placements,
+        notes=[*recipe.warnings, *notes, f"{recipe.topology}: no prediction is made of prefill and decode apart"],
+        overspan_version=__version__,
+    )
+
+
+def _endpoint(recipe: Recipe, inventory: Inventory, name: str) -> Endpoint:
     """Where this machine reaches the head: what listens on one host's loopback is reached through a tunnel."""
+    head = next(host for host in inventory.hosts if host.name == name)
     everywhere = recipe.host in ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
     here = LOOPBACK if everywhere else recipe.host
+    if inventory.launcher == "slurm":
+        return _slurm_endpoint(recipe, inventory, head)
     if head.ssh is None:
         return Endpoint(host=here, port=recipe.port, model=recipe.public_name)
     if recipe.port == 0:

@@ -65,13 +65,22 @@ def place_topology(topology: Topology, inventory: Inventory) -> Placed:
     workers: list[Worker] = []
     for role in topology.roles:
         for number in range(role.workers):
-            placements = _place_worker(role, number, inventory, free)
+            placements = _place_worker(role, number, _turned(inventory, len(workers)), free)
             if placements is None:
                 raise PlanRefused(f"{topology.label} does not fit {inventory.name}:", [_too_many(topology, inventory)])
             workers.append(Worker(role=role.name, number=number, placements=placements))
     used = dict.fromkeys(each.host for worker in workers for each in worker.placements)
     sizes = {host.name: len(host.gpus) for host in inventory.hosts}
     return Placed(topology=topology, workers=workers, gpus_by_host={name: sizes[name] for name in used})
+
+
+def _turned(inventory: Inventory, by: int) -> Inventory:
+    """Without GPUs nothing fills up: workers go to the hosts in turn."""
+    if inventory.device != "cpu":
+        return inventory
+    hosts = inventory.hosts
+    first = by % len(hosts)
+    return inventory.model_copy(update={"hosts": [*hosts[first:], *hosts[:first]]})
 
 
 def _place_worker(role: Role, number: int, inventory: Inventory, free: dict[str, list[int]]) -> list[Placement] | None:

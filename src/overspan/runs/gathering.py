@@ -176,6 +176,14 @@ class Gathering:
         """See `Launcher.start_all`. The joined hosts start theirs at the event of the launch."""
         self._own.start_all(specs, secrets)
 
+    def waiting(self) -> str | None:
+        """See `Launcher.waiting`."""
+        return self._own.waiting()
+
+    def address_of(self, host: str) -> str | None:
+        """See `Launcher.address_of`."""
+        return self._own.address_of(host)
+
     def wait(self, timeout_s: float) -> list[Death]:
         """See `Launcher.wait`; deaths that joined hosts tell are among them."""
         deaths = self._own.wait(timeout_s) + self._taken()

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from overspan.launchers.base import Launcher
 from overspan.launchers.docker import DockerLauncher
 from overspan.launchers.local import LocalLauncher
+from overspan.launchers.slurm import SlurmLauncher
+from overspan.launchers.slurm_commands import Copy
 from overspan.runs.folder import RunFolder
-from overspan.schema.inventory import Host
+from overspan.schema.inventory import Host, Slurm
 from overspan.schema.plan import Plan
 from overspan.transport.base import Transport
 from overspan.transport.reach import reach
+
+LOGIN = "login"
+"""The name of a Slurm's login node among the transports."""
 
 
 def hosts_of(plan: Plan) -> list[Host]:
@@ -20,7 +27,9 @@ def hosts_of(plan: Plan) -> list[Host]:
 
 
 def transports_of(plan: Plan) -> dict[str, Transport]:
-    """A way to each host that holds ranks; nothing is opened yet."""
+    """A way to each host that holds ranks; under Slurm, to the login node alone. Nothing is opened yet."""
+    if plan.inventory.launcher == "slurm":
+        return {LOGIN: reach(login_of(plan))}
     return {host.name: reach(host) for host in hosts_of(plan)}
 
 
@@ -28,4 +37,29 @@ def launcher_for(run: RunFolder, plan: Plan, transports: dict[str, Transport]) -
     """The launcher that the inventory asks for."""
     if plan.inventory.launcher == "docker":
         return DockerLauncher(run.id, transports, run.logs)
+    if plan.inventory.launcher == "slurm":
+        return slurm_launcher(run, plan, transports)
     return LocalLauncher(run.logs)
+
+
+def finder_for(run: RunFolder, plan: Plan, transports: Mapping[str, Transport]) -> DockerLauncher | SlurmLauncher:
+    """What finds the processes that live outside of this machine's own, whoever started them."""
+    if plan.inventory.launcher == "slurm":
+        return slurm_launcher(run, plan, transports)
+    return DockerLauncher(run.id, transports, run.logs)
+
+
+def slurm_of(plan: Plan) -> Slurm:
+    """The site's settings; without any, Slurm's own defaults."""
+    return plan.inventory.slurm or Slurm()
+
+
+def login_of(plan: Plan) -> Host:
+    """The machine that submits jobs."""
+    return Host(name=LOGIN, memory_bytes=1, ssh=slurm_of(plan).login)
+
+
+def slurm_launcher(run: RunFolder, plan: Plan, transports: Mapping[str, Transport]) -> SlurmLauncher:
+    """The launcher of a run under Slurm."""
+    copy = Copy(plan.model_source, plan.model_path) if plan.model_source and plan.model_path else None
+    return SlurmLauncher(run.id, slurm_of(plan), hosts_of(plan), transports[LOGIN], logs=run.logs, copy=copy)

@@ -22,9 +22,10 @@ from overspan.inventory import probes
 from overspan.inventory.probes import GPU_LOAD, GpuLoad
 from overspan.launchers.base import Member
 from overspan.launchers.docker import DockerLauncher
+from overspan.launchers.slurm import SlurmLauncher
 from overspan.runs import keys
 from overspan.runs.folder import RunFolder
-from overspan.runs.launchers import hosts_of, transports_of
+from overspan.runs.launchers import finder_for, hosts_of, transports_of
 from overspan.runs.status import ProcessStatus, RunStatus, containers, joined, local_processes, overview
 from overspan.schema.defaults import RAY_DASHBOARD_PORT
 from overspan.schema.errors import HostUnreachable, OverspanError
@@ -165,9 +166,9 @@ class Live:
         self._before: Reading | None = None
         self._pool = ThreadPoolExecutor(2 * len(self._transports) + 1, thread_name_prefix="live")
         self._metrics = _Question(self._pool, self._ask_metrics)
-        self._launchers: dict[str, DockerLauncher] = {}
-        if self._plan.inventory.launcher == "docker":  # one for each host, so that none waits for another
-            self._launchers = {host: DockerLauncher(run.id, {host: way}, run.logs) for host, way in self._ways()}
+        self._launchers: dict[str, DockerLauncher | SlurmLauncher] = {}
+        if self._plan.inventory.launcher != "local":  # one for each host, so that none waits for another
+            self._launchers = {host: finder_for(run, self._plan, {host: way}) for host, way in self._ways()}
         self._members = {host: self._asking_members(host) for host in self._launchers}
         with_gpus = {host.name for host in hosts_of(self._plan) if host.gpus}
         self._loads = {host: self._asking_load(way) for host, way in self._ways() if host in with_gpus}

@@ -14,7 +14,7 @@ from overspan.planner import choose
 from overspan.planner.answer import parse_slo
 from overspan.planner.make import make_plan, sizes
 from overspan.provision import engines
-from overspan.runs import parts
+from overspan.runs import disaggregated, parts
 from overspan.runs.parts import Part
 from overspan.schema.errors import EngineMissing, InputError, PlanRefused
 from overspan.schema.inventory import Inventory
@@ -58,6 +58,8 @@ def plan_of(wanted: Wanted, *, to_start: bool) -> Plan:
     model, _ = sizes(recipe)
     recipe, why = choose.with_layout(recipe, model, inventory, wanted.demand, parse_slo(wanted.slo))
     engine = engine_of(recipe, inventory, to_start=to_start)
+    if recipe.topology is not None and recipe.engine == "vllm":
+        engine = engine.model_copy(update={"router": _router(inventory, to_start=to_start)})
     flags.require(recipe.engine_args, engine.version)
     made = make_plan(recipe, inventory, engine, wanted.demand)
     made = made.model_copy(update={"notes": [why, *made.notes]}) if why else made
@@ -81,11 +83,25 @@ def asked_for(wanted: Wanted) -> tuple[Recipe, Inventory]:
 
 def processes_of(plan: Plan) -> list[ProcessSpec]:
     """The processes that this run starts, by the plan's engine."""
+    if plan.recipe.topology is not None:
+        return disaggregated.processes(plan)
     engine = _ENGINES.get(plan.engine.name)
     if engine is None:
         known = ", ".join(_ENGINES)
         raise PlanRefused("this plan cannot be started:", [f"engine {plan.engine.name} is not built; built: {known}"])
     return [spec for spec in engine(plan) if plan.part in (None, spec.host)]
+
+
+def _router(inventory: Inventory, *, to_start: bool) -> str | None:
+    """The environment of vLLM's router: the inventory's, or the one that is installed here."""
+    if inventory.router_environment or inventory.launcher != "local":
+        return inventory.router_environment
+    try:
+        return str(engines.find("router").path)
+    except EngineMissing:
+        if to_start:
+            raise
+        return None
 
 
 def engine_of(recipe: Recipe, inventory: Inventory, *, to_start: bool) -> EngineChoice:
@@ -99,13 +115,14 @@ def engine_of(recipe: Recipe, inventory: Inventory, *, to_start: bool) -> Engine
     Raises:
         EngineMissing: it must be there and is not.
     """
-    if inventory.launcher == "slurm":  # its programs are the nodes' own, or those of the image that Slurm starts
+    contained = inventory.launcher == "slurm" and recipe.image is not None and inventory.hosts[0].container is not None
+    if inventory.launcher == "slurm" and not contained:  # its programs are the nodes' own
         return EngineChoice(
             name=recipe.engine,
             version=recipe.engine_version or flags.LATEST,
             environment=inventory.engine_environment,
         )
-    if inventory.launcher == "docker":
+    if inventory.launcher == "docker" or contained:
         return _image(recipe, inventory)
     if inventory.engine_environment or inventory.device == "cuda":
         return _own(recipe, inventory, to_start=to_start)

@@ -30,6 +30,8 @@ def free_bytes(plan: Plan, transports: Mapping[str, Transport]) -> dict[str, int
     hosts = {host.name: host for host in plan.inventory.hosts}
     free = {}
     for name, transport in transports.items():
+        if name not in hosts:  # a login node: the memory of Slurm's nodes is Slurm's to give
+            continue
         memory = look(transport, MEMINFO)[0].value
         if memory is not None:
             unified = any(gpu.unified_memory for gpu in hosts[name].gpus)

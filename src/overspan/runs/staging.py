@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from overspan.provision import images, models
+from overspan.provision import images, models, shared
 from overspan.provision.folders import copy_folder
 from overspan.provision.locks import Say
 from overspan.provision.solid import solid
-from overspan.runs.launchers import hosts_of
+from overspan.runs.folder import RunFolder
+from overspan.runs.launchers import LOGIN, hosts_of, slurm_launcher, slurm_of, transports_of
 from overspan.schema.errors import InputError
 from overspan.schema.inventory import Host
 from overspan.schema.plan import Plan
@@ -35,6 +36,33 @@ def stage_model(plan: Plan, say: Say) -> tuple[Plan, models.PreparedModel | None
     model = models.prepare(recipe, say=say)
     path = solid(model.path) if plan.inventory.launcher == "docker" else model.path
     return plan.model_copy(update={"model_path": str(path), "model_digest": model.digest}), model
+
+
+def stage_slurm(run: RunFolder, plan: Plan, say: Say) -> Plan:
+    """The plan with what the nodes will find: the imported image, the weights' place. All of it is checked now.
+
+    Raises:
+        InputError: Slurm would not take the job, or weights or image are not there.
+    """
+    site, transports = slurm_of(plan), transports_of(plan)
+    login = transports[LOGIN]
+    try:
+        launcher = slurm_launcher(run, plan, transports)
+        launcher.check()
+        changes: dict[str, object] = {}
+        if plan.model_path is not None:
+            shared.check_weights(login, plan.model_path)
+            if site.local_models:
+                target = f"{site.local_models}/{plan.model_digest or Path(plan.model_path).name}"
+                changes = {"model_path": target, "model_source": plan.model_path}
+        container = hosts_of(plan)[0].container
+        if plan.engine.image and container is not None and container.kind == "enroot":
+            images_folder = site.images or f"{launcher.folder.rsplit('/', 2)[0]}/images"
+            image = shared.import_image(login, plan.engine.image, images_folder, say)
+            changes["engine"] = plan.engine.model_copy(update={"image": image})
+        return plan.model_copy(update=changes)
+    finally:
+        login.close()
 
 
 def stage_hosts(plan: Plan, prepared_here: bool, say: Say) -> None:

@@ -9,12 +9,11 @@ from pydantic import Field
 
 from overspan.launchers import proc
 from overspan.launchers.base import Member
-from overspan.launchers.docker import DockerLauncher
 from overspan.runs import keys
 from overspan.runs.acts import RECORD
 from overspan.runs.folder import RunFolder
 from overspan.runs.gathering import SEATS
-from overspan.runs.launchers import transports_of
+from overspan.runs.launchers import finder_for, transports_of
 from overspan.runs.lock import is_held
 from overspan.schema.base import Frozen
 from overspan.schema.event import FINAL_STATES, SERVING_STATES, State
@@ -86,10 +85,10 @@ def overview(run: RunFolder, plan: Plan, look: Look) -> RunStatus:
 
 
 def _processes(run: RunFolder, plan: Plan) -> tuple[list[ProcessStatus], dict[str, str]]:
-    if plan.inventory.launcher != "docker":
+    if plan.inventory.launcher == "local":
         return [*local_processes(run), *joined(run, plan)], {}
     transports = transports_of(plan)
-    launcher = DockerLauncher(run.id, transports, run.logs)
+    launcher = finder_for(run, plan, transports)
     try:
         found, unreachable = launcher.look()
     finally:
@@ -121,7 +120,10 @@ def local_processes(run: RunFolder) -> list[ProcessStatus]:
 def containers(plan: Plan, found: Iterable[Member], unreachable: Container[str]) -> list[ProcessStatus]:
     """Every placement's process: as found, dead where its host has none, unknown where its host does not answer."""
     by_process = {member.process: member for member in found}
-    return [_container(each, by_process.get(each.process), unreachable) for each in plan.own]
+    placed = [_container(each, by_process.pop(each.process, None), unreachable) for each in plan.own]
+    # What holds no rank, as a router.
+    others = [Placement(process=one.process, host=one.host, ranks=[]) for one in by_process.values()]
+    return [*(_container(each, by_process[each.process], unreachable) for each in others), *placed]
 
 
 def _container(placement: Placement, member: Member | None, unreachable: Container[str]) -> ProcessStatus:

@@ -10,14 +10,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from overspan.checks import known_answers, nccl_transport
+from overspan.checks import known_answers, nccl_transport, transfer
 from overspan.checks.client import Client, NoAnswer
 from overspan.launchers.base import Death, Launcher
 from overspan.runs import acts, joined, keys, restart
 from overspan.runs.folder import RunFolder
 from overspan.runs.gathering import Gathering
-from overspan.runs.launchers import launcher_for, transports_of
-from overspan.schema.defaults import POLL_INTERVAL_S
+from overspan.runs.launchers import LOGIN, launcher_for, transports_of
+from overspan.schema.defaults import LOOPBACK, POLL_INTERVAL_S
 from overspan.schema.errors import OverspanError
 from overspan.schema.finding import Finding
 from overspan.schema.plan import Plan
@@ -46,7 +46,7 @@ def supervise(run: RunFolder, guardian: int) -> None:
     try:
         if run.ended:  # stopped before it began
             return
-        if plan.endpoint.tunnel:
+        if plan.endpoint.tunnel and LOGIN not in transports:
             _tunnel(plan, transports)
         if plan.is_joiner:
             joined.serve(run, plan, launcher, signals)
@@ -82,7 +82,10 @@ def _serve(
             acts.stopped(run, plan, launcher)
             return
         acts.launch(run, launcher, signals.guardian)
-        death = _watch(run, plan, launcher, signals)
+        death = _queue(run, launcher, signals)
+        if death is None:
+            plan = _placed(run, plan, launcher, transports)
+            death = _watch(run, plan, launcher, signals)
         if death is None:
             return
         what = f"{death.what} on {death.host} {death.how}"
@@ -108,6 +111,33 @@ def _serve(
             return
 
 
+def _queue(run: RunFolder, launcher: Launcher, signals: acts.Signals) -> Death | None:
+    """Wait for a place to run, where there is a queue, as long as it takes; a death meanwhile is returned."""
+    told = None
+    while (waiting := launcher.waiting()) is not None and not signals.ended():
+        if waiting != told:
+            run.append(waiting, state="launching")
+            told = waiting
+        if deaths := launcher.wait(POLL_INTERVAL_S):
+            return deaths[0]
+    return None
+
+
+def _placed(run: RunFolder, plan: Plan, launcher: Launcher, transports: Mapping[str, Transport]) -> Plan:
+    """The plan with the endpoint of the node that Slurm chose, and a way there."""
+    head = launcher.address_of(plan.placements[0].host)
+    if head is None:
+        return plan
+    run.append(f"{plan.placements[0].host} is {head}")
+    login = transports[LOGIN]
+    if isinstance(login, Remote):
+        login.forward(plan.endpoint.port, head, plan.recipe.port)
+        return plan
+    placed = plan.model_copy(update={"endpoint": plan.endpoint.model_copy(update={"host": head})})
+    run.write("plan.json", placed)
+    return placed
+
+
 def _tunnel(plan: Plan, transports: Mapping[str, Transport]) -> None:
     """Lead this machine's port to the head's loopback, where the endpoint listens."""
     head = transports[plan.placements[0].host]
@@ -120,7 +150,8 @@ def _watch(run: RunFolder, plan: Plan, launcher: Launcher, signals: acts.Signals
     news: queue.SimpleQueue[_Token | _Verdict] = queue.SimpleQueue()
     over = threading.Event()
     deadline = time.monotonic() + plan.recipe.ready_timeout_s
-    threading.Thread(target=_probe, args=(run, plan, news, over), daemon=True).start()
+    workers = _workers(run, launcher)
+    threading.Thread(target=_probe, args=(run, plan, workers, news, over), daemon=True).start()
     ready = False
     try:
         while True:
@@ -138,7 +169,10 @@ def _watch(run: RunFolder, plan: Plan, launcher: Launcher, signals: acts.Signals
                 ready = True
                 acts.record(run, launcher, signals.guardian)  # a family that is ready is whole
                 if not _tell(run, plan, item):
-                    acts.failed(run, launcher, "the model's answer is wrong", [])
+                    wrong = next(each for each in run.findings() if each.status == "failed")
+                    apart = wrong.rule.startswith(transfer.PREFIX)
+                    what = wrong.cause or wrong.rule if apart else "the model's answer is wrong"
+                    acts.failed(run, launcher, what, [])
                     return None
             if not ready and time.monotonic() > deadline:
                 what = f"no token within {plan.recipe.ready_timeout_s:g} s (ready_timeout_s of the recipe)"
@@ -148,7 +182,23 @@ def _watch(run: RunFolder, plan: Plan, launcher: Launcher, signals: acts.Signals
         over.set()
 
 
-def _probe(run: RunFolder, plan: Plan, news: queue.SimpleQueue[_Token | _Verdict], over: threading.Event) -> None:
+def _workers(run: RunFolder, launcher: Launcher) -> dict[str, list[str]]:
+    """Where prefill and decode workers answer, by role; empty where they are not apart."""
+    found: dict[str, list[str]] = {}
+    for spec in run.processes():
+        if spec.role in ("prefill", "decode") and "api" in spec.ports:
+            address = launcher.address_of(spec.host) or LOOPBACK
+            found.setdefault(spec.role, []).append(f"http://{address}:{spec.ports['api']}")
+    return found
+
+
+def _probe(
+    run: RunFolder,
+    plan: Plan,
+    workers: Mapping[str, list[str]],
+    news: queue.SimpleQueue[_Token | _Verdict],
+    over: threading.Event,
+) -> None:
     """Wait for a real token, then for the known answers. Until the engine listens, no answer is no news."""
     started = time.monotonic()
     client = Client(plan.endpoint, keys.read(run).get(keys.API_KEY))
@@ -158,7 +208,10 @@ def _probe(run: RunFolder, plan: Plan, news: queue.SimpleQueue[_Token | _Verdict
         except NoAnswer:
             continue
         news.put(_Token(text, time.monotonic() - started))
-        news.put(_Verdict(known_answers.ask(client, plan.recipe.known_answers)))
+        findings = known_answers.ask(client, plan.recipe.known_answers)
+        if workers:
+            findings += transfer.check(client, plan.endpoint.base_url.removesuffix("/v1"), workers)
+        news.put(_Verdict(findings))
         break
     client.close()
 
@@ -187,9 +240,14 @@ def _tell(run: RunFolder, plan: Plan, item: _Token | _Verdict) -> bool:
     wrong = [finding for finding in item.findings if finding.status == "failed"]
     if wrong:
         evidence = wrong[0].evidence
-        run.append("known answer: failed", lines=[evidence.text] if evidence else [], cause=wrong[0].cause)
+        what = wrong[0].rule if wrong[0].rule.startswith(transfer.PREFIX) else "known answer"
+        run.append(f"{what}: failed", lines=[evidence.text] if evidence else [], cause=wrong[0].cause)
         return False
-    asked = [finding for finding in item.findings if finding.status == "passed"]
+    passed = [finding for finding in item.findings if finding.status == "passed"]
+    for finding in passed:
+        if finding.rule.startswith(transfer.PREFIX) and finding.evidence:
+            run.append(finding.evidence.text)
+    asked = [finding for finding in passed if not finding.rule.startswith(transfer.PREFIX)]
     said = asked[0].evidence.text if asked and asked[0].evidence else "no known answer in the recipe"
     run.append(f"known answers: {len(asked)} right: {said}", state="verified")
     return True

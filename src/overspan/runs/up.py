@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 
 from overspan import __version__
+from overspan.engines import disagg
 from overspan.provision import models
 from overspan.runs import facts, keys, ports
 from overspan.runs.diagnosis import failure
@@ -17,11 +18,12 @@ from overspan.runs.launchers import hosts_of
 from overspan.runs.lock import NameLock
 from overspan.runs.planning import Wanted, plan_of, processes_of
 from overspan.runs.preflight import require_ready_hosts
-from overspan.runs.staging import stage_hosts, stage_model
+from overspan.runs.staging import stage_hosts, stage_model, stage_slurm
 from overspan.runs.stop import stop
 from overspan.schema.errors import InputError
 from overspan.schema.event import FINAL_STATES, Event
 from overspan.schema.plan import Plan
+from overspan.schema.process import ProcessSpec
 from overspan.schema.recipe import Lock, Recipe
 from overspan.schema.yamlio import dump
 
@@ -85,7 +87,8 @@ def _staged(lock: NameLock, plan: Plan, say: Say, before_launch: Callable[[RunFo
 
 
 def _stage(run: RunFolder, plan: Plan, say: Say) -> Plan:
-    if not plan.is_joiner and (hosts_of(plan)[0].ssh is None or plan.endpoint.tunnel):
+    on_this_machine = hosts_of(plan)[0].ssh is None and plan.inventory.launcher != "slurm"
+    if not plan.is_joiner and (on_this_machine or plan.endpoint.tunnel):
         plan = plan.model_copy(update={"endpoint": ports.claim(plan.endpoint)})
     run.write("plan.json", plan)
     run.append(f"planned {plan.layout.label} of {plan.recipe.model} on {_hosts(plan)}", state="planned")
@@ -98,13 +101,22 @@ def _stage(run: RunFolder, plan: Plan, say: Say) -> Plan:
             f"digest {model.digest}, locked {recipe.locked.model_digest}",
             next="pin the revision that the lock names, or start from the recipe in place of the lock",
         )
+    if plan.inventory.launcher == "slurm":
+        plan = stage_slurm(run, plan, say)
     stage_hosts(plan, prepared_here=model is not None, say=say)
     run.write("plan.json", plan)
-    run.write("processes.json", processes_of(plan))
+    run.write("processes.json", [in_folder(spec, run) for spec in processes_of(plan)])
     keys.make(run, plan)
     write_whole(run.path / "run.lock.yaml", dump(_locked(run, plan, model)))
     run.append(f"staged: the model is at {plan.model_path}", state="staged")
     return plan
+
+
+def in_folder(spec: ProcessSpec, run: RunFolder) -> ProcessSpec:
+    """The process with the run's folder in its arguments, where it asks for it; a Slurm's job has one of its own."""
+    if run.plan().inventory.launcher != "local":
+        return spec
+    return spec.model_copy(update={"argv": [word.replace(disagg.FOLDER, str(run.path)) for word in spec.argv]})
 
 
 def _hosts(plan: Plan) -> str:

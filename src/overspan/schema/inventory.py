@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from overspan.schema.base import Address, Environment, Frozen, ImageName, Interface, text_like
 
@@ -118,15 +118,47 @@ class Unreachable(Frozen):
 
 
 class Slurm(Frozen):
-    """Site settings of a Slurm cluster."""
+    """Site settings of a Slurm cluster.
 
+    `nodes`: with `any`, an inventory's hosts stand for nodes that Slurm chooses, and their names are placeholders; with
+    `named` they are the names of the nodes to run on.
+    """
+
+    login: Ssh | None = Field(None, description="where sbatch and squeue are; without it, this machine")
+    nodes: Literal["any", "named"] = "any"
+    folder: str | None = Field(
+        None,
+        pattern=r"^/[^\n]*$",
+        description="folder on storage that the login node and all nodes share; default: overspan/ in the user's home",
+    )
     partition: str | None = None
     account: str | None = None
     reservation: str | None = None
-    time_limit: str | None = None
+    time_limit: str | None = Field(
+        None, description="as sbatch --time takes it: minutes, or [days-]hours:minutes:seconds"
+    )
     exclusive: bool = True
-    segment: int | None = None
-    directives: list[str] = Field(default_factory=list)
+    segment: int | None = Field(
+        None, ge=1, description="nodes of one block, as sbatch --segment (Slurm 23.11) takes it"
+    )
+    gres: bool = Field(True, description="whether the site's GPUs are asked for (--gpus-per-node)")
+    directives: list[str] = Field(default_factory=list, description="more options of sbatch, e.g. --qos=high")
+    images: str | None = Field(
+        None, pattern=r"^/[^\n]*$", description="shared folder of imported images; default: images/ in `folder`"
+    )
+    local_models: str | None = Field(
+        None,
+        pattern=r"^/[^\n]*$",
+        description="folder on each node's own disk; weights are copied there before the start",
+    )
+
+    @field_validator("directives")
+    @classmethod
+    def _are_options(cls, value: list[str]) -> list[str]:
+        for option in value:
+            if not option.startswith("--"):
+                raise ValueError(f"{option!r} is no long option of sbatch; write it as --name=value")
+        return value
 
 
 class Inventory(Frozen):
@@ -140,6 +172,9 @@ class Inventory(Frozen):
     hosts: list[Host] = Field(min_length=1)
     engine_environment: str | None = Field(
         None, description="folder of the engine's Python environment on the hosts or in their containers; else the PATH"
+    )
+    router_environment: str | None = Field(
+        None, description="folder of the environment of vLLM's router on the hosts; else the engine's, or the PATH"
     )
     images: dict[str, ImageName] = Field(default_factory=dict, description="aliases: a recipe's image -> this site's")
     models: dict[str, str] = Field(default_factory=dict, description="aliases: a model id -> a folder of this site")

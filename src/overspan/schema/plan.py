@@ -10,6 +10,7 @@ from overspan.schema.base import Frozen
 from overspan.schema.inventory import Inventory
 from overspan.schema.layout import Layout
 from overspan.schema.recipe import Recipe
+from overspan.schema.topology import RoleName
 
 
 class Placement(Frozen):
@@ -19,6 +20,8 @@ class Placement(Frozen):
     host: str
     ranks: list[int]
     gpus: list[int] = Field(default_factory=list, description="indices on that host; empty on a CPU")
+    role: RoleName = "aggregated"
+    worker: int = Field(0, ge=0, description="its number within the role")
 
 
 class Rejection(Frozen):
@@ -35,6 +38,7 @@ class EngineChoice(Frozen):
     version: str
     environment: str | None = Field(None, description="folder of the engine's own Python environment")
     image: str | None = None
+    router: str | None = Field(None, description="folder of the environment of vLLM's router")
 
 
 class Endpoint(Frozen):
@@ -65,6 +69,7 @@ class Plan(Frozen):
     model_digest: str | None = None
     part: str | None = Field(None, description="the one host whose ranks this run starts; others join by themselves")
     dtype: str | None = Field(None, description="what the engine computes in, where that is not the checkpoint's own")
+    model_source: str | None = Field(None, description="where each node copies the weights from, before the start")
     memory_per_rank: dict[str, int] = Field(default_factory=dict, description="bytes by term, fullest rank")
     prediction: dict[str, Any] | None = None
     rejected: list[Rejection] = Field(default_factory=list)

@@ -10,7 +10,7 @@ from overspan.schema import defaults
 from overspan.schema.base import Address, Environment, Frozen, ImageName, text_like
 from overspan.schema.errors import InputError
 from overspan.schema.layout import Layout, parse_layout
-from overspan.schema.topology import RoleName
+from overspan.schema.topology import RoleName, parse_topology
 
 EngineName = Literal["vllm", "vllm-ray", "dynamo"]
 Scalar = bool | int | float | str | None
@@ -75,6 +75,7 @@ class Recipe(Frozen):
     engine_version: str | None = Field(None, description="oldest engine version that this recipe works with")
     image: ImageName | None = None
     layout: Layout = Layout()
+    topology: str | None = Field(None, description="prefill and decode apart: 1P2D TP1->TP1")
     host: Address = defaults.LOOPBACK
     port: int = Field(defaults.API_PORT, ge=0, le=65535, description="0 takes any free one")
     api_key: bool = Field(False, description="ask for a key: taken from OVERSPAN_API_KEY, or made")
@@ -97,6 +98,14 @@ class Recipe(Frozen):
             return parse_layout(value) if isinstance(value, str) else value
         except InputError as error:
             # As a ValueError it is told with the file and line that it stands in.
+            raise ValueError(f"{error.what}; {error.next}") from None
+
+    @field_validator("topology")
+    @classmethod
+    def _topology_notation(cls, value: str | None) -> str | None:
+        try:
+            return None if value is None else parse_topology(value).label
+        except InputError as error:
             raise ValueError(f"{error.what}; {error.next}") from None
 
     @field_validator("env", mode="before")

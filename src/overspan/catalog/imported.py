@@ -1,0 +1,19 @@
+"""Recipes of other tools, told apart by what stands in them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from overspan.catalog import sparkrun, srtslurm
+from overspan.catalog.sparkrun import Imported
+from overspan.schema.yamlio import read_text, read_yaml
+
+
+def from_file(path: Path) -> Imported:
+    """Read a recipe of sparkrun's or of srt-slurm's.
+
+    Raises:
+        RecipeError: it is neither, or cannot be carried over.
+    """
+    data, _ = read_yaml(read_text(path), str(path))
+    return srtslurm.from_data(data, str(path)) if srtslurm.is_one(data) else sparkrun.from_file(path)

@@ -1,0 +1,201 @@
+"""Recipes of srt-slurm (srtctl) with vLLM workers as recipes of ours; what has no place here is told.
+
+Source of the format: github.com/NVIDIA/srt-slurm, docs/config-reference.md and its own recipes under configs/.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from overspan.catalog import secrets
+from overspan.catalog.sparkrun import Imported
+from overspan.schema.errors import RecipeError
+from overspan.schema.recipe import Recipe
+from overspan.schema.topology import parse_topology
+from overspan.schema.yamlio import make, read_text, read_yaml
+
+_DROPPED: Final = {
+    "infra": "where etcd and NATS run; Overspan places them",
+    "slurm": "a site's matter; it belongs to `slurm` of the inventory",
+    "sbatch_directives": "a site's matter; write them as slurm.directives of the inventory",
+    "srun_options": "options of each step; Overspan renders its own",
+    "extra_mount": "a site's matter",
+    "container_mounts": "a site's matter",
+    "setup_script": "commands in each container before the engine; write changes of files as patches of the recipe",
+    "benchmark": "use overspan bench or a sweep",
+    "sweep": "use overspan sweep",
+    "health_check": "ready_timeout_s of the recipe says how long a start may take",
+    "profiling": "use the engine's own profiler flags",
+    "dynamo": "the engine's image or environment says which Dynamo runs",
+    "reporting": "use overspan report",
+    "monitoring": "use overspan status --watch",
+}
+
+_CARRIED: Final = frozenset(
+    {"name", "schema_version", "model", "resources", "backend", "frontend", "identity", "environment"}
+)
+
+_ROLES: Final = {"prefill": "prefill", "decode": "decode", "aggregated": "agg"}
+"""Our roles, and the prefix of each in srt-slurm's `resources`."""
+
+_DEGREES: Final = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "enable_expert_parallel")
+
+_OURS: Final = frozenset({*_DEGREES, "served_model_name", "data_parallel_rpc_port", "host", "port"})
+"""Set from the layout and the plan."""
+
+
+def is_one(data: Any) -> bool:
+    """Whether parsed YAML looks like a recipe of srt-slurm's."""
+    return isinstance(data, dict) and {"model", "resources", "backend"} <= data.keys()
+
+
+def from_file(path: Path) -> Imported:
+    """Read a file of srt-slurm's.
+
+    Raises:
+        RecipeError: it cannot be read, its workers are not vLLM's, or its roles make no topology.
+    """
+    data, _ = read_yaml(read_text(path), str(path))
+    return from_data(data, str(path))
+
+
+def from_data(data: Any, where: str) -> Imported:
+    """As `from_file`, of parsed data."""
+    if not is_one(data):
+        raise RecipeError(f"{where}: a recipe of srt-slurm has model, resources and backend")
+    roles = _roles(data, where)
+    warnings = [
+        f"{key}: not carried over: {_DROPPED.get(key, 'Overspan has no such setting')}"
+        for key in data
+        if key not in _CARRIED
+    ]
+    args = {role: _arguments(given, role, where) for role, given in roles.items()}
+    env = {role: _environment(data, role, where) for role in roles}
+    topology = _topology(data, args, warnings)
+    own = {role: {name: value for name, value in held.items() if name not in _OURS} for role, held in args.items()}
+    for role, held in own.items():
+        _transfer(role, held, warnings)
+    common, environment = _common(own), _common(env)
+    served = next((str(held["served_model_name"]) for held in args.values() if "served_model_name" in held), None)
+    recipe = {
+        "name": re.sub(r"[^a-z0-9._-]+", "-", str(data.get("name", Path(where).stem)).lower()).strip("-._")[:63],
+        "description": f"{topology['label']}, imported",
+        "source": f"srt-slurm recipe {Path(where).name}",
+        "model": _named(data, "model", "repo") or str(data["model"].get("path")),
+        "revision": _named(data, "model", "revision"),
+        "image": _named(data, "container", "image") or data["model"].get("container"),
+        "served_model_name": served,
+        "engine": "dynamo" if (data.get("frontend") or {}).get("type", "dynamo") == "dynamo" else "vllm",
+        **topology["field"],
+        "engine_args": common,
+        "env": environment,
+        "roles": {
+            role: {"engine_args": _rest(own[role], common), "env": _rest(env[role], environment)}
+            for role in roles
+            if role != "aggregated" and (_rest(own[role], common) or _rest(env[role], environment))
+        },
+        "warnings": warnings,
+    }
+    return Imported(make(Recipe, recipe, where), warnings)
+
+
+def _roles(data: Mapping[str, Any], where: str) -> dict[str, dict[str, Any]]:
+    backend = data["backend"] if isinstance(data["backend"], dict) else {}
+    given = backend.get("vllm_config")
+    if not isinstance(given, dict):
+        kind = backend.get("type") or ", ".join(key for key in backend if key.endswith("_config")) or "nothing"
+        raise RecipeError(f"{where}: backend is {kind}; only workers of vLLM (vllm_config) can be imported")
+    roles = {role: held for role, held in given.items() if role in _ROLES and isinstance(held, dict)}
+    if set(roles) not in ({"aggregated"}, {"prefill", "decode"}):
+        raise RecipeError(
+            f"{where}: backend.vllm_config has {', '.join(given)}; wanted prefill and decode, or aggregated"
+        )
+    return {role: roles[role] for role in _ROLES if role in roles}
+
+
+def _arguments(given: Mapping[str, Any], role: str, where: str) -> dict[str, Any]:
+    """vLLM's arguments under their names with underscores; `no-x: true` is x off."""
+    found: dict[str, Any] = {}
+    for key, value in given.items():
+        name = str(key).replace("-", "_")
+        if name.startswith("no_") and isinstance(value, bool):
+            found[name.removeprefix("no_")] = not value
+        elif isinstance(value, str) and value.lstrip().startswith("{"):
+            found[name] = _document(value, f"{where}: backend.vllm_config.{role}.{key}")
+        else:
+            found[name] = value
+    return found
+
+
+def _document(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise RecipeError(f"{where} is no JSON: {error}") from None
+
+
+def _environment(data: Mapping[str, Any], role: str, where: str) -> dict[str, str]:
+    own = data["backend"].get(f"{role}_environment") or {}
+    found = {**(data.get("environment") or {}), **own}
+    secrets.refuse_env(found, where=where)
+    return {str(name): str(value) for name, value in found.items()}
+
+
+def _topology(data: Mapping[str, Any], args: dict[str, dict[str, Any]], warnings: list[str]) -> dict[str, Any]:
+    resources = data["resources"] if isinstance(data["resources"], dict) else {}
+    labels, counts = {}, {}
+    for role, held in args.items():
+        labels[role] = _label(held)
+        prefix = _ROLES[role]
+        counts[role] = int(resources.get(f"{prefix}_workers") or 1)
+        layout = parse_topology(labels[role]).roles[0].layout
+        nodes, each = resources.get(f"{prefix}_nodes"), resources.get("gpus_per_node")
+        if nodes and each and int(nodes) * int(each) != counts[role] * layout.world_size:
+            warnings.append(
+                f"resources: {role} reserves {nodes} nodes of {each} GPUs for "
+                f"{counts[role]} x {layout.world_size} ranks"
+            )
+    if "aggregated" in args:
+        return {"label": labels["aggregated"], "field": {"layout": labels["aggregated"].lower()}}
+    text = f"{counts['prefill']}P{counts['decode']}D {labels['prefill']}->{labels['decode']}"
+    return {"label": parse_topology(text).label, "field": {"topology": text}}
+
+
+def _label(held: Mapping[str, Any]) -> str:
+    tp, pp, dp = (int(held.get(name) or 1) for name in _DEGREES[:3])
+    spread = bool(held.get("enable_expert_parallel"))
+    stages = f"pp{pp}" if pp > 1 else ""
+    if dp == 1:
+        return f"{stages}{'tep' if spread and tp > 1 else 'tp'}{tp}"
+    if tp == 1:
+        return f"{stages}{'dep' if spread else 'dp'}{dp}"
+    return f"{stages}tp{tp}dp{dp}{'ep' if spread else ''}"
+
+
+def _transfer(role: str, held: dict[str, Any], warnings: list[str]) -> None:
+    """A transfer that failed must fail the request: with `recompute` or nothing it may answer wrongly."""
+    given = held.get("kv_transfer_config")
+    if isinstance(given, dict) and given.get("kv_load_failure_policy", "fail") != "fail":
+        said = given["kv_load_failure_policy"]
+        warnings.append(f"{role}: kv_load_failure_policy {said} becomes fail: a failed transfer fails its request")
+        held["kv_transfer_config"] = {**given, "kv_load_failure_policy": "fail"}
+
+
+def _common(held: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    first, *others = held.values()
+    return {key: value for key, value in first.items() if all(other.get(key) == value for other in others)}
+
+
+def _rest(held: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in held.items() if key not in common}
+
+
+def _named(data: Mapping[str, Any], what: str, field: str) -> str | None:
+    identity = data.get("identity")
+    held = identity.get(what) if isinstance(identity, dict) else None
+    value = held.get(field) if isinstance(held, dict) else None
+    return str(value) if value else None

@@ -1,0 +1,268 @@
+"""The commands of the slurm launcher, as values. No text of a plan is ever read by a shell as text.
+
+One allocation a run, one step a process. The batch script is the constant `batch.sh`: it reads each step's argument
+list from a file of its own (arguments end with a NUL byte), puts the real nodes in the place of the plan's hosts, and
+starts all steps. So the job owns itself: it goes on when whoever submitted it is gone, and Slurm ends all of it.
+
+Secrets reach a step through its standard input, from a file of mode 0600 that the batch script removes at once.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Final
+
+from overspan.launchers.docker_commands import container_name, docker_run, secrets_text
+from overspan.schema.errors import InputError
+from overspan.schema.inventory import ContainerRuntime, Slurm
+from overspan.schema.process import Mount, ProcessSpec
+
+EXPORTED: Final = "HOME,USER,LOGNAME,SHELL,PATH,LANG"
+"""What a job keeps of the submitting shell's environment; everything else stands in the plan."""
+
+SEPARATOR: Final = "|"
+
+_ONE_STREAM: Final = 'exec "$@" 2>&1 </dev/null'
+_WITH_SECRETS: Final = 'set -a; eval "$(cat)"; set +a; exec "$@" 2>&1 </dev/null'
+_CONTAINER: Final = """\
+name=$1; shift
+end() { docker stop --time 20 -- "$name" >/dev/null; }
+trap end TERM INT
+"$@" 2>&1 </dev/null & child=$!
+wait $child; code=$?
+while kill -0 $child 2>/dev/null; do wait $child; code=$?; done
+exit $code"""
+"""Docker's engine owns the container, not the step: so the step ends the container when Slurm ends the step."""
+
+_RECEIVE: Final = 'umask 077; mkdir -p -- "$1" && tar -x -C "$1"'
+_READ: Final = """\
+for each; do
+  tail -c "+$((${each%%:*} + 1))" -- "${each#*:}" 2>/dev/null | head -c 1048576 | base64 | tr -d '\\n'; echo
+done"""
+_HOME: Final = 'printf %s "$HOME"'
+
+
+def batch_script() -> str:
+    """The job's script, the same for every run."""
+    return (resources.files("overspan.launchers") / "batch.sh").read_text(encoding="utf-8")
+
+
+def job_name(run: str) -> str:
+    """The name by which any shell finds a run's job."""
+    return f"overspan-{run}"
+
+
+def node_of(host: str) -> str:
+    """What stands for a host's node until Slurm has chosen one."""
+    return f"{{node:{host}}}"
+
+
+def sbatch(slurm: Slurm, run: str, folder: str, hosts: Sequence[str], *, gpus: int, cores: int) -> list[str]:
+    """Submit the job; prints its id.
+
+    Args:
+        slurm: the site's settings; its own directives come last and win.
+        run: the run's id.
+        folder: the run's folder on shared storage, where the script is.
+        hosts: the plan's hosts that hold processes, in order.
+        gpus: GPUs of a node to ask for.
+        cores: CPU cores of a node, asked for where the node is shared with others.
+    """
+    command = ["sbatch", "--parsable", f"--job-name={job_name(run)}", f"--nodes={len(hosts)}", "--ntasks-per-node=1"]
+    if slurm.nodes == "named":
+        command.append(f"--nodelist={','.join(hosts)}")
+    named = {
+        "partition": slurm.partition,
+        "account": slurm.account,
+        "reservation": slurm.reservation,
+        "time": slurm.time_limit,
+        "segment": slurm.segment,
+    }
+    command += [f"--{option}={value}" for option, value in named.items() if value is not None]
+    command += ["--exclusive", "--mem=0"] if slurm.exclusive else [f"--cpus-per-task={cores}"]
+    command += [f"--gpus-per-node={gpus}"] if slurm.gres and gpus else []
+    # A job that starts again by itself would be another run than the one that is watched.
+    command += ["--no-requeue", f"--export={EXPORTED}", f"--chdir={folder}", f"--output={folder}/logs/job.log"]
+    return [*command, *slurm.directives, f"{folder}/batch.sh", folder]
+
+
+def step(spec: ProcessSpec, run: str, container: ContainerRuntime | None) -> list[str]:
+    """One process as a step on its node, beside the others.
+
+    Raises:
+        InputError: the process cannot be started that way; says why.
+    """
+    srun = [
+        "srun",
+        "--overlap",
+        f"--job-name={spec.name}",
+        "--nodes=1",
+        "--ntasks=1",
+        f"--nodelist={node_of(spec.host)}",
+    ]
+    # The launcher of ranks is the engine: a task has the whole node, and its exit is the process's own.
+    srun += ["--export=ALL", "--cpu-bind=none", "--mem=0", "--kill-on-bad-exit=0", "--mpi=none"]
+    kind = container.kind if container is not None else "docker"
+    program = [*([spec.entrypoint] if spec.entrypoint else []), *spec.argv]
+    wrapper = ["sh", "-c", _WITH_SECRETS if spec.secrets else _ONE_STREAM, "sh"]
+    environment = ["env", "--", *(f"{name}={value}" for name, value in spec.env.items())]
+    if spec.image is None:
+        return [*srun, *_chdir(spec), "--", *wrapper, *environment, *program]
+    if kind == "enroot":
+        return [*srun, *_pyxis(spec), "--", *wrapper, *environment, *program]
+    if spec.secrets:
+        raise InputError(
+            f"process {spec.name} has secrets ({', '.join(spec.secrets)}), which docker in a step would show to others",
+            next="use pyxis (container.kind: enroot in the inventory), no container, or no api_key",
+        )
+    name = container_name(run, spec.name)
+    return [*srun, "--", "sh", "-c", _CONTAINER, "sh", name, *docker_run(spec, run, detach=False)]
+
+
+def _chdir(spec: ProcessSpec) -> list[str]:
+    return [f"--chdir={spec.cwd}"] if spec.cwd else []
+
+
+def _pyxis(spec: ProcessSpec) -> list[str]:
+    """Options of NVIDIA's pyxis. Source: its README, `srun --help` section."""
+    options = [f"--container-image={spec.image}", "--no-container-mount-home"]
+    if spec.mounts:
+        options.append(f"--container-mounts={','.join(_mount(mount, spec.name) for mount in spec.mounts)}")
+    return [*options, *([f"--container-workdir={spec.cwd}"] if spec.cwd else [])]
+
+
+def _mount(mount: Mount, process: str) -> str:
+    for path in (mount.source, mount.target):
+        if "," in path or ":" in path:
+            raise InputError(f"process {process}: pyxis cannot mount {path!r}", next="a path without comma and colon")
+    return f"{mount.source}:{mount.target}" + (":ro" if mount.read_only else "")
+
+
+_COPY: Final = """\
+set -e
+list() { (cd "$1" && find -L . -type f -printf '%P %s\\n' | sort); }
+mkdir -p -- "$(dirname -- "$2")"
+exec 9>"$2.lock"; flock 9
+wanted=$(list "$1")
+[ ! -d "$2" ] || [ "$(list "$2")" != "$wanted" ] || exit 0
+rm -rf -- "$2" "$2".partial.*
+cp -rL -- "$1" "$2.partial.$$"
+if [ "$(list "$2.partial.$$")" != "$wanted" ]; then echo "$2 is not whole after the copy" >&2; exit 1; fi
+mv -- "$2.partial.$$" "$2"
+"""
+"""Copies a folder once, whichever of many asks first; what a killed copy left is removed by the next."""
+
+
+@dataclass(frozen=True)
+class Copy:
+    """Weights that go to each node's own disk before the start."""
+
+    source: str
+    target: str
+
+
+def stage(host: str, copy: Copy) -> list[str]:
+    """The step that copies the weights on one node."""
+    srun = ["srun", "--overlap", f"--job-name=stage-{host}", "--nodes=1", "--ntasks=1", f"--nodelist={node_of(host)}"]
+    return [*srun, "--export=ALL", "--mpi=none", "--", "sh", "-c", _COPY, "sh", copy.source, copy.target]
+
+
+def files(
+    specs: Sequence[ProcessSpec],
+    run: str,
+    hosts: Sequence[str],
+    containers: Mapping[str, ContainerRuntime | None],
+    *,
+    secrets: Mapping[str, str],
+    copy: Copy | None = None,
+) -> bytes:
+    """The run's folder on shared storage, as a tar: the script, the hosts, and each step's arguments and secrets."""
+    content: dict[str, tuple[bytes, int]] = {
+        "batch.sh": (batch_script().encode(), 0o700),
+        "hosts": ("".join(f"{host}\n" for host in hosts).encode(), 0o600),
+    }
+    for spec in specs:
+        argv = step(spec, run, containers.get(spec.host))
+        content[f"steps/{spec.name}"] = (_words(argv), 0o600)
+        if spec.secrets:
+            content[f"secrets/{spec.name}"] = (secrets_text({name: secrets[name] for name in spec.secrets}), 0o600)
+        content[f"logs/{spec.name}.log"] = (b"", 0o600)
+    if copy is not None:
+        content |= {f"stage/stage-{host}": (_words(stage(host, copy)), 0o600) for host in hosts}
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for name, (data, mode) in content.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(data), mode
+            tar.addfile(entry, io.BytesIO(data))
+    return archive.getvalue()
+
+
+def _words(argv: Sequence[str]) -> bytes:
+    return b"".join(word.encode() + b"\0" for word in argv)
+
+
+def home() -> list[str]:
+    """Prints the user's home folder."""
+    return ["sh", "-c", _HOME]
+
+
+def receive(folder: str) -> list[str]:
+    """Unpacks a tar from standard input into a folder that only its user can enter."""
+    return ["sh", "-c", _RECEIVE, "sh", folder]
+
+
+def forget(folder: str) -> list[str]:
+    """Removes what `receive` made."""
+    return ["rm", "-rf", "--", folder]
+
+
+def read_from(places: Sequence[tuple[str, int]]) -> list[str]:
+    """Prints what each file has beyond an offset in bytes, at most 1 MiB: one line of base64 a file."""
+    return ["sh", "-c", _READ, "sh", *(f"{offset}:{path}" for path, offset in places)]
+
+
+def find_job(run: str) -> list[str]:
+    """Prints a run's jobs, ended ones too, as long as the controller remembers them (MinJobAge)."""
+    fields = SEPARATOR.join(("%i", "%T", "%r", "%N", "%l"))
+    return ["squeue", "--noheader", "--states=all", f"--name={job_name(run)}", f"--format={fields}"]
+
+
+def show_job(job: str) -> list[str]:
+    """Prints all that the controller knows of a job, in one line."""
+    return ["scontrol", "--oneliner", "show", "job", job]
+
+
+def list_steps(job: str) -> list[str]:
+    """Prints the steps that run: name, node, time at which it began."""
+    return ["squeue", "--noheader", "--steps", f"--jobs={job}", "--format=" + SEPARATOR.join(("%j", "%N", "%S"))]
+
+
+def nodes(names: str) -> list[str]:
+    """Prints the state of each node, and why it is out of service."""
+    fields = SEPARATOR.join(("%N", "%T", "%E"))
+    return ["sinfo", "--noheader", "--Node", f"--nodes={names}", f"--format={fields}"]
+
+
+def ask_to_end(folder: str) -> list[str]:
+    """Tells the batch script that its steps are to end, so that the first to end does not end the others."""
+    return ["touch", "--", f"{folder}/ending"]
+
+
+def terminate(job: str) -> list[str]:
+    """SIGTERM to every step."""
+    return ["scancel", "--signal=TERM", job]
+
+
+def cancel(job: str) -> list[str]:
+    """End a job, queued or running: SIGTERM, and SIGKILL after the site's KillWait."""
+    return ["scancel", job]
+
+
+def only_tested(submission: Sequence[str]) -> list[str]:
+    """The same submission, only checked: would it ever run? The script comes from standard input."""
+    return [submission[0], "--test-only", *submission[1:-2]]
