@@ -105,6 +105,8 @@ def test_documents_fill_what_logs_leave_open_and_never_hide_a_failure() -> None:
     assert failed(whole)[0] == "rdma-gid-mismatch"
     assert {"bench-client-bound", "one-hca-of-two"} <= set(failed(whole))
     assert len({finding.rule for finding in whole}) == len(whole)
+    power = next(finding for finding in whole if finding.rule == "gpu-busy-low-power")
+    assert power.status == "not_evaluated" and power.cause
     one = ask("NCCL INFO NET/IB : Using [0]rocep1s0f1:1/RoCE [RO]; OOB enp1s0f1np1:169.254.1.2<0>")
     assert "one-hca-of-two" in failed(merged(one, signs(RunDocuments(plan=_pair(BOTH)))))
 

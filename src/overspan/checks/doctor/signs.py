@@ -68,7 +68,7 @@ def signs(run: RunDocuments) -> list[Finding]:
 
 
 def merged(findings: Sequence[Finding], found: Sequence[Finding]) -> list[Finding]:
-    """The log rules' findings with the signs in their places: a failed one stays, else what was evaluated wins."""
+    """The log rules' findings with the signs in their places: a failed one stays, else the documents tell."""
     by_rule = {finding.rule: finding for finding in found}
     known = {finding.rule for finding in findings}
     kept = [_better(finding, by_rule.get(finding.rule)) for finding in findings]
@@ -81,7 +81,8 @@ def merged(findings: Sequence[Finding], found: Sequence[Finding]) -> list[Findin
 
 
 def _better(logged: Finding, sign: Finding | None) -> Finding:
-    if sign is None or logged.status == "failed" or sign.status == "not_evaluated":
+    # A log without the lines that would show it is no proof: where the documents cannot tell either, nothing was seen.
+    if sign is None or logged.status == "failed":
         return logged
     return sign.model_copy(update={"title": logged.title or sign.title, "category": logged.category})
 
