@@ -11,13 +11,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from overspan.catalog import recipes
+from overspan.catalog import models, recipes
 from overspan.provision import engines
 from overspan.runs import prove
 from overspan.runs.prove import Proof
 from overspan.schema.errors import EngineMissing
 from overspan.schema.layout import parse_layout
 from support.mixtral import MIXTRAL
+from support.qwen import QWEN3_MOE
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]
 
@@ -71,6 +72,17 @@ def test_a_layout_on_ray_is_exact_and_leaves_nothing(model: Path) -> None:
     assert proof.tokens > 900
     left = [process.info["name"] for process in psutil.process_iter(["name"])]
     assert not {"raylet", "gcs_server"} & set(left)
+
+
+@pytest.mark.parametrize(("name", "layout"), [("qwen3-30b-a3b", "tep2"), ("llama-3.3-70b", "pp2")])
+def test_other_architectures_are_exact(model: Path, tmp_path: Path, name: str, layout: str) -> None:
+    config = QWEN3_MOE if name.startswith("qwen") else models.config_of("meta-llama/Llama-3.3-70B-Instruct")
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "config.json").write_text(json.dumps(config))
+    proof = _prove(tmp_path / name, layout)
+    assert proof.exact, proof
+    assert proof.preemptions > 0
+    assert proof.cached_tokens > 0
 
 
 @pytest.mark.parametrize(("layout", "fault"), [("tep2", "expert_map"), ("pp2", "residual")])
