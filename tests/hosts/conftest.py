@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import TypeAdapter
 
 from overspan.runs.folder import RunFolder, all_runs
 from overspan.runs.stop import stop
+from overspan.schema.finding import Finding
 from overspan.schema.places import cache_dir
 from support.fake_env import make_environment, make_model, make_recipe
+from support.runs import free_port
 from support.waiting import until
 from testbed import image
 from testbed.bed import Bed
@@ -33,6 +36,7 @@ class Cluster:
     folder: Path
     recipe: Path
     inventory: Path
+    port: int
     env: dict[str, str] = field(default_factory=dict)
 
     def change(self, **fields: Any) -> None:
@@ -65,6 +69,11 @@ class Cluster:
     def newest(self) -> RunFolder:
         return all_runs()[0]
 
+    def findings(self) -> dict[tuple[str, str], Finding]:
+        """What preflight found wrong before the newest run, by rule and host."""
+        found = TypeAdapter(list[Finding]).validate_json((self.newest().path / "preflight.json").read_bytes())
+        return {(one.rule, str(one.evidence and one.evidence.host)): one for one in found if one.status == "failed"}
+
     def containers(self) -> list[str]:
         """Every container of every run, on both hosts, ended ones too."""
         return [
@@ -82,12 +91,13 @@ def cluster(bed: Bed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     cache_dir().mkdir(parents=True, exist_ok=True)
     engine = Path(mkdtemp(prefix=".test-engine-", dir=cache_dir()))
     make_environment(engine / "env", str(Path(sys.base_prefix) / "bin" / "python3"))
+    port = free_port()  # of the head, and of this machine, from where a tunnel leads there
     recipe = make_recipe(tmp_path / "tiny.yaml", make_model(tmp_path / "model"), f"image: {image.NAME}\nlayout: pp2\n")
-    recipe.write_text(recipe.read_text().replace("port: 0", "port: 8020"))
+    recipe.write_text(recipe.read_text().replace("port: 0", f"port: {port}"))
     inventory = tmp_path / "hosts.yaml"
     data = bed.inventory(engine=engine / "env").model_dump(mode="json")
     inventory.write_text(yaml.safe_dump({**data, "engine_environment": str(engine / "env")}))
-    yield Cluster(bed, tmp_path, recipe, inventory)
+    yield Cluster(bed, tmp_path, recipe, inventory, port)
     for run in all_runs():
         stop(run, grace_s=0)
     shutil.rmtree(engine)

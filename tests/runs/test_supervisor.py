@@ -1,11 +1,15 @@
 """One `kill -9` of any process of a run ends the run, with its cause, and leaves no orphan."""
 
+import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
+import psutil
 import pytest
 
 from overspan.checks.client import Client
+from overspan.launchers import proc
 from overspan.runs.status import status
 from overspan.runs.stop import stop
 from support.runs import FakeRun, kill
@@ -51,6 +55,20 @@ def test_kill_of_any_process_fails_the_run_and_leaves_no_orphan(launch: Launch, 
     last = run.folder.last_state()
     assert died_first in last.message
     assert status(run.folder).ready is False
+
+
+def test_stop_ends_a_child_that_left_the_session_when_the_supervisor_is_stuck(
+    launch: Launch, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_LEAVES", str(tmp_path / "pid"))
+    run = launch()
+    family = run.whole_family()
+    stray = psutil.Process(int((tmp_path / "pid").read_text()))
+    assert os.getsid(stray.pid) != os.getsid(family["supervisor"].pid)
+    family["supervisor"].suspend()
+    stop(run.folder, grace_s=0)
+    run.nothing_left()
+    until(lambda: not proc.is_alive(stray), "the end of the child")
 
 
 def test_the_event_quotes_the_last_lines_of_the_one_that_died_first(launch: Launch) -> None:

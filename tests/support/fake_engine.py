@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 CHILD = """
 import os, subprocess, time
@@ -90,6 +91,9 @@ def main() -> None:
     Handler.answer = sys.argv[2] if len(sys.argv) > 2 else "Paris"
     Handler.token_s = float(sys.argv[3]) if len(sys.argv) > 3 else 0.0
     core = start_family()
+    if os.environ.get("FAKE_LEAVES"):  # a child that leaves the session, as the ssh of a tunnel does
+        stray = subprocess.Popen(["sleep", "600"], start_new_session=True)
+        Path(os.environ["FAKE_LEAVES"]).write_text(str(stray.pid))
     print(f"(APIServer pid={os.getpid()}) INFO started", flush=True)
     print(f"(EngineCore pid={core.pid}) INFO the core is up", flush=True)
     server = Server(("127.0.0.1", port), Handler)

@@ -40,6 +40,13 @@ class Death(Frozen):
             return "is gone"
         return f"was ended by signal {-self.code}" if self.code < 0 else f"ended with {self.code}"
 
+    @property
+    def whose(self) -> str:
+        """` (rank 1)`: the ranks that it held, for the end of a sentence."""
+        if not self.ranks:
+            return ""
+        return f" (rank{'s' * (len(self.ranks) > 1)} {', '.join(map(str, self.ranks))})"
+
 
 class Member(Frozen):
     """One process of the run as it is now. `unknown` means that its host does not answer, which is no death."""

@@ -83,15 +83,21 @@ def _wait_for_end(supervisor: psutil.Process, timeout_s: float) -> None:
 
 
 def _sweep(run: RunFolder) -> None:
-    """Kill what is left of the run's session, and nothing else: a session id can be given to others later."""
+    """Kill what is left of the run's session and of its families, and nothing else: a session id can be given to others
+    later. The ssh that holds a tunnel open is a child of the supervisor in a session of its own."""
     record = run.note(RECORD)
     if not record or record.get("boot") != proc.boot_id():
         return
     session, first = int(record["session"]), float(record["started_at"]) - _LAUNCH_S
     last = run.last_state().at.timestamp() if run.ended else time.time()
 
-    def left() -> list[psutil.Process]:
+    def of_session() -> list[psutil.Process]:
         return [process for process in proc.in_session(session) if first <= proc.born(process) <= last]
+
+    families = {child for process in of_session() for child in proc.descendants(process.pid)}
+
+    def left() -> list[psutil.Process]:
+        return [*of_session(), *filter(proc.is_alive, families)]
 
     still = proc.kill_all(left() for _ in repeat(None))
     if still:

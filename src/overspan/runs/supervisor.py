@@ -88,7 +88,7 @@ def _serve(
             death = _watch(run, plan, launcher, signals)
         if death is None:
             return
-        what = f"{death.what} on {death.host} {death.how}"
+        what = f"{death.what} on {death.host} {death.how}{death.whose}"
         run.append(
             f"{what}; ending the others",
             process=death.process,
