@@ -71,3 +71,22 @@ def test_sliding_layers_keep_their_window() -> None:
     # 60.8 GiB on disk (model card); all experts are MXFP4.
     assert spec.weight_bytes / 2**30 == pytest.approx(60.8, rel=0.01)
     assert (spec.format_of("experts"), spec.format_of("attention")) == ("mxfp4", "bf16")
+
+
+@pytest.mark.parametrize(("model", "billions"), [("minimax-m2.5-bf16", 11.06), ("deepseek-v3", 11.6)])
+def test_layers_that_draft(model: str, billions: float) -> None:
+    """3 modules of MiniMax-M2 are 11.06 B (reference roofline.md); DeepSeek-V3's 14 B hold embedding and head again."""
+    spec = models.find(model)
+    assert spec.mtp_parameters / 1e9 == pytest.approx(billions, rel=0.01)
+    shared = 2 * spec.vocab * spec.hidden
+    if model == "deepseek-v3":
+        assert (spec.parameters + spec.mtp_parameters + shared) / 1e9 == pytest.approx(685, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("model", "gb"),
+    [("deepseek-v3", 673.0), ("qwen3-30b-a3b", 61.1), ("qwen3-32b-fp8", 34.3), ("qwen3-14b-awq", 9.98)],
+)
+def test_size_on_disk(model: str, gb: float) -> None:
+    """Sizes of the files on Hugging Face: DeepSeek-V3's 688.6 GB less its MTP layer, the others as they stand."""
+    assert models.find(model).weight_bytes / 1e9 == pytest.approx(gb, rel=0.01)

@@ -243,3 +243,16 @@ def test_a_dear_launch_is_felt_without_graphs_alone() -> None:
     dear = one.model_copy(update={"hardware": slow})
     assert features.decode(dear, 1)["layer_eager"] == pytest.approx(2 * features.decode(one, 1)["layer_eager"])
     assert features.decode(dear, 1)["layer"] == features.decode(one, 1)["layer"]
+
+
+def test_layers_that_draft_take_memory_and_are_read() -> None:
+    from overspan.planner import memory
+    from overspan.schema.recipe import Recipe
+
+    spec, layout = models.find("deepseek-v3"), parse_layout("tep8")
+    plain = Recipe(name="m", model="deepseek-v3")
+    mtp = Recipe(name="m", model="deepseek-v3", engine_args={"speculative_config": {"method": "mtp"}})
+    more = memory.fit(spec, layout, mtp, 141e9).weights - memory.fit(spec, layout, plain, 141e9).weights
+    assert more == pytest.approx(spec.mtp_bytes / 8)
+    alone, drafts = case("tp8", model="deepseek-v3"), case("tp8", model="deepseek-v3", draft_tokens=1, draft_layers=1)
+    assert features.step_bytes(drafts, 8)[0] == pytest.approx(features.step_bytes(alone, 8)[0] * 62 / 61)

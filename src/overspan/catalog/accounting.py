@@ -36,6 +36,7 @@ def count(name: str, config: Mapping[str, Any], *, sidecar: Mapping[str, Any] | 
     shape = shapes.read(config)
     rules = quantisation.read({**shape.raw, **{k: v for k, v in config.items() if k.endswith("_config")}}, sidecar)
     modules = _by_format(_matrices(shape), shape.dtype, rules)
+    drafting = _by_format(_mtp(shape), shape.dtype, rules)
     warnings = list(shape.warnings)
     if "vision_config" in config:
         warnings.append("the vision part is not counted: only the headers of its weights tell its size")
@@ -56,6 +57,8 @@ def count(name: str, config: Mapping[str, Any], *, sidecar: Mapping[str, Any] | 
         shared_expert_intermediate=shape.shared_intermediate,
         moe_layers=sum(shape.is_moe),
         mtp_layers=shape.mtp_layers,
+        mtp_parameters=sum(item.parameters for item in drafting),
+        mtp_bytes=sum(item.bytes for item in drafting),
         quantisation=rules,
         modules=modules,
         warnings=warnings,
@@ -80,10 +83,21 @@ def _matrices(shape: shapes.Shape) -> Iterator[Matrix]:
         yield Matrix("lm_head", "lm_head", shape.vocab * shape.hidden)
     yield Matrix("model.norm", "norm", shape.hidden)
     for index in range(shape.layers):
-        yield from _layer(shape, index, shape.is_moe[index], None)
+        yield from _layer(shape, index, shape.is_moe[index])
 
 
-def _layer(shape: shapes.Shape, index: int, moe: bool, only: Module | None) -> Iterator[Matrix]:
+def _mtp(shape: shapes.Shape) -> Iterator[Matrix]:
+    """Layers that draft (DeepSeek-V3 report, section 2.2): the model's last layer again, and what joins two states.
+
+    Embedding and head are the model's own.
+    """
+    last = shape.layers - 1
+    for index in range(shape.layers, shape.layers + shape.mtp_layers):
+        yield Matrix(f"model.layers.{index}.eh_proj", "mtp", 2 * shape.hidden * shape.hidden)
+        yield from _layer(shape, last, shape.is_moe[last])
+
+
+def _layer(shape: shapes.Shape, index: int, moe: bool) -> Iterator[Matrix]:
     prefix = f"model.layers.{index}"
     yield Matrix(f"{prefix}.input_layernorm", "norm", 2 * shape.hidden)
     if shape.linear[index]:

@@ -91,7 +91,9 @@ def step_bytes(case: Case, running: float) -> tuple[float, float]:
     fullest = fullest_share(reached, model.experts, layout.ep) if layout.expert_parallel else 1.0
     head = model.bytes_of("lm_head") or (model.bytes_of("embedding") if model.tied_embeddings else 0)
     dense = split.get("attention", 0.0) + split.get("mlp", 0.0) + split.get("replicated", 0.0) + head / layout.tp
-    rank = dense + split.get("experts", 0.0) * share * fullest
+    # A layer that drafts is read like one of the model's, once for each draft.
+    drafted = 1 + case.setting.draft_tokens * case.setting.draft_layers / model.layers
+    rank = (dense + split.get("experts", 0.0) * share * fullest) * drafted
     groups = layout.dp if not model.experts else 1
     whole = model.bytes_of("attention", "mlp", "shared_experts", "other", "router", "norm") + head
     return rank, (whole + model.bytes_of("experts") * share) * groups

@@ -149,6 +149,14 @@ def cpu_dtype(model: ModelSpec, recipe: Recipe, inventory: Inventory) -> str | N
     return "float32" if wide.needed + wide.weights + wide.kv <= wide.budget else None
 
 
+def _drafting_bytes(model: ModelSpec, layout: Layout, args: dict[str, Any]) -> float:
+    """MTP layers on a rank, where they draft; split as the layers that they copy."""
+    asked = args.get("speculative_config")
+    drafts = isinstance(asked, dict) and "mtp" in str(asked.get("method", ""))
+    held = model.bytes_of("mtp") or model.mtp_bytes
+    return held / expert_ranks(layout) if drafts else 0.0
+
+
 def fit(
     model: ModelSpec,
     layout: Layout,
@@ -179,7 +187,7 @@ def fit(
     batched = tokens_of(args.get("max_num_batched_tokens"), min(BATCHED_TOKENS, max(2048, context)))
     width = model.hidden + 2 * max(model.intermediate, model.expert_intermediate * model.experts_per_token) / layout.tp
     return MemoryFit(
-        weights=sum(weight_bytes(model, layout).values()),
+        weights=sum(weight_bytes(model, layout).values()) + _drafting_bytes(model, layout, args),
         kv=kept * math.ceil(sequences / layout.dp),
         activations=2 * batched * width * 2,
         graphs=0.0 if args.get("enforce_eager") else GRAPH_BYTES,

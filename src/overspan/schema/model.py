@@ -82,6 +82,8 @@ class ModelSpec(Frozen):
     shared_expert_intermediate: int = 0
     moe_layers: int = Field(0, ge=0)
     mtp_layers: int = Field(0, ge=0)
+    mtp_parameters: int = Field(0, ge=0, description="of the MTP layers that the config names; on top of `parameters`")
+    mtp_bytes: int = Field(0, ge=0, description="their size; loaded only where they draft")
     quantisation: Quantisation | None = None
     modules: list[ModuleWeights]
     counted_from: Literal["config", "headers"] = "config"
