@@ -59,7 +59,8 @@ def test_points_of_one_alone_are_not_compared() -> None:
 
 def test_failed_requests_have_no_latency_and_damage_is_told() -> None:
     lines = [json.dumps(each) for each in [*load(1, count=3), {"ok": False, "error": "timeout"}]]
-    assert len(read_requests(lines, "file")) == 3
+    read = read_requests(lines[::-1], "file")
+    assert [each["end_at_ms"] for each in read] == sorted(each["end_at_ms"] for each in load(1, count=3))
     with pytest.raises(RunDamaged, match="file, line 2"):
         read_requests([lines[0], "{"], "file")
 
