@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from overspan.engines import patches
 from overspan.schema.inventory import Fabric, Host
 from overspan.schema.plan import Plan
 from overspan.schema.process import Mount, ProcessSpec
@@ -87,7 +88,7 @@ def contained(spec: ProcessSpec, plan: Plan, host: Host) -> ProcessSpec:
     if plan.engine.image is None:
         return spec
     mounts = [Mount(source=plan.model_path, target=plan.model_path)] if plan.model_path else []
-    program, *arguments = spec.argv
+    program, *arguments = patches.wrapped(spec.argv, plan.recipe.patches)
     changes = {
         "image": plan.engine.image,
         "entrypoint": program,

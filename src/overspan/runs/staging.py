@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from overspan.engines import patches
 from overspan.provision import images, models, shared
 from overspan.provision.folders import copy_folder
 from overspan.provision.locks import Say
@@ -16,6 +17,8 @@ from overspan.schema.plan import Plan
 from overspan.transport.local import Local
 from overspan.transport.reach import reach
 from overspan.transport.stream import End
+
+_ENVIRONMENT = "name it in the inventory: engine_environment"
 
 
 def stage_model(plan: Plan, say: Say) -> tuple[Plan, models.PreparedModel | None]:
@@ -63,6 +66,30 @@ def stage_slurm(run: RunFolder, plan: Plan, say: Say) -> Plan:
         return plan.model_copy(update=changes)
     finally:
         login.close()
+
+
+def apply_patches(plan: Plan, say: Say) -> None:
+    """Change the engine's files as the recipe asks, where the engine is an environment of this machine or of a Slurm's.
+
+    Raises:
+        InputError: an anchor is missing or ambiguous; nothing was changed.
+    """
+    if not plan.recipe.patches or plan.engine.image is not None:
+        return  # a container has its own files, and is patched as it starts
+    if plan.engine.environment is None:
+        raise InputError("the recipe has patches, and the engine's environment is not known", next=_ENVIRONMENT)
+    transports = transports_of(plan)
+    place = transports.get(LOGIN) or transports[hosts_of(plan)[0].name]
+    try:
+        done = place.run(patches.apply(f"{plan.engine.environment}/bin/python", plan.recipe.patches), timeout_s=60.0)
+    finally:
+        for transport in transports.values():
+            transport.close()
+    for line in done.stderr.splitlines():
+        say(line)
+    if done.code != 0:
+        said = done.stderr.strip().splitlines()
+        raise InputError("the engine cannot be patched; nothing was changed", quote=said[-1] if said else None)
 
 
 def stage_hosts(plan: Plan, prepared_here: bool, say: Say) -> None:

@@ -18,7 +18,7 @@ from overspan.runs.launchers import hosts_of
 from overspan.runs.lock import NameLock
 from overspan.runs.planning import Wanted, plan_of, processes_of
 from overspan.runs.preflight import require_ready_hosts
-from overspan.runs.staging import stage_hosts, stage_model, stage_slurm
+from overspan.runs.staging import apply_patches, stage_hosts, stage_model, stage_slurm
 from overspan.runs.stop import stop
 from overspan.schema.errors import InputError
 from overspan.schema.event import FINAL_STATES, Event
@@ -103,6 +103,7 @@ def _stage(run: RunFolder, plan: Plan, say: Say) -> Plan:
         )
     if plan.inventory.launcher == "slurm":
         plan = stage_slurm(run, plan, say)
+    apply_patches(plan, say)
     stage_hosts(plan, prepared_here=model is not None, say=say)
     run.write("plan.json", plan)
     run.write("processes.json", [in_folder(spec, run) for spec in processes_of(plan)])

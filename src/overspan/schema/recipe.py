@@ -34,6 +34,22 @@ class KnownAnswer(Frozen):
     max_tokens: int = Field(32, ge=1)
 
 
+class Patch(Frozen):
+    """One change of one of the engine's files, made before it starts. `replacement` takes the place of `anchor`, which
+    must stand in the file exactly once."""
+
+    name: str = Field(min_length=1)
+    file: str = Field(
+        pattern=r"^[A-Za-z0-9_]+(/[A-Za-z0-9_][A-Za-z0-9_.-]*)+$", description="from the package on: vllm/envs.py"
+    )
+    anchor: str = Field(min_length=1)
+    replacement: str = Field(min_length=1)
+    versions: str = Field(
+        "", pattern=r"^$|^(>=|<=|==|<|>)[0-9.]+(,(>=|<=|==|<|>)[0-9.]+)*$", description="of the package: >=0.32,<0.33"
+    )
+    source: str = Field(min_length=1, description="why, and where the change comes from")
+
+
 class RoleSettings(Frozen):
     """Engine arguments and environment of the workers of one role, over the recipe's own."""
 
@@ -83,6 +99,7 @@ class Recipe(Frozen):
     env: Environment = Field(default_factory=dict)
     roles: dict[RoleName, RoleSettings] = Field(default_factory=dict, description="what differs for prefill or decode")
     known_answers: list[KnownAnswer] = Field(default_factory=list)
+    patches: list[Patch] = Field(default_factory=list, description="changes of the engine's files before the start")
     requires: list[str] = Field(default_factory=list, description="engine features, by their names in the catalogue")
     variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
     warnings: list[str] = Field(default_factory=list, description="said by plan and up")
