@@ -5,7 +5,7 @@ from __future__ import annotations
 from overspan.checks.preflight import preflight
 from overspan.runs.folder import RunFolder
 from overspan.runs.planning import processes_of
-from overspan.schema.errors import HostUnreachable, PlanRefused
+from overspan.schema.errors import HostKeyRejected, HostUnreachable, PlanRefused
 from overspan.schema.finding import Finding
 from overspan.schema.plan import Plan
 from overspan.transport.reach import reach
@@ -31,7 +31,8 @@ def require_ready_hosts(run: RunFolder, plan: Plan) -> None:
     failed = [each for each in findings if each.status == "failed" and each.severity == "error"]
     gone = [each for each in failed if each.rule in UNREACHABLE]
     if gone:
-        raise HostUnreachable(_sentence(gone[0]), quote=_quote(gone[0]), next=gone[0].fix)
+        kind = HostKeyRejected if gone[0].rule == "preflight.host_key" else HostUnreachable
+        raise kind(_sentence(gone[0]), quote=_quote(gone[0]), next=gone[0].fix)
     reasons = [each for each in failed if each.rule not in MENDED_BY_STAGING]
     if reasons:
         sentences = [_sentence(each) for each in reasons]
