@@ -51,6 +51,7 @@ class Handler(BaseHTTPRequestHandler):
         asked = "France" in prompt
         pieces = [self.answer] if asked else [f"{number} " for number in range(int(body.get("max_tokens", 16)))]
         if body.get("stream"):
+            pieces = ["lost"] if os.environ.get("FAKE_BROKEN_STREAM") else pieces
             # A load asks to ignore the end of text: it alone is slowed by FAKE_TOKEN_S.
             slow = float(os.environ.get("FAKE_TOKEN_S", "0")) if body.get("ignore_eos") else self.token_s
             return self.stream(pieces, slow)

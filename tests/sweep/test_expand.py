@@ -88,6 +88,7 @@ def test_a_context_per_scenario_makes_a_deployment_each(tmp_path: Path) -> None:
         ("long/*,conc!=1", 3),
         ("short", 5),
         ("concurrency==6", 2),
+        ("mine/short/tp1/c1,mine/long/tp1/c2,other/short/tp1/c4", 2),
     ],
 )
 def test_filters(tmp_path: Path, only: str | None, kept: int) -> None:

@@ -25,6 +25,7 @@ WRONG = """  - topology: TP1
     concurrency: [1, 3]
     overrides: {known_answers: [{prompt: "capital of France?", expect: London}]}
 """
+BROKEN = "  - {topology: TP1, name: broken, concurrency: [1], overrides: {env: {FAKE_BROKEN_STREAM: 1}}}\n"
 LATER = "  - {topology: TP1, name: later, concurrency: [1, 2], overrides: {env: {OTHER: 1}}}\n"
 
 
@@ -50,17 +51,18 @@ def deployed() -> list[str]:
 
 
 def test_a_point_that_fails_does_not_end_the_sweep(shell: Shell) -> None:
-    file = a_sweep(shell, DIES + WRONG + GOOD)
+    file = a_sweep(shell, DIES + WRONG + BROKEN + GOOD)
     done = shell.run("sweep", str(file), "--json")
     assert done.returncode == 1, done.stderr
-    failed = {"dies/c1": "failed", "wrong/c1": "failed", "wrong/c3": "failed"}
-    assert ended(done) == failed | {"good/c1": "ok", "good/c2": "ok"}
+    failed = ("dies/c1", "wrong/c1", "wrong/c3", "broken/c1")
+    assert ended(done) == dict.fromkeys(failed, "failed") | {"good/c1": "ok", "good/c2": "ok"}
     reasons = {point["id"]: point["reason"] for point in json.loads(done.stdout)["points"]}
     assert "ValueError: no kernel" in reasons["s/tp1-dies/c1"]
     assert "the model's answer is wrong" in reasons["s/tp1-wrong/c1"]
+    assert "is not right: verify.streamed" in reasons["s/tp1-broken/c1"]
     until(lambda: not shell.processes(), "the end of every process")
     results = folder().results()
-    assert len(deployed()) == 3, "one deployment for both concurrencies"
+    assert len(deployed()) == 4, "one deployment for both concurrencies"
     good = [result for result in results if result.state == "ok"]
     assert len({result.run for result in good}) == 1
     assert [(result.measured.requests.ok, result.measured.requests.planned) for result in good if result.measured] == [
@@ -68,7 +70,8 @@ def test_a_point_that_fails_does_not_end_the_sweep(shell: Shell) -> None:
         (4, 4),
     ]
     assert good[0].derived["tokens_per_s"]["output"] > 0
-    assert good[0].verification[0].status == "passed"
+    assert {"verify.known-answer", "verify.burst"} <= {each.rule for each in good[0].verification}
+    assert {each.status for each in good[0].verification} == {"passed"}
 
     # What is measured is not measured again: nothing starts.
     runs = len(shell.runs())

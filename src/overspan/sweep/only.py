@@ -56,9 +56,18 @@ def chosen(points: Sequence[Point], only: str | None) -> list[Point]:
 
 
 def matches(point: Point, pattern: str) -> bool:
-    """Whether a shell pattern names a point: by its id, topology, the layout that decodes, name or scenario."""
+    """Whether a shell pattern names a point: id (with its sweep or not), topology, decoding layout, name, scenario."""
     decoding = parse_topology(point.topology).answering.layout.label
     slug = point.id.split("/")[1]
-    texts = [point.id, slug, point.topology, decoding, f"{decoding}-{point.name}", point.name, point.scenario]
+    texts = [
+        point.id,
+        f"{point.sweep}/{point.id}",
+        slug,
+        point.topology,
+        decoding,
+        f"{decoding}-{point.name}",
+        point.name,
+        point.scenario,
+    ]
     folded = pattern.lower()
     return any(fnmatchcase(text.lower(), folded) for text in texts if text)
