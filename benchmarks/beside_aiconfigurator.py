@@ -87,14 +87,15 @@ def errors(rows: list[Any], answers: list[dict[str, float]]) -> dict[str, float]
     }
 
 
-def accuracy(peer: str, database: str) -> dict[str, Any]:
+def accuracy(peer: str, database: str, every: int) -> dict[str, Any]:
     """Both on every row that the peer answers, and the planner on all."""
-    rows = own.rows()
+    known = own.rows()
+    rows = known[::every]
     asked = json.dumps([peer_row(row, database) for row in rows])
     done = subprocess.run([peer, str(HERE / "peer_rows.py")], input=asked, capture_output=True, text=True, check=True)
     told = json.loads(done.stdout)
     kinds = sorted({row.gpu for row in rows})
-    constants = {kind: own.trained([row for row in rows if row.gpu != kind]) for kind in kinds}
+    constants = {kind: own.trained([row for row in known if row.gpu != kind]) for kind in kinds}
     ours = []
     for row in rows:
         seen = predict.predict(row.case, constants[row.gpu], row.capacity)
@@ -131,8 +132,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("peer", help="the Python that AIConfigurator is installed in")
     parser.add_argument("--database", default="HYBRID", help="its database mode: SILICON knows fewer rows")
+    parser.add_argument("--every", type=int, default=1, help="take every n-th row: the peer needs seconds for each")
+    parser.add_argument("--only", choices=["search", "accuracy"], help="one of the two")
     options = parser.parse_args()
-    card = {"search": search(options.peer), "accuracy": accuracy(options.peer, options.database)}
+    card: dict[str, Any] = {}
+    if options.only != "accuracy":
+        card["search"] = search(options.peer)
+    if options.only != "search":
+        card["accuracy"] = accuracy(options.peer, options.database, options.every)
     print(json.dumps(card, indent=2))
 
 
