@@ -1,0 +1,79 @@
+"""Prefill and decode apart with plain vLLM: every process of 1P2D, and what is refused."""
+
+import json
+
+import pytest
+
+from overspan.planner.make import make_plan
+from overspan.runs.disaggregated import processes
+from overspan.schema.errors import PlanRefused
+from overspan.schema.inventory import Gpu, Host, Inventory, Slurm
+from overspan.schema.plan import EngineChoice
+from overspan.schema.process import ProcessSpec
+from overspan.schema.recipe import Recipe
+
+ENGINE = EngineChoice(name="vllm", version="0.32.0", environment="/env", router="/router")
+
+
+def those(inventory: Inventory, topology: str = "1P2D TP1->TP1", **fields: object) -> list[ProcessSpec]:
+    given = {"name": "tiny", "model": "tiny/none", "port": 9000, "topology": topology, **fields}
+    return processes(make_plan(Recipe.model_validate(given), inventory, ENGINE))
+
+
+def config_of(spec: ProcessSpec) -> dict[str, object]:
+    found = json.loads(spec.argv[spec.argv.index("--kv-transfer-config") + 1])
+    assert isinstance(found, dict)
+    return found
+
+
+def test_on_one_machine_each_has_its_own_ports_and_the_router_knows_all() -> None:
+    router, *workers = those(Inventory(hosts=[Host(name="here", memory_bytes=1 << 40)]))
+    assert router.argv == [
+        *("/router/bin/vllm-router", "--host", "127.0.0.1", "--port", "9000", "--policy", "round_robin"),
+        *("--prometheus-port", "9100", "--vllm-pd-disaggregation", "--worker-startup-timeout-secs", "1800"),
+        *(
+            "--prefill",
+            "http://127.0.0.1:9001",
+            "--decode",
+            "http://127.0.0.1:9002",
+            "--decode",
+            "http://127.0.0.1:9003",
+        ),
+    ]
+    assert [(each.name, each.role, each.ports["api"]) for each in workers] == [
+        ("prefill", "prefill", 9001), ("decode0", "decode", 9002), ("decode1", "decode", 9003),
+    ]  # fmt: skip
+    assert len({each.ports["nixl"] for each in workers}) == 3
+    for each in workers:
+        assert config_of(each)["kv_load_failure_policy"] == "fail"
+        assert config_of(each)["kv_connector_extra_config"] == {"shared_storage_path": "{folder}/kv"}
+
+
+def test_a_policy_that_may_answer_wrongly_is_overruled() -> None:
+    config = {"kv_connector": "NixlConnector", "kv_role": "kv_both", "kv_load_failure_policy": "recompute"}
+    hosts = [Host(name="here", memory_bytes=1 << 40)]
+    _, *workers = those(Inventory(hosts=hosts), engine_args={"kv_transfer_config": config})
+    assert {config_of(each)["kv_load_failure_policy"] for each in workers} == {"fail"}
+    assert {config_of(each)["kv_connector"] for each in workers} == {"NixlConnector"}
+
+
+def test_under_slurm_hosts_are_placeholders_and_workers_go_round() -> None:
+    hosts = [Host(name=name, memory_bytes=1 << 40) for name in ("a", "b")]
+    router, *workers = those(Inventory(launcher="slurm", slurm=Slurm(), hosts=hosts))
+    assert [each.host for each in (router, *workers)] == ["a", "a", "b", "a"]
+    assert router.argv[2] == "{address:a}"
+    assert "http://{address:b}:9002" in router.argv
+    assert workers[1].env["VLLM_NIXL_SIDE_CHANNEL_HOST"] == "{address:b}"
+
+
+def test_workers_that_share_a_node_see_their_own_gpus() -> None:
+    gpus = [Gpu(index=index, kind="gb200", memory_bytes=198674743296) for index in range(4)]
+    inventory = Inventory(device="cuda", hosts=[Host(name="here", memory_bytes=1 << 40, gpus=gpus)])
+    _, *workers = those(inventory, "1P1D TP2->TP2")
+    assert [each.env["CUDA_VISIBLE_DEVICES"] for each in workers] == ["0,1", "2,3"]
+    assert {config_of(each)["kv_connector"] for each in workers} == {"NixlConnector"}
+
+
+def test_vllms_router_is_in_no_image() -> None:
+    with pytest.raises(PlanRefused, match="router is in no image of vLLM"):
+        those(Inventory(launcher="docker", hosts=[Host(name="here", memory_bytes=1 << 40)]))
