@@ -33,6 +33,11 @@ ANSWERS = {
     "days of the week": " Wednesday, Thursday, Friday, Saturday and Sunday; then it begins again with the same seven "
     "names as before, week after week, through all the months of a year, and nobody has ever changed that for long.",
 }
+METRICS = """# TYPE vllm:num_preemptions counter
+vllm:num_preemptions_total{engine="0"} 3.0
+vllm:num_preemptions_total{engine="1"} 2.0
+vllm:prefix_cache_hits_total{engine="0"} 128.0
+"""
 THOUGHT = "Let me think about that."
 TOKEN = re.compile(r" ?[!-~]+|.", re.S)
 
@@ -108,7 +113,9 @@ class Handler(BaseHTTPRequestHandler):
     endpoint: Endpoint
 
     def do_GET(self) -> None:
-        self._send(200, {"object": "list", "data": [{"id": "stub"}]})
+        if self.path == "/metrics":
+            return self._raw(METRICS.encode(), "text/plain")
+        return self._send(200, {"object": "list", "data": [{"id": "stub"}]})
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -137,7 +144,8 @@ class Handler(BaseHTTPRequestHandler):
             if body.get("return_token_ids") and at.fault != "no-token-ids":
                 choice["token_ids"], choice["prompt_token_ids"] = list(range(len(pieces))), [1, 2]
                 best = [{piece: -0.25, "other": -2.25} for piece in pieces]
-                choice["logprobs"] |= {"token_logprobs": [-0.25] * len(pieces), "top_logprobs": best}
+                listed = {"token_logprobs": [-0.25] * len(pieces), "top_logprobs": best}
+                choice["logprobs"] = {**choice.get("logprobs", {}), **listed}
             if body.get("prompt_logprobs") and at.fault != "no-prompt-logprobs":
                 choice["prompt_logprobs"] = prompt_logprobs(at, body["prompt"])
         return self._send(200, {"choices": [choice], "usage": at.usage(body, len(pieces), stream=False)})

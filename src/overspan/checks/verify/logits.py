@@ -14,7 +14,8 @@ from overspan.schema.finding import Finding
 LEAST_AGREEMENT: Final = 0.99
 """Of positions where the reference was sure. Source: issue 4, teacher-forced top-1 agreement."""
 SURE: Final = 0.5
-"""In nats: by so much a token must beat the next best to count; rounding to BF16 moves them by less (docs/log.md)."""
+"""In nats: by so much a token must beat the next best to count. BF16 moves SmolLM2's log probabilities by 0.03 on
+average and 0.12 at most (192 tokens, transformers, 2026-11-22)."""
 
 
 def logits(ask: Asker, subject: Subject) -> Finding:
