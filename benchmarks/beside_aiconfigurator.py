@@ -28,6 +28,8 @@ from overspan.planner import predict
 own: Any = importlib.import_module("planner_accuracy")  # beside this file
 
 PEER_MODELS = {"minimax-m2.7-nvfp4": "nvidia/MiniMax-M2.5-NVFP4", "minimax-m2.5": "MiniMaxAI/MiniMax-M2.5"}
+# Told in so many words: what it reads from the checkpoints alone makes it twice as wrong.
+PEER_FORMATS = {"minimax-m2.7-nvfp4": "nvfp4", "minimax-m2.5": "fp8_block"}
 HERE = Path(__file__).parent
 
 
@@ -47,6 +49,8 @@ def peer_row(item: Any, database: str) -> dict[str, Any]:
         "moe_tp_size": 1 if layout.ep > 1 else layout.tp * layout.dp,
         "moe_ep_size": layout.ep,
         "kvcache_quant_mode": "fp8",
+        "gemm_quant_mode": PEER_FORMATS[item.case.model.name],
+        "moe_quant_mode": PEER_FORMATS[item.case.model.name],
     }
 
 
