@@ -97,7 +97,7 @@ def main() -> None:
         Path(os.environ["FAKE_LEAVES"]).write_text(str(stray.pid))
     print(f"(APIServer pid={os.getpid()}) INFO started", flush=True)
     print(f"(EngineCore pid={core.pid}) INFO the core is up", flush=True)
-    server = Server(("127.0.0.1", port), Handler)
+    server = Server((os.environ.get("FAKE_HOST", "127.0.0.1"), port), Handler)
 
     def die_with_core() -> None:
         core.wait()

@@ -21,6 +21,8 @@ if os.environ.get("FAKE_DIES"):
 if "--headless" in sys.argv:
     print("(Worker pid=%d) INFO headless" % os.getpid(), flush=True)
     time.sleep(600)
+if "--host" in sys.argv:
+    os.environ["FAKE_HOST"] = sys.argv[sys.argv.index("--host") + 1]
 port = sys.argv[sys.argv.index("--port") + 1]
 os.environ["FAKE_MODEL"] = sys.argv[sys.argv.index("--served-model-name") + 1]
 os.execv({python!r}, [{python!r}, {engine!r}, port])

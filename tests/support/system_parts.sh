@@ -13,6 +13,10 @@ need sshd openssh-server
 need dockerd docker.io
 need docker docker.io
 need chromium chromium
+need slurmctld slurmctld
+need slurmd slurmd
+need srun slurm-client
+need munged munge
 
 if [ ${#packages[@]} -eq 0 ]; then
   exit 0

@@ -14,10 +14,11 @@ import yaml
 
 from overspan.schema.inventory import ContainerRuntime, Fabric, Inventory, Nic, Ssh
 from overspan.schema.inventory import Host as HostSpec
-from testbed import claims, image, network
+from testbed import claims, image, network, slurm
 from testbed.claims import Claim
 from testbed.commands import sh
 from testbed.host import Host
+from testbed.slurm import Slurm
 
 PROGRAMS = ("ip", "sshd", "dockerd", "docker", "nsenter", "unshare", "ssh-keygen", "ping")
 HERE = 254
@@ -25,31 +26,43 @@ NOBODY = 77
 REPOSITORY = Path(__file__).parents[2]
 
 
-def missing() -> str | None:
+def missing(*, with_slurm: bool = False) -> str | None:
     """Why no bed can be made here, or None: the reason of a skipped test."""
     if os.geteuid() != 0:
         return "the test bed makes network namespaces: it needs root"
     path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
-    absent = [name for name in PROGRAMS if shutil.which(name, path=path) is None]
+    absent = slurm.missing() if with_slurm else []
+    absent += [name for name in PROGRAMS if shutil.which(name, path=path) is None]
     return f"the test bed needs {', '.join(absent)}: run `make system-parts`" if absent else None
 
 
 class Bed:
     """A context manager: `with Bed() as bed:`. `shared` are folders of this machine that the hosts see, read-only.
 
+    `with_slurm`: the hosts are also nodes of a Slurm, and its folder `shared` is storage that all of them see.
+
     The interpreter that runs this and the repository are always shared. Everything else under /root, /tmp, /run and
     /srv is a host's own.
     """
 
     def __init__(
-        self, names: Sequence[str] = ("node1", "node2"), *, shared: Sequence[str | Path] = (), persistent: bool = False
+        self,
+        names: Sequence[str] = ("node1", "node2"),
+        *,
+        shared: Sequence[str | Path] = (),
+        persistent: bool = False,
+        docker: bool = True,
+        with_slurm: bool = False,
     ) -> None:
         self._names = list(names)
         self._shared = shared
         self._persistent = persistent
+        self._docker = docker
+        self._with_slurm = with_slurm
+        self.slurm: Slurm | None = None
 
     def __enter__(self) -> Self:
-        reason = missing()
+        reason = missing(with_slurm=self._with_slurm)
         if reason is not None:
             raise RuntimeError(reason)
         self._take(claims.claim(self._names, _shared(self._shared), persistent=self._persistent))
@@ -74,6 +87,8 @@ class Bed:
 
     def down(self) -> None:
         """End everything that bears this bed's id, and make sure that it is gone."""
+        if self.slurm is not None:
+            self.slurm.stop()
         for host in self.hosts:
             if (network.NETNS / host.netns).exists() and network.link_of(self.id, host.number) in network.links_of(
                 self.id
@@ -101,6 +116,8 @@ class Bed:
                 folder=claim.folder / name,
                 shared=claim.shared,
                 persistent=self._persistent,
+                has_docker=self._docker,
+                slurm_conf=claim.folder / "slurm" / "slurm.conf" if self._with_slurm else None,
             )
             for number, name in enumerate(claim.hosts, 1)
         ]
@@ -114,9 +131,16 @@ class Bed:
             network.make_host(self.id, host.number, host.netns, host.address, host.gateway)
             host.prepare(hosts_file, public)
         self._trust_each_other()
+        if self._with_slurm:
+            nodes = {host.name: host.address for host in self.hosts}
+            self.slurm = Slurm(self.claim.folder / "slurm", self.address, nodes)
+            self.slurm.start()
         for host in self.hosts:
             host.power_on()
-        image.install(self.hosts)
+        if self._docker:
+            image.install(self.hosts)
+        if self.slurm is not None:
+            self.slurm.wait_for_nodes()
 
     def _make_client(self) -> None:
         self.client.mkdir(mode=0o700)
@@ -189,6 +213,8 @@ class Bed:
 
     def reset(self) -> None:
         """The state after `up`: hosts on, nothing but their services, the image there, their own files gone."""
+        if self.slurm is not None:
+            self.slurm.clear()
         for host in self.hosts:
             if host.init is None:
                 host.power_on()
@@ -198,7 +224,10 @@ class Bed:
                     # Deleting the place of a shared folder would take it away from the host.
                     if not any(f"{shared}/".startswith(f"{top}/{path.name}/") for shared in host.shared):
                         _delete(path)
-        image.install(self.hosts)
+        if self._docker:
+            image.install(self.hosts)
+        if self.slurm is not None:
+            self.slurm.wait_for_nodes()
 
 
 def _delete(path: Path) -> None:

@@ -23,7 +23,7 @@ from testbed.init import PRIVATE
 
 START_TIMEOUT_S = 60.0  # a frozen CI machine, not dockerd: that answers within 3 s
 NEW_NAMESPACES = ("unshare", "--mount", "--uts", "--ipc", "--pid", "--fork", "--kill-child")
-SERVICES = frozenset({"sshd", "dockerd", "containerd"})
+SERVICES = frozenset({"sshd", "dockerd", "containerd", "slurmd"})
 
 
 @dataclass
@@ -38,6 +38,8 @@ class Host:
     folder: Path
     shared: list[str]
     persistent: bool
+    has_docker: bool = True
+    slurm_conf: Path | None = None
     _owner: subprocess.Popen[bytes] | None = None
 
     @property
@@ -80,7 +82,7 @@ class Host:
         (self.folder / "hostname").write_text(self.name + "\n")
         (self.folder / "authorized_keys").write_text(public_key)
         self._make_host_key()
-        (self.folder / "sshd_config").write_text(_sshd_config(self.folder))
+        (self.folder / "sshd_config").write_text(_sshd_config(self.folder, self.slurm_conf))
         dockerd = (
             f"dockerd --data-root {self.folder}/docker --exec-root /run/docker --pidfile /run/docker.pid "
             f"--host unix:///run/docker.sock "
@@ -93,7 +95,8 @@ class Host:
             "lifeline": not self.persistent,
             "services": {
                 "sshd": ["/usr/sbin/sshd", "-D", "-e", "-f", f"{self.folder}/sshd_config"],
-                "dockerd": dockerd.split(),
+                **({"dockerd": dockerd.split()} if self.has_docker else {}),
+                **({"slurmd": ["/usr/sbin/slurmd", "-D", "-f", str(self.slurm_conf)]} if self.slurm_conf else {}),
             },
         }
         (self.folder / "config.json").write_text(json.dumps(config))
@@ -119,7 +122,8 @@ class Host:
         init = psutil.Process(self._owner.pid).children()[0]
         (self.folder / "init.json").write_text(json.dumps({"pid": init.pid, "create_time": init.create_time()}))
         self._wait_for("sshd", self._sshd_answers)
-        self._wait_for("dockerd", lambda: bool(self._docker_version()))
+        if self.has_docker:
+            self._wait_for("dockerd", lambda: bool(self._docker_version()))
 
     def power_off(self) -> None:
         """Pull the plug: the link goes first, so nobody is told, then every process at once."""
@@ -215,13 +219,13 @@ class Host:
             with contextlib.suppress(psutil.NoSuchProcess):
                 if process.name() not in SERVICES and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(f"{self.name}: process {process.pid} {' '.join(process.cmdline())[:120]}")
-        listed = self.docker("ps", "--all", "--format", "{{.Names}} {{.Status}} {{.Labels}}")
+        listed = self.docker("ps", "--all", "--format", "{{.Names}} {{.Status}} {{.Labels}}") if self.has_docker else ""
         found += [f"{self.name}: container {line}" for line in listed.splitlines()]
         return found + [f"{self.name}: /dev/shm/{name}" for name in self.run("ls", "/dev/shm").split()]
 
     def clear(self) -> None:
         """End and remove whatever `strays` names."""
-        if containers := self.docker("ps", "--all", "--quiet").split():
+        if self.has_docker and (containers := self.docker("ps", "--all", "--quiet").split()):
             self.docker("rm", "--force", "--volumes", *containers)
         for process in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -351,7 +355,8 @@ class Host:
             os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
-def _sshd_config(folder: Path) -> str:
+def _sshd_config(folder: Path, slurm_conf: Path | None) -> str:
+    env = f"SetEnv SLURM_CONF={slurm_conf}" if slurm_conf else ""
     return f"""\
 Port 22
 ListenAddress 0.0.0.0
@@ -367,4 +372,5 @@ StrictModes yes
 MaxStartups 100
 MaxSessions 100
 Subsystem sftp internal-sftp
+{env}
 """

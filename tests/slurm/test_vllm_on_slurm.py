@@ -1,0 +1,80 @@
+"""Real vLLM on real Slurm nodes: aggregated over two nodes, and prefill and decode apart, with the same tokens."""
+
+import json
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from overspan.provision import engines
+from overspan.runs.folder import RunFolder, all_runs
+from overspan.schema.errors import EngineMissing
+from slurm.conftest import Rack, failed
+from support.waiting import until
+
+pytestmark = [pytest.mark.real, pytest.mark.slow]
+
+PROMPTS = [
+    "The capital of France is a city that lies on the river Seine and has been the seat of kings, and its name is",
+    "One two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen",
+]
+
+
+@pytest.fixture
+def real_rack(rack: Rack) -> Iterator[Rack]:
+    try:
+        engine, router = engines.find("cpu"), engines.find("router")
+    except EngineMissing as missing:
+        pytest.skip(f"{missing.what}: {missing.next}")
+    rack.change_top(engine_environment=str(engine.path), router_environment=str(router.path), models={})
+    yield rack
+
+
+def up(rack: Rack, *more: str) -> RunFolder:
+    done = rack.run("up", "smollm2-135m", "--on", str(rack.inventory), "--set", "port=8030", *more)
+    assert done.returncode == 0, done.stderr
+    return all_runs()[0]
+
+
+def tokens(run: RunFolder) -> list[str]:
+    url = f"{run.plan().endpoint.base_url}/completions"
+    body = {"model": run.plan().endpoint.model, "max_tokens": 24, "temperature": 0}
+    replies = [httpx.post(url, json={**body, "prompt": prompt}, timeout=120, trust_env=False) for prompt in PROMPTS]
+    return [reply.raise_for_status().json()["choices"][0]["text"] for reply in replies]
+
+
+def test_apart_answers_as_aggregated_does(real_rack: Rack) -> None:
+    run = up(real_rack, "--set", "layout=pp2")
+    expected = tokens(run)
+    real_rack.run("stop")
+    real_rack.nothing_left()
+    for topology, instances in (("1P1D TP1->TP1", "1 of 1 decode"), ("1P2D TP1->TP1", "2 of 2 decode")):
+        run = up(real_rack, "--set", f"topology={topology}")
+        findings = {finding.rule: finding for finding in run.findings()}
+        assert findings["disagg.instances"].status == "passed"
+        assert instances in str(findings["disagg.instances"].evidence)
+        assert "took over" in str(findings["disagg.transfer"].evidence)
+        assert tokens(run) == expected
+        if instances.startswith("2"):
+            engines_there = [each for number in range(4) for each in real_rack.of_host(number)]
+            next(each for each in engines_there if "8032" in each.cmdline()).kill()
+            assert failed(run).process == "decode0"
+        real_rack.run("stop")
+        real_rack.nothing_left()
+
+
+def test_a_broken_transfer_fails_and_does_not_answer(real_rack: Rack) -> None:
+    apart = {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}
+    settings = []
+    for role in ("prefill", "decode"):
+        config = {**apart, "kv_connector_extra_config": {"shared_storage_path": f"/srv/kv-{role}"}}
+        settings.append(f"roles.{role}.engine_args.kv_transfer_config={json.dumps(config)}")
+    arguments = [word for setting in settings for word in ("--set", setting)]
+    done = real_rack.run(
+        "up", "smollm2-135m", "--on", str(real_rack.inventory), "--set", "port=8030",
+        "--set", "topology=1P1D TP1->TP1", *arguments,
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "no cache was transferred" in done.stderr
+    until(lambda: all_runs()[0].state() == "failed", "the state failed")
+    real_rack.nothing_left()
