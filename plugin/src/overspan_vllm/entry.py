@@ -12,6 +12,7 @@ from overspan_vllm import (
     cpu_variable_collectives,
     die_with_parent,
     minimax_qk_norm_fusion,
+    synthetic_weights,
 )
 from overspan_vllm.mend import arrange, flush
 
@@ -25,6 +26,7 @@ GENERAL = [
     cpu_variable_collectives.MEND,
     cpu_shared_memory_names.MEND,
     minimax_qk_norm_fusion.MEND,
+    synthetic_weights.MEND,
 ]
 
 

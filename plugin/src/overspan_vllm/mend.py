@@ -28,6 +28,7 @@ class Mend:
         cure: Gets the module, right after its import.
         cpu_only: Whether only the CPU backend has the fault.
         switch: An environment variable that must be "1" for this mend; without one it is always on.
+        done: What the engine's log says that was done.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Mend:
     cure: Callable[[ModuleType], None]
     cpu_only: bool = True
     switch: str | None = None
+    done: str = "mended"
 
     def concerns(self, engine: str) -> bool:
         """Whether this engine, by its version, has the fault and the switch is on."""
@@ -78,7 +80,7 @@ def arrange(mends: Sequence[Mend]) -> None:
 
 def _apply(mend: Mend, module: ModuleType) -> None:
     mend.cure(module)
-    say(f"mended {mend.name} for vLLM {engine_version()}")
+    say(f"{mend.done} {mend.name} for vLLM {engine_version()}")
 
 
 def say(line: str) -> None:

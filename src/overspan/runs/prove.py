@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import psutil
 from pydantic import Field, TypeAdapter
@@ -33,6 +33,7 @@ from overspan.schema.places import cache_dir
 from overspan.schema.plan import Endpoint
 from overspan.schema.recipe import ArgValue, Recipe
 from overspan.twin.compare import CACHE_TOKENS, Answer, Case, Difference, cases, first_difference
+from overspan.twin.formats import Format
 from overspan.twin.shrink import VOCABULARY, shrink
 from overspan.twin.write import FACTS, TwinFacts, engine_side, write
 
@@ -145,10 +146,10 @@ def known_tokens(model: str, say: Say) -> tuple[Path, list[Case], list[Answer]]:
     return twin, asked, _reference(twin, asked, python, say)
 
 
-def write_twin(model: str, out: Path) -> TwinFacts:
+def write_twin(model: str, out: Path, weights: Literal["real"] | Format = "real") -> TwinFacts:
     """Write the twin of a model (or of a recipe's model) into a new folder. See `overspan.twin.write.write`."""
     name = recipes.find(model).model if model in recipes.names() else model
-    return write(name, shrink(models.config_of(name)), out, engines.find("cpu").python)
+    return write(name, shrink(models.config_of(name), weights), out, engines.find("cpu").python)
 
 
 def layouts_of(text: str | None, recipe: Recipe) -> list[Layout]:

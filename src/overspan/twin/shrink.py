@@ -1,23 +1,29 @@
 """From a real config.json to a twin's: small, and refused by the same layouts for the same reasons. Pure.
 
 Counts that parallelism divides (heads, KV heads, experts) stay as they are. Widths become the smallest that the same
-degrees up to 16 divide. What is only size (layers, vocabulary, context, hidden state) becomes small.
+degrees up to 16 divide, in whole quantisation blocks where the real model's are whole. What is only size (layers,
+vocabulary, context, hidden state) becomes small.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from pydantic import Field
 
+from overspan.catalog import quantisation
 from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError, UnknownName
+from overspan.schema.model import Quantisation
+from overspan.twin.formats import PLAIN, Format, block_of, stated, written_as
 
 HIDDEN: Final = 64
 HEAD_DIM: Final = 32
 """The CPU kernels want multiples of 32 (vLLM 0.32: cpu_moe.py output_alignment, cpu_attn.py head sizes)."""
+QUANTISED_HIDDEN: Final = 128
+"""One block of FP8-block; vLLM's Marlin kernels for NVFP4 want multiples of 64 (0.26: marlin_utils_fp4.py)."""
 LAYERS: Final = 4
 """Two a stage with two stages: a residual crosses a stage's edge, and a layer lies on each side of it."""
 VOCABULARY: Final = 320
@@ -31,18 +37,51 @@ _FILLER: Final = 17
 
 @dataclass(frozen=True)
 class _Family:
-    """What differs between architectures. `defaults` completes a config that states only sizes."""
+    """What differs between architectures. `defaults` completes a config that states only sizes; `few` is made less."""
 
     model_type: str
     experts: str | None = None
     widths: tuple[str, ...] = ("intermediate_size",)
     kept: tuple[str, ...] = ()
     defaults: tuple[tuple[str, Any], ...] = ()
+    few: tuple[tuple[str, int], ...] = ()
+    mla: bool = False
 
 
 # Sources: transformers 5.19, configuration_*.py of each model type; the defaults of MiniMax-M2 from MiniMaxM2Config
 # and from what vLLM 0.32 reads of the config (models/minimax_m2.py: rotary_dim, scoring_func, use_routing_bias).
 FAMILIES: Final = {
+    # The ranks and widths of MLA stay: its kernels are made for them.
+    "DeepseekV3ForCausalLM": _Family(
+        "deepseek_v3",
+        experts="n_routed_experts",
+        widths=("intermediate_size", "moe_intermediate_size"),
+        kept=(
+            "n_group",
+            "topk_group",
+            "n_shared_experts",
+            "routed_scaling_factor",
+            "norm_topk_prob",
+            "scoring_func",
+            "topk_method",
+            "kv_lora_rank",
+            "qk_nope_head_dim",
+            "qk_rope_head_dim",
+            "v_head_dim",
+            "moe_layer_freq",
+        ),
+        defaults=(
+            ("scoring_func", "sigmoid"),
+            ("topk_method", "noaux_tc"),
+            ("moe_layer_freq", 1),
+            ("kv_lora_rank", 512),
+            ("qk_nope_head_dim", 128),
+            ("qk_rope_head_dim", 64),
+            ("v_head_dim", 128),
+        ),
+        few=(("first_k_dense_replace", 1), ("q_lora_rank", 96)),
+        mla=True,
+    ),
     "LlamaForCausalLM": _Family("llama", kept=("attention_bias", "mlp_bias")),
     "MiniMaxM2ForCausalLM": _Family(
         "minimax_m2",
@@ -87,14 +126,22 @@ class Twin(Frozen):
     extra: dict[str, Any]
     shrunk: dict[str, tuple[int, int]] = Field(description="field -> real value, twin's value")
     notes: list[str] = Field(description="what of the real model the twin has not")
+    weights: Format = "fp32"
+    quantization_config: dict[str, Any] | None = None
+    ignore: list[str] = Field(default_factory=list, description="modules that the real model leaves unquantised")
 
 
-def shrink(real: dict[str, Any]) -> Twin:
+def shrink(real: dict[str, Any], weights: Literal["real"] | Format = "fp32") -> Twin:
     """The twin of a model, from its config.json.
+
+    Args:
+        real: the config.json.
+        weights: the format that the twin is written in; `real` is the real model's own, or BF16 where that is not
+            written. FP8-block and NVFP4 are written only for a model that has them.
 
     Raises:
         UnknownName: the architecture is not one that twins are made of.
-        InputError: a field is missing or is no positive number; names it.
+        InputError: a field is missing or is no positive number, or the format is not the model's; names it.
     """
     architecture = (real.get("architectures") or ["(none)"])[0]
     family = FAMILIES.get(architecture)
@@ -103,7 +150,9 @@ def shrink(real: dict[str, Any]) -> Twin:
     full = dict(family.defaults) | real
     for field in (*_NEEDED, *family.widths, *((family.experts,) if family.experts else ())):
         _number(full, field)
-    sizes = _sizes(full, family)
+    own = quantisation.read(real)
+    chosen, notes = _format(own, weights)
+    sizes = _sizes(full, family, chosen, block_of(chosen, own))
     kept = {name: full[name] for name in (*_KEPT, *family.kept) if full.get(name) is not None}
     if family.experts:
         kept[family.experts] = full[family.experts]
@@ -115,30 +164,58 @@ def shrink(real: dict[str, Any]) -> Twin:
         config=config,
         extra={name: config[name] for name in family.kept if name in config},
         shrunk={name: (full[name], small) for name, small in sizes.items() if isinstance(full.get(name), int)},
-        notes=_notes(full),
+        notes=[*notes, *_missing(full)],
+        weights=chosen,
+        quantization_config=stated(real, chosen),
+        ignore=own.ignore if own and chosen not in PLAIN else [],
     )
 
 
-def width(real: int) -> int:
-    """The smallest useful width that the same degrees divide, up to LARGEST_DEGREE, as the real one."""
-    small = math.lcm(*(degree for degree in range(1, LARGEST_DEGREE + 1) if real % degree == 0))
+def width(real: int, block: int = 1) -> int:
+    """The smallest useful width that the same degrees divide, up to LARGEST_DEGREE, as the real one.
+
+    Args:
+        real: the real width.
+        block: values that share a scale: the parts of both widths hold whole blocks at the same degrees.
+    """
+    degrees = range(1, LARGEST_DEGREE + 1)
+    small = math.lcm(*(degree for degree in degrees if real % degree == 0))
+    small = math.lcm(small, *(degree * block for degree in degrees if real % (degree * block) == 0))
     while small < _SMALLEST_WIDTH:
         small *= _FILLER
     return small
 
 
-def _sizes(full: dict[str, Any], family: _Family) -> dict[str, int]:
-    head_dim = full.get("head_dim") or full["hidden_size"] // full["num_attention_heads"]
-    sizes = {name: width(full[name]) for name in family.widths}
+def _format(own: Quantisation | None, weights: Literal["real"] | Format) -> tuple[Format, list[str]]:
+    """The format to write, and what is to be said of it."""
+    as_real, note = written_as(own)
+    if weights == "real":
+        return as_real, [note] if note else []
+    if weights in PLAIN:
+        held = f"the real weights are {own.format} ({own.method}), the twin's are {weights}" if own else ""
+        return weights, [f"dequantised: {held}; their kernels are not proven"] if own else []
+    if weights != as_real:
+        has = f"{own.format} ({own.method})" if own else "plain"
+        raise InputError(f"the model's weights are {has}: no {weights} twin is made of it", next=f"take {as_real}")
+    return weights, []
+
+
+def _sizes(full: dict[str, Any], family: _Family, weights: Format, block: int) -> dict[str, int]:
+    real_head = full.get("head_dim") or full["hidden_size"] // full["num_attention_heads"]
+    # Attention may be quantised too: with the real width of a head its blocks are cut where the real ones are.
+    head_dim = HEAD_DIM if weights in PLAIN else real_head
+    sizes = {name: width(full[name], block) for name in family.widths}
     sizes |= {
-        "hidden_size": HIDDEN,
-        "head_dim": HEAD_DIM,
+        "hidden_size": HIDDEN if weights in PLAIN else QUANTISED_HIDDEN,
         "num_hidden_layers": min(LAYERS, full["num_hidden_layers"]),
         "vocab_size": VOCABULARY,
         "max_position_embeddings": CONTEXT,
     }
+    sizes |= {name: min(small, full[name]) for name, small in family.few if full.get(name) is not None}
+    if not family.mla:
+        sizes["head_dim"] = head_dim
     if full.get("rotary_dim"):
-        sizes["rotary_dim"] = full["rotary_dim"] * HEAD_DIM // head_dim
+        sizes["rotary_dim"] = full["rotary_dim"] * head_dim // real_head
     return sizes
 
 
@@ -149,15 +226,10 @@ def _cut_lists(full: dict[str, Any], config: dict[str, Any]) -> None:
             config[name] = full[name][: config["num_hidden_layers"]]
 
 
-def _notes(full: dict[str, Any]) -> list[str]:
-    notes = []
-    quantisation = full.get("quantization_config") or full.get("quant_method")
-    if quantisation:
-        method = quantisation.get("quant_method", "quantised") if isinstance(quantisation, dict) else quantisation
-        notes.append(f"dequantised: the real weights are {method}, the twin's are fp32; their kernels are not proven")
+def _missing(full: dict[str, Any]) -> list[str]:
     if full.get("num_mtp_modules") or full.get("num_nextn_predict_layers"):
-        notes.append("without MTP modules: speculative decoding with them is not proven")
-    return notes
+        return ["without MTP modules: speculative decoding with them is not proven"]
+    return []
 
 
 def _number(config: dict[str, Any], field: str) -> None:

@@ -8,14 +8,23 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
+import psutil
 from pydantic import Field
 
+from overspan.catalog import models
 from overspan.provision.children import follow
 from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError, OverspanError
+from overspan.twin.formats import PLAIN, quantised
 from overspan.twin.shrink import Twin
 
 FACTS: Final = "twin.json"
+DEQUANTISED: Final = "dequantised"
+"""Folder in a quantised twin: the same weights in BF16, for the reference."""
+_LAYOUT: Final = {"nvfp4": "modelopt", "fp8_block": "fp8"}
+_MAKING_BYTES: Final = 16
+"""A parameter's share at the peak: in FP32, as it is saved, as it is stored and as it is meant."""
+_TORCH_BYTES: Final = 2**29
 _FEWEST_DISTINCT: Final = 8
 """Of 48 tokens. A twin that says one thing again and again would agree with a broken engine."""
 _SEEDS: Final = 4
@@ -26,6 +35,7 @@ class TwinFacts(Frozen):
 
     model: str
     architecture: str
+    weights: str = "fp32"
     shrunk: dict[str, tuple[int, int]]
     notes: list[str]
     seed: int
@@ -50,16 +60,17 @@ def write(model: str, twin: Twin, out: Path, python: Path) -> TwinFacts:
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out} is not empty", next="name a folder that does not exist yet")
     out.parent.mkdir(parents=True, exist_ok=True)
+    _room(twin)
     for seed in range(_SEEDS):
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".twin-") as temporary:
             folder = Path(temporary) / "twin"
-            order = {"config": twin.config, "extra": twin.extra, "seed": seed, "out": str(folder)}
-            made = engine_side("build_twin.py", order, python, Path(temporary))
+            made = _make(twin, seed, folder, python)
             if made["distinct_tokens"] < _FEWEST_DISTINCT:
                 continue
             facts = TwinFacts(
                 model=model,
                 architecture=twin.architecture,
+                weights=twin.weights,
                 shrunk=twin.shrunk,
                 notes=twin.notes,
                 seed=seed,
@@ -69,6 +80,43 @@ def write(model: str, twin: Twin, out: Path, python: Path) -> TwinFacts:
             folder.rename(out)
             return facts
     raise OverspanError(f"the twin of {model} repeats itself with every seed tried ({_SEEDS}): it would prove nothing")
+
+
+def _make(twin: Twin, seed: int, folder: Path, python: Path) -> dict[str, Any]:
+    """The checkpoint; with quantised weights what they mean lies beside them, in BF16."""
+    scratch = folder.parent
+    plain = folder if twin.weights in PLAIN else scratch / "plain"
+    dtype = "bfloat16" if twin.weights == "bf16" else "float32"
+    order = {"config": twin.config, "extra": twin.extra, "seed": seed, "dtype": dtype, "out": str(plain)}
+    order["calm"] = twin.weights != "fp32"
+    made: dict[str, Any] = engine_side("build_twin.py", order, python, scratch)
+    matrices = made.pop("matrices")
+    if twin.weights in PLAIN:
+        return made
+    stated = twin.quantization_config or {}
+    order = {
+        "seed": seed,
+        "plain": str(plain),
+        "out": str(folder),
+        "dequantised": str(folder / DEQUANTISED),
+        "names": quantised(matrices, twin.ignore),
+        "format": twin.weights,
+        "layout": "compressed-tensors" if stated.get("quant_method") == "compressed-tensors" else _LAYOUT[twin.weights],
+        "quantization_config": stated,
+    }
+    return made | engine_side("quantise_twin.py", order, python, scratch)
+
+
+def _room(twin: Twin) -> None:
+    """Raises OverspanError where the twin would not fit in memory while it is made."""
+    config = {**twin.config, "architectures": [twin.architecture]}
+    needed = models.from_config("twin", config).parameters * _MAKING_BYTES + _TORCH_BYTES
+    free = psutil.virtual_memory().available
+    if free < needed:
+        raise OverspanError(
+            f"making the twin takes about {needed / 2**30:.1f} GiB of memory; {free / 2**30:.1f} GiB are free",
+            next="end something, or take --weights fp32, whose widths are smaller" if twin.quantization_config else "",
+        )
 
 
 def engine_side(script: str, order: dict[str, Any], python: Path, scratch: Path) -> Any:
