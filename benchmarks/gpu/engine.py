@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +45,14 @@ def layout_flags(name: str) -> list[str]:
     """`tep2` as vLLM's flags."""
     kind = name.rstrip("0123456789")
     return [flag.format(n=name[len(kind) :]) for flag in LAYOUTS[kind]]
+
+
+@contextmanager
+def quiet(*, alone: bool) -> Iterator[None]:
+    """Measuring waits until no other case runs on these GPUs, and cases wait while it measures."""
+    with Path(tempfile.gettempdir(), "overspan-gpu.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
 
 
 @contextmanager
@@ -120,16 +131,12 @@ def ask(base_url: str, body: dict[str, Any], timeout_s: float = 120.0) -> Any:
 
 
 def versions() -> dict[str, Any]:
-    """What a measurement must be kept with."""
-    import torch
-    from vllm import __version__ as vllm_version
-
+    """What a measurement must be kept with; nothing heavy is imported for it."""
+    ask_driver = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    gpus = subprocess.run(ask_driver, capture_output=True, text=True, check=True).stdout.splitlines()
+    packages = ("vllm", "torch", "transformers", "triton", "nvidia-nccl-cu13")
     return {
         "date": time.strftime("%Y-%m-%d"),
-        "vllm": vllm_version,
-        "torch": torch.__version__,
-        "cuda": torch.version.cuda,
-        "nccl": ".".join(map(str, torch.cuda.nccl.version())),
-        "gpu": torch.cuda.get_device_name(0),
-        "gpus": torch.cuda.device_count(),
+        "gpus": gpus,
+        **{name: metadata.version(name) for name in packages},
     }

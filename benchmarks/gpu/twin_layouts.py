@@ -25,7 +25,7 @@ FLAGS = ["--served-model-name=twin", "--max-model-len=512", "--max-num-seqs=32",
 FLAGS += ["--kv-cache-memory-bytes=1073741824", "--gpu-memory-utilization=0.15", "--dtype=bfloat16"]
 FLAGS += ["--cudagraph-capture-sizes", "1", "2", "4", "8", "16", "32"]
 WITHOUT = "without-mend"
-"""A mode: eager, with no plugin loaded."""
+"""A mode: eager, with no plugin loaded; `without-mend-graphs` likewise with graphs."""
 GIVE_UP = 4
 """After so many failures and no success the rest is not tried."""
 
@@ -37,7 +37,8 @@ def main() -> None:
     parser.add_argument("reference", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--layouts", default="tp2,tep2,pp2,dep2")
-    parser.add_argument("--modes", default=f"eager,{WITHOUT},graphs")
+    parser.add_argument("--modes", default=f"eager,{WITHOUT},graphs,{WITHOUT}-graphs")
+    parser.add_argument("--name", default="twin.json", help="of the file of results")
     parser.add_argument("--at-once", type=int, default=5)
     parser.add_argument("--ready-s", type=float, default=200)
     given = parser.parse_args()
@@ -57,13 +58,13 @@ def main() -> None:
         with writing:
             results["cases"].append({"layout": layout, "mode": mode, "seconds": time.monotonic() - started, **found})
             results["streams"] = _streams(results["cases"], reference)
-            (given.out / "twin.json").write_text(json.dumps(results))
+            (given.out / given.name).write_text(json.dumps(results))
             with (given.out / "logs.txt").open("a") as logs:
                 logs.write(f"==== {layout} {mode}\n{log.read_text(errors='replace')[-60_000:]}\n")
             print(layout, mode, {name: value for name, value in found.items() if name != "streams"}, flush=True)
 
     pairs = [(layout, mode) for mode in given.modes.split(",") for layout in given.layouts.split(",")]
-    pairs = [(layout, mode) for layout, mode in pairs if mode != WITHOUT or layout.startswith("tp")]
+    pairs = [(layout, mode) for layout, mode in pairs if not mode.startswith(WITHOUT) or layout.startswith("tp")]
     with ThreadPoolExecutor(given.at_once) as pool:
         for begun in [pool.submit(case, number, *pair) for number, pair in enumerate(pairs)]:
             begun.result()
@@ -73,13 +74,13 @@ def _case(
     twin: Path, reference: dict[str, Any], layout: str, mode: str, port: int, log: Path, ready_s: float
 ) -> dict[str, Any]:
     flags = [*FLAGS, *engine.layout_flags(layout)]
-    if mode != "graphs":
+    if not mode.endswith("graphs"):
         flags.append("--enforce-eager")
     if layout.startswith("d"):
         flags.append(f"--data-parallel-rpc-port={port + 20}")
-    env = {"VLLM_PLUGINS": "none" if mode == WITHOUT else "overspan"}
+    env = {"VLLM_PLUGINS": "none" if mode.startswith(WITHOUT) else "overspan"}
     try:
-        with engine.serving(twin, flags, port, log, ready_s, env) as url:
+        with engine.quiet(alone=False), engine.serving(twin, flags, port, log, ready_s, env) as url:
             started = time.monotonic()
             found = _agreement(url, reference)
             streams = _continuations(url, reference)
