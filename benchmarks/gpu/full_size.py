@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import engine
+import engine  # type: ignore[import-not-found]  # beside this file
 
 from overspan.bench.prompts import WORDS
 from overspan.catalog import models

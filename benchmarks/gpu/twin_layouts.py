@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import engine
+import engine  # type: ignore[import-not-found]  # beside this file
 
 FLAGS = ["--served-model-name=twin", "--max-model-len=512", "--max-num-seqs=32", "--no-enable-prefix-caching"]
 FLAGS += ["--kv-cache-memory-bytes=1073741824", "--gpu-memory-utilization=0.15", "--dtype=bfloat16"]

@@ -4,6 +4,7 @@ import json
 import struct
 from pathlib import Path
 
+import psutil
 import pytest
 
 from overspan.catalog import models
@@ -92,7 +93,7 @@ def test_too_little_memory_is_said_before_anything_is_made(tmp_path: Path, monke
     class Full:
         available = 2**28
 
-    monkeypatch.setattr(write.psutil, "virtual_memory", Full)
+    monkeypatch.setattr(psutil, "virtual_memory", Full)
     twin = shrink(models.config_of("minimax-m2.5-nvfp4"), "nvfp4")
     with pytest.raises(OverspanError, match=r"about 5\.\d GiB of memory; 0\.2 GiB are free"):
         write.write("m", twin, tmp_path / "twin", Path("/nowhere/python"))

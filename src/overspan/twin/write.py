@@ -104,7 +104,8 @@ def _make(twin: Twin, seed: int, folder: Path, python: Path) -> dict[str, Any]:
         "layout": "compressed-tensors" if stated.get("quant_method") == "compressed-tensors" else _LAYOUT[twin.weights],
         "quantization_config": stated,
     }
-    return made | engine_side("quantise_twin.py", order, python, scratch)
+    stored: dict[str, Any] = engine_side("quantise_twin.py", order, python, scratch)
+    return made | stored
 
 
 def _room(twin: Twin) -> None:

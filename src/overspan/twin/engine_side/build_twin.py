@@ -69,7 +69,7 @@ def fill(model: torch.nn.Module, seed: int) -> None:
                 value.copy_(noise * 1.5 / math.sqrt(value.shape[-1]))
 
 
-def calm(model: torch.nn.Module, seed: int, *, layers: float = 0.6, lean: float = 1.0) -> None:
+def calm(model: torch.nn.Module, seed: int, *, layers: float = 0.5, lean: float = 1.0) -> None:
     """Let nothing hang on less than BF16 rounds off, and everything on the right expert.
 
     With plain noise a router's eighth expert beats the ninth of 256 by so little that BF16 often takes the other. Here
