@@ -66,6 +66,13 @@ def fake_vllm(tmp_path: Path, site: Path) -> FakeVllm:
             "        os.environ['VLLM_WORKER_MULTIPROC_METHOD'] = 'spawn'\n"
         ),
         "vllm/model_executor/__init__.py": "",
+        "vllm/model_executor/model_loader/__init__.py": (
+            "LOADERS = {}\n"
+            "class BaseModelLoader:\n"
+            "    pass\n"
+            "def register_model_loader(name):\n"
+            "    return lambda loader: LOADERS.setdefault(name, loader)\n"
+        ),
         "vllm/model_executor/layers/__init__.py": "",
         "vllm/model_executor/layers/minimax_rms_norm/__init__.py": "from .rms_norm_tp import layer",
         "vllm/model_executor/layers/minimax_rms_norm/rms_norm_tp.py": (

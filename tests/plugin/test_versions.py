@@ -54,3 +54,21 @@ def test_a_module_that_was_imported_before_is_mended_too(fake_vllm: FakeVllm) ->
 def test_no_engine_is_no_error(fake_vllm: FakeVllm) -> None:
     (fake_vllm.folder / "vllm-0.0.dist-info").mkdir()
     assert fake_vllm.run("", PLATFORM) == ["''"]
+
+
+LOADERS = (
+    "from vllm.model_executor.model_loader import LOADERS, BaseModelLoader\n"
+    "print([(name, issubclass(loader, BaseModelLoader)) for name, loader in LOADERS.items()])"
+)
+
+
+@pytest.mark.parametrize("version", ["0.26.0", "0.32.0+cpu"])
+def test_the_synthetic_load_format_is_added(fake_vllm: FakeVllm, version: str) -> None:
+    assert fake_vllm.run(version, LOADERS) == [
+        f"overspan plugin: added the load format 'synthetic' for vLLM {version}",
+        "[('synthetic', True)]",
+    ]
+
+
+def test_an_engine_that_it_was_not_tried_on_does_not_get_it(fake_vllm: FakeVllm) -> None:
+    assert fake_vllm.run("0.27.0", LOADERS) == ["[]"]
