@@ -95,3 +95,25 @@ def test_an_unknown_architecture_names_those_that_are_known() -> None:
 def test_a_bad_number_is_named(field: str, value: object) -> None:
     with pytest.raises(InputError, match=f"'{field}' is {value!r}"):
         shrink({**LLAMA, field: value})
+
+
+@pytest.mark.parametrize(
+    ("real", "said"),
+    [
+        (
+            LLAMA | {"num_key_value_heads": 4},
+            r"num_key_value_heads \(4\) does not divide 'num_attention_heads' \(9\); nearest: 8 and 12",
+        ),
+        (
+            LLAMA | {"hidden_size": 577},
+            r"num_attention_heads \(9\) does not divide 'hidden_size' \(577\); nearest: 576 and 585",
+        ),
+        (
+            models.config_of("minimax-m2.5") | {"intermediate_size": 1500},
+            r"a block of its quantisation \(128\) does not divide 'intermediate_size' \(1500\); nearest: 1408 and 1536",
+        ),
+    ],
+)
+def test_sizes_that_do_not_divide_name_the_nearest_that_do(real: dict[str, object], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        shrink(real, "real")

@@ -152,6 +152,7 @@ def shrink(real: dict[str, Any], weights: Literal["real"] | Format = "fp32") -> 
         _number(full, field)
     own = quantisation.read(real)
     chosen, notes = _format(own, weights)
+    _divisible(full, family, block_of(chosen, own))
     sizes = _sizes(full, family, chosen, block_of(chosen, own))
     kept = {name: full[name] for name in (*_KEPT, *family.kept) if full.get(name) is not None}
     if family.experts:
@@ -230,6 +231,20 @@ def _missing(full: dict[str, Any]) -> list[str]:
     if full.get("num_mtp_modules") or full.get("num_nextn_predict_layers"):
         return ["without MTP modules: speculative decoding with them is not proven"]
     return []
+
+
+def _divisible(full: dict[str, Any], family: _Family, block: int) -> None:
+    """Raises InputError where the real model could not be: names the field, and the nearest that would do."""
+    parts = [(name, "a block of its quantisation", block) for name in family.widths]
+    if full.get("num_key_value_heads"):
+        parts.append(("num_attention_heads", "num_key_value_heads", full["num_key_value_heads"]))
+    if not full.get("head_dim") and not family.mla:
+        parts.append(("hidden_size", "num_attention_heads", full["num_attention_heads"]))
+    for field, what, part in parts:
+        if isinstance(part, int) and part > 0 and full[field] % part:
+            below = full[field] // part * part
+            near = f"{below} and {below + part}" if below else str(part)
+            raise InputError(f"config.json: {what} ({part}) does not divide '{field}' ({full[field]}); nearest: {near}")
 
 
 def _number(config: dict[str, Any], field: str) -> None:
