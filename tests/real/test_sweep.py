@@ -1,0 +1,115 @@
+"""A sweep of six points on real engines, killed half-way and resumed, with one point made to fail.
+
+SmolLM2 has 9 heads and 3 KV heads: TP2 cannot be (the planner says so), so DP2 stands in its place on the ladder.
+"""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from overspan.runs.folder import RunFolder, all_runs
+from overspan.sweep.folder import SweepFolder, newest
+from support.live import Overspan
+from support.waiting import until
+
+pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(1800)]
+
+SWEEP = """name: ladder
+description: six points of a small model on this machine's CPU
+base: smollm2-135m
+scenarios: {short: {isl: 64, osl: 16}}
+load: {requests_per_user: 6, warmup_per_user: 0}
+overrides: {engine_args: {max_model_len: 512}}
+points:
+  - {topology: TP1, concurrency: [1, 4]}
+  - {topology: DP2, concurrency: [1, 4]}
+  - {topology: PP2, concurrency: [1]}
+  # No request is answered so soon: this point must fail, and must not end the sweep.
+  - {topology: PP2, name: hurried, concurrency: [4], load: {timeout_s: 0.002}}
+"""
+
+
+def folder() -> SweepFolder | None:
+    return newest("ladder")
+
+
+def runs() -> list[RunFolder]:
+    return [run for run in all_runs() if run.name.startswith("ladder-")]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory, engine: object) -> Path:
+    file = tmp_path_factory.mktemp("sweep") / "ladder.yaml"
+    file.write_text(SWEEP)
+    return file
+
+
+def test_killed_half_way_and_resumed(overspan: Overspan, file: Path) -> None:
+    refused = file.with_name("tp2.yaml")
+    refused.write_text(SWEEP.replace("DP2", "TP2"))
+    done = overspan("sweep", str(refused), "--dry-run", check=False)
+    assert (done.returncode, "9 attention heads" in done.stderr) == (2, True)
+
+    with subprocess.Popen([sys.executable, "-m", "overspan", "sweep", str(file)], env=os.environ) as sweep:
+        until(lambda: (held := folder()) and len(held.results()) == 3, "three points", timeout_s=1200)
+        sweep.kill()
+    held = folder()
+    assert held is not None
+    before = (held.path / "results.jsonl").read_text()
+    alive = [run.id for run in runs() if not run.ended]
+    assert len(alive) == 1, "the deployment outlives the command that was killed"
+
+    done = overspan("sweep", str(file), "--json", check=False)
+    assert done.returncode == 1, done.stderr  # one point was made to fail
+    states = {point["id"]: point["state"] for point in json.loads(done.stdout)["points"]}
+    assert list(states.values()) == ["ok"] * 5 + ["failed"]
+    after = (held.path / "results.jsonl").read_text()
+    assert after.startswith(before), "what was measured before the kill stands as it was"
+    assert len(after.splitlines()) == 6, "no point was measured twice"
+    assert len(runs()) == 3, "one deployment a topology: the second went on after the kill"
+    assert held.results()[3].run == alive[0]
+    assert all(run.state() == "stopped" for run in runs())
+    served = {result.run: result.point.topology for result in held.results() if result.run}
+    assert {run.plan().layout.label.upper() for run in runs()} == set(served.values()) == {"TP1", "DP2", "PP2"}
+    for run in runs():
+        assert run.plan().layout.label.upper() == served[run.id]
+
+
+def test_every_result_is_derived_verified_and_counted() -> None:
+    held = folder()
+    assert held is not None
+    results = held.results()
+    for result in results[:5]:
+        assert result.measured is not None
+        assert result.measured.requests.ok == result.measured.requests.planned == result.point.requests
+        assert result.measured.requests.failed == 0
+        assert {"verify.known-answer", "verify.streamed", "verify.burst"} <= {each.rule for each in result.verification}
+        assert result.derived["tokens_per_s"]["output"] > 0
+        assert result.point.recipe_hash
+    assert [result.point.ranks for result in results] == [1, 1, 2, 2, 2, 2]
+    assert results[5].reason
+
+
+def test_report_compare_and_export(overspan: Overspan, tmp_path: Path) -> None:
+    held = folder()
+    assert held is not None
+    page = Path(overspan("report", held.id).stdout.strip()).read_text()
+    assert "5 of 6" in page
+    assert "short/pp2-hurried/c4" in page
+    compared = json.loads(overspan("compare", held.id, held.id, "--json").stdout)["differences"]
+    assert {each["verdict"] for each in compared} <= {"noise", "too few requests"}
+    assert {each["change"] for each in compared} == {0.0}
+    for kind in ("csv", "parquet"):
+        overspan("export", held.id, "--out", str(tmp_path / f"points.{kind}"))
+    with (tmp_path / "points.csv").open(newline="") as rows:
+        assert [row["state"] for row in csv.DictReader(rows)] == ["ok"] * 5 + ["failed"]
+    import pyarrow.parquet as parquet
+
+    table = parquet.read_table(tmp_path / "points.parquet")
+    assert table.num_rows == 6
+    assert table.column("state").to_pylist() == ["ok"] * 5 + ["failed"]
