@@ -115,7 +115,7 @@ def test_what_is_stored_means_what_the_reference_reads(tmp_path: Path) -> None:
     assert facts.weights == "nvfp4"
     assert facts.distinct_tokens >= 8
     stored, meant = (_Tensors(folder) for folder in (tmp_path / "twin", tmp_path / "twin" / "dequantised"))
-    name = "model.layers.1.block_sparse_moe.experts.3.w2"
+    name = "model.layers.1.block_sparse_moe.experts.3.w1"
     packed, scales = stored.bytes(f"{name}.weight"), stored.bytes(f"{name}.weight_scale")
     (scale,) = struct.unpack("<f", stored.bytes(f"{name}.weight_scale_2"))
     expected = [
