@@ -246,7 +246,7 @@ def test_list_prints_one_document(cache: Path) -> None:
     from overspan.cli.engine import engine
 
     result = CliRunner().invoke(engine, ["list", "--json"])
-    assert json.loads(result.stdout) == {"installed": [], "can_install": ["cpu", "cpu-ray"]}
+    assert json.loads(result.stdout) == {"installed": [], "can_install": ["cpu", "cpu-ray", "router"]}
 
 
 @pytest.mark.real
