@@ -30,8 +30,10 @@ system-parts:
 # Pure tests on every core; then the real parts, of which the machine holds one at a time.
 test: $(VENV)/.dev system-parts
 	$(BIN)/overspan engine install cpu
-	$(BIN)/python -m pytest -m "$(MARKERS) and not real" -n 2 --dist loadfile
-	$(BIN)/python -m pytest -m "$(MARKERS) and real"
+	status=0; \
+	$(BIN)/python -m pytest -m "$(MARKERS) and not real" -n 2 --dist loadfile || status=$$?; \
+	$(BIN)/python -m pytest -m "$(MARKERS) and real" || status=$$?; \
+	exit $$status
 
 test-slow: $(VENV)/.dev system-parts
 	$(BIN)/overspan engine install cpu
