@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from overspan.launchers.base import Launcher
-from overspan.launchers.docker import DockerLauncher
-from overspan.launchers.local import LocalLauncher
-from overspan.launchers.slurm import SlurmLauncher
-from overspan.launchers.slurm_commands import Copy
 from overspan.runs.folder import RunFolder
 from overspan.schema.inventory import Host, Slurm
 from overspan.schema.plan import Plan
 from overspan.transport.base import Transport
 from overspan.transport.reach import reach
+
+# A plan is made without a launcher, and each is imported by the run that has it: `overspan plan` stays quick.
+if TYPE_CHECKING:
+    from overspan.launchers.docker import DockerLauncher
+    from overspan.launchers.slurm import SlurmLauncher
 
 LOGIN = "login"
 """The name of a Slurm's login node among the transports."""
@@ -35,10 +37,10 @@ def transports_of(plan: Plan) -> dict[str, Transport]:
 
 def launcher_for(run: RunFolder, plan: Plan, transports: dict[str, Transport]) -> Launcher:
     """The launcher that the inventory asks for."""
-    if plan.inventory.launcher == "docker":
-        return DockerLauncher(run.id, transports, run.logs)
-    if plan.inventory.launcher == "slurm":
-        return slurm_launcher(run, plan, transports)
+    if plan.inventory.launcher != "local":
+        return finder_for(run, plan, transports)
+    from overspan.launchers.local import LocalLauncher
+
     return LocalLauncher(run.logs)
 
 
@@ -46,6 +48,8 @@ def finder_for(run: RunFolder, plan: Plan, transports: Mapping[str, Transport]) 
     """What finds the processes that live outside of this machine's own, whoever started them."""
     if plan.inventory.launcher == "slurm":
         return slurm_launcher(run, plan, transports)
+    from overspan.launchers.docker import DockerLauncher
+
     return DockerLauncher(run.id, transports, run.logs)
 
 
@@ -61,5 +65,8 @@ def login_of(plan: Plan) -> Host:
 
 def slurm_launcher(run: RunFolder, plan: Plan, transports: Mapping[str, Transport]) -> SlurmLauncher:
     """The launcher of a run under Slurm."""
+    from overspan.launchers.slurm import SlurmLauncher
+    from overspan.launchers.slurm_commands import Copy
+
     copy = Copy(plan.model_source, plan.model_path) if plan.model_source and plan.model_path else None
     return SlurmLauncher(run.id, slurm_of(plan), hosts_of(plan), transports[LOGIN], logs=run.logs, copy=copy)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from overspan.catalog import flags, hardware, images, inventories, library, overrides, recipes
 from overspan.engines import vllm, vllm_ray
-from overspan.inventory import here
 from overspan.planner import choose
 from overspan.planner.answer import parse_slo
 from overspan.planner.make import make_plan, sizes
@@ -73,12 +72,19 @@ def asked_for(wanted: Wanted) -> tuple[Recipe, Inventory]:
         InputError: something of it cannot be; names the field.
     """
     recipe = overrides.apply(recipes.find(wanted.recipe), list(wanted.settings))
-    inventory = inventories.find(wanted.inventory) if wanted.inventory else here.this_machine()
+    inventory = inventories.find(wanted.inventory) if wanted.inventory else _this_machine()
     if wanted.hardware:
         own = hardware.find(wanted.hardware).name  # a mistake in it is told now
         file = str(Path(wanted.hardware).resolve()) if library.is_path(wanted.hardware) else own
         inventory = inventory.model_copy(update={"hardware": file})
     return recipe, inventory
+
+
+def _this_machine() -> Inventory:
+    # Imported when asked: a plan for other machines needs no probe of this one.
+    from overspan.inventory.here import this_machine
+
+    return this_machine()
 
 
 def processes_of(plan: Plan) -> list[ProcessSpec]:
