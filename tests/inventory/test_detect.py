@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 from overspan.cli.main import main
-from overspan.inventory import here, this_machine
+from overspan.inventory import here
 from overspan.inventory.detect import parse_hosts
+from overspan.inventory.here import this_machine
 from overspan.schema.errors import InputError
 from overspan.schema.inventory import Inventory, Ssh
 from support.sparks import write_spark
