@@ -151,6 +151,8 @@ def test_sinfo() -> None:
     batch, other, debug, old = value(software.SINFO, "two_partitions")
     assert (batch.name, batch.default, batch.nodes, batch.gres) == ("batch", True, 4, "gpu:gb200:4")
     assert (other.gres, debug.default, old.up) == ("", False, False)
+    none = seen(software.SINFO, "no_cluster")
+    assert (none.value, none.absent) == (None, True)
 
 
 CASES = sorted(

@@ -33,11 +33,15 @@ class Capture(Frozen):
 
 @dataclass(frozen=True)
 class Fact(Generic[Value]):
-    """One thing to know about a host. `parse` is pure: it takes what the command wrote on standard output."""
+    """One thing to know about a host. `parse` is pure: it takes what the command wrote on standard output.
+
+    `absent`: words of the command's last line that say that there is nothing to know, as where it is not installed.
+    """
 
     name: str
     argv: list[str]
     parse: Callable[[str], Value]
+    absent: str = "No such file or directory"
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,7 @@ def read(fact: Fact[Value], capture: Capture | None) -> Seen[Value]:
         return Seen(None, capture.missing, absent="is not installed" in capture.missing)
     last = (capture.stderr.strip().splitlines() or [""])[-1]
     if capture.code != 0 and not capture.stdout.strip():
-        return Seen(None, last or f"{fact.argv[0]} ended with {capture.code}", "No such file or directory" in last)
+        return Seen(None, last or f"{fact.argv[0]} ended with {capture.code}", fact.absent in last)
     try:
         return Seen(fact.parse(capture.stdout))
     except Unreadable as error:

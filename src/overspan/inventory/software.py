@@ -68,4 +68,7 @@ def parse_sinfo(text: str) -> list[Partition]:
 
 
 DOCKER = Fact("docker_info", ["docker", "info", "--format", "{{json .}}"], parse_docker_info)
-SINFO = Fact("sinfo", ["sinfo", "-h", "-o", "%P|%a|%l|%D|%G"], parse_sinfo)
+SINFO = Fact(
+    "sinfo", ["sinfo", "-h", "-o", "%P|%a|%l|%D|%G"], parse_sinfo, absent="Could not establish a configuration source"
+)
+"""Slurm's commands without a cluster that they belong to say so (slurm 22.05, Debian 12)."""
