@@ -163,6 +163,15 @@ def test_an_address_on_both_hosts_joins_nothing(tmp_path: Path) -> None:
     assert [link.network for link in pair.links] == ["192.168.1.0/24"]
 
 
+def test_one_machine_named_twice_is_said_and_the_rest_is_printed(tmp_path: Path) -> None:
+    for name in ("spark1", "10.0.2.1"):
+        write_spark(tmp_path, name, {B: ["10.0.2.1/24"]})
+    twice = replayed(tmp_path)
+    assert said(twice, "spark1", "10.0.2.1", "one machine named twice")
+    assert said(twice, "spark1: no interface is up with an address of its own")
+    assert all(host.fabric is None for host in twice.hosts)
+
+
 def test_hosts_that_share_no_network(tmp_path: Path) -> None:
     write_spark(tmp_path, "spark1", {LAN: ["192.168.1.1/24"]}, up=())
     write_spark(tmp_path, "spark2", {LAN: ["192.168.2.1/24"]}, up=())

@@ -96,18 +96,28 @@ def _networks(hosts: Sequence[Host]) -> dict[str, dict[str, End]]:
 
     An address that stands on two hosts joins nothing: it is not reachable from both.
     """
-    ends = [End(host.name, nic, address) for host in hosts for nic in host.nics if nic.up for address in nic.addresses]
-    owners: dict[str, set[str]] = {}
-    for end in ends:
-        owners.setdefault(_ip(end.address), set()).add(end.host)
+    shared = _on_two_hosts(hosts)
     networks: dict[str, dict[str, End]] = {}
-    for end in ends:
-        if len(owners[_ip(end.address)]) > 1:
+    for end in (end for host in hosts for end in _ends(host)):
+        if _ip(end.address) in shared:
             continue
         members = networks.setdefault(str(ipaddress.ip_interface(end.address).network), {})
         if end.host not in members or end.rank > members[end.host].rank:
             members[end.host] = end
     return {network: members for network, members in networks.items() if len(members) > 1}
+
+
+def _ends(host: Host) -> list[End]:
+    return [End(host.name, nic, address) for nic in host.nics if nic.up for address in nic.addresses]
+
+
+def _on_two_hosts(hosts: Sequence[Host]) -> dict[str, list[str]]:
+    """Address -> the hosts that all have it: one machine named twice, or an address given out twice."""
+    owners: dict[str, list[str]] = {}
+    for host in hosts:
+        for address in {_ip(end.address) for end in _ends(host)}:
+            owners.setdefault(address, []).append(host.name)
+    return {address: names for address, names in owners.items() if len(names) > 1}
 
 
 def _ip(address: str) -> str:
@@ -141,8 +151,9 @@ def _link(network: str, ends: dict[str, End]) -> Link:
 def _own_addresses(hosts: Sequence[Host]) -> dict[str, End]:
     """Without a common network: the address that ssh reaches a host by, else that of its fittest interface."""
     chosen = {}
+    shared = _on_two_hosts(hosts)
     for host in hosts:
-        ends = [End(host.name, nic, address) for nic in host.nics if nic.up for address in nic.addresses]
+        ends = [end for end in _ends(host) if _ip(end.address) not in shared]
         by_ssh = [end for end in ends if host.ssh is not None and _ip(end.address) == host.ssh.address]
         if ends:
             chosen[host.name] = (by_ssh or [max(ends, key=lambda end: end.rank)])[0]
@@ -241,7 +252,19 @@ def _nets(nic: Nic) -> set[str]:
 def _warnings_between(
     hosts: Sequence[Host], chosen: dict[str, End], common: bool, networks: dict[str, dict[str, End]]
 ) -> list[str]:
-    warnings = [f"{host.name}: no interface is up with an address" for host in hosts if host.name not in chosen]
+    shared = _on_two_hosts(hosts)
+    warnings = [
+        f"{host.name}: no interface is up with an address{' of its own' if _ends(host) else ''}"
+        for host in hosts
+        if host.name not in chosen
+    ]
+    twice: dict[str, list[str]] = {}
+    for address, names in sorted(shared.items()):
+        twice.setdefault(", ".join(names), []).append(address)
+    warnings += [
+        f"{names} all have {', '.join(addresses)}: one machine named twice, or one address given to several"
+        for names, addresses in twice.items()
+    ]
     if not common:
         warnings.append(f"no network joins all hosts: {', '.join(host.name for host in hosts)}")
     for network, members in networks.items():
