@@ -11,6 +11,7 @@ from overspan.cli.output import document, table
 from overspan.planner import answer
 from overspan.planner.choose import states_layout
 from overspan.runs.commands import commands_of, slurm_commands
+from overspan.runs.kubernetes import as_yaml, manifests
 from overspan.runs.planning import Wanted, asked_for, plan_of, processes_of
 from overspan.schema.errors import InputError
 from overspan.schema.plan import Plan
@@ -24,9 +25,10 @@ from overspan.schema.process import ProcessSpec
 @HARDWARE
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Override a field or engine argument.")
 @click.option("--show", type=click.Choice(["commands"]), help="Print what a person would paste, host by host.")
+@click.option("--render", type=click.Choice(["k8s"]), help="Print the objects of Kubernetes that would run it.")
 @click.option("--explain", is_flag=True, help="Rank the layouts that these machines can run, and say what binds.")
 @click.option("--json", "as_json", is_flag=True)
-def plan(model: str, *, show: str | None, explain: bool, as_json: bool, **asked: Any) -> None:
+def plan(model: str, *, show: str | None, render: str | None, explain: bool, as_json: bool, **asked: Any) -> None:
     """Plan MODEL on machines: offline, no connection, nothing started.
 
     MODEL is a recipe, a Hugging Face id or a folder. A recipe that states a layout keeps it; for all else the best
@@ -49,6 +51,9 @@ def plan(model: str, *, show: str | None, explain: bool, as_json: bool, **asked:
         question = question_of(model, machines=machines, **{**asked, "inventory": None, "hardware": None})
         ranked = answer.answer(question)
     made = plan_of(wanted, to_start=False)
+    if render:
+        document(manifests(made)) if as_json else click.echo(as_yaml(made), nl=False)
+        return
     processes = processes_of(made)
     if as_json:
         found = {**made.model_dump(mode="json"), "processes": [spec.model_dump(mode="json") for spec in processes]}

@@ -21,6 +21,9 @@ SIDE_CHANNEL_PORT = 5600
 ETCD_PORT = 2379
 """Source: etcd's documentation, --listen-client-urls."""
 
+OPERATORS = ("DYN_DISCOVERY_BACKEND", "ETCD_ENDPOINTS", "CUDA_VISIBLE_DEVICES")
+"""What Dynamo's operator for Kubernetes and the device plugin set themselves."""
+
 KV_TRANSFER: dict[str, Any] = {"kv_connector": "NixlConnector", "kv_role": "kv_both"}
 
 
