@@ -113,3 +113,9 @@ def test_every_rule_says_passed_failed_or_not_evaluated() -> None:
     assert {finding.status for finding in ask("")} == {"not_evaluated"}
     reason = next(finding for finding in findings if finding.rule == "moe-backend-not-marlin")
     assert reason.status == "not_evaluated" and reason.cause
+
+
+def test_a_line_that_says_it_does_no_harm_is_believed() -> None:
+    line = "ERROR NCCL WARN Call to ibv_modify_qp failed with 22 Invalid argument"
+    assert failed_rules(line) == ["rdma-gid-mismatch"]
+    assert failed_rules(f"{line}; this can be safely ignored") == []

@@ -37,6 +37,16 @@ ANOMALIES = (
     r"Failed to \w+",
 )
 """What an unknown failure looks like, whatever it is."""
+REASSURED = (
+    r"(?:won.t|will not|does(?: not|n.t)) affect",
+    r"can (?:be )?(?:safely )?(?:be )?ignored?\b",
+    r"safe(?:ly)? (?:to )?ignore",
+    r"\bharmless\b",
+    r"\bnon-fatal\b|\bnot fatal\b",
+    r"this is (?:expected|normal|not an error)\b",
+)
+"""Who says one of these of what he reports does not report a failure, whatever else the line says."""
+
 _ANOMALY_ANCHORS = (
     *("traceback (most recent", "error", "fatal", "critical", "exception", "segmentation fault", "core dumped"),
     *("terminate called", "nccl warn", "panicked at", "aborted", "killed", "command not found", "failed to"),
@@ -70,6 +80,7 @@ class Book:
     prefilters: dict[tuple[bool, bool], Pattern]
     anchor_set: PatternSet
     anomaly: Pattern
+    reassured: Pattern
 
     @property
     def alternations(self) -> int:
@@ -118,7 +129,8 @@ def compile_book(rules: tuple[Rule, ...]) -> Book:
             for awake in (False, True)
         },
         anchor_set=PatternSet(escape(anchor) for anchor in literals),
-        anomaly=compile_pattern("|".join(f"(?:{pattern})" for pattern in ANOMALIES), fold_case=False),
+        anomaly=compile_pattern(_any_of(ANOMALIES), fold_case=False),
+        reassured=compile_pattern(_any_of(REASSURED)),
     )
 
 
@@ -136,6 +148,10 @@ def _ready_probes(patterns: Sequence[str]) -> list[tuple[Probe, str]]:
     return [
         (Probe(-1, "ready", which, compile_pattern(to_re2(pattern))), pattern) for which, pattern in enumerate(patterns)
     ]
+
+
+def _any_of(patterns: Sequence[str]) -> str:
+    return "|".join(f"(?:{to_re2(pattern)})" for pattern in patterns)
 
 
 def _one_of(literals: Sequence[str]) -> Pattern:

@@ -202,7 +202,7 @@ class _Reader:
         number, line = window.line_at(match.start())
         if probe.rule >= 0:
             touched = window.lines_of(match)
-            if any(pattern.search(touched) for pattern in self._book.forbids[probe.rule]):
+            if any(pattern.search(touched) for pattern in (self._book.reassured, *self._book.forbids[probe.rule])):
                 return False
             rule = self._book.rules[probe.rule]
             self._awake |= bool(rule.recovered_by)
