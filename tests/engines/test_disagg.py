@@ -1,9 +1,12 @@
 """Prefill and decode apart with plain vLLM: every process of 1P2D, and what is refused."""
 
 import json
+import socket
+import subprocess
 
 import pytest
 
+from overspan.engines.dynamo import WAIT_THEN
 from overspan.planner.make import make_plan
 from overspan.runs.disaggregated import processes
 from overspan.schema.errors import PlanRefused
@@ -77,3 +80,49 @@ def test_workers_that_share_a_node_see_their_own_gpus() -> None:
 def test_vllms_router_is_in_no_image() -> None:
     with pytest.raises(PlanRefused, match="router is in no image of vLLM"):
         those(Inventory(launcher="docker", hosts=[Host(name="here", memory_bytes=1 << 40)]))
+
+
+def dynamo_specs(hosts: int) -> list[ProcessSpec]:
+    gpus = [Gpu(index=index, kind="gb200", memory_bytes=190 << 30) for index in range(4)]
+    there = [Host(name=f"n{number}", memory_bytes=1 << 40, gpus=gpus) for number in range(hosts)]
+    inventory = Inventory(launcher="slurm", device="cuda", hosts=there, slurm=Slurm())
+    each = 4 // (2 // hosts)
+    recipe = Recipe.model_validate(
+        {"name": "tiny", "model": "tiny/none", "engine": "dynamo", "topology": f"1P1D TP{each}->TP{each}"}
+    )
+    engine = EngineChoice(name="dynamo", version="0.32.0", environment="/env")
+    return processes(make_plan(recipe, inventory, engine))
+
+
+def test_dynamos_processes_of_several_hosts_wait_for_their_etcd() -> None:
+    *others, etcd = dynamo_specs(2)
+    url = "http://{address:n0}:2379"
+    assert (etcd.name, etcd.host, etcd.waits_for) == ("etcd", "n0", [])
+    assert etcd.argv == [
+        *("/env/bin/etcd", "--data-dir", "{folder}/etcd", "--listen-client-urls", url),
+        *("--advertise-client-urls", url, "--listen-peer-urls", "http://127.0.0.1:2380"),
+    ]
+    assert [spec.name for spec in others] == ["frontend", "prefill", "decode"]
+    for spec in others:
+        assert spec.env["ETCD_ENDPOINTS"] == url
+        assert spec.waits_for == ["etcd"]
+        assert spec.argv[:6] == ["bash", "-c", WAIT_THEN, "bash", "{address:n0}", "2379"]
+        assert spec.argv[6:8] == ["/env/bin/python", "-m"]
+
+
+def test_dynamo_on_one_host_has_files_in_place_of_an_etcd() -> None:
+    specs = dynamo_specs(1)
+    assert [spec.name for spec in specs] == ["frontend", "prefill", "decode"]
+    assert {spec.env["DYN_DISCOVERY_BACKEND"] for spec in specs} == {"file"}
+
+
+def test_the_wait_ends_when_the_port_opens_and_arguments_stay_arguments() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+        command = ["bash", "-c", WAIT_THEN, "bash", "127.0.0.1", port, "printf", "%s|", "a b", "$(id)"]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as waiting:
+            with pytest.raises(subprocess.TimeoutExpired):
+                waiting.wait(0.5)
+            listener.listen()
+            assert waiting.communicate(timeout=60)[0] == "a b|$(id)|"

@@ -108,6 +108,12 @@ class Rack:
     def of_run(self) -> list[str]:
         return [line for line in self.slurm.jobs() if " overspan-" in line]
 
+    def jobs_that_were(self) -> list[str]:
+        """The ids of the jobs of this test's runs, ended ones too."""
+        rows = self.slurm.run("squeue", "--noheader", "--states=all", "--format=%i %j").splitlines()
+        names = {f"overspan-{run.id}" for run in all_runs()}
+        return [row.split()[0] for row in rows if row.split()[1] in names]
+
     def occupy(self, nodes: int, *more: str) -> str:
         """Somebody else's job, which holds nodes; its id."""
         out = self.slurm.run(

@@ -125,11 +125,13 @@ def test_no_point_is_short_of_sequences(points: list[Point]) -> None:
 
 def test_one_process_a_node_of_each_worker_and_ports_of_their_own(points: list[Point]) -> None:
     for point in points:
-        assert point.commands[0].process == "frontend"
-        assert len(point.commands) == 1 + point.nodes
-        assert all("dynamo.vllm" in each.command for each in point.commands[1:])
-        modes = ["prefill" if "--disaggregation-mode prefill" in each.command else "decode" for each in point.commands]
-        assert modes[1:].count("prefill") == len(point.roles["prefill"].nodes)
+        front, *workers, etcd = point.commands
+        assert (front.process, etcd.process) == ("frontend", "etcd")
+        assert front.host == etcd.host == workers[0].host
+        assert len(workers) == point.nodes
+        assert all("dynamo.vllm" in each.command for each in workers)
+        modes = ["prefill" if "--disaggregation-mode prefill" in each.command else "decode" for each in workers]
+        assert modes.count("prefill") == len(point.roles["prefill"].nodes)
 
 
 def test_the_rack_is_eighteen_nodes_of_four() -> None:

@@ -10,15 +10,12 @@ import json
 from typing import Any, Final
 
 from overspan.engines import vllm
-from overspan.engines.dynamo import SIDE_CHANNEL_PORT, kv_transfer
+from overspan.engines.dynamo import FOLDER, SIDE_CHANNEL_PORT, kv_transfer
 from overspan.engines.node import address_of, located, node_env
 from overspan.schema import defaults
 from overspan.schema.plan import Placement, Plan
 from overspan.schema.process import ProcessSpec
 from overspan.schema.topology import RoleName
-
-FOLDER: Final = "{folder}"
-"""Stands for the run's own folder, which all its processes see: filled in when the run is staged or its job begins."""
 
 ON_DISK: Final[dict[str, Any]] = {
     "kv_connector": "ExampleConnector",

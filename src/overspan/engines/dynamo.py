@@ -21,8 +21,18 @@ SIDE_CHANNEL_PORT = 5600
 ETCD_PORT = 2379
 """Source: etcd's documentation, --listen-client-urls."""
 
+ETCD_PEER_PORT = 2380
+"""Source: etcd's documentation, --listen-peer-urls."""
+
+FOLDER = "{folder}"
+"""Stands for the run's own folder, which all its processes see: filled in when the run is staged or its job begins."""
+
 OPERATORS = ("DYN_DISCOVERY_BACKEND", "ETCD_ENDPOINTS", "CUDA_VISIBLE_DEVICES")
 """What Dynamo's operator for Kubernetes and the device plugin set themselves."""
+
+WAIT_THEN = 'h=$1 p=$2; shift 2; until (exec 3<>"/dev/tcp/$h/$p") 2>/dev/null; do sleep 0.2; done; exec "$@"'
+"""Constant text for bash: wait until a port is open, then become the rest. All processes of a run start at once, and
+Dynamo's end where etcd does not answer at their start. How long it may take is the run's own limit."""
 
 KV_TRANSFER: dict[str, Any] = {"kv_connector": "NixlConnector", "kv_role": "kv_both"}
 
@@ -59,6 +69,31 @@ def worker(plan: Plan, role: RoleName, placements: list[Placement]) -> list[Proc
     """
     args = serve_args(plan) | {"kv_transfer_config": kv_transfer(plan.recipe.engine_args.get("kv_transfer_config"))}
     return [_part(plan, role, args, placements, index) for index in range(len(placements))]
+
+
+def with_etcd(plan: Plan, specs: list[ProcessSpec]) -> list[ProcessSpec]:
+    """The processes, and the etcd by which those of several hosts find each other; one host has files for that."""
+    if len({each.host for each in plan.placements}) == 1:
+        return specs
+    head = plan.inventory.hosts[0]
+    address = address_of(head)
+    url = f"http://{address}:{ETCD_PORT}"
+    # One member; its data is worth nothing after the run. A container has a /tmp of its own.
+    folder = "/tmp/etcd" if plan.engine.image else f"{FOLDER}/etcd"  # noqa: S108
+    argv = [program(plan, "etcd"), "--data-dir", folder, "--listen-client-urls", url, "--advertise-client-urls", url]
+    # Its peers' port is opened even where there are none.
+    argv += ["--listen-peer-urls", f"http://{defaults.LOOPBACK}:{ETCD_PEER_PORT}"]
+    etcd = ProcessSpec(
+        name="etcd", host=head.name, argv=argv, env=node_env(plan, head, 1), ports={"etcd": ETCD_PORT}, role="etcd"
+    )
+    return [*(_after_etcd(spec, address) for spec in specs), contained(etcd, plan, head)]
+
+
+def _after_etcd(spec: ProcessSpec, address: str) -> ProcessSpec:
+    whole = [*([spec.entrypoint] if spec.entrypoint else []), *spec.argv]
+    shell, *argv = ["bash", "-c", WAIT_THEN, "bash", address, str(ETCD_PORT), *whole]
+    changes = {"entrypoint": shell, "argv": argv} if spec.entrypoint else {"argv": [shell, *argv]}
+    return spec.model_copy(update={**changes, "waits_for": ["etcd"]})
 
 
 def _part(plan: Plan, role: RoleName, args: dict[str, Any], placements: list[Placement], index: int) -> ProcessSpec:

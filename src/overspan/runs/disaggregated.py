@@ -34,5 +34,7 @@ def processes(plan: Plan) -> list[ProcessSpec]:
             specs += dynamo.worker(located(own), role.name, placements)
         else:
             specs += disagg.worker(own, role.name, number, placements)
-    front = dynamo.frontend(located(plan)) if plan.engine.name == "dynamo" else disagg.router(plan, specs)
-    return [front, *specs]
+    if plan.engine.name == "dynamo":
+        there = located(plan)
+        return dynamo.with_etcd(there, [dynamo.frontend(there), *specs])
+    return [disagg.router(plan, specs), *specs]

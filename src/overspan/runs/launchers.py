@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from overspan.launchers.base import Launcher
 from overspan.runs.folder import RunFolder
-from overspan.schema.inventory import Host, Slurm
+from overspan.schema.inventory import Host, Inventory, Slurm
 from overspan.schema.plan import Plan
 from overspan.transport.base import Transport
 from overspan.transport.reach import reach
@@ -31,7 +31,7 @@ def hosts_of(plan: Plan) -> list[Host]:
 def transports_of(plan: Plan) -> dict[str, Transport]:
     """A way to each host that holds ranks; under Slurm, to the login node alone. Nothing is opened yet."""
     if plan.inventory.launcher == "slurm":
-        return {LOGIN: reach(login_of(plan))}
+        return {LOGIN: reach(login_of(plan.inventory))}
     return {host.name: reach(host) for host in hosts_of(plan)}
 
 
@@ -58,9 +58,9 @@ def slurm_of(plan: Plan) -> Slurm:
     return plan.inventory.slurm or Slurm()
 
 
-def login_of(plan: Plan) -> Host:
+def login_of(inventory: Inventory) -> Host:
     """The machine that submits jobs."""
-    return Host(name=LOGIN, memory_bytes=1, ssh=slurm_of(plan).login)
+    return Host(name=LOGIN, memory_bytes=1, ssh=inventory.slurm.login if inventory.slurm else None)
 
 
 def slurm_launcher(run: RunFolder, plan: Plan, transports: Mapping[str, Transport]) -> SlurmLauncher:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 from overspan.engines import patches
@@ -41,17 +42,29 @@ def stage_model(plan: Plan, say: Say) -> tuple[Plan, models.PreparedModel | None
     return plan.model_copy(update={"model_path": str(path), "model_digest": model.digest}), model
 
 
+def check_slurm(run: RunFolder, plan: Plan) -> None:
+    """Ask Slurm whether it would take the job, before anything is fetched for it.
+
+    Raises:
+        InputError: it would not; quotes it.
+    """
+    if plan.inventory.launcher != "slurm":
+        return
+    transports = transports_of(plan)
+    with closing(transports[LOGIN]):
+        slurm_launcher(run, plan, transports).check()
+
+
 def stage_slurm(run: RunFolder, plan: Plan, say: Say) -> Plan:
     """The plan with what the nodes will find: the imported image, the weights' place. All of it is checked now.
 
     Raises:
-        InputError: Slurm would not take the job, or weights or image are not there.
+        InputError: weights or image are not there.
     """
     site, transports = slurm_of(plan), transports_of(plan)
     login = transports[LOGIN]
     try:
         launcher = slurm_launcher(run, plan, transports)
-        launcher.check()
         changes: dict[str, object] = {}
         if plan.model_path is not None:
             shared.check_weights(login, plan.model_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -10,8 +11,11 @@ from overspan import __version__
 from overspan.bench.run import Bench
 from overspan.checks.client import Client, NoAnswer
 from overspan.checks.verify import SHORT, wrong
+from overspan.inventory.probes import look
+from overspan.inventory.software import SINFO
 from overspan.runs import keys
 from overspan.runs.folder import RunFolder, all_runs, write_whole
+from overspan.runs.launchers import login_of
 from overspan.runs.lock import is_held
 from overspan.runs.planning import Wanted
 from overspan.runs.stop import stop
@@ -25,6 +29,7 @@ from overspan.schema.yamlio import dump
 from overspan.sweep.expand import Deployment, Matrix
 from overspan.sweep.folder import SweepFolder
 from overspan.sweep.results import derive, why_not
+from overspan.transport.reach import reach
 
 Say = Callable[[str], None]
 Progress = Callable[[Point, int, int, int], None]
@@ -69,15 +74,17 @@ def require_startable(matrix: Matrix, points: list[Point]) -> None:
     """Refuse points that nothing here can start, before anything of the sweep begins.
 
     Raises:
-        PlanRefused: names the launcher or the topology.
+        PlanRefused: Slurm does not answer where the inventory says that jobs are submitted.
     """
-    wanted = {point.deployment for point in points}
-    apart = [each.topology.label for each in matrix.deployments if each.topology.disaggregated and each.id in wanted]
-    reasons = [f"{label}: prefill and decode apart are planned and printed, not started" for label in apart]
-    if matrix.inventory.launcher == "slurm":
-        reasons.append(f"{matrix.inventory.name}: jobs of Slurm are planned and printed, not started")
-    if reasons:
-        raise PlanRefused(f"sweep {matrix.sweep.name} cannot be started:", reasons, next="--dry-run prints it")
+    if matrix.inventory.launcher != "slurm" or not points:
+        return
+    login = login_of(matrix.inventory)
+    with closing(reach(login)) as transport:
+        partitions, _ = look(transport, SINFO)
+    if partitions.value is None:
+        where = login.ssh.address if login.ssh else "this machine"
+        reason = f"{matrix.inventory.name}: Slurm does not answer on {where}: {partitions.why}"
+        raise PlanRefused(f"sweep {matrix.sweep.name} cannot be started:", [reason], next="--dry-run prints it")
 
 
 class _Serving:
@@ -230,16 +237,19 @@ class _Serving:
         return None
 
     def _start(self) -> RunFolder:
+        topology = self._deployment.topology
         recipe = self._folder.path / f"recipe-{self._deployment.id}.yaml"
-        write_whole(recipe, dump(self._deployment.recipe))
+        label = topology.label if topology.disaggregated else None
+        write_whole(recipe, dump(self._deployment.recipe.model_copy(update={"topology": label})))
         machines = self._folder.path / "inventory.yaml"
         write_whole(machines, dump(self._matrix.inventory))
         head = self._deployment.placed.workers[0].placements[0].host
-        here = all(host.ssh is None for host in self._matrix.inventory.hosts if host.name == head)
+        on_this_machine = all(host.ssh is None for host in self._matrix.inventory.hosts if host.name == head)
+        here = on_this_machine and self._matrix.inventory.launcher != "slurm"
         # Stated, so that the planner chooses none of its own: a layout that is the default does not stand in the file.
-        layout = f"layout={self._deployment.topology.answering.layout.label}"
+        layout = f"layout={topology.answering.layout.label}"
         wanted = Wanted(str(recipe), str(machines), (layout, "port=0") if here else (layout,), self._name)
-        self._told.say(f"{self._deployment.id}: starting {self._deployment.topology.label}")
+        self._told.say(f"{self._deployment.id}: starting {topology.label}")
         return up(wanted, self._told.say, self._follow)
 
     def _follow(self, run: RunFolder, events: Iterator[Event | None]) -> None:

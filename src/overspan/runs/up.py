@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 
 from overspan import __version__
-from overspan.engines import disagg
+from overspan.engines import dynamo
 from overspan.provision import models
 from overspan.runs import facts, keys, ports
 from overspan.runs.diagnosis import failure
@@ -18,7 +18,7 @@ from overspan.runs.launchers import hosts_of
 from overspan.runs.lock import NameLock
 from overspan.runs.planning import Wanted, plan_of, processes_of
 from overspan.runs.preflight import require_ready_hosts
-from overspan.runs.staging import apply_patches, stage_hosts, stage_model, stage_slurm
+from overspan.runs.staging import apply_patches, check_slurm, stage_hosts, stage_model, stage_slurm
 from overspan.runs.stop import stop
 from overspan.schema.errors import InputError
 from overspan.schema.event import FINAL_STATES, Event
@@ -93,6 +93,7 @@ def _stage(run: RunFolder, plan: Plan, say: Say) -> Plan:
     run.write("plan.json", plan)
     run.append(f"planned {plan.layout.label} of {plan.recipe.model} on {_hosts(plan)}", state="planned")
     recipe = plan.recipe
+    check_slurm(run, plan)
     require_ready_hosts(run, plan)
     plan, model = stage_model(plan, say)
     if recipe.locked and model and recipe.locked.model_digest != model.digest:
@@ -117,7 +118,7 @@ def in_folder(spec: ProcessSpec, run: RunFolder) -> ProcessSpec:
     """The process with the run's folder in its arguments, where it asks for it; a Slurm's job has one of its own."""
     if run.plan().inventory.launcher != "local":
         return spec
-    return spec.model_copy(update={"argv": [word.replace(disagg.FOLDER, str(run.path)) for word in spec.argv]})
+    return spec.model_copy(update={"argv": [word.replace(dynamo.FOLDER, str(run.path)) for word in spec.argv]})
 
 
 def _hosts(plan: Plan) -> str:

@@ -42,7 +42,7 @@ _UNHASHED = frozenset(
 
 @dataclass(frozen=True)
 class Tools:
-    """What the rooms above lend: which engine runs a recipe, and the processes of an aggregated plan."""
+    """What the rooms above lend: which engine runs a recipe, and the processes of a plan."""
 
     engine_of: Callable[[Recipe, Inventory], EngineChoice]
     processes_of: Callable[[Plan], list[ProcessSpec]]
@@ -159,7 +159,7 @@ def _deploy(case: _Case, sweep: Sweep, inventory: Inventory, model: ModelSpec | 
     engine = tools.engine_of(case.recipe, inventory)
     plans = {role.name: _role_plan(case.recipe, role, placed, inventory, engine) for role in topology.roles}
     roles = {role.name: _role(role, plans[role.name], placed, inventory) for role in topology.roles}
-    processes = _processes(plans, placed, tools)
+    processes = tools.processes_of(_whole(next(iter(plans.values())), case.recipe, topology, placed))
     return Deployment(
         id=case.entry.slug,
         topology=topology,
@@ -211,14 +211,21 @@ def _role(role: Role, plan: Plan, placed: Placed, inventory: Inventory) -> Point
     )
 
 
-def _processes(plans: dict[RoleName, Plan], placed: Placed, tools: Tools) -> list[ProcessSpec]:
-    if not placed.topology.disaggregated:
-        return tools.processes_of(next(iter(plans.values())))
-    front = dynamo.frontend(next(iter(plans.values())))
-    workers = [
-        spec for worker in placed.workers for spec in dynamo.worker(plans[worker.role], worker.role, worker.placements)
+def _whole(plan: Plan, recipe: Recipe, topology: Topology, placed: Placed) -> Plan:
+    """The plan of all roles together, as `up` will make it."""
+    if not topology.disaggregated:
+        return plan
+    placements = [
+        each.model_copy(update={"role": worker.role, "worker": worker.number})
+        for worker in placed.workers
+        for each in worker.placements
     ]
-    return [front, *workers]
+    changes = {
+        "recipe": recipe.model_copy(update={"topology": topology.label}),
+        "layout": topology.answering.layout,
+        "placements": placements,
+    }
+    return plan.model_copy(update=changes)
 
 
 def _point(
