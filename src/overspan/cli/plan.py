@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from overspan.cli.asked import HARDWARE, LOAD, MACHINES, demand_of, options, question_of
 from overspan.cli.output import document, table
-from overspan.planner import answer
 from overspan.planner.choose import states_layout
-from overspan.runs.commands import commands_of, slurm_commands
-from overspan.runs.kubernetes import as_yaml, manifests
+from overspan.runs.commands import commands_of
 from overspan.runs.planning import Wanted, asked_for, plan_of, processes_of
 from overspan.schema.errors import InputError
 from overspan.schema.plan import Plan
 from overspan.schema.process import ProcessSpec
+
+if TYPE_CHECKING:
+    from overspan.planner.answer import Question
 
 
 @click.command()
@@ -39,8 +40,8 @@ def plan(model: str, *, show: str | None, render: str | None, explain: bool, as_
     if asked["gpu"] or asked["how_many"]:
         if asked["inventory"]:
             raise InputError("--on names machines at hand, --gpu ones that are not", next="leave one of them out")
-        found = answer.answer(question_of(model, **asked))
-        document(found) if as_json else click.echo(answer.as_text(found))
+        found = _ranking(question_of(model, **asked))
+        document(found) if as_json else click.echo(_as_text(found))
         return
     wanted = Wanted(
         model, asked["inventory"], asked["settings"], None, demand_of(**load), asked["slo"], asked["hardware"]
@@ -48,10 +49,11 @@ def plan(model: str, *, show: str | None, render: str | None, explain: bool, as_
     recipe, machines = asked_for(wanted)
     ranked = None
     if explain or wanted.demand or wanted.slo:
-        question = question_of(model, machines=machines, **{**asked, "inventory": None, "hardware": None})
-        ranked = answer.answer(question)
+        ranked = _ranking(question_of(model, machines=machines, **{**asked, "inventory": None, "hardware": None}))
     made = plan_of(wanted, to_start=False)
     if render:
+        from overspan.runs.kubernetes import as_yaml, manifests
+
         document(manifests(made)) if as_json else click.echo(as_yaml(made), nl=False)
         return
     processes = processes_of(made)
@@ -59,15 +61,29 @@ def plan(model: str, *, show: str | None, render: str | None, explain: bool, as_
         found = {**made.model_dump(mode="json"), "processes": [spec.model_dump(mode="json") for spec in processes]}
         document(found | ({"explain": ranked} if ranked else {}))
     elif show == "commands" and made.inventory.launcher == "slurm":
+        from overspan.runs.commands_slurm import slurm_commands
+
         click.echo(slurm_commands(made, processes))
     elif show == "commands":
         click.echo("\n\n".join(commands_of(spec) for spec in processes))
     else:
         if ranked:
-            click.echo(answer.as_text(ranked) + "\n")
+            click.echo(_as_text(ranked) + "\n")
         _print(made, processes)
         if ranked and states_layout(recipe) and ranked["layout"] != made.layout.label:
             click.echo(f"the recipe states {made.layout.label}; --set layout={ranked['layout']} takes the best")
+
+
+def _ranking(question: Question) -> dict[str, Any]:
+    from overspan.planner.answer import answer  # imported when asked: most plans rank nothing
+
+    return answer(question)
+
+
+def _as_text(found: dict[str, Any]) -> str:
+    from overspan.planner.show import as_text
+
+    return as_text(found)
 
 
 def _print(made: Plan, processes: list[ProcessSpec]) -> None:

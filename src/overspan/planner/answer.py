@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from overspan.catalog import hardware, inventories
 from overspan.planner import disagg, explain, rank, refuse, subject
+from overspan.planner.limits import parse_slo
 from overspan.planner.predict import setting_of
 from overspan.planner.show import as_text
 from overspan.schema.base import Frozen
@@ -16,7 +17,7 @@ from overspan.schema.model import ModelSpec
 from overspan.schema.prediction import Demand, Prediction, Slo
 from overspan.schema.recipe import Recipe
 
-__all__ = ["Question", "answer", "as_text", "parse_slo"]
+__all__ = ["Question", "answer", "as_text"]
 
 _UNMEASURED: Final = "nothing disaggregated was measured behind this: take it as an order, not as numbers"
 
@@ -158,22 +159,3 @@ def reserved(gpus: int, machines: Inventory) -> int:
             break
         held += refuse.slots(host, machines)
     return max(held, gpus)
-
-
-def parse_slo(text: str | None) -> Slo:
-    """Limits such as `ttft=2000,tpot=30`.
-
-    Raises:
-        InputError: not such a text.
-    """
-    limits: dict[str, float] = {}
-    for part in (text or "").split(",") if text else []:
-        name, _, value = part.strip().partition("=")
-        try:
-            number = float(value)
-        except ValueError:
-            number = 0.0
-        if name not in ("ttft", "tpot") or not 0 < number < float("inf"):
-            raise InputError(f"--slo {text}: '{part.strip()}' is no limit", next="write it like ttft=2000,tpot=30 (ms)")
-        limits[f"{name}_ms"] = number
-    return Slo.model_validate(limits)

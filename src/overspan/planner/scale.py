@@ -7,8 +7,8 @@ import math
 from typing import Any, Final
 
 from overspan.planner import disagg, rank, subject
-from overspan.planner.answer import parse_slo
 from overspan.planner.fleet import Load, Outcome, Unit, simulate
+from overspan.planner.limits import parse_slo
 from overspan.planner.predict import capacity_of, predict
 from overspan.planner.refuse import rank_memory, refusals
 from overspan.planner.topology import role_recipe

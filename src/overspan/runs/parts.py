@@ -5,8 +5,6 @@ from __future__ import annotations
 import platform
 from typing import Literal
 
-import psutil
-
 from overspan.engines.node import address_of
 from overspan.schema.errors import InputError, PlanRefused
 from overspan.schema.inventory import Host, Inventory
@@ -20,6 +18,8 @@ _LOOPBACK = ("127.", "::1")
 
 def own_addresses() -> set[str]:
     """The addresses by which others may know this machine."""
+    import psutil  # a plan that is carried out from elsewhere does without
+
     found = {address.address.partition("%")[0] for each in psutil.net_if_addrs().values() for address in each}
     return {address for address in found if not address.startswith(_LOOPBACK)}
 

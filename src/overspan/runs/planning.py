@@ -6,13 +6,13 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from overspan.catalog import flags, hardware, images, inventories, library, overrides, recipes
 from overspan.engines import vllm, vllm_ray
 from overspan.planner import choose
-from overspan.planner.answer import parse_slo
+from overspan.planner.limits import parse_slo
 from overspan.planner.make import make_plan, sizes
-from overspan.provision import engines
 from overspan.runs import disaggregated, parts
 from overspan.runs.parts import Part
 from overspan.schema.errors import EngineMissing, InputError, PlanRefused
@@ -21,6 +21,9 @@ from overspan.schema.plan import EngineChoice, Plan
 from overspan.schema.prediction import Demand
 from overspan.schema.process import ProcessSpec
 from overspan.schema.recipe import Recipe
+
+if TYPE_CHECKING:
+    from overspan.provision.engines import EngineEnv
 
 _ENGINES = {"vllm": vllm.processes, "vllm-ray": vllm_ray.processes}
 
@@ -98,12 +101,25 @@ def processes_of(plan: Plan) -> list[ProcessSpec]:
     return [spec for spec in engine(plan) if plan.part in (None, spec.host)]
 
 
+def _installed(kind: str) -> EngineEnv:
+    # Imported when asked, as everything here that a plan for other machines does without.
+    from overspan.provision.engines import find
+
+    return find(kind)
+
+
+def _version_in(environment: Path) -> str | None:
+    from overspan.provision.engines import version_in
+
+    return version_in(environment)
+
+
 def _router(inventory: Inventory, *, to_start: bool) -> str | None:
     """The environment of vLLM's router: the inventory's, or the one that is installed here."""
     if inventory.router_environment or inventory.launcher != "local":
         return inventory.router_environment
     try:
-        return str(engines.find("router").path)
+        return str(_installed("router").path)
     except EngineMissing:
         if to_start:
             raise
@@ -133,7 +149,7 @@ def engine_of(recipe: Recipe, inventory: Inventory, *, to_start: bool) -> Engine
     if inventory.engine_environment or inventory.device == "cuda":
         return _own(recipe, inventory, to_start=to_start)
     try:
-        found = engines.find(f"{inventory.device}-ray" if recipe.engine == "vllm-ray" else inventory.device)
+        found = _installed(f"{inventory.device}-ray" if recipe.engine == "vllm-ray" else inventory.device)
     except EngineMissing:
         if to_start:
             raise
@@ -151,7 +167,7 @@ def _own(recipe: Recipe, inventory: Inventory, *, to_start: bool) -> EngineChoic
     """An engine that the user installed: the environment that the inventory names, or that of `vllm` on the PATH."""
     program = shutil.which("vllm")
     folder = inventory.engine_environment or (str(Path(program).parent.parent) if program else None)
-    version = engines.version_in(Path(folder)) if folder else None
+    version = _version_in(Path(folder)) if folder else None
     if version is None and to_start:
         raise EngineMissing(
             f"this machine has GPUs and no vLLM {f'in {folder}' if folder else 'on the PATH'}",
@@ -182,6 +198,6 @@ def engine_python() -> str:
     if beside is not None and beside.exists():
         return str(beside)
     try:
-        return str(engines.find("cpu").python)
+        return str(_installed("cpu").python)
     except EngineMissing:
         return sys.executable
