@@ -1,8 +1,12 @@
 """Engine arguments are refused here, before vLLM would, and written the way it takes them."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from overspan.catalog import flags
+from overspan.catalog import flags, inventories, overrides, recipes
+from overspan.planner import refuse
 from overspan.schema.errors import RecipeError
 
 
@@ -106,3 +110,44 @@ def test_argv() -> None:
 def test_argv_refuses_an_unknown_name() -> None:
     with pytest.raises(RecipeError, match="did you mean max_num_seqs"):
         flags.to_argv({"max_num_seq": 4})
+
+
+@pytest.fixture
+def other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the parser of another version told: it lacks --nnodes and has a flag of its own."""
+    monkeypatch.setenv("OVERSPAN_CACHE", str(tmp_path))
+    own = {name: flag for name, flag in flags.known().items() if name != "nnodes"}
+    own["warp_factor"] = {"options": ["--warp-factor"], "kind": "integer", "minimum": 1}
+    flags.keep({"engine": "vllm", "version": "0.99.1", "flags": own})
+
+
+@pytest.mark.usefixtures("other")
+def test_an_engine_whose_parser_was_asked_is_checked_against_it() -> None:
+    assert flags.check({"warp_factor": 9}, "0.99.1") == []
+    assert "must be 1 or more" in flags.check({"warp_factor": 0}, "0.99.1")[0]
+    (problem,) = flags.check({"nnodes": 2}, "0.99.1")
+    assert "none of vLLM 0.99.1" in problem
+    (problem,) = flags.check({"warp_factor": 9}, flags.LATEST)
+    assert f"none of vLLM {flags.LATEST}" in problem
+    assert flags.check({"warp_factor": 9, "nnodes": 2}) == []  # a recipe may be for any of them
+
+
+@pytest.mark.usefixtures("other")
+def test_a_recipe_can_use_it_and_an_image_that_lacks_it_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: mine\nmodel: a/b\nimage: vllm/vllm-openai:v0.99.1\nengine_args: {warp_factor: 9}\n")
+    recipe = recipes.find(str(file))
+    assert overrides.apply(recipe, ["warp_factor=8"]).engine_args == {"warp_factor": 8}
+    pair = inventories.find("two-sparks")
+    assert not [told for told in refuse.refusals(None, recipe.layout, pair, recipe) if "warp" in told]
+    older = overrides.apply(recipe, [f"image=vllm/vllm-openai:v{flags.LATEST}"])
+    (told,) = [told for told in refuse.refusals(None, recipe.layout, pair, older) if "warp" in told]
+    assert f"holds vLLM {flags.LATEST}" in told and "its own parser does not know it" in told
+
+
+@pytest.mark.parametrize("dump", [{}, {"version": "nightly", "flags": {}}, {"version": "1.2", "flags": {"a": {}}}])
+def test_what_is_no_dump_is_not_kept(dump: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OVERSPAN_CACHE", str(tmp_path))
+    with pytest.raises((ValueError, KeyError)):
+        flags.keep(dump)
+    assert not list(tmp_path.rglob("*.json"))

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from overspan.catalog import flags, overrides, recipes
+from overspan.provision import learned
 from support.engine import engine_python
 
 pytestmark = pytest.mark.real
-TOOL = Path(__file__).parents[2] / "tools" / "dump_engine_flags.py"
 PARSE = """
 import json, sys
 from vllm.utils.argparse_utils import FlexibleArgumentParser
@@ -30,9 +30,12 @@ def run(*arguments: str, text: str = "") -> str:
     return done.stdout
 
 
-def test_the_dump_is_current() -> None:
+def test_the_engine_at_hand_is_asked_and_says_what_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OVERSPAN_CACHE", str(tmp_path))
+    version = learned.of_environment(engine_python().parents[1])
+    kept = json.loads((tmp_path / "engine_flags" / f"vllm-{version}.json").read_text())
     shipped = Path(str(flags.__file__)).parent / "engine_flags" / f"vllm-{flags.LATEST}.json"
-    assert json.loads(run(str(TOOL))) == json.loads(shipped.read_text())
+    assert kept == json.loads(shipped.read_text())
 
 
 def test_the_engines_parser_takes_every_recipe() -> None:

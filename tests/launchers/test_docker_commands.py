@@ -108,4 +108,4 @@ def test_the_other_commands() -> None:
     ]
     assert commands.stop(["c1", "c2"], 20.0) == ["docker", "stop", "--time", "20", "--", "c1", "c2"]
     assert commands.remove(["c1"]) == ["docker", "rm", "--force", "--volumes", "--", "c1"]
-    assert commands.top("c1") == ["docker", "top", "c1", "-ww", "-eo", "pid,rss,stat,args"]
+    assert commands.top("c1") == ["docker", "top", "c1", "-ww", "-eo", "pid,ppid,rss,stat,args"]

@@ -48,3 +48,31 @@ def test_the_first_death_is_told_whichever_end_the_kernel_tells_first(tmp_path: 
         assert deaths[0].what.startswith(named)
     finally:
         assert launcher.end(0.0) == []
+
+
+WORKER = """
+import os, time
+if not os.fork():
+    time.sleep(2)
+    os._exit(0)
+print("worker", os.getpid(), flush=True)
+time.sleep(60)
+"""
+PARENT = "import os, sys; os.fork() or os.execv(sys.executable, ['VLLM::Worker', '-c', sys.argv[1]]); os.wait()"
+
+
+def test_a_fork_that_still_bears_its_parents_title_is_not_mourned(tmp_path: Path) -> None:
+    """An engine forks to run `lscpu` or a compiler; on a busy machine the fork is seen before it becomes that."""
+    launcher = LocalLauncher(tmp_path)
+    argv = [sys.executable, "-c", PARENT, WORKER]
+    launcher.start(ProcessSpec(name="api", host="here", argv=argv, vital_titles=["VLLM::*"]), {})
+    log = tmp_path / "api.log"
+    try:
+        while not log.read_text().endswith("\n"):
+            assert launcher.wait(0.1) == []
+        assert launcher.wait(4.0) == []  # the fork has come and gone
+        os.kill(int(log.read_text().split()[1]), signal.SIGKILL)
+        (death,) = launcher.wait(10.0)
+        assert death.what.startswith("VLLM::Worker")
+    finally:
+        assert launcher.end(0.0) == []

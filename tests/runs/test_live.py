@@ -110,7 +110,7 @@ INSPECTED = {
 DOCKER = [
     Reply(argv=["docker", "ps", "**"], stdout="c" * 64 + "\n"),
     Reply(argv=["docker", "container", "inspect", "**"], stdout=json.dumps(INSPECTED) + "\n"),
-    Reply(argv=["docker", "top", "**"], stdout="PID RSS STAT COMMAND\n7 3145728 Sl vllm serve m\n"),
+    Reply(argv=["docker", "top", "**"], stdout="PID PPID RSS STAT COMMAND\n7 1 3145728 Sl vllm serve m\n"),
 ]
 LOAD = Reply(argv=GPU_LOAD.argv, stdout="0, 97, 402.30, 71680, 60\n")
 

@@ -1,7 +1,5 @@
 """What engines can do, since which version, and which patch brings it to others."""
 
-from __future__ import annotations
-
 import functools
 from importlib import resources
 from typing import Any

@@ -1,22 +1,26 @@
 """The flags of `vllm serve` as data: checked before anything starts, and written as argv.
 
-The data is vLLM's own parser, dumped by tools/dump_engine_flags.py, and notes.yaml: limits, first versions and homes
-that the parser does not tell.
+The data is vLLM's own parser, dumped by provision/engine_side/dump_flags.py, and notes.yaml: limits, first versions and
+homes that the parser does not tell. One version ships; `overspan engine learn` keeps others in the cache, and what is
+sent to an engine of such a version is checked against exactly that.
 """
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 import re
+import tempfile
 from collections.abc import Mapping
 from importlib import resources
+from pathlib import Path
 from typing import Any, Final
 
-from overspan.schema.errors import RecipeError, did_you_mean
+from overspan.schema.errors import RecipeError, did_you_mean, nearest
+from overspan.schema.places import cache_dir
 from overspan.schema.yamlio import plain
 
+Flags = dict[str, dict[str, Any]]
 LATEST: Final = "0.32.0"
 _SIZE = re.compile(r"[0-9]+(\.[0-9]+)?[kKmMgGtT]?")
 _FOLDER = "engine_flags"
@@ -26,10 +30,56 @@ def _read(name: str) -> str:
     return resources.files("overspan.catalog").joinpath(_FOLDER, name).read_text(encoding="utf-8")
 
 
+def known() -> Flags:
+    """Every flag of every vLLM known here, as the one that ships has it, by the name that it has in a recipe."""
+    learned = [_kept(file, file.stat().st_mtime_ns) for file in sorted(_learned().glob("vllm-*.json"))]
+    return functools.reduce(lambda all_, flags: flags | all_, learned, _shipped()) if learned else _shipped()
+
+
+def exact(version: str | None) -> Flags | None:
+    """The flags of just that version; None where only other versions are known."""
+    if version == LATEST:
+        return _shipped()
+    file = _file_of(version) if version else None
+    return _kept(file, file.stat().st_mtime_ns) if file is not None and file.exists() else None
+
+
+def keep(dump: dict[str, Any]) -> str:
+    """Keep what dump_flags.py printed, for `exact` and `known`. Returns the version.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: it is no such document.
+    """
+    version: str = dump["version"]
+    if not version_of(version) or not all(set(flag) >= {"options", "kind"} for flag in dump["flags"].values()):
+        raise ValueError(version)
+    file = _file_of(version)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as made:
+        json.dump(dump, made)
+    Path(made.name).replace(file)
+    return version
+
+
+def _learned() -> Path:
+    return cache_dir() / _FOLDER
+
+
+def _file_of(version: str) -> Path:
+    return _learned() / f"vllm-{re.sub(r'[^A-Za-z0-9.+_-]', '_', version)}.json"
+
+
 @functools.lru_cache(maxsize=1)
-def known() -> dict[str, dict[str, Any]]:
-    """Every flag of the newest vLLM known here, by the name that it has in a recipe."""
-    flags: dict[str, dict[str, Any]] = json.loads(_read(f"vllm-{LATEST}.json"))["flags"]
+def _shipped() -> Flags:
+    return _with_limits(json.loads(_read(f"vllm-{LATEST}.json"))["flags"])
+
+
+@functools.lru_cache(maxsize=8)
+def _kept(file: Path, written_ns: int) -> Flags:
+    return _with_limits(json.loads(file.read_text(encoding="utf-8"))["flags"])
+
+
+def _with_limits(flags: Flags) -> Flags:
     for name, limits in notes()["limits"].items():
         if name in flags:
             flags[name] = {key: value for key, value in flags[name].items() if key not in ("above", "below")} | limits
@@ -49,22 +99,26 @@ def version_of(text: str | None) -> tuple[int, ...] | None:
     return tuple(int(part) for part in match.group(1).split(".")) if match else None
 
 
-def check(engine_args: Mapping[str, Any], version: str | None = LATEST) -> list[str]:
+def check(engine_args: Mapping[str, Any], version: str | None = None) -> list[str]:
     """What is wrong with these engine arguments, one sentence each; an empty list when nothing is.
 
     Args:
         engine_args: values by name, as a recipe holds them: underscores, no dashes.
-        version: of the engine that will get them; None when it is not known.
+        version: of the engine that will get them; None when it is not known: then what any version takes will do.
     """
+    own, every = exact(version), known()
     problems = []
     for name, value in engine_args.items():
-        problem = _problem(name, value) or _too_new(name, version)
+        if own is not None and name in every and name not in own:
+            problems.append(f"engine argument '{name}' is none of vLLM {version}: its own parser does not know it")
+            continue
+        problem = _problem(name, value, own or every) or (_too_new(name, version) if own is None else None)
         if problem:
             problems.append(problem)
     return problems
 
 
-def check_recipe_args(engine_args: Mapping[str, Any], version: str | None = LATEST) -> list[str]:
+def check_recipe_args(engine_args: Mapping[str, Any], version: str | None = None) -> list[str]:
     """As `check`, for a recipe: arguments that have another home there, or are secrets, are refused too."""
     homes, launch, secrets = notes()["owned"], notes()["launch"], notes()["secret"]
     problems = check(engine_args, version)
@@ -78,7 +132,7 @@ def check_recipe_args(engine_args: Mapping[str, Any], version: str | None = LATE
     return problems
 
 
-def require(engine_args: Mapping[str, Any], version: str | None = LATEST, *, where: str = "engine_args") -> None:
+def require(engine_args: Mapping[str, Any], version: str | None = None, *, where: str = "engine_args") -> None:
     """Raise on the first problem that `check` finds.
 
     Raises:
@@ -89,10 +143,10 @@ def require(engine_args: Mapping[str, Any], version: str | None = LATEST, *, whe
         raise RecipeError(f"{where}: {problems[0]}")
 
 
-def _problem(name: str, value: Any) -> str | None:
-    flag = known().get(name)
+def _problem(name: str, value: Any, flags: Flags) -> str | None:
+    flag = flags.get(name)
     if flag is None:
-        return f"unknown engine argument '{name}'{did_you_mean(name, known())}"
+        return f"unknown engine argument '{name}'{did_you_mean(name, flags)}"
     if value is None:
         return None
     wanted = _mistyped(flag, value)
@@ -179,9 +233,10 @@ def _not_a_choice(flag: Mapping[str, Any], value: Any) -> str | None:
     given = str(value).lower().replace("-", "_") if flag.get("folds_case") else value
     if not choices or given in choices:
         return None
-    near = difflib.get_close_matches(str(value).lower(), [str(choice) for choice in choices], 3, 0.5)
+    known = [str(choice) for choice in choices]
+    near = nearest(str(value), known)
     hint = f"; did you mean {', '.join(near)}?" if near else ""
-    return f"must be one of {', '.join(str(choice) for choice in choices)}{hint}"
+    return f"must be one of {', '.join(known)}{hint}"
 
 
 def to_argv(engine_args: Mapping[str, Any]) -> list[str]:

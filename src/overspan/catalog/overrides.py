@@ -222,7 +222,7 @@ def _engine_arg(recipe: Recipe, dotted: str, text: str, where: str) -> Recipe:
             raise RecipeError(f"{where}: engine argument '{name}' holds one value, not keys")
         held = recipe.engine_args.get(name)
         value = _nested(held if isinstance(held, dict) else {}, inner.split("."), value)
-    problems = flags.check_recipe_args({name: value}, recipe.locked.engine_version if recipe.locked else flags.LATEST)
+    problems = flags.check_recipe_args({name: value}, recipe.locked.engine_version if recipe.locked else None)
     if problems:
         raise RecipeError(f"--set {name}: {problems[0]}")
     merged = {**recipe.engine_args, name: value}

@@ -1,7 +1,5 @@
 """The shape of a model, read from a config.json that may be anything: every size is checked before it is used."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Final
 

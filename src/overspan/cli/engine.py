@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import click
+
+from overspan.schema.errors import InputError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -25,6 +28,21 @@ def install(name: str, python: str | None, as_json: bool) -> None:
     env = engines.install(locked.load(name), python=python, say=_line, detail=detail)
     if as_json:
         click.echo(env.model_dump_json(indent=2))
+
+
+@engine.command()
+@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@click.option("--image", metavar="NAME", help="A container image on this machine, in place of a folder.")
+@click.option("--json", "as_json", is_flag=True, help="Print one document.")
+def learn(folder: Path | None, image: str | None, as_json: bool) -> None:
+    """Ask the vLLM in an environment's FOLDER for its flags; recipes are checked against them from then on."""
+    from overspan.provision import learned
+
+    if (folder is None) == (image is None):
+        raise InputError("one engine: a FOLDER or --image NAME", next="overspan engine learn --help")
+    version = learned.of_environment(folder, say=_line) if folder else learned.of_image(str(image), say=_line)
+    if as_json:
+        click.echo(json.dumps({"engine": "vllm", "version": version}))
 
 
 @engine.command("list")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import gc
 import importlib
 import json
 import sys
@@ -59,7 +60,9 @@ class LazyGroup(click.Group):
         """The command, imported now."""
         if cmd_name not in COMMANDS:
             return None
+        gc.disable()  # what modules make as they load stays: looking for garbage there took a tenth of a plan's time
         module = importlib.import_module(COMMANDS[cmd_name][0])
+        gc.enable()
         name = cmd_name.replace("-", "_")
         command = getattr(module, f"{name}_" if hasattr(builtins, name) else name)
         if not isinstance(command, click.Command):

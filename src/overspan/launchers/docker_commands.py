@@ -126,8 +126,9 @@ def inspect(containers: Sequence[str]) -> list[str]:
 
 
 def top(container: str) -> list[str]:
-    """Prints each process of a container: id (the host's), resident KiB, state, whole command line."""
-    return ["docker", "top", container, "-ww", "-eo", "pid,rss,stat,args"]
+    """Prints each process of a container: its and its parent's id (the host's), resident KiB, state, whole command
+    line."""
+    return ["docker", "top", container, "-ww", "-eo", "pid,ppid,rss,stat,args"]
 
 
 def logs(container: str, *, since: str | None = None) -> list[str]:

@@ -43,7 +43,11 @@ class State(Frozen):
 
 
 class Container(Frozen):
-    """One container as it is now. `titles`: its living processes' command lines by process id, as the host counts."""
+    """One container as it is now.
+
+    `titles`: its living processes' command lines by process id, as the host counts. A process that bears its parent's
+    was forked and has not yet become what it will be: it is left out.
+    """
 
     id: str
     name: str
@@ -108,12 +112,13 @@ def _with_processes(transport: Transport, one: Container) -> Container:
     done = transport.run(docker_commands.top(one.id), timeout_s=QUERY_TIMEOUT_S)
     if done.code != 0:  # it ended since: the next look tells
         return one
-    rows = [row.split(None, 3) for row in done.stdout.splitlines()[1:]]
-    living = [row for row in rows if len(row) == 4 and not row[2].startswith("Z")]
+    rows = [row.split(None, 4) for row in done.stdout.splitlines()[1:]]
+    living = [row for row in rows if len(row) == 5 and not row[3].startswith("Z")]
+    titles = {pid: title for pid, _, _, _, title in living}
     return one.model_copy(
         update={
-            "titles": {int(pid): title for pid, _, _, title in living},
-            "memory_bytes": sum(int(kib) for _, kib, _, _ in living) * 1024,
+            "titles": {int(pid): title for pid, parent, _, _, title in living if titles.get(parent) != title},
+            "memory_bytes": sum(int(kib) for _, _, kib, _, _ in living) * 1024,
         }
     )
 

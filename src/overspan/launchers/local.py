@@ -113,9 +113,11 @@ class LocalLauncher:
                 if not any(fnmatch.fnmatchcase(name, pattern) for pattern in one.spec.vital_titles):
                     continue
                 if process.pid not in one.vital:
+                    if proc.is_unnamed_fork(process, name):
+                        continue
                     one.vital[process.pid] = process
                     self._watch_pid(process.pid)
-                one.titles[process.pid] = name  # a forked child bears its parent's title until it gives itself one
+                one.titles[process.pid] = name
 
     def _with_parents(self, ready: list[int]) -> list[int]:
         """A killed process's children get their signal before its own end is told: a parent that is ending is waited

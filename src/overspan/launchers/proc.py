@@ -114,6 +114,18 @@ def title(process: psutil.Process) -> str:
         return ""
 
 
+def is_unnamed_fork(process: psutil.Process, name: str) -> bool:
+    """Whether a process bears its parent's title: it was forked, and has not yet become what it will be.
+
+    Engines fork to run a compiler or `lscpu` too; such a child ends soon, and nobody should mourn it under that title.
+    """
+    try:
+        parent = process.parent()
+    except psutil.NoSuchProcess:
+        return True
+    return parent is not None and title(parent) == name
+
+
 def resident_bytes(process: psutil.Process) -> int:
     """Its resident memory in bytes, 0 when it is gone. What processes share is counted in each."""
     try:

@@ -1,7 +1,5 @@
 """What a model's architecture asks of the engine's arguments, from the catalogue."""
 
-from __future__ import annotations
-
 import functools
 from importlib import resources
 from typing import Any

@@ -1,7 +1,5 @@
 """Known faults of engines, from the catalogue: they reject a layout or warn of it."""
 
-from __future__ import annotations
-
 import functools
 from importlib import resources
 from typing import Any

@@ -4,8 +4,6 @@ The prediction is linear in the constants, so a fit to a few measured points is 
 Source of the counts: the model's shape and vLLM's own split (see memory.py); times at the data sheet's rates.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from statistics import NormalDist

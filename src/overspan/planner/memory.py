@@ -1,7 +1,5 @@
 """What the fullest rank of a layout keeps in memory: weights, cache, and what the engine needs beside them."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, Final
 

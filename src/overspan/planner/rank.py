@@ -1,7 +1,5 @@
 """Every layout that an inventory allows: predicted, ranked, or kept with the reason why it cannot run."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 

@@ -1,7 +1,5 @@
 """The algebra of topologies: which GPUs each worker gets, what each role is given, and why a topology cannot run."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 from typing import Any
 

@@ -9,8 +9,6 @@ name never used before, and one rename of a link makes it visible. Killed at any
 whatever its orphans still write lands in a folder that nobody will use, and the next builder deletes it.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

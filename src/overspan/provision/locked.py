@@ -1,7 +1,5 @@
 """An engine's lock: a named pair of files, `NAME.yaml` (what it is) and its list of pinned packages."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re

@@ -1,4 +1,8 @@
-"""The base of every document that Overspan reads or writes."""
+"""The base of every document that Overspan reads or writes.
+
+Modules that define documents do without `from __future__ import annotations`: pydantic would compile each annotation's
+text once more, a tenth of the time of `overspan plan`.
+"""
 
 import re
 from typing import Annotated, Final

@@ -18,9 +18,6 @@
 Only `cli` turns an error into an exit code. Each error says what happened, where, and the next command.
 """
 
-from __future__ import annotations
-
-import difflib
 from collections.abc import Iterable
 
 
@@ -126,6 +123,8 @@ class HostKeyRejected(HostUnreachable):
 
 def nearest(name: str, options: Iterable[str], count: int = 3) -> list[str]:
     """The known names nearest to one that is not known, best first."""
+    import difflib  # most commands name nothing wrong
+
     by_fold = {option.lower(): option for option in options}
     close = difflib.get_close_matches(name.lower().replace("-", "_"), list(by_fold), count, 0.6)
     close = close or difflib.get_close_matches(name.lower(), list(by_fold), count, 0.6)

@@ -1,7 +1,5 @@
 """What happened in a run, one line of events.jsonl each."""
 
-from __future__ import annotations
-
 from datetime import datetime
 from typing import Any, Literal
 

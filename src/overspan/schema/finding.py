@@ -1,7 +1,5 @@
 """What a check says: preflight, verify and doctor all return these."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """One kind of accelerator as numbers, each with its source. Rates are dense: without sparsity."""
 
-from __future__ import annotations
-
 from typing import Final, Literal
 
 from pydantic import Field, field_validator

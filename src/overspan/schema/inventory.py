@@ -1,7 +1,5 @@
 """The machines at hand: what was detected, what was chosen from it and why. A person reads and edits this file."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator

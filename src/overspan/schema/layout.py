@@ -5,8 +5,6 @@ attention with experts split over the ranks. `pp2` pipeline. Joined: `pp2tp2`, `
 `tp2dp2ep`: two data-parallel groups of TP2, experts over all four.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Self

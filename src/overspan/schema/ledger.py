@@ -1,7 +1,5 @@
 """The ledger of a folder of sweeps: what changed, which points it affects, why. Entries are only ever added."""
 
-from __future__ import annotations
-
 from datetime import date
 
 from pydantic import Field

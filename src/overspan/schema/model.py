@@ -1,7 +1,5 @@
 """A model as numbers: its shape, and its weights by module and format. Never the weights themselves."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """Where Overspan keeps things: caches can be deleted at any time, runs are the user's."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """plan.json: what will run, where, and what was rejected and why. Labels and counts are derived from it."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """One point of a sweep, everything in it derived from the plan: nothing is restated beside it."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from pydantic import Field

@@ -1,7 +1,5 @@
 """What is asked of a layout, and what it is predicted to give. Times are milliseconds of one token or one request."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field
@@ -17,19 +15,6 @@ class Demand(Frozen):
     osl: float = Field(1024, gt=0, description="output tokens of a request")
     concurrency: int = Field(1, ge=1, description="users, each with one request at a time")
     rounds: float = Field(10, ge=1, description="requests of each user; all of them start together")
-
-
-class Slo(Frozen):
-    """Limits that a layout should keep."""
-
-    ttft_ms: float | None = Field(None, gt=0)
-    tpot_ms: float | None = Field(None, gt=0)
-
-    def met_by(self, prediction: Prediction) -> bool:
-        """Whether a prediction keeps every limit."""
-        return (self.ttft_ms is None or prediction.ttft_ms <= self.ttft_ms) and (
-            self.tpot_ms is None or prediction.tpot_ms <= self.tpot_ms
-        )
 
 
 class Interval(Frozen):
@@ -93,4 +78,14 @@ class Calibration(Frozen):
     source: str
 
 
-Slo.model_rebuild()
+class Slo(Frozen):
+    """Limits that a layout should keep."""
+
+    ttft_ms: float | None = Field(None, gt=0)
+    tpot_ms: float | None = Field(None, gt=0)
+
+    def met_by(self, prediction: Prediction) -> bool:
+        """Whether a prediction keeps every limit."""
+        return (self.ttft_ms is None or prediction.ttft_ms <= self.ttft_ms) and (
+            self.tpot_ms is None or prediction.tpot_ms <= self.tpot_ms
+        )

@@ -1,7 +1,5 @@
 """One process of a run, as a launcher starts it."""
 
-from __future__ import annotations
-
 from pydantic import Field
 
 from overspan.schema.base import Frozen

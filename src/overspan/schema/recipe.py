@@ -1,7 +1,5 @@
 """A recipe: one model, how it is split and served. Site matters (hosts, interfaces, locations) never stand here."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator

@@ -1,7 +1,5 @@
 """A sweep: one base recipe, scenarios, a ladder of topologies and their concurrencies, and what differs at each."""
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import Any, Literal, Self
 

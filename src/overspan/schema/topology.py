@@ -1,8 +1,6 @@
 """Which workers serve a model together, in the field's notation: `TEP8`, or `1P2D DEP4->TEP8` for one prefill worker of
 DEP4 and two decode workers of TEP8."""
 
-from __future__ import annotations
-
 import re
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """What is asked of an endpoint, and what it gave. Times are milliseconds, rates are per second."""
 
-from __future__ import annotations
-
 from typing import Any, Literal
 
 from pydantic import Field

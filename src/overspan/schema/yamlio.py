@@ -1,7 +1,5 @@
 """Read YAML so that every error names its line and column, and make a document of it."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any, TypeVar
 

@@ -1,8 +1,8 @@
 """Write every flag of `vllm serve` as JSON, read from vLLM's own parser and from the limits of its config classes.
 
-Run it with the Python of an engine's environment; Overspan itself is not needed there:
+Run by the Python of an engine's environment; Overspan itself is not needed there. What ships is
 
-    ENGINE/bin/python tools/dump_engine_flags.py > src/overspan/catalog/engine_flags/vllm-VERSION.json
+    ENGINE/bin/python dump_flags.py > src/overspan/catalog/engine_flags/vllm-VERSION.json
 """
 
 from __future__ import annotations

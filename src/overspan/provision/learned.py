@@ -1,0 +1,59 @@
+"""What an engine that the user installed takes: its own parser is asked once, and its flags are kept by version."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from typing import Any, Final
+
+from overspan.catalog import flags
+from overspan.provision.locks import Say, quiet
+from overspan.schema.errors import InputError, OverspanError
+from overspan.transport.local import Local
+
+# Importing vLLM took 14 s on a CPU here; a slow disk takes minutes the first time.
+_LIMIT_S: Final = 600.0
+_QUIET: Final = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1"}
+_NEXT: Final = "name an environment that holds vLLM, or a container image with --image"
+
+
+def of_environment(folder: Path, *, say: Say = quiet) -> str:
+    """Ask the vLLM in a Python environment for its flags, and keep them. Returns its version.
+
+    Raises:
+        InputError: there is no Python in that folder.
+        OverspanError: its vLLM does not tell; quotes the last line.
+    """
+    python = folder / "bin" / "python"
+    if not python.exists():
+        raise InputError(f"{folder} is no Python environment: {python} is not there", next=_NEXT)
+    return _ask([str(python), "-"], str(folder), say)
+
+
+def of_image(image: str, *, say: Say = quiet) -> str:
+    """Ask the vLLM in a container image on this machine for its flags, and keep them. Returns its version.
+
+    Raises:
+        OverspanError: docker or the vLLM in it does not tell; quotes the last line.
+    """
+    named = [f"--env={name}={value}" for name, value in _QUIET.items()]
+    sealed = ["--rm", "--interactive", "--network=none", "--pull=never", "--entrypoint=python3"]
+    return _ask(["docker", "run", *sealed, *named, "--", image, "-"], image, say)
+
+
+def _ask(argv: list[str], where: str, say: Say) -> str:
+    say(f"reading the flags of vLLM in {where}, once")
+    script = (resources.files("overspan.provision") / "engine_side" / "dump_flags.py").read_bytes()
+    done = Local().run(argv, stdin=script, env=_QUIET, timeout_s=_LIMIT_S)
+    said = [line for line in done.stderr.splitlines() if line.strip()]
+    try:
+        if done.code:
+            raise ValueError
+        found: dict[str, Any] = json.loads(done.stdout)
+        version = flags.keep(found)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        quote = said[-1] if said else done.stdout[-200:] or None
+        raise OverspanError(f"vLLM in {where} did not tell its flags", quote=quote, next=_NEXT) from None
+    say(f"vLLM {version}: {len(found['flags'])} flags")
+    return version
