@@ -6,7 +6,9 @@ Cross-validation: of a class with several reports, only the patterns that one re
 judged with those. It tells how far the shape learnt from one report carries; it is optimistic, since whoever wrote the
 patterns had read all reports. docs/log.md has the honest figure: unseen reports judged before a rule was touched.
 
-    python benchmarks/doctor_score.py [FOLDER ...]
+    python benchmarks/doctor_score.py [--hostile] [FOLDER ...]
+
+`--hostile`: every report under every stamp, wrap and mix of tests/support/mutations.py too (half a minute each).
 """
 
 from __future__ import annotations
@@ -104,9 +106,22 @@ def _score(rules: tuple[Rule, ...], folder: Path, by_class: dict[str, list[str]]
     return Score(len(reports), named, sum(right.values()), len(innocents), alarms)
 
 
+def _hostile(rules: tuple[Rule, ...], by_class: dict[str, list[str]]) -> None:
+    """Print, for each way to spoil a log, how many reports keep their class."""
+    sys.path.insert(0, str(DATA.parent))
+    from support.mutations import MUTATIONS
+
+    logs = [(name, log) for name, logs in by_class.items() for log in logs]
+    for way, mutate in MUTATIONS.items():
+        found = _failed(rules, [mutate(log) for _, log in logs])
+        right = sum(bool(one) and one[0].rule == name for one, (name, _) in zip(found, logs, strict=True))
+        print(f"{right:4} of {len(logs)}  {way}")
+
+
 def main() -> None:
     """Print the scorecard; fail when a target is missed."""
-    folders = [Path(name) for name in sys.argv[1:]] or FOLDERS
+    hostile = "--hostile" in sys.argv
+    folders = [Path(name) for name in sys.argv[1:] if name != "--hostile"] or FOLDERS
     rules = load_rules()
     by_class: dict[str, list[str]] = defaultdict(list)
     scores = {folder.name: _score(rules, folder, by_class) for folder in folders}
@@ -118,6 +133,8 @@ def main() -> None:
         print(f"  false alarms   {score.alarms} of {score.innocents} innocent logs")
     carried, tried = _cross_validate(rules, by_class)
     print(f"cross-validation {carried} of {tried} ({carried / max(1, tried):.1%}), {len(by_class)} classes")
+    if hostile:
+        _hostile(rules, by_class)
     if any(score.recall < WANTED_RECALL or score.alarms for score in scores.values()):
         sys.exit("a target is missed")
 

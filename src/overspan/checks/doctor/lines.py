@@ -6,6 +6,7 @@ which stream the line belongs to, when it was written, at what level.
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 
@@ -28,7 +29,10 @@ _CLOCK = r"(?P<h>\d\d):(?P<mi>\d\d):(?P<s>\d\d)(?:[.,](?P<f>\d{1,9}))?"
 _ISO = r"(?P<y>\d{4})[-/](?P<mo>\d\d)[-/](?P<d>\d\d)[T ]" + _CLOCK + r"(?:Z|[+-]\d\d:?\d\d| UTC)?"
 # Each token may stand at the start of a line, in any order and number. A token that names a stream has the group `id`.
 _TOKENS = [
-    (True, r"\((?P<id>[A-Za-z][\w.:-]*(?: [A-Za-z][\w.-]*)*,? ?(?:pid=[^()]{0,80})?)\)\**:? ?"),
+    # In parentheses a lower-case word alone is text, unless it is one of Ray's.
+    (True, r"\((?P<id>[A-Z][\w.:-]*(?: [A-Za-z][\w.-]*)*,? ?(?:pid=[^()]{0,80})?)\)\**:? ?"),
+    (True, r"\((?P<id>[a-z][\w.:-]*,? ?(?:pid|ip)=[^()]{0,80}|pid=[^()]{0,80})\)\**:? ?"),
+    (True, r"\((?P<id>raylet|gcs_server|autoscaler(?: \+\w+)?|dashboard|scheduler)\)\**:? ?"),
     (False, r"\[?" + _ISO + r"(?: +(?P<letter>[IWEFDC]) \d+ \d+)?\]?(?: +-)?"),
     (False, r"(?P<mo>\d\d)-(?P<d>\d\d) " + _CLOCK),
     (
@@ -37,7 +41,11 @@ _TOKENS = [
         + _CLOCK
         + r"(?: (?P<id>[\w.-]+ [\w./@:-]+\[\d+\]:)| [\w.-]+ [\w./-]+:)?",
     ),
-    (True, r"(?P<id>[\w.@/-]+\[\d+\]): "),
+    (True, r"(?P<id>(?:[\w.-]+ )?[\w.@/-]+\[\d+\]): "),
+    (True, r"(?P<id>\[(?:\d+\.(?:\d+|batch|extern)|\d+,\d+|default\d+|pod/[\w./-]+)\])(?:<std\w+>)?:?"),
+    (True, r"(?P<id>\d+\|[\w.-]+) +\| "),
+    (False, r"\[?" + _CLOCK + r"\]?(?= )"),
+    (False, r"[\w.:-]+ - (?P<level>DEBUG|INFO|WARN|WARNING|ERROR|CRITICAL|FATAL) -"),
     (False, r"\[?(?P<letter>[IWEF])(?P<mo>\d\d)(?P<d>\d\d) " + _CLOCK + r"(?: +\d+)? +[\w./-]+:\d+\]"),
     (False, r"\[?(?P<letter>[IWEF])(?P<mo>\d)(?P<d>\d\d) " + _CLOCK + r"(?: +\d+)? +[\w./-]+:\d+\]"),
     (True, r"\[(?P<id>rank ?\d+)\]:?"),
@@ -54,23 +62,36 @@ _TOKENS = [
 # Python's own engine, several times faster here: it only ever sees _PREFIX_BYTES, and no token repeats a repetition
 # over the same characters, so that backtracking is bounded by a constant.
 _TOKENS_COMPILED = [(names, re.compile(pattern.encode())) for names, pattern in _TOKENS]
+_NCCL_ID = re.compile(r":\d+:\d+$")
 _MOST_TOKENS = 10
 _PREFIX_BYTES = 400
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A line's message and what its prefix said. `at` is seconds from the start of a year; `stream` may be empty."""
+    """A line's message and what its prefix said.
+
+    `at` is seconds from the start of a year; `stream` may be empty; `width` is the length with the prefix, without
+    colour.
+    """
 
     body: bytes
     stream: str = ""
     at: float | None = None
     level: str = ""
+    width: int = 0
+
+    @property
+    def is_record(self) -> bool:
+        """Whether NCCL wrote the line: every line of its own names host, process and thread."""
+        return _NCCL_ID.search(self.stream) is not None
 
 
 def plain(raw: bytes) -> bytes:
     """The line without colour and with one kind of quotes; a progress bar keeps only what it last showed."""
     text = raw.rstrip(b"\r\n")
+    if text.startswith(b'{"log":"') or text.startswith(b'{"log": "'):
+        text = _of_json_file(text)
     if b"\x1b" in text:
         text = _ANSI.sub(b"", text)
     if b"\r" in text:
@@ -81,6 +102,15 @@ def plain(raw: bytes) -> bytes:
         if fancy in text:
             text = text.replace(fancy, simple)
     return text
+
+
+def _of_json_file(text: bytes) -> bytes:
+    """The message of a line of Docker's `json-file` logs; the line itself where it is none, or cut."""
+    try:
+        said = json.loads(text)["log"]
+    except (ValueError, KeyError):
+        return text
+    return said.encode().rstrip(b"\r\n") if isinstance(said, str) else text
 
 
 def parse(raw: bytes) -> Line:
@@ -101,7 +131,7 @@ def parse(raw: bytes) -> Line:
         at = at if at is not None else _seconds(said)
         level = level or said.get("level", "") or _LETTERS.get(said.get("letter", ""), "")
         place = found.end()
-    return Line(text[place:], " ".join(streams), at, level)
+    return Line(text[place:], " ".join(streams), at, level, len(text))
 
 
 def _token_at(text: bytes, place: int, end: int) -> tuple[bool, re.Match[bytes]] | None:

@@ -7,8 +7,9 @@ needs more than the line, try again with the neighbouring lines of the same stre
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from overspan.checks.doctor.book import Book, Probe
 from overspan.checks.doctor.engine import Match
@@ -28,6 +29,12 @@ BACK_LINES, AHEAD_LINES = 5, 7
 _LOOK_LINES = 24
 _SATURATED = 2000
 """Matches of one pattern, or anomalies, after which another of the same kind is only counted."""
+
+_WRAPPED = range(40, 201)
+"""Widths, in columns, at which a terminal, a mail or an issue wraps a line."""
+
+_NARROW_LOOKS = 1000
+"""Of one log, so many lines of such a width are looked at with their neighbours; more would make the scan slow."""
 
 QUIET = frozenset({"DEBUG", "INFO", "SUCC"})
 """Levels at which nothing has failed, unless a rule says otherwise."""
@@ -130,6 +137,7 @@ class _Reader:
         self._book = book
         self._found = found
         self._awake = False
+        self._narrow_looks = 0
 
     def work(self, buffer: _Buffer) -> None:
         """Note everything that begins in the part of the buffer under work."""
@@ -169,39 +177,47 @@ class _Reader:
     def _candidate(self, data: bytes, low: int, high: int, number: int) -> None:
         line = parse(data[low:high])
         found = self._book.anchor_set.found(line.body)
-        owners = {owner for index in found for owner in self._book.probes_of[index]}
         alone = _Window([(number, line)])
-        open_owners = [owner for owner in owners if not self._try(owner, alone, number)]
-        wide = [owner for owner in open_owners if self._may_widen(owner)] if open_owners or not found else []
-        if wide or not found:
-            around = _around(data, low, high, number)
-            if not found:
-                # The anchor itself runs over the line's end.
-                found = self._book.anchor_set.found(around.text)
-                wide = sorted({owner for index in found for owner in self._book.probes_of[index]})
+        narrow = line.width in _WRAPPED and line.level not in QUIET and self._narrow_looks < _NARROW_LOOKS
+        self._narrow_looks += narrow
+        around = _around(data, low, high, number) if narrow or not found else None
+        unwrapped = around.unwrapped() if around is not None else []
+        whole = b"\n".join(window.line_of(number) for window in unwrapped)
+        owners = self._owners(found)
+        wide = [owner for owner in owners if not self._try(owner, alone, number, whole) and self._may_widen(owner)]
+        if around is not None:
+            # An anchor itself may run over the line's end.
+            texts = [around.text, *(window.text for window in unwrapped)]
+            more = self._owners(index for text in texts for index in self._book.anchor_set.found(text))
+            wide += sorted(more - owners)
+        if wide:
+            around = around or _around(data, low, high, number)
             for owner in wide:
-                self._try(owner, around, number)
+                any(self._try(owner, window, number, whole) for window in (around, *unwrapped))
         self._anomaly(line, number)
+
+    def _owners(self, anchors: Iterable[int]) -> set[int]:
+        return {owner for index in anchors for owner in self._book.probes_of[index]}
 
     def _may_widen(self, owner: int) -> bool:
         tally = self._found.tallies.setdefault(_key(self._book.probes[owner]), Tally())
         tally.wide_tries += 1
         return tally.wide_tries <= _WIDE_TRIES
 
-    def _try(self, owner: int, window: _Window, number: int) -> bool:
+    def _try(self, owner: int, window: _Window, number: int, whole: bytes) -> bool:
         probe = self._book.probes[owner]
         low, high = window.span_of(number)
         for match in probe.pattern.finditer(window.text):
             if match.start() > high:
                 return False
             if match.end() > low:
-                return self._note(probe, window, match)
+                return self._note(probe, window, match, whole)
         return False
 
-    def _note(self, probe: Probe, window: _Window, match: Match) -> bool:
+    def _note(self, probe: Probe, window: _Window, match: Match, whole: bytes) -> bool:
         number, line = window.line_at(match.start())
         if probe.rule >= 0:
-            touched = window.lines_of(match)
+            touched = window.lines_of(match) + b"\n" + whole
             if any(pattern.search(touched) for pattern in (self._book.reassured, *self._book.forbids[probe.rule])):
                 return False
             rule = self._book.rules[probe.rule]
@@ -241,20 +257,44 @@ def _key(probe: Probe) -> tuple[int, str, int]:
 class _Window:
     """Lines of one stream, joined by line ends, and the way back from an offset to a line."""
 
-    def __init__(self, lines: list[tuple[int, Line]]) -> None:
+    def __init__(self, lines: list[tuple[int, Line]], glue: list[bytes] | None = None) -> None:
         self._lines = lines
         self._starts: list[int] = []
-        place = 0
-        for _, line in lines:
-            self._starts.append(place)
-            place += len(line.body) + 1
-        self.text = b"\n".join(line.body for _, line in lines)
+        glue = glue or [b"\n"] * (len(lines) - 1)
+        text = bytearray()
+        for (_, line), end in zip(lines, [*glue, b""], strict=True):
+            self._starts.append(len(text))
+            text += line.body + end
+        self.text = bytes(text)
+
+    def unwrapped(self) -> list[_Window]:
+        """The same lines with what a wrap at the width of the longest took apart put together again.
+
+        Once as if wrapped between words (the next word had no room), once as if cut anywhere (the line is full).
+        """
+        lines = [line for _, line in self._lines]
+        # A single long word, such as an address, overhangs.
+        width = max((line.width for line in lines if b" " in line.body), default=0)
+        if width not in _WRAPPED:
+            return []
+        between, anywhere = [], []
+        for one, after in pairwise(lines):
+            word = len(after.body.split(b" ", 1)[0])
+            goes_on = not (after.level or after.is_record)
+            between.append(b" " if goes_on and one.width + 1 + word > width else b"\n")
+            anywhere.append(b"" if goes_on and one.width == width else b"\n")
+        return [_Window(self._lines, glue) for glue in (between, anywhere) if set(glue) - {b"\n"}]
 
     def span_of(self, number: int) -> tuple[int, int]:
         for start, (own, line) in zip(self._starts, self._lines, strict=True):
             if own == number:
                 return start, start + len(line.body)
         return 0, len(self.text)
+
+    def line_of(self, number: int) -> bytes:
+        low, high = self.span_of(number)
+        end = self.text.find(b"\n", high)
+        return self.text[self.text.rfind(b"\n", 0, low) + 1 : end if end >= 0 else len(self.text)]
 
     def line_at(self, offset: int) -> tuple[int, Line]:
         return self._lines[max(index for index, start in enumerate(self._starts) if start <= offset)]
@@ -276,8 +316,9 @@ def _around(data: bytes, low: int, high: int, number: int) -> _Window:
     lines = [*_back(data, low, number), (number, parse(data[low:high])), *_ahead(data, high, number)]
     streams, current = [], ""
     for _, line in lines:
-        # A line without a prefix goes on with what the last prefixed line began.
-        current = line.stream or current
+        # A line with no prefix, or with the outer part of it only, goes on with what the last prefixed line began.
+        if line.stream != current and not f"{current} ".startswith(f"{line.stream} ".lstrip()):
+            current = line.stream
         streams.append(current)
     middle = next(index for index, (own, _) in enumerate(lines) if own == number)
     same = [index for index, stream in enumerate(streams) if stream == streams[middle]]
