@@ -22,6 +22,10 @@ class Router(BaseHTTPRequestHandler):
         if self.path == "/workers":
             stats = {"prefill_count": 1, "decode_count": self.decode}
             return self.reply(json.dumps({"stats": stats}))
+        if self.path == "/health":
+            known = [("prefill", "generate"), *[("backend", "generate")] * self.decode, ("backend", "clear_kv_blocks")]
+            shown = [{"component": component, "endpoint": endpoint} for component, endpoint in known]
+            return self.reply(json.dumps({"status": "healthy", "instances": shown}))
         lines = [
             'vllm:cache_config_info{block_size="16",engine="0"} 1.0',
             f'vllm:external_prefix_cache_hits_total{{engine="0"}} {float(Router.hits)}',
@@ -53,10 +57,10 @@ def root(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.server_close()
 
 
-def check(root: str, decode: int = 1) -> dict[str, Any]:
+def check(root: str, decode: int = 1, **how: Any) -> dict[str, Any]:
     client = Client(Endpoint(host="127.0.0.1", port=int(root.rpartition(":")[2]), model="m"))
     try:
-        found = transfer.check(client, root, {"prefill": [root], "decode": [root] * decode})
+        found = transfer.check(client, root, {"prefill": [root], "decode": [root] * decode}, **how)
     finally:
         client.close()
     return {finding.rule: finding for finding in found}
@@ -80,3 +84,10 @@ def test_a_worker_that_is_not_registered_is_a_failure(root: str) -> None:
     found = check(root, decode=2)["disagg.instances"]
     assert found.status == "failed"
     assert found.cause == "not every worker is registered: 1 of 1 prefill, 1 of 2 decode"
+
+
+def test_dynamos_frontend_tells_endpoints_by_component(root: str) -> None:
+    found = check(root, dynamo=True)["disagg.instances"]
+    assert found.evidence.text == "registered: 1 of 1 prefill, 1 of 1 decode"
+    assert found.evidence.file == f"{root}/health"
+    assert check(root, decode=2, dynamo=True)["disagg.instances"].status == "failed"

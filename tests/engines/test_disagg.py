@@ -114,6 +114,10 @@ def test_dynamo_on_one_host_has_files_in_place_of_an_etcd() -> None:
     specs = dynamo_specs(1)
     assert [spec.name for spec in specs] == ["frontend", "prefill", "decode"]
     assert {spec.env["DYN_DISCOVERY_BACKEND"] for spec in specs} == {"file"}
+    assert {spec.env["DYN_FILE_KV"] for spec in specs} == {"{folder}/dynamo"}
+    assert [spec.ports for spec in specs] == [
+        {"api": 8000}, {"nixl": 5600, "system": 9090}, {"nixl": 5616, "system": 9091},
+    ]  # fmt: skip
 
 
 def test_the_wait_ends_when_the_port_opens_and_arguments_stay_arguments() -> None:

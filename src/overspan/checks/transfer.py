@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import httpx
 
@@ -24,26 +25,42 @@ _TIMEOUT_S = 60.0
 _VOCABULARY = tuple(re.findall(r"\w+", "red oak sea ten sun map cup key ice fox net jar owl pen hat bus cow egg"))
 
 
-def check(client: Client, root: str, workers: Mapping[str, Sequence[str]]) -> list[Finding]:
+def check(client: Client, root: str, workers: Mapping[str, Sequence[str]], *, dynamo: bool = False) -> list[Finding]:
     """Both findings.
 
     Args:
         client: of the endpoint.
-        root: the router's own address.
-        workers: the workers' addresses by role, `prefill` and `decode`.
+        root: the address of the router or of Dynamo's frontend.
+        workers: where the workers' metrics are, by role, `prefill` and `decode`.
+        dynamo: whether `root` is Dynamo's frontend.
     """
-    return [instances(root, {role: len(urls) for role, urls in workers.items()}), transfer(client, workers["decode"])]
+    expected = {role: len(urls) for role, urls in workers.items()}
+    found = instances(root, expected, "/health" if dynamo else "/workers", registered if dynamo else counted)
+    return [found, transfer(client, workers["decode"])]
 
 
-def instances(root: str, expected: Mapping[str, int]) -> Finding:
-    """Whether the router knows as many workers of each role as the plan has."""
-    url = f"{root}/workers"
+def counted(answer: Any, role: str) -> int:
+    """Workers of a role that vLLM's router knows. Source: vllm-router 0.1.17, GET /workers."""
+    return int(answer["stats"][f"{role}_count"])
+
+
+def registered(answer: Any, role: str) -> int:
+    """Workers of a role that Dynamo's frontend knows: each registers one endpoint `generate`, decode as `backend`.
+
+    Source: Dynamo 1.6.1, lib/llm/src/http/service/health.rs and dynamo/vllm/args.py.
+    """
+    component = {"decode": "backend"}.get(role, role)
+    return sum((each["component"], each["endpoint"]) == (component, "generate") for each in answer["instances"])
+
+
+def instances(root: str, expected: Mapping[str, int], path: str, count: Callable[[Any, str], int]) -> Finding:
+    """Whether as many workers of each role are known as the plan has."""
+    url = f"{root}{path}"
     try:
-        reply = httpx.get(url, timeout=_TIMEOUT_S, trust_env=False)
-        stats = reply.json()["stats"]
-        found = {role: int(stats[f"{role}_count"]) for role in expected}
+        answer = httpx.get(url, timeout=_TIMEOUT_S, trust_env=False).json()
+        found = {role: count(answer, role) for role in expected}
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-        return Finding(rule=INSTANCES, status="failed", cause=f"the router does not tell its workers: {error!r}")
+        return Finding(rule=INSTANCES, status="failed", cause=f"{url} does not tell its workers: {error!r}")
     said = ", ".join(f"{count} of {expected[role]} {role}" for role, count in found.items())
     passed = found == dict(expected)
     return Finding(

@@ -10,7 +10,7 @@ import json
 from typing import Any, Final
 
 from overspan.engines import vllm
-from overspan.engines.dynamo import FOLDER, SIDE_CHANNEL_PORT, kv_transfer
+from overspan.engines.dynamo import FOLDER, PORTS_EACH, SIDE_CHANNEL_PORT, kv_transfer
 from overspan.engines.node import address_of, located, node_env
 from overspan.schema import defaults
 from overspan.schema.plan import Placement, Plan
@@ -23,9 +23,6 @@ ON_DISK: Final[dict[str, Any]] = {
     "kv_connector_extra_config": {"shared_storage_path": f"{FOLDER}/kv"},
 }
 """vLLM's connector over a shared folder: exact and steady without a GPU, where NIXL stalls (engine-on-cpu.md)."""
-
-PORTS_EACH: Final = 16
-"""Ports kept free for each worker's side channels: base + its DP rank."""
 
 
 def worker(plan: Plan, role: RoleName, number: int, placements: list[Placement]) -> list[ProcessSpec]:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from overspan.catalog.flags import to_argv
-from overspan.engines.node import address_of, contained, node_env
+from overspan.engines.node import address_of, contained, listens_on, node_env
 from overspan.engines.vllm import VITAL_TITLES, program, serve_args
 from overspan.schema import defaults
+from overspan.schema.inventory import Host
 from overspan.schema.plan import Placement, Plan
 from overspan.schema.process import ProcessSpec
 from overspan.schema.topology import RoleName
@@ -27,7 +28,16 @@ ETCD_PEER_PORT = 2380
 FOLDER = "{folder}"
 """Stands for the run's own folder, which all its processes see: filled in when the run is staged or its job begins."""
 
-OPERATORS = ("DYN_DISCOVERY_BACKEND", "ETCD_ENDPOINTS", "CUDA_VISIBLE_DEVICES")
+SYSTEM_PORT = 9090
+"""First port of a worker's own metrics on its host. Source: Dynamo's operator, DynamoSystemPort."""
+
+PORTS_EACH = 16
+"""Ports kept free for each worker's side channels: base + its DP rank."""
+
+OPERATORS = (
+    *("DYN_DISCOVERY_BACKEND", "ETCD_ENDPOINTS", "DYN_FILE_KV", "DYN_TCP_RPC_HOST"),
+    *("DYN_SYSTEM_PORT", "DYN_SYSTEM_HOST", "CUDA_VISIBLE_DEVICES"),
+)
 """What Dynamo's operator for Kubernetes and the device plugin set themselves."""
 
 WAIT_THEN = 'h=$1 p=$2; shift 2; until (exec 3<>"/dev/tcp/$h/$p") 2>/dev/null; do sleep 0.2; done; exec "$@"'
@@ -46,34 +56,35 @@ def kv_transfer(given: Any) -> dict[str, Any]:
 def frontend(plan: Plan) -> ProcessSpec:
     """The process that answers requests, on the head."""
     host = plan.inventory.hosts[0]
-    argv = [program(plan, "python"), "-m", "dynamo.frontend", "--http-port", str(plan.endpoint.port)]
-    several = len({each.host for each in plan.placements}) > 1
+    argv = [program(plan, "python"), "-m", "dynamo.frontend"]
+    argv += ["--http-host", listens_on(plan, host), "--http-port", str(plan.endpoint.port)]
     spec = ProcessSpec(
         name="frontend",
         host=host.name,
-        argv=argv if several else [*argv, "--discovery-backend", "file"],
-        env={**node_env(plan, host, 1), **_discovery(plan)},
+        argv=argv,
+        env={**node_env(plan, host, 1), **_discovery(plan, host)},
         ports={"api": plan.endpoint.port},
         role="frontend",
     )
     return contained(spec, plan, host)
 
 
-def worker(plan: Plan, role: RoleName, placements: list[Placement]) -> list[ProcessSpec]:
+def worker(plan: Plan, role: RoleName, placements: list[Placement], number: int = 0) -> list[ProcessSpec]:
     """The processes of one worker, one a host that it spans.
 
     Args:
         plan: recipe and layout as this role runs them; its placements are those of all workers.
         role: of this worker.
         placements: of this worker.
+        number: of this worker among all, both roles counted; its ports follow from it.
     """
     args = serve_args(plan) | {"kv_transfer_config": kv_transfer(plan.recipe.engine_args.get("kv_transfer_config"))}
-    return [_part(plan, role, args, placements, index) for index in range(len(placements))]
+    return [_part(plan, role, args, placements, (index, number)) for index in range(len(placements))]
 
 
 def with_etcd(plan: Plan, specs: list[ProcessSpec]) -> list[ProcessSpec]:
-    """The processes, and the etcd by which those of several hosts find each other; one host has files for that."""
-    if len({each.host for each in plan.placements}) == 1:
+    """The processes, and the etcd by which they find each other where files do not serve."""
+    if _by_files(plan):
         return specs
     head = plan.inventory.hosts[0]
     address = address_of(head)
@@ -96,14 +107,21 @@ def _after_etcd(spec: ProcessSpec, address: str) -> ProcessSpec:
     return spec.model_copy(update={**changes, "waits_for": ["etcd"]})
 
 
-def _part(plan: Plan, role: RoleName, args: dict[str, Any], placements: list[Placement], index: int) -> ProcessSpec:
+def _part(
+    plan: Plan, role: RoleName, args: dict[str, Any], placements: list[Placement], place: tuple[int, int]
+) -> ProcessSpec:
+    """One process. `place`: its node's number within the worker, and the worker's among all."""
+    index, number = place
     hosts = {host.name: host for host in plan.inventory.hosts}
     placed = placements[index]
     host, head = hosts[placed.host], hosts[placements[0].host]
+    here = address_of(host)
     across = _across(plan, placements, index, address_of(head))
     argv = [program(plan, "python"), "-m", "dynamo.vllm", "--model", plan.model_path or plan.recipe.model]
     mode = [] if role == "aggregated" else ["--disaggregation-mode", role]
-    first = min(placed.gpus, default=0)
+    # Workers of one host need ports of their own. A headless node registers nothing and serves no metrics.
+    ports = {"nixl": SIDE_CHANNEL_PORT + PORTS_EACH * number}
+    ports |= {} if across.get("headless") else {"system": SYSTEM_PORT + number}
     part = len(placed.gpus) < len(host.gpus)
     spec = ProcessSpec(
         name=placed.process,
@@ -111,13 +129,13 @@ def _part(plan: Plan, role: RoleName, args: dict[str, Any], placements: list[Pla
         argv=[*argv, *mode, *to_argv(args | across)],
         env={
             **node_env(plan, host, len(placed.ranks)),
-            **_discovery(plan),
-            "VLLM_NIXL_SIDE_CHANNEL_HOST": address_of(host),
-            # Workers of one host need ports of their own: each DP rank takes base + its number.
-            "VLLM_NIXL_SIDE_CHANNEL_PORT": str(SIDE_CHANNEL_PORT + first),
+            **_discovery(plan, host),
+            **({"DYN_SYSTEM_HOST": here, "DYN_SYSTEM_PORT": str(ports["system"])} if "system" in ports else {}),
+            "VLLM_NIXL_SIDE_CHANNEL_HOST": here,
+            "VLLM_NIXL_SIDE_CHANNEL_PORT": str(ports["nixl"]),
             **({"CUDA_VISIBLE_DEVICES": ",".join(map(str, placed.gpus))} if part else {}),
         },
-        ports={"nixl": SIDE_CHANNEL_PORT + first},
+        ports=ports,
         ranks=placed.ranks,
         role=role,
         vital_titles=VITAL_TITLES,
@@ -143,10 +161,16 @@ def _across(plan: Plan, placements: list[Placement], index: int, head: str) -> d
     return nodes | ({"headless": True} if index else {})
 
 
-def _discovery(plan: Plan) -> dict[str, str]:
-    """How workers and frontend find each other: etcd alone, or files where there is one host."""
-    planes = {"DYN_REQUEST_PLANE": "tcp", "DYN_EVENT_PLANE": "zmq"}
-    if len({each.host for each in plan.placements}) == 1:
-        return {"DYN_DISCOVERY_BACKEND": "file", **planes}
+def _by_files(plan: Plan) -> bool:
+    """Whether all processes see one folder: those of one host do, unless each has a container's own."""
+    return len({each.host for each in plan.placements}) == 1 and plan.engine.image is None
+
+
+def _discovery(plan: Plan, host: Host) -> dict[str, str]:
+    """How workers and frontend find each other: etcd alone, or files of this run."""
+    planes = {"DYN_REQUEST_PLANE": "tcp", "DYN_EVENT_PLANE": "zmq", "DYN_TCP_RPC_HOST": address_of(host)}
+    if _by_files(plan):
+        # The default is one folder for all runs of a machine.
+        return {"DYN_DISCOVERY_BACKEND": "file", "DYN_FILE_KV": f"{FOLDER}/dynamo", **planes}
     etcd = f"http://{address_of(plan.inventory.hosts[0])}:{ETCD_PORT}"
     return {"DYN_DISCOVERY_BACKEND": "etcd", "ETCD_ENDPOINTS": etcd, **planes}

@@ -31,7 +31,7 @@ def processes(plan: Plan) -> list[ProcessSpec]:
         role = roles[placements[0].role]
         own = plan.model_copy(update={"recipe": role_recipe(plan.recipe, role), "layout": role.layout})
         if plan.engine.name == "dynamo":
-            specs += dynamo.worker(located(own), role.name, placements)
+            specs += dynamo.worker(located(own), role.name, placements, number)
         else:
             specs += disagg.worker(own, role.name, number, placements)
     if plan.engine.name == "dynamo":

@@ -183,12 +183,13 @@ def _watch(run: RunFolder, plan: Plan, launcher: Launcher, signals: acts.Signals
 
 
 def _workers(run: RunFolder, launcher: Launcher) -> dict[str, list[str]]:
-    """Where prefill and decode workers answer, by role; empty where they are not apart."""
+    """Where prefill and decode workers tell their metrics, by role; empty where they are not apart."""
     found: dict[str, list[str]] = {}
     for spec in run.processes():
-        if spec.role in ("prefill", "decode") and "api" in spec.ports:
+        port = spec.ports.get("api", spec.ports.get("system"))
+        if spec.role in ("prefill", "decode") and port is not None:
             address = launcher.address_of(spec.host) or LOOPBACK
-            found.setdefault(spec.role, []).append(f"http://{address}:{spec.ports['api']}")
+            found.setdefault(spec.role, []).append(f"http://{address}:{port}")
     return found
 
 
@@ -210,7 +211,8 @@ def _probe(
         news.put(_Token(text, time.monotonic() - started))
         findings = known_answers.ask(client, plan.recipe.known_answers)
         if workers:
-            findings += transfer.check(client, plan.endpoint.base_url.removesuffix("/v1"), workers)
+            root = plan.endpoint.base_url.removesuffix("/v1")
+            findings += transfer.check(client, root, workers, dynamo=plan.engine.name == "dynamo")
         news.put(_Verdict(findings))
         break
     client.close()

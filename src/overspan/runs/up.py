@@ -115,10 +115,12 @@ def _stage(run: RunFolder, plan: Plan, say: Say) -> Plan:
 
 
 def in_folder(spec: ProcessSpec, run: RunFolder) -> ProcessSpec:
-    """The process with the run's folder in its arguments, where it asks for it; a Slurm's job has one of its own."""
+    """The process with the run's folder in its words, where it asks for it; a Slurm's job has one of its own."""
     if run.plan().inventory.launcher != "local":
         return spec
-    return spec.model_copy(update={"argv": [word.replace(dynamo.FOLDER, str(run.path)) for word in spec.argv]})
+    here = str(run.path)
+    env = {name: value.replace(dynamo.FOLDER, here) for name, value in spec.env.items()}
+    return spec.model_copy(update={"argv": [word.replace(dynamo.FOLDER, here) for word in spec.argv], "env": env})
 
 
 def _hosts(plan: Plan) -> str:
