@@ -159,6 +159,11 @@ def test_the_command_prints_the_root_first_and_ends_with_its_code(tmp_path: Path
     assert "cause: The disk is full [disk-full]" in text and "fix:" in text
     fine = run.invoke(doctor, ["-"], input=b"all well\n", standalone_mode=False)
     assert fine.return_value == 0 and "Nothing that the doctor knows" in fine.stdout
+    assert "no log holds a line" in run.invoke(doctor, ["-"], input=b"", standalone_mode=False).stdout
+    noise = random.Random(1).randbytes(100_000)
+    for unreadable in (noise, gzip.compress(noise)[:-20]):
+        broken = run.invoke(doctor, ["-"], input=unreadable, standalone_mode=False)
+        assert broken.return_value == 2 and "could not be read" in broken.stdout
 
 
 @pytest.mark.parametrize(
@@ -168,6 +173,14 @@ def test_the_command_prints_the_root_first_and_ends_with_its_code(tmp_path: Path
 def test_wrong_arguments_are_one_clear_error(arguments: list[str], said: str) -> None:
     result = CliRunner().invoke(doctor, arguments, standalone_mode=False)
     assert said in str(result.exception)
+
+
+def test_of_a_very_long_line_the_match_is_quoted() -> None:
+    finding = ask(
+        b"x" * 100_000 + b" torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB " + b"y" * 9000
+    )[0]
+    assert finding.evidence is not None and "Tried to allocate" in finding.evidence.text
+    assert len(finding.evidence.text) < 1100
 
 
 def test_an_empty_log_fails_nothing() -> None:

@@ -54,7 +54,15 @@ def doctor(  # noqa: PLR0917 - click gives them by name
         document(findings)
     else:
         _show(findings)
-    return int(any(finding.status == "failed" and finding.severity == "error" for finding in findings))
+    return _exit_code(findings)
+
+
+def _exit_code(findings: list[Finding]) -> int:
+    from overspan.checks.doctor.judge import UNREADABLE
+
+    if any(finding.status == "failed" and finding.severity == "error" for finding in findings):
+        return 1
+    return 2 if any(finding.rule == UNREADABLE for finding in findings) else 0
 
 
 def _pack(run: str | None, logs: tuple[Path, ...], findings: list[Finding], out: Path) -> None:
@@ -98,7 +106,9 @@ def _show(findings: list[Finding]) -> None:
     for finding in [*failed, *unknown]:
         _show_one(finding)
     counts = {status: sum(f.status == status for f in findings) for status in ("failed", "not_evaluated", "passed")}
-    if not failed and not unknown:
+    if not any(finding.status == "passed" for finding in findings) and not failed and not unknown:
+        click.echo("There is nothing to judge: no log holds a line.")
+    elif not failed and not unknown:
         click.echo("Nothing that the doctor knows has failed, and no line looks like an error.")
     say(", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts.items()))
 

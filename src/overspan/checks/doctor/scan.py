@@ -36,6 +36,9 @@ _WRAPPED = range(40, 201)
 _NARROW_LOOKS = 1000
 """Of one log, so many lines of such a width are looked at with their neighbours; more would make the scan slow."""
 
+_LONG_QUOTE, _BEFORE_MATCH = 800, 200
+"""Of a line longer than the first, only this much before the match is quoted."""
+
 QUIET = frozenset({"DEBUG", "INFO", "SUCC"})
 """Levels at which nothing has failed, unless a rule says otherwise."""
 
@@ -305,7 +308,12 @@ class _Window:
         return self.text[low : high if high >= 0 else len(self.text)]
 
     def quote(self, match: Match) -> str:
-        return "\n".join(part.strip() for part in self.lines_of(match).decode("utf-8", "replace").splitlines())
+        touched = self.lines_of(match)
+        if len(touched) > _LONG_QUOTE:
+            begin = match.start() - max(start for start in self._starts if start <= match.start())
+            low = max(0, begin - _BEFORE_MATCH)
+            touched = (b"... " if low else b"") + touched[low:]
+        return "\n".join(part.strip() for part in touched.decode("utf-8", "replace").splitlines())
 
     def time_near(self, number: int) -> float | None:
         before = [line.at for own, line in self._lines if own <= number and line.at is not None]

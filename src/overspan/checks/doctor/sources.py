@@ -127,4 +127,5 @@ def _is_binary(head: bytes) -> bool:
     # A log cut by copytruncate starts with a hole of NULs: those say nothing.
     sample = head.lstrip(b"\x00")
     controls = sum(sample.count(bytes([code])) for code in range(32) if code not in _TEXT_CONTROLS)
-    return bool(sample) and controls > _BINARY_SHARE * len(sample)
+    broken = sample.decode("utf-8", errors="replace").count("\ufffd")
+    return bool(sample) and max(controls, broken) > _BINARY_SHARE * len(sample)
