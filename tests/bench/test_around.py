@@ -181,17 +181,21 @@ def relayed(port: int, context: ssl.SSLContext | None = None) -> Iterator[tuple[
         listener.close()
 
 
-def test_https_works_and_says_that_it_is_slower(tmp_path: Path) -> None:
+def test_https_works_and_says_that_it_is_slower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
     make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=localhost", "-days", "1"]
+    make += ["-addext", "subjectAltName=DNS:localhost"]
     subprocess.run([*make, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     with serving() as server, relayed(server.port, context) as (port, _):
         url = f"https://localhost:{port}/v1"
         result = Bench(url, None, load(output_tokens=40), insecure=True, calibrated=False).run()
-        with pytest.raises(HostUnreachable, match="certificate"):
+        with pytest.raises(HostUnreachable, match="certificate") as refused:
             Bench(url, None, load(), calibrated=False)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert Bench(url, None, load(), calibrated=False).model == "mock"
+    assert "SSL_CERT_FILE" in str(refused.value.next)
     assert result.points[0].requests.ok == 12
     assert result.points[0].client["timestamps"] == "user"
     assert any("TLS: a slower path" in note for note in result.notes)
@@ -199,13 +203,29 @@ def test_https_works_and_says_that_it_is_slower(tmp_path: Path) -> None:
 
 def test_a_proxy_is_used_for_what_is_not_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
     with serving() as server, relayed(server.port) as (port, heads):
-        monkeypatch.setenv("HTTP_PROXY", f"http://127.0.0.1:{port}")
-        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{port}")
+        for name in ("HTTP_PROXY", "http_proxy"):
+            monkeypatch.setenv(name, f"http://user:pass%40word@127.0.0.1:{port}")
         result = Bench("http://model.invalid:8000/v1", None, load(), calibrated=False).run()
-        direct = make_target(server.base_url)
     assert result.points[0].requests.ok == 12
-    assert any("the proxy" in note for note in result.notes)
-    assert any(head.startswith(b"POST http://model.invalid:8000/v1/chat/completions HTTP/1.1") for head in heads)
+    (note,) = [note for note in result.notes if "the proxy" in note]
+    assert f"the proxy http://127.0.0.1:{port}," in note
+    posts = [head for head in heads if head.startswith(b"POST http://model.invalid:8000/v1/chat/completions HTTP/1.1")]
+    assert posts
+    # user:pass@word, as curl sends it: https://datatracker.ietf.org/doc/html/rfc7617
+    assert all(b"Proxy-Authorization: Basic dXNlcjpwYXNzQHdvcmQ=\r\n" in head for head in posts)
+
+
+def test_a_proxy_that_is_down_is_named_without_its_password(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://user:hidden@127.0.0.1:1")
+    with pytest.raises(HostUnreachable, match=r"through the proxy http://127\.0\.0\.1:1 ") as refused:
+        Bench("http://model.invalid:8000/v1", None, load(), calibrated=False)
+    assert "hidden" not in f"{refused.value} {refused.value.next}"
+
+
+def test_loopback_takes_no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    with serving() as server:
+        direct = make_target(server.base_url)
     assert direct.proxy is None
 
 

@@ -156,6 +156,7 @@ def test_failures_in_the_middle_are_counted_by_kind(bad: fake.Behaviour, kind: s
     with serving(failing(4, bad)) as server:
         point = measure(server, tmp_path, timeout_s=0.8).points[0]
     assert (point.requests.ok, point.requests.failed, point.requests.errors) == (9, 3, {kind: 3})
+    assert point.requests.details[kind]
     lines = [json.loads(line) for line in (tmp_path / "requests-4.jsonl").read_text().splitlines()]
     assert [line["error"] for line in lines].count(kind) == 3
     assert all(line["detail"] for line in lines if line["error"])

@@ -30,7 +30,7 @@ def test_json_is_a_list_of_points(capsys: pytest.CaptureFixture[str]) -> None:
         assert call("--base-url", server.base_url, "-c", "1,2", *SMALL, "--json") == 0
     points = json.loads(capsys.readouterr().out)
     assert [point["concurrency"] for point in points] == [1, 2]
-    assert points[0]["requests"] == {"planned": 4, "ok": 4, "failed": 0, "errors": {}}
+    assert points[0]["requests"] == {"planned": 4, "ok": 4, "failed": 0, "errors": {}, "details": {}}
     assert points[1]["client_bound"] in (True, False)
 
 

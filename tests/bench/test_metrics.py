@@ -116,3 +116,16 @@ def test_late_sends_and_missing_concurrency_are_said() -> None:
     assert "sent up to 30.0 ms late" in point.client["reasons"][0]
     thin = [stream(0, [100]), stream(0, [100]), stream(500, [600]), stream(1000, [1100])]
     assert "in flight on average" in " ".join(make_point(Level(users=2), 4, thin, Audit()).client["reasons"])
+
+
+def test_users_that_pause_because_the_server_hung_up_are_no_fault_of_the_client() -> None:
+    broken = [stream(step, [step + 50]) for step in range(0, 1000, 100)]
+    for each in broken:
+        each.error = "broken_stream"
+    kept_up = [stream(step, [step + 100]) for step in range(0, 1100, 100)]
+    point = make_point(Level(users=2), 21, [*broken, *kept_up], Audit())
+    assert point.client["concurrency_share"] == pytest.approx(0.75, abs=0.01)
+    assert point.client["reasons"] == []
+    for each in broken:
+        each.error = "http_500"  # nobody pauses after these
+    assert make_point(Level(users=2), 21, [*broken, *kept_up], Audit()).client["reasons"]

@@ -1,7 +1,4 @@
-"""A sweep of six points on real engines, killed half-way and resumed, with one point made to fail.
-
-SmolLM2 has 9 heads and 3 KV heads: TP2 cannot be (the planner says so), so DP2 stands in its place on the ladder.
-"""
+"""A sweep of six points on real engines, killed half-way and resumed, with one point made to fail."""
 
 import csv
 import json
@@ -14,24 +11,11 @@ import pytest
 
 from overspan.runs.folder import RunFolder, all_runs
 from overspan.sweep.folder import SweepFolder, newest
+from support import ladder
 from support.live import Overspan
 from support.waiting import until
 
-pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(1800)]
-
-SWEEP = """name: ladder
-description: six points of a small model on this machine's CPU
-base: smollm2-135m
-scenarios: {short: {isl: 64, osl: 16}}
-load: {requests_per_user: 6, warmup_per_user: 0}
-overrides: {engine_args: {max_model_len: 512}}
-points:
-  - {topology: TP1, concurrency: [1, 4]}
-  - {topology: DP2, concurrency: [1, 4]}
-  - {topology: PP2, concurrency: [1]}
-  # No request is answered so soon: this point must fail, and must not end the sweep.
-  - {topology: PP2, name: hurried, concurrency: [4], load: {timeout_s: 0.002}}
-"""
+pytestmark = [pytest.mark.real, pytest.mark.timeout(1800)]
 
 
 def folder() -> SweepFolder | None:
@@ -44,14 +28,12 @@ def runs() -> list[RunFolder]:
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory, engine: object) -> Path:
-    file = tmp_path_factory.mktemp("sweep") / "ladder.yaml"
-    file.write_text(SWEEP)
-    return file
+    return ladder.write(tmp_path_factory.mktemp("sweep"))
 
 
 def test_killed_half_way_and_resumed(overspan: Overspan, file: Path) -> None:
-    refused = file.with_name("tp2.yaml")
-    refused.write_text(SWEEP.replace("DP2", "TP2"))
+    refused = file.with_name("without_the_empty_heads.yaml")
+    refused.write_text(ladder.SWEEP.replace("base: smollm2.yaml", "base: smollm2-135m"))
     done = overspan("sweep", str(refused), "--dry-run", check=False)
     assert (done.returncode, "9 attention heads" in done.stderr) == (2, True)
 
@@ -75,7 +57,7 @@ def test_killed_half_way_and_resumed(overspan: Overspan, file: Path) -> None:
     assert held.results()[3].run == alive[0]
     assert all(run.state() == "stopped" for run in runs())
     served = {result.run: result.point.topology for result in held.results() if result.run}
-    assert {run.plan().layout.label.upper() for run in runs()} == set(served.values()) == {"TP1", "DP2", "PP2"}
+    assert {run.plan().layout.label.upper() for run in runs()} == set(served.values()) == {"TP1", "TP2", "PP2"}
     for run in runs():
         assert run.plan().layout.label.upper() == served[run.id]
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from overspan.bench.account import Audit
-from overspan.bench.metrics import NS_PER_MS, Samples, in_flight, summary
+from overspan.bench.load import PAUSE_NS, pauses
+from overspan.bench.metrics import NS_PER_MS, Samples, Window, in_flight, summary
 from overspan.bench.stream import Stream
 
 CPU_LIMIT: Final = 0.9
@@ -33,7 +34,7 @@ def audit_report(
     lag = summary([ns / NS_PER_MS for ns in audit.lags])
     turn = summary([ns / NS_PER_MS for ns in audit.batches])
     sends = summary([(s.send_ns - s.intended_ns) / NS_PER_MS for s in streams if s.send_ns])
-    share, peak, _ = in_flight(streams, wanted)
+    share, peak, window = in_flight(streams, wanted)
     stamped = audit.reads > 0 and audit.unstamped <= audit.reads // 100
     cpu = audit.cpu_s / audit.wall_s if audit.wall_s else 0.0
     cpu = cpu if audit.busiest_cpu_share is None else audit.busiest_cpu_share
@@ -47,6 +48,7 @@ def audit_report(
         "concurrency_requested": wanted,
         "concurrency_peak": peak,
         "concurrency_share": None if share is None else round(share, 4),
+        "concurrency_share_paused": round(_paused(streams, window, wanted), 4),
         "cpu_share": round(cpu, 4),
         "cpu_s": round(audit.cpu_s, 4),
         "cpu_s_per_1k_tokens": round(audit.cpu_s / tokens * 1000, 6) if tokens else None,
@@ -57,6 +59,14 @@ def audit_report(
     return report, _reasons(audit, samples, report, wanted)
 
 
+def _paused(streams: Sequence[Stream], window: Window | None, wanted: int | None) -> float:
+    """The share of the users' time that went by in pauses after the server refused or broke connections."""
+    if window is None or not wanted:
+        return 0.0
+    pauses_seen = sum(pauses(s) and window.begin_ns <= s.end_ns <= window.end_ns for s in streams)
+    return min(1.0, pauses_seen * PAUSE_NS / (window.end_ns - window.begin_ns) / wanted)
+
+
 def _reasons(audit: Audit, samples: Samples, report: Mapping[str, Any], wanted: int | None) -> list[str]:
     ttft, gap = summary(samples.ttft).p50, summary(samples.chunk_gap).mean
     stamped = report["timestamps"] == "kernel"
@@ -65,7 +75,8 @@ def _reasons(audit: Audit, samples: Samples, report: Mapping[str, Any], wanted: 
     reasons = []
     if cpu > CPU_LIMIT:
         reasons.append(f"the client used {cpu:.0%} of a core")
-    if share is not None and share < CONCURRENCY_LIMIT:
+    # Users that wait for a server which broke their connection are no fault of the client.
+    if share is not None and share + report["concurrency_share_paused"] < CONCURRENCY_LIMIT:
         reasons.append(f"only {share:.1%} of the {wanted} requests were in flight on average")
     if stamped and gap and delay > gap:
         reasons.append(f"reads came up to {delay:.1f} ms after their arrival, more than the gap of {gap:.1f} ms")

@@ -100,7 +100,8 @@ class Connection:
             self.direct = True
         elif self._target.proxy is not None:
             where = f"{self._target.host}:{self._target.port}"
-            self.socket.send(f"CONNECT {where} HTTP/1.1\r\nHost: {where}\r\n\r\n".encode("latin-1"))
+            key = f"Proxy-Authorization: {self._target.proxy_key}\r\n" if self._target.proxy_key else ""
+            self.socket.send(f"CONNECT {where} HTTP/1.1\r\nHost: {where}\r\n{key}\r\n".encode("latin-1"))
             self.state = "tunnel"
         else:
             self._start_tls()

@@ -11,6 +11,7 @@ from overspan.bench.asks import Synthetic
 from overspan.bench.lengths import parse_lengths
 from overspan.bench.load import ClosedLoop
 from overspan.bench.loop import Loop
+from overspan.bench.probe import http_client
 from overspan.bench.prompts import EXTRAS, WORDS, Bodies, Endpoint, path_of
 from overspan.bench.stream import Stream
 from overspan.bench.target import Target
@@ -41,7 +42,7 @@ class Accepted:
     words: tuple[str, ...] | None = None
 
 
-def check_model(target: Target, model: str | None, *, insecure: bool = False) -> str:
+def check_model(target: Target, model: str | None) -> str:
     """The model to ask for: the one given, or the only one served.
 
     Raises:
@@ -49,17 +50,11 @@ def check_model(target: Target, model: str | None, *, insecure: bool = False) ->
         InputError: what answers is not an OpenAI endpoint, or it wants a key; UnknownName for a wrong model.
     """
     url = f"{target.base_url}/models"
-    headers = {"Authorization": f"Bearer {target.api_key}"} if target.api_key else {}
-    direct = target.proxy is None
     try:
-        with httpx.Client(
-            timeout=_PROBE_TIMEOUT_S, verify=target.tls is not None and not insecure, trust_env=not direct
-        ) as client:
-            reply = client.get(url, headers=headers)
+        with http_client(target, _PROBE_TIMEOUT_S) as client:
+            reply = client.get(url)
     except httpx.HTTPError as error:
-        raise HostUnreachable(
-            f"{target.base_url} does not answer: {error}", next="overspan list, or check --base-url"
-        ) from None
+        raise _unreachable(target, error) from None
     served = _served(reply, url, target)
     if model is None and len(served) == 1:
         return served[0]
@@ -68,6 +63,15 @@ def check_model(target: Target, model: str | None, *, insecure: bool = False) ->
     if model not in served:
         raise UnknownName("model", model, served, next=f"{target.base_url} serves: {', '.join(served)}")
     return model
+
+
+def _unreachable(target: Target, error: httpx.HTTPError) -> HostUnreachable:
+    where, hint = target.base_url, "overspan list, or check --base-url"
+    if "CERTIFICATE" in str(error):
+        hint = "name the CA's file in SSL_CERT_FILE, or give --insecure"
+    elif target.proxy:
+        where, hint = f"{where} through the proxy {target.proxy}", "check HTTP_PROXY, HTTPS_PROXY and NO_PROXY"
+    return HostUnreachable(f"{where} does not answer: {error}", next=hint)
 
 
 def _served(reply: httpx.Response, url: str, target: Target) -> list[str]:
@@ -99,9 +103,7 @@ def _line(reply: httpx.Response) -> str | None:
         return reply.text[:200].strip() or None
 
 
-def find_accepted(
-    target: Target, endpoint: Endpoint, model: str, workload: Workload, words: int, *, insecure: bool = False
-) -> Accepted:
+def find_accepted(target: Target, endpoint: Endpoint, model: str, workload: Workload, words: int) -> Accepted:
     """Send one request of the load's form and see which optional fields the server takes and how it counts.
 
     Args:
@@ -114,7 +116,7 @@ def find_accepted(
     last: Stream | None = None
     seed = f"{workload.seed}/probe"
     prefix = workload.shared_prefix_tokens
-    exact = exact_words(target, model, WORDS, insecure=insecure)
+    exact = exact_words(target, model, WORDS)
     for name, extras, usage in [*((name, extras, True) for name, extras in EXTRAS), ("no usage", {}, False)]:
         bodies = Bodies(endpoint, model, seed=seed, extras=extras, usage=usage, words=exact or WORDS)
         lengths = parse_lengths(str(words)), parse_lengths("2")

@@ -111,7 +111,12 @@ def counts(streams: Sequence[Stream], planned: int) -> RequestCounts:
     if missing > 0:
         errors["not_sent"] += missing
     failed = sum(errors.values())
-    return RequestCounts(planned=planned, ok=planned - failed, failed=failed, errors=dict(sorted(errors.items())))
+    details: dict[str, str] = {}
+    for stream in streams:
+        if stream.error is not None and stream.detail:
+            details.setdefault(stream.error, stream.detail)
+    by_kind = dict(sorted(errors.items()))
+    return RequestCounts(planned=planned, ok=planned - failed, failed=failed, errors=by_kind, details=details)
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class Bench:
         raise_open_files(max(workload.concurrency, default=0) // (workload.shards or 1))
         self.target = make_target(base_url, api_key, insecure=insecure)
         self.workload = workload
-        self.model = check_model(self.target, model, insecure=insecure)
+        self.model = check_model(self.target, model)
         self.interrupted = False
         self._insecure = insecure
         self._folder = folder
@@ -89,16 +89,16 @@ class Bench:
             workload=self.workload,
             points=points,
             overspan_version=__version__,
-            notes=[*self._notes, *_notes_of(points)],
+            notes=[*self._notes, *_notes_of(points, closed=self.workload.arrival == "closed")],
         )
 
     def _first_request(self) -> Accepted:
         workload, target = self.workload, self.target
         words = max(1, workload.input_tokens - workload.shared_prefix_tokens)
-        accepted = find_accepted(target, workload.endpoint, self.model, workload, words, insecure=self._insecure)
+        accepted = find_accepted(target, workload.endpoint, self.model, workload, words)
         self._notes = [*accepted.notes, *length_notes(accepted, words)]
         if target.slower_path:
-            self._notes.append(f"over {target.slower_path}: a slower path, without kernel timestamps")
+            self._notes.append(f"over {target.slower_path}")
         if self._calibrated:
             self._calibration = calibrate(max(workload.concurrency, default=64))
         return accepted
@@ -127,7 +127,8 @@ class Bench:
                 return
         kind = "users" if whole else "requests per second"
         found = "no load tried" if search.best is None else f"{search.best:g} {kind}"
-        self._notes.append(f"highest load within {self.workload.slo_ms} ms for {self.workload.slo_share:.0%}: {found}")
+        limits = ", ".join(f"{metric} {limit:g} ms" for metric, limit in self.workload.slo_ms.items())
+        self._notes.append(f"highest load with {self.workload.slo_share:.0%} of requests within {limits}: {found}")
 
     def _warmed_up(self, level: Level, accepted: Accepted) -> bool:
         """Send the requests that are not counted; False when Ctrl-C ended them."""
@@ -206,12 +207,12 @@ def check_workload(workload: Workload) -> None:
             parse_lengths(notation)
 
 
-def _notes_of(points: list[BenchPoint]) -> list[str]:
+def _notes_of(points: list[BenchPoint], *, closed: bool) -> list[str]:
     notes = []
     for point in points:
         load = f"{point.rate_per_s:g} requests/s" if point.rate_per_s else f"{point.concurrency} users"
         if point.client_bound:
             notes.append(f"at {load} the client was the bottleneck: {'; '.join(point.client['reasons'])}")
-        if point.rate_per_s is None and point.steady is None:
+        if closed and point.steady is None:
             notes.append(f"at {load} there was no steady window: give at least 4 requests a user")
     return notes

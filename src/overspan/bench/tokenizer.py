@@ -8,6 +8,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 
+from overspan.bench.probe import http_client
 from overspan.bench.target import Target
 
 _TIMEOUT_S: Final = 20.0
@@ -22,7 +23,7 @@ class _NoTokenizer(Exception):
     """The server has no such endpoint, or answers it with something else."""
 
 
-def exact_words(target: Target, model: str, words: Sequence[str], *, insecure: bool = False) -> tuple[str, ...] | None:
+def exact_words(target: Target, model: str, words: Sequence[str]) -> tuple[str, ...] | None:
     """The words that are one token each for the server at hand; None where it does not tell, or too few are.
 
     vLLM answers `POST /tokenize` beside `/v1` (vllm/entrypoints/serve/tokenize). A server that has it says to a GET
@@ -30,13 +31,7 @@ def exact_words(target: Target, model: str, words: Sequence[str], *, insecure: b
     """
     url = urlsplit(target.base_url)
     address = urlunsplit((url.scheme, url.netloc, url.path.removesuffix("/v1") + "/tokenize", "", ""))
-    headers = {"Authorization": f"Bearer {target.api_key}"} if target.api_key else {}
-    with httpx.Client(
-        timeout=_TIMEOUT_S,
-        headers=headers,
-        verify=target.tls is not None and not insecure,
-        trust_env=target.proxy is not None,
-    ) as client:
+    with http_client(target, _TIMEOUT_S) as client:
 
         def count(text: str) -> int:
             body = {"model": model, "prompt": text, "add_special_tokens": False}

@@ -186,7 +186,8 @@ def _show(result: BenchResult, *, as_json: bool) -> None:
         click.echo(table(header, rows))
     for point in result.points:
         for kind, count in point.requests.errors.items():
-            say(f"at {point.concurrency} users: {count} failed: {kind}")
+            quote = point.requests.details.get(kind)
+            say(f"at {point.concurrency} users: {count} failed: {kind}{f': {quote}' if quote else ''}")
         if point.goodput is not None and not as_json:
             good = point.goodput
             say(f"at {point.concurrency} users: {good.share:.1%} within the limits, {good.requests_per_s:g} requests/s")

@@ -147,7 +147,14 @@ class Sweep(Frozen):
     context_margin: int | None = Field(None, ge=0, description="sets max_model_len to isl + osl + this")
     overrides: Changes = Changes()
     constraints: Constraints = Constraints()
-    points: list[Entry] = Field(min_length=1)
+    points: list[Entry]
+
+    @field_validator("points")
+    @classmethod
+    def _some(cls, value: list[Entry]) -> list[Entry]:
+        if not value:
+            raise ValueError("is empty: this sweep would have no point")
+        return value
 
     @model_validator(mode="after")
     def _each_point_once(self) -> Self:

@@ -49,12 +49,13 @@ class Distribution(Frozen):
 
 
 class RequestCounts(Frozen):
-    """Every planned request is ok or failed; `errors` counts the failed ones by kind."""
+    """Every planned request is ok or failed; `errors` counts the failed ones by kind, `details` quotes one of each."""
 
     planned: int
     ok: int
     failed: int
     errors: dict[str, int] = Field(default_factory=dict)
+    details: dict[str, str] = Field(default_factory=dict)
 
 
 class SteadyWindow(Frozen):
