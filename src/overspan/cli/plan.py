@@ -46,9 +46,10 @@ def plan(model: str, *, show: str | None, render: str | None, explain: bool, as_
     wanted = Wanted(
         model, asked["inventory"], asked["settings"], None, demand_of(**load), asked["slo"], asked["hardware"]
     )
-    recipe, machines = asked_for(wanted)
-    ranked = None
+    ranked, stated = None, False
     if explain or wanted.demand or wanted.slo:
+        recipe, machines = asked_for(wanted)
+        stated = states_layout(recipe)
         ranked = _ranking(question_of(model, machines=machines, **{**asked, "inventory": None, "hardware": None}))
     made = plan_of(wanted, to_start=False)
     if render:
@@ -70,7 +71,7 @@ def plan(model: str, *, show: str | None, render: str | None, explain: bool, as_
         if ranked:
             click.echo(_as_text(ranked) + "\n")
         _print(made, processes)
-        if ranked and states_layout(recipe) and ranked["layout"] != made.layout.label:
+        if ranked and stated and ranked["layout"] != made.layout.label:
             click.echo(f"the recipe states {made.layout.label}; --set layout={ranked['layout']} takes the best")
 
 

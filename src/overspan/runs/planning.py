@@ -13,7 +13,7 @@ from overspan.engines import vllm, vllm_ray
 from overspan.planner import choose
 from overspan.planner.limits import parse_slo
 from overspan.planner.make import make_plan, sizes
-from overspan.runs import disaggregated, parts
+from overspan.runs import parts
 from overspan.runs.parts import Part
 from overspan.schema.errors import EngineMissing, InputError, PlanRefused
 from overspan.schema.inventory import Inventory
@@ -93,6 +93,8 @@ def _this_machine() -> Inventory:
 def processes_of(plan: Plan) -> list[ProcessSpec]:
     """The processes that this run starts, by the plan's engine."""
     if plan.recipe.topology is not None:
+        from overspan.runs import disaggregated
+
         return disaggregated.processes(plan)
     engine = _ENGINES.get(plan.engine.name)
     if engine is None:
