@@ -14,13 +14,15 @@ import pytest
 
 from overspan.cli.status import block
 from overspan.inventory.probes import GPU_LOAD, GpuLoad
+from overspan.launchers.base import Member
 from overspan.launchers.docker_commands import PROCESS_LABEL, RANKS_LABEL
 from overspan.planner.make import make_plan
 from overspan.runs import keys
 from overspan.runs.folder import RunFolder
 from overspan.runs.live import Live, Reading, Traffic, dashboard_of, rows_of, traffic_of
 from overspan.runs.lock import NameLock
-from overspan.runs.status import ProcessStatus
+from overspan.runs.status import ProcessStatus, containers
+from overspan.schema.event import State
 from overspan.schema.inventory import Host, Inventory
 from overspan.schema.plan import EngineChoice, Placement, Plan
 from overspan.schema.recipe import Recipe
@@ -76,6 +78,16 @@ def test_a_row_for_each_rank_with_its_own_gpu() -> None:
     rows = rows_of(plan, [process("api", "node1"), process("rank1", "node2")], {"node1": [a_load(3), a_load(2)]})
     assert [(row.process, row.ranks, row.gpu) for row in rows] == [("api", "0", 2), ("api", "1", 3), ("rank1", "1", 0)]
     assert [row.load.index if row.load else None for row in rows] == [2, 3, None]
+
+
+@pytest.mark.parametrize(
+    ("state", "told"), [("staged", "not started"), ("launching", "starting"), ("ready", "dead"), ("stopping", "dead")]
+)
+def test_a_process_that_its_host_does_not_have(state: State, told: str) -> None:
+    here = Member(process="rank0", host="node1", health="running", pid=7)
+    seen = containers(two_nodes(), [here], (), state)
+    assert [one.health for one in seen] == ["running", told]
+    assert [one.health for one in containers(two_nodes(), [here], ("node2",), state)] == ["running", "unknown"]
 
 
 def test_the_dashboard_of_ray_and_of_nothing_else() -> None:

@@ -29,7 +29,7 @@ from overspan.runs.launchers import finder_for, hosts_of, transports_of
 from overspan.runs.status import ProcessStatus, RunStatus, containers, joined, local_processes, overview
 from overspan.schema.defaults import RAY_DASHBOARD_PORT
 from overspan.schema.errors import HostUnreachable, OverspanError
-from overspan.schema.event import FINAL_STATES
+from overspan.schema.event import FINAL_STATES, State
 from overspan.schema.plan import Plan
 from overspan.transport.base import Transport
 
@@ -209,7 +209,7 @@ class Live:
         for load in self._loads.values():
             load.begin()
         deadline_s = time.monotonic() + patience_s
-        status = overview(self._run, self._plan, lambda: self._processes(deadline_s))
+        status = overview(self._run, self._plan, lambda state: self._processes(state, deadline_s))
         if status.state in FINAL_STATES:
             return Sight(status, [], None, {}, None)
         loads, silent = self._gpus(deadline_s)
@@ -224,7 +224,7 @@ class Live:
         rows = rows_of(self._plan, status.processes, loads)
         return Sight(status, rows, traffic, problems, dashboard_of(self._plan))
 
-    def _processes(self, deadline_s: float) -> tuple[list[ProcessStatus], dict[str, str]]:
+    def _processes(self, state: State, deadline_s: float) -> tuple[list[ProcessStatus], dict[str, str]]:
         if not self._launchers:
             return [*local_processes(self._run), *joined(self._run, self._plan)], {}
         found: list[Member] = []
@@ -234,7 +234,7 @@ class Live:
                 found += asked.end(deadline_s)
             except OverspanError as error:
                 unreachable[host] = _why(error).removeprefix(f"{host}: ")
-        seen = containers(self._plan, found, unreachable)
+        seen = containers(self._plan, found, unreachable, state)
         return [*seen, *joined(self._run, self._plan)], unreachable
 
     def _gpus(self, deadline_s: float) -> tuple[dict[str, list[GpuLoad]], dict[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Mapping
 
 from pydantic import Field
 
@@ -47,8 +47,16 @@ class RunStatus(Frozen):
     unreachable: dict[str, str] = Field(default_factory=dict, description="hosts that do not answer, and why")
 
 
-Look = Callable[[], tuple[list[ProcessStatus], dict[str, str]]]
-"""Looks at a run's processes now; tells the hosts that do not answer, each with the reason."""
+_MISSING: dict[State, str] = {
+    "planned": "not started",
+    "staged": "not started",
+    "launching": "starting",
+    "restarting": "starting",
+}
+"""What a host without the process means, by the state of the run; in every other state it is dead."""
+
+Look = Callable[[State], tuple[list[ProcessStatus], dict[str, str]]]
+"""Looks at the processes of a run in that state now; tells the hosts that do not answer, each with the reason."""
 
 
 def status(run: RunFolder) -> RunStatus:
@@ -58,7 +66,7 @@ def status(run: RunFolder) -> RunStatus:
         RunDamaged: its folder cannot be read.
     """
     plan = run.plan()
-    return overview(run, plan, lambda: _processes(run, plan))
+    return overview(run, plan, lambda state: _processes(run, plan, state))
 
 
 def overview(run: RunFolder, plan: Plan, look: Look) -> RunStatus:
@@ -68,7 +76,7 @@ def overview(run: RunFolder, plan: Plan, look: Look) -> RunStatus:
     if state not in FINAL_STATES and not is_held(run.name):
         state, message = "failed", "its supervisor is gone without a word; `overspan stop` ends what is left"
     over = state in FINAL_STATES
-    processes, unreachable = ([], {}) if over else look()
+    processes, unreachable = ([], {}) if over else look(state)
     return RunStatus(
         run=run.id,
         name=run.name,
@@ -84,7 +92,7 @@ def overview(run: RunFolder, plan: Plan, look: Look) -> RunStatus:
     )
 
 
-def _processes(run: RunFolder, plan: Plan) -> tuple[list[ProcessStatus], dict[str, str]]:
+def _processes(run: RunFolder, plan: Plan, state: State) -> tuple[list[ProcessStatus], dict[str, str]]:
     if plan.inventory.launcher == "local":
         return [*local_processes(run), *joined(run, plan)], {}
     transports = transports_of(plan)
@@ -95,7 +103,7 @@ def _processes(run: RunFolder, plan: Plan) -> tuple[list[ProcessStatus], dict[st
         launcher.close()
         for transport in transports.values():
             transport.close()
-    return [*containers(plan, found, unreachable), *joined(run, plan)], unreachable
+    return [*containers(plan, found, unreachable, state), *joined(run, plan)], unreachable
 
 
 def joined(run: RunFolder, plan: Plan) -> list[ProcessStatus]:
@@ -117,18 +125,21 @@ def local_processes(run: RunFolder) -> list[ProcessStatus]:
     return [_process(Member.model_validate(each)) for each in _members(run)]
 
 
-def containers(plan: Plan, found: Iterable[Member], unreachable: Container[str]) -> list[ProcessStatus]:
-    """Every placement's process: as found, dead where its host has none, unknown where its host does not answer."""
+def containers(plan: Plan, found: Iterable[Member], unreachable: Container[str], state: State) -> list[ProcessStatus]:
+    """Every placement's process: as found, unknown where its host does not answer; where its host has none, dead, or
+    not started in a run that has not come so far."""
     by_process = {member.process: member for member in found}
-    placed = [_container(each, by_process.pop(each.process, None), unreachable) for each in plan.own]
+    missing = _MISSING.get(state, "dead")
+    absent = {each.process: "unknown" if each.host in unreachable else missing for each in plan.own}
+    placed = [_container(each, by_process.pop(each.process, None), absent) for each in plan.own]
     # What holds no rank, as a router.
     others = [Placement(process=one.process, host=one.host, ranks=[]) for one in by_process.values()]
-    return [*(_container(each, by_process[each.process], unreachable) for each in others), *placed]
+    return [*(_container(each, by_process[each.process], {}) for each in others), *placed]
 
 
-def _container(placement: Placement, member: Member | None, unreachable: Container[str]) -> ProcessStatus:
+def _container(placement: Placement, member: Member | None, absent: Mapping[str, str]) -> ProcessStatus:
     if member is None:
-        return _absent(placement, "unknown" if placement.host in unreachable else "dead")
+        return _absent(placement, absent[placement.process])
     return ProcessStatus(
         process=member.process,
         host=member.host,
