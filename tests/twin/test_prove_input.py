@@ -1,12 +1,17 @@
 """What `prove` refuses before it starts anything."""
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 
 from overspan.catalog import recipes
 from overspan.runs import prove
-from overspan.schema.errors import InputError
+from overspan.schema.errors import InputError, ModelUnavailable
 
 RECIPE = recipes.find("minimax-m2.5-nvfp4")
+HEADER = b'{"x":{"dtype":"F32","shape":[4],"data_offsets":[0,99999]}}'
 
 
 def free(monkeypatch: pytest.MonkeyPatch, gib: float) -> None:
@@ -29,3 +34,34 @@ def test_where_none_fits_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="not enough memory") as refused:
         next(prove.prove(RECIPE, prove.layouts_of(None, RECIPE), print))
     assert "end something that takes memory" in (refused.value.next or "")
+
+
+CONFIG = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+}
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        (b"\x10\x00", "cut short"),
+        ((1 << 60).to_bytes(8, "little") + b"{}", "its header claims 1152921504606846976 bytes"),
+        (len(HEADER).to_bytes(8, "little") + HEADER, "'x' ends 99999 bytes after the file"),
+        ((2).to_bytes(8, "little") + b"{}", "no tokenizer"),
+    ],
+)
+def test_a_folder_that_an_engine_would_not_load_is_no_model_to_prove(tmp_path: Path, weights: bytes, said: str) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text(json.dumps(CONFIG))
+    (model / "model.safetensors").write_bytes(weights)
+    with pytest.raises(ModelUnavailable, match=re.escape(said)) as refused:
+        prove.write_twin(str(model), tmp_path / "twin")
+    assert refused.value.exit_code == 2
+    with pytest.raises(ModelUnavailable, match=re.escape(said)):
+        next(prove.prove(recipes.for_model(str(model)), prove.layouts_of("tp1", RECIPE), print))
+    assert not (tmp_path / "twin").exists()

@@ -57,6 +57,11 @@ def test_the_same_layouts_are_refused_for_the_same_reasons(real: dict[str, objec
     assert any(_reasons(real, layout) for layout in LAYOUTS)
 
 
+def test_heads_divide_a_llamas_hidden_size_as_its_config_wants() -> None:
+    """transformers (5.19, LlamaConfig) refuses another one, whatever head_dim says."""
+    assert shrink(LLAMA | {"head_dim": 64}).config["hidden_size"] % 9 == 0
+
+
 @pytest.mark.parametrize("real", [1536, 768, 11008, 14336, 1537, 17, 28672])
 def test_a_width_keeps_which_degrees_divide_it(real: int) -> None:
     small = width(real)

@@ -19,7 +19,7 @@ from pydantic import Field, TypeAdapter
 
 from overspan.catalog import models, recipes
 from overspan.inventory import here
-from overspan.provision import engines
+from overspan.provision import engines, weights
 from overspan.provision.locks import held
 from overspan.runs import asking, ports
 from overspan.runs.peak import Peak
@@ -149,6 +149,7 @@ def known_tokens(model: str, say: Say) -> tuple[Path, list[Case], list[Answer]]:
 def write_twin(model: str, out: Path, weights: Literal["real"] | Format = "real") -> TwinFacts:
     """Write the twin of a model (or of a recipe's model) into a new folder. See `overspan.twin.write.write`."""
     name = recipes.find(model).model if model in recipes.names() else model
+    _require_sound(name)
     return write(name, shrink(models.config_of(name), weights), out, engines.find("cpu").python)
 
 
@@ -166,6 +167,7 @@ def layouts_of(text: str | None, recipe: Recipe) -> list[Layout]:
 
 def twin_of(model: str, say: Say) -> Path:
     """The cached twin of a model, made now if it is not there."""
+    _require_sound(model)
     small = shrink(models.config_of(model))
     digest = hashlib.sha256(small.model_dump_json().encode()).hexdigest()[:12]
     folder = cache_dir() / "twins" / f"{small.config['model_type']}-{digest}"
@@ -174,6 +176,18 @@ def twin_of(model: str, say: Say) -> Path:
             say(f"making the twin of {model}: {small.architecture}")
             write(model, small, folder, engines.find("cpu").python)
     return folder
+
+
+def _require_sound(model: str) -> None:
+    """A folder of configuration alone will do for a twin; one with weights must be a model that an engine would load.
+
+    Raises:
+        ModelUnavailable: its weights or its tokenizer are not; names the file.
+    """
+    folder = Path(model).expanduser()
+    if any(folder.glob("*.safetensors")):
+        weights.check_folder(folder)
+        weights.require_some_tokenizer(folder)
 
 
 def _reference(twin: Path, asked: Sequence[Case], python: Path, say: Say) -> list[Answer]:

@@ -46,6 +46,8 @@ class _Family:
     defaults: tuple[tuple[str, Any], ...] = ()
     few: tuple[tuple[str, int], ...] = ()
     mla: bool = False
+    whole_heads: bool = False
+    """Its config is refused when the heads do not divide the hidden size, even where `head_dim` is stated."""
 
 
 # Sources: transformers 5.19, configuration_*.py of each model type; the defaults of MiniMax-M2 from MiniMaxM2Config
@@ -82,7 +84,7 @@ FAMILIES: Final = {
         few=(("first_k_dense_replace", 1), ("q_lora_rank", 96)),
         mla=True,
     ),
-    "LlamaForCausalLM": _Family("llama", kept=("attention_bias", "mlp_bias")),
+    "LlamaForCausalLM": _Family("llama", kept=("attention_bias", "mlp_bias"), whole_heads=True),
     "MiniMaxM2ForCausalLM": _Family(
         "minimax_m2",
         experts="num_local_experts",
@@ -206,8 +208,9 @@ def _sizes(full: dict[str, Any], family: _Family, weights: Format, block: int) -
     # Attention may be quantised too: with the real width of a head its blocks are cut where the real ones are.
     head_dim = HEAD_DIM if weights in PLAIN else real_head
     sizes = {name: width(full[name], block) for name in family.widths}
+    hidden = HIDDEN if weights in PLAIN else QUANTISED_HIDDEN
     sizes |= {
-        "hidden_size": HIDDEN if weights in PLAIN else QUANTISED_HIDDEN,
+        "hidden_size": math.lcm(hidden, full["num_attention_heads"]) if family.whole_heads else hidden,
         "num_hidden_layers": min(LAYERS, full["num_hidden_layers"]),
         "vocab_size": VOCABULARY,
         "max_position_embeddings": CONTEXT,
