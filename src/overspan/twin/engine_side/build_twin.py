@@ -53,6 +53,8 @@ def matrices(path: Path) -> list:
 def fill(model: torch.nn.Module, seed: int) -> None:
     """Random weights that keep a signal's size; norms and biases are not all alike, so that a wrong slice shows."""
     generator = torch.Generator().manual_seed(seed)
+    # A head that is the embedding itself would find the last token again: it is made small beside what layers add.
+    words = 0.05 if model.config.tie_word_embeddings else 1.0
     with torch.no_grad():
         for name, value in [*model.named_parameters(), *model.named_buffers()]:
             if not value.is_floating_point() or "inv_freq" in name:
@@ -63,7 +65,7 @@ def fill(model: torch.nn.Module, seed: int) -> None:
             elif value.dim() == 1:
                 value.copy_(1 + noise * 0.1)
             elif "embed" in name:
-                value.copy_(noise)
+                value.copy_(noise * words)
             else:
                 # Sharper than usual: attention that looks at one token rather than at all of them does not collapse.
                 value.copy_(noise * 1.5 / math.sqrt(value.shape[-1]))
