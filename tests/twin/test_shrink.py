@@ -57,6 +57,12 @@ def test_the_same_layouts_are_refused_for_the_same_reasons(real: dict[str, objec
     assert any(_reasons(real, layout) for layout in LAYOUTS)
 
 
+def test_an_architecture_that_no_cpu_engine_runs_says_why() -> None:
+    with pytest.raises(InputError, match=r"MiniMaxM3Sparse.*kernels for GPUs alone") as refused:
+        shrink(models.config_of("minimax-m3-mxfp8"))
+    assert "overspan verify" in (refused.value.next or "")
+
+
 def test_heads_divide_a_llamas_hidden_size_as_its_config_wants() -> None:
     """transformers (5.19, LlamaConfig) refuses another one, whatever head_dim says."""
     assert shrink(LLAMA | {"head_dim": 64}).config["hidden_size"] % 9 == 0

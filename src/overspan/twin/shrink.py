@@ -106,6 +106,12 @@ FAMILIES: Final = {
         kept=("norm_topk_prob", "decoder_sparse_step", "mlp_only_layers", "attention_bias"),
     ),
 }
+GPU_ONLY: Final = {
+    # vllm/models/minimax_m3 (0.32) has an implementation for NVIDIA and one for AMD, both on their own kernels.
+    "MiniMaxM3SparseForCausalLM": "its sparse attention has kernels for GPUs alone in vLLM 0.32",
+    "MiniMaxM3SparseForConditionalGeneration": "its sparse attention has kernels for GPUs alone in vLLM 0.32",
+}
+"""Architectures that no CPU engine runs, so that nothing could be proven with their twins here, and why."""
 _KEPT: Final = (
     "num_attention_heads",
     "num_key_value_heads",
@@ -147,6 +153,11 @@ def shrink(real: dict[str, Any], weights: Literal["real"] | Format = "fp32") -> 
     """
     architecture = (real.get("architectures") or ["(none)"])[0]
     family = FAMILIES.get(architecture)
+    if architecture in GPU_ONLY:
+        raise InputError(
+            f"no twin is made of {architecture}: {GPU_ONLY[architecture]}",
+            next="after launch, overspan verify RUN proves the endpoint",
+        )
     if family is None:
         raise UnknownName("architecture", str(architecture), list(FAMILIES), next="twins are made of those named here")
     full = dict(family.defaults) | real
