@@ -77,7 +77,8 @@ class Rack:
         found = []
         for each in self.bed.hosts[number].processes():
             with contextlib.suppress(psutil.NoSuchProcess):
-                if each.name().startswith("python") and "serve" in each.cmdline():
+                # The step's srun has the same words, on the node where the batch script runs.
+                if each.name() != "srun" and "serve" in each.cmdline():
                     found.append(each)
         return found
 

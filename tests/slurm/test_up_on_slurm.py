@@ -10,8 +10,7 @@ from overspan.runs.folder import all_runs
 from slurm.conftest import Rack, failed
 from support.waiting import until
 
-# Longer tests until their time on a quiet machine is known (docs/log.md).
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+pytestmark = pytest.mark.real
 
 
 def test_up_status_chat_then_found_again_and_stopped(rack: Rack) -> None:
@@ -58,13 +57,14 @@ def test_queued_then_served_then_cancelled_from_outside(rack: Rack) -> None:
     rack.nothing_left()
 
 
+@pytest.mark.slow
 def test_cancelled_and_node_lost_while_queued(rack: Rack) -> None:
     data = {"nodes": "named"}
     rack.inventory.write_text(
         rack.inventory.read_text().replace("name: a", "name: node1").replace("name: b", "name: node2")
     )
     rack.change(**data)
-    rack.occupy(1, "--nodelist=node1")
+    other = rack.occupy(1, "--nodelist=node1")
     run = rack.submit()
     rack.bed.hosts[1].power_off()
     until(lambda: "UnavailableNodes:node2" in run.last_state().message, "Slurm's word on the node")
@@ -73,9 +73,11 @@ def test_cancelled_and_node_lost_while_queued(rack: Rack) -> None:
     assert "was cancelled from outside" in last.message
     assert "JobState=CANCELLED" in last.data["lines"][0]
     rack.bed.hosts[1].power_on()
+    rack.slurm.run("scancel", other)
     rack.nothing_left()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when", ["loading", "serving"])
 def test_a_node_that_fails_is_named(rack: Rack, when: str) -> None:
     run = rack.submit(*(["--set", "env.FAKE_LOAD_S=600"] if when == "loading" else []))
@@ -90,6 +92,7 @@ def test_a_node_that_fails_is_named(rack: Rack, when: str) -> None:
     rack.nothing_left()
 
 
+@pytest.mark.slow
 def test_time_limit_and_preemption(rack: Rack) -> None:
     rack.change(time_limit="10:00")
     run = rack.submit()
@@ -102,10 +105,11 @@ def test_time_limit_and_preemption(rack: Rack) -> None:
 
     run = rack.submit()
     until(lambda: run.state() == "verified", "the known answer")
-    rack.occupy(4, "--partition=urgent")
+    other = rack.occupy(4, "--partition=urgent")
     last = failed(run)
     assert "preempted by a job of higher priority" in last.message
     assert any("DUE TO PREEMPTION" in line for line in last.data["lines"]), last.data
+    rack.slurm.run("scancel", other)
     rack.nothing_left()
 
 
@@ -150,5 +154,6 @@ def test_a_recipes_value_never_runs(rack: Rack, value: str) -> None:
     trap = rack.shared / "overspan-was-here"
     evil = value.format(trap)
     done = rack.up("--set", f"env.EVIL={evil}", "--set", f"served_model_name={evil}")
-    assert done.returncode == 0, done.stderr
+    # A reference that nothing fills in is refused by the plan; anything else is text to the end.
+    assert done.returncode == (2 if "$(" in value else 0), done.stderr
     assert not trap.exists()

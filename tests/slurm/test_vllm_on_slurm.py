@@ -12,7 +12,7 @@ from overspan.schema.errors import EngineMissing
 from slurm.conftest import Rack, failed
 from support.waiting import until
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+pytestmark = pytest.mark.real
 
 PROMPTS = [
     "The capital of France is a city that lies on the river Seine and has been the seat of kings, and its name is",
@@ -43,6 +43,42 @@ def tokens(run: RunFolder) -> list[str]:
     return [reply.raise_for_status().json()["choices"][0]["text"] for reply in replies]
 
 
+def test_aggregated_over_two_nodes(real_rack: Rack) -> None:
+    run = up(real_rack, "--set", "layout=pp2")
+    assert [(each.name, each.host, each.ranks) for each in run.processes()] == [
+        ("api", "a", [0]),
+        ("worker1", "b", [1]),
+    ]
+    assert {finding.rule: finding.status for finding in run.findings()}["verify.known-answer"] == "passed"
+    assert "Paris" in tokens(run)[0]
+    assert real_rack.run("stop").returncode == 0
+    assert run.state() == "stopped"
+    real_rack.nothing_left()
+
+
+SWEEP = """name: apart
+base: smollm2-135m
+scenarios: {s: {isl: 32, osl: 8}}
+load: {requests_per_user: 2, warmup_per_user: 0}
+points:
+  - {topology: 1P1D TP1->TP1, concurrency: [1, 2]}
+"""
+
+
+@pytest.mark.slow
+def test_a_sweep_with_prefill_and_decode_apart(real_rack: Rack) -> None:
+    file = real_rack.folder / "apart.yaml"
+    file.write_text(SWEEP)
+    done = real_rack.run("sweep", str(file), "--on", str(real_rack.inventory), "--json")
+    assert done.returncode == 0, done.stderr
+    assert [point["state"] for point in json.loads(done.stdout)["points"]] == ["ok"] * 2
+    (run,) = all_runs()
+    assert [spec.role for spec in run.processes()] == ["router", "prefill", "decode"]
+    assert len(real_rack.jobs_that_were()) == 1
+    real_rack.nothing_left()
+
+
+@pytest.mark.slow
 def test_apart_answers_as_aggregated_does(real_rack: Rack) -> None:
     run = up(real_rack, "--set", "layout=pp2")
     expected = tokens(run)
@@ -63,6 +99,7 @@ def test_apart_answers_as_aggregated_does(real_rack: Rack) -> None:
         real_rack.nothing_left()
 
 
+@pytest.mark.slow
 def test_a_broken_transfer_fails_and_does_not_answer(real_rack: Rack) -> None:
     apart = {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}
     settings = []
