@@ -46,6 +46,9 @@ Dynamo's end where etcd does not answer at their start. How long it may take is 
 
 KV_TRANSFER: dict[str, Any] = {"kv_connector": "NixlConnector", "kv_role": "kv_both"}
 
+ON_CPU: dict[str, Any] = {**KV_TRANSFER, "kv_buffer_device": "cpu"}
+"""Source: engine-on-cpu.md (NIXL loads and transfers without CUDA)."""
+
 
 def kv_transfer(given: Any) -> dict[str, Any]:
     """The connector's configuration; a transfer that failed must fail the request, never give wrong tokens."""
@@ -78,7 +81,9 @@ def worker(plan: Plan, role: RoleName, placements: list[Placement], number: int 
         placements: of this worker.
         number: of this worker among all, both roles counted; its ports follow from it.
     """
-    args = serve_args(plan) | {"kv_transfer_config": kv_transfer(plan.recipe.engine_args.get("kv_transfer_config"))}
+    given = plan.recipe.engine_args.get("kv_transfer_config")
+    on_cpu = plan.inventory.device == "cpu"
+    args = serve_args(plan) | {"kv_transfer_config": kv_transfer(ON_CPU if given is None and on_cpu else given)}
     return [_part(plan, role, args, placements, (index, number)) for index in range(len(placements))]
 
 
@@ -131,6 +136,7 @@ def _part(
             **node_env(plan, host, len(placed.ranks)),
             **_discovery(plan, host),
             **({"DYN_SYSTEM_HOST": here, "DYN_SYSTEM_PORT": str(ports["system"])} if "system" in ports else {}),
+            **({"UCX_TLS": "tcp,shm,self"} if plan.inventory.device == "cpu" else {}),
             "VLLM_NIXL_SIDE_CHANNEL_HOST": here,
             "VLLM_NIXL_SIDE_CHANNEL_PORT": str(ports["nixl"]),
             **({"CUDA_VISIBLE_DEVICES": ",".join(map(str, placed.gpus))} if part else {}),
