@@ -6,9 +6,12 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
+from overspan.catalog import recipes
 from overspan.provision import engines
 from overspan.runs.folder import RunFolder, all_runs
 from overspan.schema.errors import EngineMissing
+from overspan.schema.recipe import RoleSettings
+from overspan.schema.yamlio import dump
 from slurm.conftest import Rack, failed
 from support.waiting import until
 
@@ -101,16 +104,16 @@ def test_apart_answers_as_aggregated_does(real_rack: Rack) -> None:
 
 @pytest.mark.slow
 def test_a_broken_transfer_fails_and_does_not_answer(real_rack: Rack) -> None:
-    apart = {"kv_connector": "ExampleConnector", "kv_role": "kv_both"}
-    settings = []
-    for role in ("prefill", "decode"):
-        config = {**apart, "kv_connector_extra_config": {"shared_storage_path": f"/srv/kv-{role}"}}
-        settings.append(f"roles.{role}.engine_args.kv_transfer_config={json.dumps(config)}")
-    arguments = [word for setting in settings for word in ("--set", setting)]
-    done = real_rack.run(
-        "up", "smollm2-135m", "--on", str(real_rack.inventory), "--set", "port=8030",
-        "--set", "topology=1P1D TP1->TP1", *arguments,
-    )  # fmt: skip
+    def role(name: str) -> RoleSettings:
+        apart = {"kv_connector_extra_config": {"shared_storage_path": f"/srv/kv-{name}"}}
+        config = {"kv_connector": "ExampleConnector", "kv_role": "kv_both", **apart}
+        return RoleSettings(engine_args={"kv_transfer_config": config})
+
+    roles = {"prefill": role("prefill"), "decode": role("decode")}
+    changes = {"roles": roles, "port": 8030, "topology": "1P1D TP1->TP1"}
+    file = real_rack.folder / "broken.yaml"
+    file.write_text(dump(recipes.find("smollm2-135m").model_copy(update=changes)))
+    done = real_rack.run("up", str(file), "--on", str(real_rack.inventory))
     assert done.returncode == 1, done.stderr
     assert "no cache was transferred" in done.stderr
     until(lambda: all_runs()[0].state() == "failed", "the state failed")

@@ -52,10 +52,7 @@ def entry_recipe(base: Recipe, sweep: Sweep, entry: Entry, scenario: Scenario) -
     if sweep.context_margin is not None:
         length = scenario.isl + scenario.osl + sweep.context_margin
         recipe = recipe.model_copy(update={"engine_args": {**recipe.engine_args, "max_model_len": length}})
-    changes: dict[str, Any] = {"layout": entry.topology.answering.layout}
-    if entry.topology.disaggregated and entry.overrides.engine is None and recipe.engine != "dynamo":
-        changes["engine"] = "dynamo"
-    return recipe.model_copy(update=changes)
+    return recipe.model_copy(update={"layout": entry.topology.answering.layout})
 
 
 def changed(recipe: Recipe, changes: Changes, where: str) -> Recipe:
