@@ -1,7 +1,6 @@
 """Real vLLM on real Slurm nodes: aggregated over two nodes, and prefill and decode apart, with the same tokens."""
 
 import json
-from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -23,14 +22,24 @@ PROMPTS = [
 ]
 
 
-@pytest.fixture
-def real_rack(rack: Rack) -> Iterator[Rack]:
+def installed(name: str) -> str:
     try:
-        engine, router = engines.find("cpu"), engines.find("router")
+        return str(engines.find(name).path)
     except EngineMissing as missing:
         pytest.skip(f"{missing.what}: {missing.next}")
-    rack.change_top(engine_environment=str(engine.path), router_environment=str(router.path), models={})
-    yield rack
+
+
+@pytest.fixture
+def real_rack(rack: Rack) -> Rack:
+    rack.change_top(engine_environment=installed("cpu"), models={})
+    return rack
+
+
+@pytest.fixture
+def rack_apart(real_rack: Rack) -> Rack:
+    """With vLLM's router too."""
+    real_rack.change_top(router_environment=installed("router"))
+    return real_rack
 
 
 def up(rack: Rack, *more: str) -> RunFolder:
@@ -69,41 +78,41 @@ points:
 
 
 @pytest.mark.slow
-def test_a_sweep_with_prefill_and_decode_apart(real_rack: Rack) -> None:
-    file = real_rack.folder / "apart.yaml"
+def test_a_sweep_with_prefill_and_decode_apart(rack_apart: Rack) -> None:
+    file = rack_apart.folder / "apart.yaml"
     file.write_text(SWEEP)
-    done = real_rack.run("sweep", str(file), "--on", str(real_rack.inventory), "--json")
+    done = rack_apart.run("sweep", str(file), "--on", str(rack_apart.inventory), "--json")
     assert done.returncode == 0, done.stderr
     assert [point["state"] for point in json.loads(done.stdout)["points"]] == ["ok"] * 2
     (run,) = all_runs()
     assert [spec.role for spec in run.processes()] == ["router", "prefill", "decode"]
-    assert len(real_rack.jobs_that_were()) == 1
-    real_rack.nothing_left()
+    assert len(rack_apart.jobs_that_were()) == 1
+    rack_apart.nothing_left()
 
 
 @pytest.mark.slow
-def test_apart_answers_as_aggregated_does(real_rack: Rack) -> None:
-    run = up(real_rack, "--set", "layout=pp2")
+def test_apart_answers_as_aggregated_does(rack_apart: Rack) -> None:
+    run = up(rack_apart, "--set", "layout=pp2")
     expected = tokens(run)
-    real_rack.run("stop")
-    real_rack.nothing_left()
+    rack_apart.run("stop")
+    rack_apart.nothing_left()
     for topology, instances in (("1P1D TP1->TP1", "1 of 1 decode"), ("1P2D TP1->TP1", "2 of 2 decode")):
-        run = up(real_rack, "--set", f"topology={topology}")
+        run = up(rack_apart, "--set", f"topology={topology}")
         findings = {finding.rule: finding for finding in run.findings()}
         assert findings["disagg.instances"].status == "passed"
         assert instances in str(findings["disagg.instances"].evidence)
         assert "took over" in str(findings["disagg.transfer"].evidence)
         assert tokens(run) == expected
         if instances.startswith("2"):
-            engines_there = [each for number in range(4) for each in real_rack.of_host(number)]
+            engines_there = [each for number in range(4) for each in rack_apart.of_host(number)]
             next(each for each in engines_there if "8032" in each.cmdline()).kill()
             assert failed(run).process == "decode0"
-        real_rack.run("stop")
-        real_rack.nothing_left()
+        rack_apart.run("stop")
+        rack_apart.nothing_left()
 
 
 @pytest.mark.slow
-def test_a_broken_transfer_fails_and_does_not_answer(real_rack: Rack) -> None:
+def test_a_broken_transfer_fails_and_does_not_answer(rack_apart: Rack) -> None:
     def role(name: str) -> RoleSettings:
         apart = {"kv_connector_extra_config": {"shared_storage_path": f"/srv/kv-{name}"}}
         config = {"kv_connector": "ExampleConnector", "kv_role": "kv_both", **apart}
@@ -111,10 +120,10 @@ def test_a_broken_transfer_fails_and_does_not_answer(real_rack: Rack) -> None:
 
     roles = {"prefill": role("prefill"), "decode": role("decode")}
     changes = {"roles": roles, "port": 8030, "topology": "1P1D TP1->TP1"}
-    file = real_rack.folder / "broken.yaml"
+    file = rack_apart.folder / "broken.yaml"
     file.write_text(dump(recipes.find("smollm2-135m").model_copy(update=changes)))
-    done = real_rack.run("up", str(file), "--on", str(real_rack.inventory))
+    done = rack_apart.run("up", str(file), "--on", str(rack_apart.inventory))
     assert done.returncode == 1, done.stderr
     assert "no cache was transferred" in done.stderr
     until(lambda: all_runs()[0].state() == "failed", "the state failed")
-    real_rack.nothing_left()
+    rack_apart.nothing_left()
