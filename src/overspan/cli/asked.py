@@ -30,6 +30,13 @@ MACHINES: Sequence[Option[Any]] = (
 HARDWARE: Option[Any] = click.option(
     "--hardware", metavar="FILE", help="Numbers of `overspan calibrate` in place of the catalogue's."
 )
+WEIGHTS: Option[Any] = click.option(
+    "--weights",
+    type=click.Choice(["real", "synthetic"]),
+    default="real",
+    show_default=True,
+    help="synthetic: drawn on the device, for measuring at full size before anything is downloaded.",
+)
 
 
 def options(*groups: Sequence[Option[Any]]) -> Option[Any]:

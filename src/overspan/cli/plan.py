@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from overspan.cli.asked import HARDWARE, LOAD, MACHINES, demand_of, options, question_of
+from overspan.cli.asked import HARDWARE, LOAD, MACHINES, WEIGHTS, demand_of, options, question_of
 from overspan.cli.output import document, table
 from overspan.planner.choose import states_layout
 from overspan.runs.commands import commands_of
@@ -24,12 +24,22 @@ if TYPE_CHECKING:
 @click.option("--on", "inventory", metavar="INVENTORY", help="Machines: a file, or one that ships. Default: this one.")
 @options(LOAD, MACHINES)
 @HARDWARE
+@WEIGHTS
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Override a field or engine argument.")
 @click.option("--show", type=click.Choice(["commands"]), help="Print what a person would paste, host by host.")
 @click.option("--render", type=click.Choice(["k8s"]), help="Print the objects of Kubernetes that would run it.")
 @click.option("--explain", is_flag=True, help="Rank the layouts that these machines can run, and say what binds.")
 @click.option("--json", "as_json", is_flag=True)
-def plan(model: str, *, show: str | None, render: str | None, explain: bool, as_json: bool, **asked: Any) -> None:
+def plan(
+    model: str,
+    *,
+    show: str | None,
+    render: str | None,
+    explain: bool,
+    weights: Literal["real", "synthetic"],
+    as_json: bool,
+    **asked: Any,
+) -> None:
     """Plan MODEL on machines: offline, no connection, nothing started.
 
     MODEL is a recipe, a Hugging Face id or a folder. A recipe that states a layout keeps it; for all else the best
@@ -44,7 +54,14 @@ def plan(model: str, *, show: str | None, render: str | None, explain: bool, as_
         document(found) if as_json else click.echo(_as_text(found))
         return
     wanted = Wanted(
-        model, asked["inventory"], asked["settings"], None, demand_of(**load), asked["slo"], asked["hardware"]
+        model,
+        asked["inventory"],
+        asked["settings"],
+        None,
+        demand_of(**load),
+        asked["slo"],
+        asked["hardware"],
+        weights=weights,
     )
     ranked, stated = None, False
     if explain or wanted.demand or wanted.slo:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from types import FrameType
+from typing import Literal
 
 import click
 
-from overspan.cli.asked import HARDWARE, LOAD, demand_of, options
+from overspan.cli.asked import HARDWARE, LOAD, WEIGHTS, demand_of, options
 from overspan.cli.output import Ticker, document, say
 from overspan.runs.folder import RunFolder
 from overspan.runs.parts import Part
@@ -27,6 +28,7 @@ from overspan.schema.event import Event
 @click.option("--join-later", is_flag=True, help="Start this host's ranks alone; the others come by `overspan join`.")
 @options(LOAD)
 @HARDWARE
+@WEIGHTS
 @click.option("--json", "as_json", is_flag=True, help="Print the run's status as JSON when it is verified.")
 def up(
     recipe: str,
@@ -39,6 +41,7 @@ def up(
     concurrency: int | None,
     slo: str | None,
     hardware: str | None,
+    weights: Literal["real", "synthetic"],
     join_later: bool,
     as_json: bool,
 ) -> None:
@@ -52,7 +55,7 @@ def up(
     if join_later and inventory is None:
         raise InputError("--join-later is for several hosts, and --on names none", next="give --on INVENTORY")
     part: Part | None = "head" if join_later else None
-    wanted = Wanted(recipe, inventory, settings, name, demand_of(isl, osl, concurrency), slo, hardware, part)
+    wanted = Wanted(recipe, inventory, settings, name, demand_of(isl, osl, concurrency), slo, hardware, part, weights)
     run = start(wanted, say, follow)
     now = status(run)
     if as_json:

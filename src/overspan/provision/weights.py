@@ -15,8 +15,16 @@ from overspan.schema.errors import ModelUnavailable
 _SMALL_BYTES = 64_000_000
 
 
-def check_folder(folder: Path) -> None:
+DRAWN = ("dummy", "synthetic")
+"""Load formats that need no weights on disk: vLLM's own, and that of our plugin."""
+
+
+def check_folder(folder: Path, *, drawn: bool = False) -> None:
     """Refuse a model folder that an engine could not load.
+
+    Args:
+        folder: of the model.
+        drawn: the engine draws the weights itself: the configuration alone must be there.
 
     Raises:
         ModelUnavailable: names the file and what is wrong with it.
@@ -24,6 +32,8 @@ def check_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise ModelUnavailable(f"{folder}: no such model folder", next="give a folder that has config.json and weights")
     read_object(folder / "config.json")
+    if drawn:
+        return
     if not list(folder.glob("*.safetensors")):
         raise ModelUnavailable(f"{folder}: no *.safetensors file, so no weights that an engine here can load")
     headers.read_folder(folder)

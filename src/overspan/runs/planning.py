@@ -6,7 +6,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from overspan.catalog import flags, hardware, images, inventories, library, overrides, recipes
 from overspan.engines import vllm, vllm_ray
@@ -40,6 +40,7 @@ class Wanted:
     slo: str | None = None
     hardware: str | None = None
     part: Part | None = None
+    weights: Literal["real", "synthetic"] = "real"
 
 
 def plan_of(wanted: Wanted, *, to_start: bool) -> Plan:
@@ -75,6 +76,10 @@ def asked_for(wanted: Wanted) -> tuple[Recipe, Inventory]:
         InputError: something of it cannot be; names the field.
     """
     recipe = overrides.apply(recipes.find(wanted.recipe), list(wanted.settings))
+    if wanted.weights == "synthetic":
+        from overspan.runs.synthetic import with_synthetic_weights
+
+        recipe = with_synthetic_weights(recipe)
     inventory = inventories.find(wanted.inventory) if wanted.inventory else _this_machine()
     if wanted.hardware:
         own = hardware.find(wanted.hardware).name  # a mistake in it is told now

@@ -14,6 +14,7 @@ from overspan.schema.errors import UnknownName
 from overspan.twin.shrink import FAMILIES
 
 UNKNOWN: Final = "<unknown>"
+_CHAT: Final = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
 
 
 def write_config(real: dict[str, Any], folder: Path, words: Sequence[str]) -> None:
@@ -37,7 +38,8 @@ def write_config(real: dict[str, Any], folder: Path, words: Sequence[str]) -> No
     folder.mkdir(parents=True)
     _write(folder / "config.json", config)
     _write(folder / "tokenizer.json", _tokenizer(words, int(config["vocab_size"])))
-    _write(folder / "tokenizer_config.json", {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": UNKNOWN})
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": UNKNOWN, "chat_template": _CHAT}
+    _write(folder / "tokenizer_config.json", settings)
 
 
 def _write(file: Path, document: dict[str, Any]) -> None:
