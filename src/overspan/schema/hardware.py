@@ -1,107 +1,80 @@
 """One kind of accelerator as numbers, each with its source. Rates are dense: without sparsity."""
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from overspan.schema.base import Frozen
 
-# Outside these a number is in the wrong unit. Slowest and fastest of 2026, with room on both sides.
-_BANDWIDTH: Final = (1e7, 1e15)
-_RATE: Final = (1e9, 1e18)
-_LATENCY: Final = (1e-8, 1e-1)
-_CLOCK: Final = (3e8, 1e10)
 # What the fixed costs were learned on: H100, H200 and B200-class all boost to about this.
 _USUAL_HZ: Final = 1.98e9
-_MEMORY: Final = (1e9, 1e13)
 
 
-def _in_units(value: float, limits: tuple[float, float], unit: str, power: int) -> float:
-    if limits[0] <= value <= limits[1]:
-        return value
-    scaled = value * 10.0**power
-    hint = f"; did you mean {value:g}e{power}?" if limits[0] <= scaled <= limits[1] else ""
-    raise ValueError(f"{value:g} is no plausible value in {unit}{hint}")
+def _within(slowest: float, fastest: float, unit: str, *powers: int) -> AfterValidator:
+    """Limits outside of which a number is in the wrong unit, and the powers of ten by which people miss."""
+
+    def check(value: float) -> float:
+        if slowest <= value <= fastest:
+            return value
+        meant = [f"{value:g}e{power}" for power in powers if slowest <= value * 10.0**power <= fastest]
+        hint = f"; did you mean {meant[0]}?" if meant else ""
+        raise ValueError(f"{value:g} is no plausible value in {unit}{hint}")
+
+    return AfterValidator(check)
+
+
+# From the slowest to the fastest of 2026, with room on both sides.
+Bytes = Annotated[float, _within(1e9, 1e13, "bytes", 9)]
+BytesPerSecond = Annotated[float, _within(1e7, 1e15, "bytes per second", 9)]
+FlopPerSecond = Annotated[float, _within(1e9, 1e18, "operations per second", 12)]
+Seconds = Annotated[float, _within(1e-8, 1e-1, "seconds", -6)]
+Hertz = Annotated[float, _within(3e8, 1e10, "hertz", 9, 6)]
+Source = Annotated[str, Field(min_length=1)]
 
 
 class Bandwidth(Frozen):
     """Bytes a second, one direction."""
 
-    bytes_per_s: float
-    source: str = Field(min_length=1)
-
-    @field_validator("bytes_per_s")
-    @classmethod
-    def _unit(cls, value: float) -> float:
-        return _in_units(value, _BANDWIDTH, "bytes per second", 9)
+    bytes_per_s: BytesPerSecond
+    source: Source
 
 
 class Rate(Frozen):
     """Dense operations a second in one format."""
 
-    flop_per_s: float
-    source: str = Field(min_length=1)
-
-    @field_validator("flop_per_s")
-    @classmethod
-    def _unit(cls, value: float) -> float:
-        return _in_units(value, _RATE, "operations per second", 12)
+    flop_per_s: FlopPerSecond
+    source: Source
 
 
 class Memory(Frozen):
     """What the driver shows."""
 
-    bytes: float
-    source: str = Field(min_length=1)
+    bytes: Bytes
+    source: Source
     unified: bool = False
     reserve_bytes: float = Field(0, ge=0, description="what the system keeps of unified memory")
-
-    @field_validator("bytes")
-    @classmethod
-    def _unit(cls, value: float) -> float:
-        return _in_units(value, _MEMORY, "bytes", 9)
 
 
 class Link(Frozen):
     """How GPUs reach each other: the time of a small all-reduce, and bytes a second in one direction."""
 
-    latency_s: float
-    bytes_per_s: float
-    source: str = Field(min_length=1)
-
-    @field_validator("latency_s")
-    @classmethod
-    def _latency_unit(cls, value: float) -> float:
-        return _in_units(value, _LATENCY, "seconds", -6)
-
-    @field_validator("bytes_per_s")
-    @classmethod
-    def _unit(cls, value: float) -> float:
-        return _in_units(value, _BANDWIDTH, "bytes per second", 9)
+    latency_s: Seconds
+    bytes_per_s: BytesPerSecond
+    source: Source
 
 
 class Launch(Frozen):
     """What the host spends on starting one operation without graphs."""
 
-    seconds: float
-    source: str = Field(min_length=1)
-
-    @field_validator("seconds")
-    @classmethod
-    def _unit(cls, value: float) -> float:
-        return _in_units(value, _LATENCY, "seconds", -6)
+    seconds: Seconds
+    source: Source
 
 
 class Clock(Frozen):
     """The boost clock of the GPU's processors."""
 
-    hz: float
-    source: str = Field(min_length=1)
-
-    @field_validator("hz")
-    @classmethod
-    def _unit(cls, value: float) -> float:
-        return _in_units(value, _CLOCK, "hertz", 9 if value < 100 else 6)
+    hz: Hertz
+    source: Source
 
 
 class HardwareSpec(Frozen):
