@@ -1,10 +1,14 @@
 """Load generators against a server that knows when it sent each token. Prints errors against the truth, and targets.
 
-python benchmarks/bench_accuracy.py [--levels 64,1024] [--runs 3] [--vllm VENV/bin/vllm --tokenizer MODEL]
-                                    [--guidellm BIN] [--aiperf BIN] [--traps] [--json OUT]
+PYTHONPATH=src python benchmarks/bench_accuracy.py [--levels 64,1024,4096,8192] [--runs 3] [--json OUT]
+
+Peers are measured beside Overspan, each from an environment of its own: `vllm bench serve` of the CPU engine
+(`overspan engine install cpu`), and `FOLDER/aiperf/bin/aiperf` and `FOLDER/guidellm/bin/guidellm`, which pip installs
+(guidellm wants torch). One that cannot run is told, with its own words.
 
 The server (stream-truth, compiled here with gcc) is pinned to one core, the client to another. CPU-seconds are those of
-the whole client (its helpers too) less those of the same client with one request, so that imports do not count.
+the whole client (its helpers too) less those of the same client with one request, so that imports do not count. A run
+beside which others took more than a tenth of a core is done again.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import argparse
 import contextlib
 import json
 import os
+import platform
 import socket
 import statistics
 import subprocess
@@ -20,15 +25,26 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-TOKENS = 128
+from load_clients import TOKENS, CannotRun, Client, aiperf, guidellm, overspan, vllm
+
+from overspan.catalog import recipes
+from overspan.provision import engines, models
+from overspan.schema.places import cache_dir
+
 TTFT_MS = 200
-INPUT_TOKENS = 64
 LARGE = 4096
+PEER_TIMEOUT_S = 300
+BUSY = 0.1
+"""Of one core, taken by others during a run: such a run is done again, TRIES times at most."""
+TRIES = 3
+PATIENCE_S = 30.0
+"""How long a quiet moment is waited for before each run."""
 SOURCE = Path(__file__).parent / "stream-truth" / "mockserver.c"
 
 # Issue 5: most error at a level, percent. TPOT and ITL at 1,024 only.
@@ -55,16 +71,7 @@ class Measured:
     cpu_s: float = 0.0
     memory_mb: float = 0.0
     started_at: float = 0.0
-
-
-@dataclass
-class Client:
-    """A load generator: its command for a level and requests, and how its numbers are read from what it left."""
-
-    name: str
-    command: Callable[[str, int, int, Path], list[str]]
-    read: Callable[[str, Path], dict[str, float]]
-    idle_cpu_s: float = 0.0
+    others: float = 0.0
 
 
 class Truth:
@@ -90,6 +97,10 @@ class Truth:
     def set(self, level: int, *, per_chunk: int = 1, role: int = 1) -> None:
         self.get(f"/set?ttft={TTFT_MS * 1000}&itl={itl_ms(level) * 1000}&k={per_chunk}&role={role}")
 
+    def cpu_s(self) -> float:
+        """What the server took since its start."""
+        return float(self.stats()["server_cpu_s"])
+
     def stats(self) -> dict[str, Any]:
         document: dict[str, Any] = json.loads(self.get("/stats"))
         return document
@@ -113,98 +124,45 @@ def run(client: Client, server: Truth, level: int, requests: int, core: int) -> 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         argv = ["taskset", "-c", str(core), *client.command(server.base_url, level, requests, folder)]
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[1] / "src")}
+        offline = {"HF_HUB_OFFLINE": "1"} if client.offline else {}
+        environment = {**os.environ, **offline, "PYTHONPATH": str(Path(__file__).parents[1] / "src")}
+        machine, serving = machine_cpu_s(), server.cpu_s()
         with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
             started = time.monotonic()
+            argv = ["timeout", "--kill-after=10", str(PEER_TIMEOUT_S), *argv]
             process = subprocess.Popen(argv, stdout=out, stderr=err, env=environment, cwd=folder)
             _, status, used = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
+        cpu_s = used.ru_utime + used.ru_stime
+        wall_s = time.monotonic() - started
+        others = max(0.0, machine_cpu_s() - machine - cpu_s - (server.cpu_s() - serving)) / wall_s
+        if process.returncode == 124:
+            raise CannotRun(f"did not end within {PEER_TIMEOUT_S} s")
         if process.returncode:
-            raise RuntimeError(f"{client.name} ended with {process.returncode}: {(folder / 'err').read_text()[-800:]}")
-        said = client.read((folder / "out").read_text(), folder)
-    return Measured(said, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024, started)
+            words = " ".join(((folder / "out").read_text() + (folder / "err").read_text()).split())
+            raise CannotRun(f"ended with {process.returncode}: {words[-600:]}")
+        try:
+            said = client.read((folder / "out").read_text(), folder)
+        except (KeyError, ValueError, StopIteration) as error:
+            raise CannotRun(f"its result cannot be read: {error!r}") from None
+    return Measured(said, cpu_s, used.ru_maxrss / 1024, started, others)
 
 
-def overspan() -> Client:
-    def command(url: str, level: int, requests: int, folder: Path) -> list[str]:
-        size = [
-            "--input-tokens",
-            str(INPUT_TOKENS),
-            "--output-tokens",
-            str(TOKENS),
-            "--no-calibration",
-            "--shards",
-            "1",
-        ]
-        load = ["-c", str(level), "-n", str(requests), *size, "--json"]
-        return [sys.executable, "-m", "overspan", "bench", "--base-url", f"{url}/v1", *load]
-
-    def read(out: str, folder: Path) -> dict[str, float]:
-        point = json.loads(out)[0]
-        if point["requests"]["failed"]:
-            raise RuntimeError(f"overspan: failed requests {point['requests']}")
-        wanted = [(metric, which) for metric in ("ttft", "tpot", "itl") for which in ("mean", "p99")]
-        return {f"{metric} {which}": point[f"{metric}_ms"][which] for metric, which in wanted}
-
-    return Client("overspan", command, read)
+def wait_until_quiet() -> None:
+    """Until others leave the machine alone for a second, or patience ends."""
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
+        before = machine_cpu_s()
+        time.sleep(1.0)
+        if machine_cpu_s() - before <= BUSY:
+            return
 
 
-def vllm(binary: str, tokenizer: str) -> Client:
-    def command(url: str, level: int, requests: int, folder: Path) -> list[str]:
-        load = ["--max-concurrency", str(level), "--num-prompts", str(requests), "--ignore-eos", "--disable-tqdm"]
-        size = ["--random-input-len", str(INPUT_TOKENS), "--random-output-len", str(TOKENS)]
-        where = ["--base-url", url, "--endpoint", "/v1/chat/completions", "--backend", "openai-chat", "--model", "mock"]
-        out = ["--save-result", "--result-dir", str(folder), "--result-filename", "vllm.json"]
-        percentiles = ["--percentile-metrics", "ttft,tpot,itl,e2el", "--metric-percentiles", "50,99"]
-        data = ["--dataset-name", "random", "--tokenizer", tokenizer]
-        return [binary, "bench", "serve", *where, *data, *size, *load, *out, *percentiles]
-
-    def read(out: str, folder: Path) -> dict[str, float]:
-        document = json.loads((folder / "vllm.json").read_text())
-        metrics = ("ttft", "tpot", "itl")
-        means = {f"{metric} mean": document[f"mean_{metric}_ms"] for metric in metrics}
-        return means | {f"{metric} p99": document[f"p99_{metric}_ms"] for metric in metrics}
-
-    return Client("vllm bench serve", command, read)
-
-
-def aiperf(binary: str, tokenizer: str) -> Client:
-    def command(url: str, level: int, requests: int, folder: Path) -> list[str]:
-        where = ["-m", "mock", "-u", url, "--endpoint-type", "chat", "--streaming", "--tokenizer", tokenizer]
-        load = ["--concurrency", str(level), "--request-count", str(requests), "--ui", "none"]
-        size = ["--isl", str(INPUT_TOKENS), "--osl", str(TOKENS), "--extra-inputs", "ignore_eos:true"]
-        return [binary, "profile", *where, *load, *size, "--artifact-dir", str(folder / "aiperf")]
-
-    def read(out: str, folder: Path) -> dict[str, float]:
-        document = json.loads(next((folder / "aiperf").rglob("profile_export_aiperf.json")).read_text())
-        names = {"ttft": "time_to_first_token", "tpot": "inter_token_latency"}
-        return {
-            f"{metric} {ours}": document[name][theirs]
-            for metric, name in names.items()
-            for ours, theirs in (("mean", "avg"), ("p99", "p99"))
-        }
-
-    return Client("aiperf", command, read)
-
-
-def guidellm(binary: str, tokenizer: str) -> Client:
-    def command(url: str, level: int, requests: int, folder: Path) -> list[str]:
-        data = f"prompt_tokens={INPUT_TOKENS},output_tokens={TOKENS}"
-        where = ["--target", url, "--model", "mock", "--processor", tokenizer, "--data", data]
-        load = ["--profile", "concurrent", "--rate", str(level), "--max-requests", str(requests)]
-        return [binary, "benchmark", "run", *where, *load, "--output-dir", str(folder), "--outputs", "json"]
-
-    def read(out: str, folder: Path) -> dict[str, float]:
-        document = json.loads(next(folder.glob("*.json")).read_text())
-        metrics = document["benchmarks"][0]["metrics"]
-        names = {"ttft": "time_to_first_token_ms", "tpot": "inter_token_latency_ms"}
-        said: dict[str, float] = {}
-        for metric, name in names.items():
-            ok = metrics[name]["successful"]
-            said |= {f"{metric} mean": ok["mean"], f"{metric} p99": ok["percentiles"]["p99"]}
-        return said
-
-    return Client("guidellm", command, read)
+def machine_cpu_s() -> float:
+    """CPU-seconds that this machine spent since its start, in user, nice, system, interrupts and stolen."""
+    fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    idle, waiting = fields[3:5]
+    return (sum(fields) - idle - waiting) / os.sysconf("SC_CLK_TCK")
 
 
 def error_percent(said: float | None, true: float) -> float | None:
@@ -217,9 +175,16 @@ def true_values(stats: dict[str, Any]) -> dict[str, float]:
 
 
 def measure(client: Client, server: Truth, level: int, core: int) -> dict[str, Any]:
-    server.set(level)
+    """One run that nobody disturbed, or the last of TRIES."""
     requests = level if level >= LARGE else max(2 * level, 256)
-    measured = run(client, server, level, requests, core)
+    for attempt in range(1, TRIES + 1):
+        wait_until_quiet()
+        server.set(level)
+        load = os.getloadavg()[0]
+        measured = run(client, server, level, requests, core)
+        if measured.others <= BUSY or attempt == TRIES:
+            break
+        print(f"  {client.name} at {level}: others took {measured.others:.2f} of a core; again", file=sys.stderr)
     stats = server.stats()
     true = true_values(stats)
     tokens = requests * TOKENS
@@ -230,6 +195,8 @@ def measure(client: Client, server: Truth, level: int, core: int) -> dict[str, A
         "memory_mb": measured.memory_mb,
         "first_request_s": stats["t_first_req"] - measured.started_at,
         "server_late_ms": stats["late_mean_us"] / 1000,
+        "load_average": load,
+        "others_cores": round(measured.others, 3),
     }
 
 
@@ -272,22 +239,30 @@ def _met(met: bool) -> str:
 
 def show(level: int, rows: dict[str, list[dict[str, Any]]]) -> None:
     print(f"\n{level} streams, ITL {itl_ms(level)} ms: error against the truth, median of runs")
+    if not rows:
+        return
     columns = ["ttft mean", "ttft p99", "tpot mean", "tpot p99", "itl p99"]
-    print(f"{'client':18}" + "".join(f"{name:>12}" for name in columns) + f"{'CPU-s/1k':>11}{'peak':>7}{'MB':>6}")
+    print(
+        f"{'client':18}{'runs':>5}"
+        + "".join(f"{name:>12}" for name in columns)
+        + f"{'CPU-s/1k':>11}{'peak':>7}{'MB':>6}"
+    )
     for name, runs in rows.items():
         cells = [median(runs, "errors", column) for column in columns]
         shown = "".join(f"{'-':>12}" if cell is None else f"{cell:>+11.2f}%" for cell in cells)
         cpu, peak, memory = (median(runs, key) for key in ("cpu_s_per_1k_tokens", "peak", "memory_mb"))
-        print(f"{name:18}{shown}{cpu:11.4f}{peak:7.0f}{memory:6.0f}")
-    late = max(row["server_late_ms"] for runs in rows.values() for row in runs)
-    print(f"the server itself sent its tokens up to {late:.2f} ms late on average in a run")
+        print(f"{name:18}{len(runs):5}{shown}{cpu:11.4f}{peak:7.0f}{memory:6.0f}")
+    every = [row for runs in rows.values() for row in runs]
+    late, others = max(row["server_late_ms"] for row in every), max(row["others_cores"] for row in every)
+    print(f"at most in a run: the server sent tokens {late:.2f} ms late on average, others took {others:.2f} cores")
     for line in verdicts(level, rows):
         print(f"  target {line}")
 
 
-def traps(server: Truth, core: int) -> None:
+def traps(server: Truth, core: int) -> list[dict[str, Any]]:
     """The two traps at 64 streams: a role event at once, and 32 tokens a chunk."""
     print("\ntraps, 64 streams, overspan")
+    found = []
     for name, metric, per_chunk, role in (
         ("early role event", "ttft mean", 1, 2),
         ("32 tokens a chunk", "tpot mean", 32, 1),
@@ -298,6 +273,8 @@ def traps(server: Truth, core: int) -> None:
         true = true_values(server.stats())[metric] if metric == "ttft mean" else float(itl_ms(64))
         off = error_percent(said, true) or 0.0
         print(f"  {name}: {metric} {said:.3f} of {true:.3f} ms, {off:+.2f} %: {_met(abs(off) <= TRAP_TARGET)}")
+        found.append({"trap": name, "metric": metric, "said_ms": said, "true_ms": true, "error_percent": off})
+    return found
 
 
 def arguments() -> argparse.Namespace:
@@ -306,36 +283,83 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--server-core", type=int, default=0)
     parser.add_argument("--client-core", type=int, default=1)
-    for peer in ("vllm", "guidellm", "aiperf"):
-        parser.add_argument(f"--{peer}", help=f"the {peer} command to measure beside Overspan")
-    parser.add_argument("--tokenizer", help="folder of a tokenizer, which the other clients need")
-    parser.add_argument("--traps", action="store_true")
+    parser.add_argument("--clients", default="overspan,vllm bench serve,aiperf,guidellm", help="those to measure")
+    parser.add_argument("--peers", type=Path, default=cache_dir() / "benchmarks", help="folder of peers")
     parser.add_argument("--json", type=Path, help="write every run here")
     return parser.parse_args()
 
 
+def clients_of(given: argparse.Namespace) -> list[Client]:
+    """Overspan and the peers that were asked for; says which is not installed."""
+    tokenizer = str(models.prepare(recipes.find("smollm2-135m")).path)
+    known = {
+        "vllm bench serve": (engines.find("cpu").bin / "vllm", vllm),
+        "aiperf": (given.peers / "aiperf/bin/aiperf", aiperf),
+        "guidellm": (given.peers / "guidellm/bin/guidellm", guidellm),
+    }
+    chosen = [overspan()]
+    for name, (binary, make) in known.items():
+        if name in given.clients.split(",") and binary.exists():
+            chosen.append(make(str(binary), tokenizer))
+        elif name in given.clients.split(","):
+            print(f"{name} is left out: {binary} is not installed")
+    return chosen
+
+
+def measure_all(given: argparse.Namespace, server: Truth) -> None:
+    """Every client at every level, interleaved, so that a busy moment hits all of them; then the traps."""
+    able: list[Client] = []
+    unable: dict[str, str] = {}
+    for client in clients_of(given):
+        server.set(64)
+        with _told(client, unable):
+            client.idle_cpu_s = run(client, server, 1, 1, given.client_core).cpu_s
+            able.append(client)
+    levels: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for level in [int(level) for level in given.levels.split(",")]:
+        rows: dict[str, list[dict[str, Any]]] = {}
+        for number in range(given.runs):
+            for client in able:
+                if number < client.runs.get(level, given.runs) and f"{client.name} at {level}" not in unable:
+                    with _told(client, unable, f" at {level}"):
+                        rows.setdefault(client.name, []).append(measure(client, server, level, given.client_core))
+        levels[str(level)] = rows
+        show(level, rows)
+        save(given.json, {"levels": levels, "cannot_run": unable})
+    save(given.json, {"levels": levels, "cannot_run": unable, "traps": traps(server, given.client_core)})
+
+
+@contextlib.contextmanager
+def _told(client: Client, unable: dict[str, str], where: str = "") -> Iterator[None]:
+    """A peer that cannot run is told and left out; Overspan must run."""
+    try:
+        yield
+    except CannotRun as error:
+        if client.name == "overspan":
+            raise
+        unable[f"{client.name}{where}"] = str(error)
+        print(f"{client.name}{where} cannot run here: {error}")
+
+
+def machine() -> dict[str, Any]:
+    """Where it ran."""
+    cpu = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
+    made = datetime.now(UTC).isoformat(timespec="minutes")
+    return {"cpu": cpu.partition(":")[2].strip(), "cores": os.cpu_count(), "kernel": platform.release(), "at": made}
+
+
+def save(out: Path | None, found: dict[str, Any]) -> None:
+    """Write what was found so far."""
+    if out:
+        rounded = json.loads(json.dumps(found), parse_float=lambda text: round(float(text), 5))
+        out.write_text(json.dumps({"machine": machine(), **rounded}, indent=1) + "\n")
+
+
 def main() -> None:
     given = arguments()
-    clients = [overspan()]
-    for binary, make in ((given.vllm, vllm), (given.guidellm, guidellm), (given.aiperf, aiperf)):
-        clients += [make(binary, given.tokenizer)] if binary else []
-    everything: dict[int, dict[str, list[dict[str, Any]]]] = {}
     print(f"load average {os.getloadavg()[0]:.2f} on {os.cpu_count()} cores")
     with truth_server(given.server_core) as server:
-        for client in clients:
-            server.set(64)
-            client.idle_cpu_s = run(client, server, 1, 1, given.client_core).cpu_s
-        for level in [int(level) for level in given.levels.split(",")]:
-            rows: dict[str, list[dict[str, Any]]] = {client.name: [] for client in clients}
-            for _ in range(given.runs):  # interleaved, so that a busy moment hits all of them
-                for client in clients:
-                    rows[client.name].append(measure(client, server, level, given.client_core))
-            everything[level] = rows
-            show(level, rows)
-        if given.traps:
-            traps(server, given.client_core)
-    if given.json:
-        given.json.write_text(json.dumps(everything, indent=1))
+        measure_all(given, server)
     print(f"\nload average {os.getloadavg()[0]:.2f} at the end")
 
 

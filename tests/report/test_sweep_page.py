@@ -1,6 +1,8 @@
 """A sweep's page in a real browser: every planned point, the front, what a hover tells, and untrusted text."""
 
+import html
 import json
+import math
 import re
 from pathlib import Path
 
@@ -9,7 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overspan.report import SweepDocuments, render_sweep
-from overspan.report.sweep_figures import charts, pareto_front
+from overspan.report.figures import series_style
+from overspan.report.labels import places
+from overspan.report.sweep_figures import charts, drawn_of, pareto_front, series_of
+from overspan.report.sweep_page import headline
 from support.browser import needs_chromium, visit
 from support.sweep_documents import a_sweep, result
 
@@ -99,3 +104,39 @@ def test_untrusted_text_is_inert(tmp_path: Path) -> None:
     assert 'id="chart-pareto"' in seen.dom
     assert not re.search(r"<html[^>]*data-pwned|<img\b", seen.dom)
     assert (seen.console, seen.requested) == ([], [])
+
+
+@given(st.lists(st.tuples(st.floats(20, 880), st.floats(20, 280)), min_size=1, max_size=12))
+def test_labels_of_dots_that_stand_apart_cover_nothing(dots: list[tuple[float, float]]) -> None:
+    apart = [dot for index, dot in enumerate(dots) if all(math.dist(dot, other) > 80 for other in dots[:index])]
+    assert places(apart, [2] * len(apart)) == ["top right"] * len(apart)
+
+
+def test_labels_step_aside_for_dots_and_labels() -> None:
+    assert places([(100, 100), (112, 88)], [2, 2]) == ["bottom right", "top right"]
+    three = places([(100, 100), (104, 100), (108, 100)], [3, 3, 3])
+    assert len(set(three)) == 3
+
+
+def test_colours_of_the_legend_are_those_of_the_charts() -> None:
+    """A series without numbers takes no colour from the others."""
+    sweep = a_sweep()
+    (first, *others) = sweep.points
+    failed = result(
+        first.model_copy(update={"name": "hurried"}), state="failed", reason="late", measured=None, derived={}
+    )
+    page = SweepDocuments("ladder", [failed.point, *others], {failed.point.id: failed, **sweep.results})
+    drawn = {trace["name"]: trace["line"]["color"] for trace in charts(page.ended)["pareto"]["data"]}
+    shown = re.search(r'<ul class="legend".*?</ul>', render_sweep(page), re.DOTALL)
+    assert shown
+    assert "hurried" not in shown[0]
+    for label, style in series_of(drawn_of(page.ended)).items():
+        assert drawn[html.escape(label)] == series_style(style)["color"]
+
+
+def test_the_headline_names_one_topology_once_and_a_folder_by_its_name() -> None:
+    sweep = a_sweep(failed=0, missing=14)
+    alone = [point.model_copy(update={"model": "/models/some/minimax"}) for point in sweep.points[:1]]
+    said = headline(SweepDocuments("m3", alone, {alone[0].id: result(alone[0])}))
+    assert said.startswith("minimax: of 1 point, 1P1D DEP4->TEP8 gave the most, ")
+    assert said.count("1P1D") == 1

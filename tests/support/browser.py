@@ -59,10 +59,13 @@ def visit(page: Path, *, dark: bool = False, width: int = 1280) -> Visit:
     return Visit(done.stdout, _CONSOLE.findall(done.stderr), requested)
 
 
-def screenshot(page: Path, picture: Path, *, dark: bool = False, size: tuple[int, int] = (1280, 3000)) -> None:
-    """A picture of a page, for a person to look at."""
+def screenshot(
+    page: Path, picture: Path, *, dark: bool = False, size: tuple[int, int] = (1280, 3000), sharpness: int = 1
+) -> None:
+    """A picture of a page, for a person to look at; `sharpness` is its pixels to one of the page."""
     with tempfile.TemporaryDirectory() as scratch:
-        _chromium(scratch, page, [f"--screenshot={picture}"], dark=dark, size=size)
+        arguments = [f"--screenshot={picture}", f"--force-device-scale-factor={sharpness}"]
+        _chromium(scratch, page, arguments, dark=dark, size=size)
 
 
 def _chromium(

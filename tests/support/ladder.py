@@ -19,7 +19,7 @@ known_answers:
 SWEEP = """name: ladder
 description: six points of a small model on this machine's CPU
 base: smollm2.yaml
-scenarios: {short: {isl: 64, osl: 16}}
+scenarios: {short: {isl: 32, osl: 12}}
 load: {requests_per_user: 4, warmup_per_user: 0}
 points:
   - {topology: TP1, concurrency: [1, 4]}

@@ -22,6 +22,8 @@ LEVELS: Final = 7
 """Steps of the ramp that marks concurrency: the most curves that one chart can show readably."""
 LOG_RATIO: Final = 12.0
 """A latency axis whose largest value is this many times its smallest is logarithmic."""
+MANY_DECADES: Final = 500.0
+"""From this ratio on only powers of ten are marked: labels between them would touch in a narrow chart."""
 
 
 def interactivity(point: BenchPoint) -> float | None:
@@ -188,12 +190,14 @@ def _curve_trace(curve: Curve, style: dict[str, str], metric: str, name: str, le
 def axis(title: str, values: Iterable[float]) -> Figure:
     """An axis: logarithmic where its values span more than a decade, else from zero."""
     known = [value for value in values if value > 0]
-    wide = bool(known) and max(known) / min(known) >= LOG_RATIO
+    ratio = max(known) / min(known) if known else 1.0
+    wide = ratio >= LOG_RATIO
+    # 1, 2 and 5 of each decade are enough to read a value off; over many decades they would touch.
+    ticks = "D2" if ratio < MANY_DECADES else 1
     return {
         "title": {"text": title, "font": {"size": 13, "color": "--ink-2"}, "standoff": 10},
         "type": "log" if wide else "linear",
-        # 1, 2 and 5 of each decade: enough to read a value off a logarithmic axis.
-        **({"dtick": "D2", "minor": {"showgrid": False}} if wide else {"rangemode": "tozero"}),
+        **({"dtick": ticks, "minor": {"showgrid": False}} if wide else {"rangemode": "tozero"}),
         "gridcolor": "--grid",
         "linecolor": "--rule",
         "showline": True,

@@ -6,19 +6,37 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
 from overspan.report.figures import Figure, axis, layout, safe, series_style
+from overspan.report.labels import place_labels
 from overspan.report.text import count, figure
 from overspan.schema.point import Result
 
 VIEWS: Final = {
-    "output-used": ("output tokens, GPUs used", "per_gpu", "output"),
-    "total-used": ("input + output tokens, GPUs used", "per_gpu", "total"),
-    "output-reserved": ("output tokens, GPUs reserved", "per_gpu_reserved", "output"),
-    "total-reserved": ("input + output tokens, GPUs reserved", "per_gpu_reserved", "total"),
+    "output-used": ("output tokens, {}s used", "per_gpu", "output"),
+    "total-used": ("input + output tokens, {}s used", "per_gpu", "total"),
+    "output-reserved": ("output tokens, {}s reserved", "per_gpu_reserved", "output"),
+    "total-reserved": ("input + output tokens, {}s reserved", "per_gpu_reserved", "total"),
 }
 """What a GPU's tokens are: users of such charts dispute the denominator, so all of them are shown."""
 
 _COMMAND: Final = 420
 """Characters of a command that a hover shows; all of it stands in the page."""
+
+
+def unit_of(results: Sequence[Result]) -> str:
+    """What rates are divided by: `GPU`, or `rank` on CPUs."""
+    return next((str(result.derived["unit"]) for result in results if result.derived), "GPU")
+
+
+def views(results: Sequence[Result]) -> dict[str, str]:
+    """The ways to count that these results have, with their labels: a CPU's ranks are not reserved."""
+    unit = unit_of(results)
+    kept = {name: label for name, (label, _, _) in VIEWS.items() if unit == "GPU" or name.endswith("-used")}
+    return {name: label.format(unit) for name, label in kept.items()}
+
+
+def drawn_of(results: Sequence[Result]) -> list[Result]:
+    """The results that have numbers; colours are counted over these."""
+    return [result for result in results if result.measured is not None]
 
 
 def series_of(results: Sequence[Result]) -> dict[str, int]:
@@ -34,7 +52,7 @@ def series_name(result: Result) -> str:
 
 def charts(results: Sequence[Result]) -> dict[str, Figure]:
     """Every chart that the results can fill, by its id in the page."""
-    measured = [result for result in results if result.measured is not None]
+    measured = drawn_of(results)
     drawn = {
         "pareto": _pareto(measured),
         "load-ttft": _against_load(measured, "ttft_ms", "TTFT, ms"),
@@ -56,7 +74,8 @@ def _groups(results: Sequence[Result]) -> Iterator[tuple[int, list[Result]]]:
 
 def _pareto(results: Sequence[Result]) -> Figure | None:
     traces = []
-    for view, (_, group, kind) in VIEWS.items():
+    for view in views(results):
+        _, group, kind = VIEWS[view]
         for index, held in _groups(results):
             known = [(x, y, each) for each in held if (x := _speed(each)) and (y := each.derived[group][kind])]
             if known:
@@ -68,10 +87,25 @@ def _pareto(results: Sequence[Result]) -> Figure | None:
                 traces.append(_front(front, view, scenario))
     if not traces:
         return None
-    unit = results[0].derived["unit"]
+    y_axis = axis(f"Tokens per second per {unit_of(results)}", _widest(traces))
+    _place(traces, logarithmic=y_axis["type"] == "log")
     x_axis = axis("Interactivity: tokens per second for each user", ())
-    rates = [y for trace in traces for y in trace["y"]]
-    return {"data": traces, "layout": layout(x_axis, axis(f"Tokens per second per {unit}", rates))}
+    return {"data": traces, "layout": layout(x_axis, y_axis)}
+
+
+def _widest(traces: Sequence[Figure]) -> list[float]:
+    """The rates of the view that spans most: one is seen at a time, and the axis is the same for all."""
+    by_view: dict[str, list[float]] = {}
+    for trace in traces:
+        by_view.setdefault(trace["meta"]["view"], []).extend(trace["y"])
+    return max(by_view.values(), key=lambda rates: max(rates) / min(rates))
+
+
+def _place(traces: Sequence[Figure], *, logarithmic: bool) -> None:
+    """Labels are placed among those that are seen together: of one view and scenario."""
+    labelled = [trace for trace in traces if "text" in trace]
+    for seen in {tuple(trace["meta"].values()) for trace in labelled}:
+        place_labels([trace for trace in labelled if tuple(trace["meta"].values()) == seen], logarithmic=logarithmic)
 
 
 def pareto_front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -106,7 +140,6 @@ def _trace(known: Sequence[tuple[float, float, Result]], index: int, view: str) 
         "x": [x for x, _, _ in known],
         "y": [y for _, y, _ in known],
         "text": [str(each.point.concurrency) for _, _, each in known],
-        "textposition": "top right",
         "textfont": {"color": "--ink-2", "size": 12},
         "cliponaxis": False,
         "hoverinfo": "text",
@@ -204,7 +237,7 @@ def _predicted(results: Sequence[Result]) -> Figure | None:
             if "tpot_ms" in each.point.estimate and each.measured and (mean := each.measured.tpot_ms.mean)
         ]
         if known:
-            traces.append({**_trace(known, index, ""), "mode": "markers+text"})
+            traces.append({**_trace(known, index, ""), "mode": "markers"})
     if not traces:
         return None
     values = [value for trace in traces for value in (*trace["x"], *trace["y"])]

@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from overspan import __version__
 from overspan.report.figures import series_style
 from overspan.report.page import environment, part, plotly_script, policy
-from overspan.report.sweep_figures import VIEWS, charts, doubtful, series_name, series_of
+from overspan.report.sweep_figures import charts, doubtful, drawn_of, series_name, series_of, unit_of, views
 from overspan.report.text import column, count, figure, number
 from overspan.report.view import Tile
 from overspan.schema.point import Point, Result
@@ -49,9 +50,10 @@ def render_sweep(sweep: SweepDocuments) -> str:
         headline=headline(sweep),
         tiles=tiles(sweep),
         charts=drawn,
-        views={name: label for name, (label, _, _) in VIEWS.items()},
+        views=views(sweep.ended),
+        unit=unit_of(sweep.ended),
         scenarios=scenarios(sweep),
-        legend=[(label, series_style(index)) for label, index in series_of(sweep.ended).items()],
+        legend=[(label, series_style(index)) for label, index in series_of(drawn_of(sweep.ended)).items()],
         heads=HEADS,
         rows=rows(sweep),
         commands=commands(sweep),
@@ -71,17 +73,28 @@ def scenarios(sweep: SweepDocuments) -> dict[str, str]:
 def headline(sweep: SweepDocuments) -> str:
     """The sweep in one sentence."""
     ok = [result for result in sweep.ended if result.state == "ok" and result.derived["per_gpu"]["output"]]
-    planned = count(len(sweep.points), "point")
+    planned, model = count(len(sweep.points), "point"), _model_name(sweep.points[0].model)
     if not ok:
-        return f"{sweep.points[0].model}: none of {planned} is ok."
+        return f"{model}: none of {planned} is ok."
     most = max(ok, key=lambda result: float(result.derived["per_gpu"]["output"]))
     fastest = max(ok, key=lambda result: float(result.derived["interactivity"] or 0))
-    return (
-        f"Of {planned} of {sweep.points[0].model}, {series_name(most)} gave the most: "
-        f"{figure(most.derived['per_gpu']['output'])} output tok/s per {most.derived['unit']} at "
-        f"{count(most.point.concurrency, 'user')}; {series_name(fastest)} was the quickest for one user: "
-        f"{figure(fastest.derived['interactivity'] or 0)} tok/s."
+    rate = f"{figure(most.derived['per_gpu']['output'])} output tok/s per {most.derived['unit']}"
+    speed = (
+        f"{figure(fastest.derived['interactivity'] or 0)} tok/s for each of {count(fastest.point.concurrency, 'user')}"
     )
+    if fastest.point.concurrency == 1:
+        speed = f"{figure(fastest.derived['interactivity'] or 0)} tok/s for one user"
+    first = (
+        f"{model}: of {planned}, {series_name(most)} gave the most, {rate} at {count(most.point.concurrency, 'user')}"
+    )
+    if series_name(most) == series_name(fastest):
+        return f"{first}, and the quickest answers, {speed}."
+    return f"{first}; {series_name(fastest)} was the quickest, {speed}."
+
+
+def _model_name(model: str) -> str:
+    """A folder by its last name; a model of a hub as it is."""
+    return Path(model).name if model.startswith(("/", "./", "../", "~")) else model
 
 
 def tiles(sweep: SweepDocuments) -> list[Tile]:
@@ -163,7 +176,7 @@ def _values(sweep: SweepDocuments, point: Point) -> list[float | None]:
 def _remark(sweep: SweepDocuments, point: Point) -> str:
     result = sweep.results.get(point.id)
     if result is None:
-        return "not measured"
+        return "; ".join(point.notes)
     bound = ["client-bound"] if result.measured and result.measured.client_bound else []
     return "; ".join([*([result.reason] if result.reason else []), *bound, *point.notes])
 

@@ -59,12 +59,12 @@ def sequence(ask: Asker, _: Subject) -> Finding:
 def burst(ask: Asker, _: Subject, count: int = BURST) -> Finding:
     """Many requests at once, of several lengths, half of them streamed, are answered as each is alone."""
     rule = "verify.burst"
-    alone = [ask.chat(topic, max(LENGTHS)).whole for topic in TOPICS]
+    lengths = [LENGTHS[number // len(TOPICS) % len(LENGTHS)] for number in range(count)]
+    alone = [ask.chat(topic, max(lengths)).whole for topic in TOPICS]
 
     def one(number: int) -> Reply | NoAnswer:
         try:
-            length = LENGTHS[number // len(TOPICS) % len(LENGTHS)]
-            return ask.chat(TOPICS[number % len(TOPICS)], length, stream=bool(number % 2))
+            return ask.chat(TOPICS[number % len(TOPICS)], lengths[number], stream=bool(number % 2))
         except NoAnswer as error:
             return error
 
