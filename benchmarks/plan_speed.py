@@ -2,9 +2,10 @@
 
     python benchmarks/plan_speed.py [--rounds 7] [--python python3.12]
 
-sparkrun (PyPI, Python 3.12) is installed into an environment of its own below the cache the first time. It is spared
-what a dry run needs no network for: look-ups at the Hugging Face hub are switched off (HF_HUB_OFFLINE), and its two
-hosts are loopback addresses, where ssh is refused at once; on hosts that answer it waits for them as well.
+Each is installed by pip into an environment of its own below the cache, and called by its command: sparkrun (PyPI,
+Python 3.12) once, this checkout anew each time. sparkrun is spared what a dry run needs no network for: look-ups at the
+Hugging Face hub are switched off (HF_HUB_OFFLINE), and its two hosts are loopback addresses, where ssh is refused at
+once; on hosts that answer it waits for them as well.
 Wall time and CPU time are both told: on a busy machine the second is the steadier one.
 Targets of issue 3: under 1 s with four hosts; at least five times faster.
 """
@@ -28,6 +29,7 @@ from overspan.catalog import inventories
 from overspan.schema.places import cache_dir
 
 PEER = "sparkrun==0.4.2"
+ROOT = str(Path(__file__).parents[1])
 TARGET_S, TARGET_RATIO = 1.0, 5.0
 RECIPE = """\
 sparkrun_version: "2"
@@ -43,14 +45,13 @@ command: |
 """
 
 
-def peer(python: str) -> Path:
-    """sparkrun's command, installed once."""
-    folder = cache_dir() / "benchmarks" / PEER.replace("==", "-")
-    program = folder / "bin" / "sparkrun"
-    if not program.exists():
+def installed(python: str, name: str, *what: str) -> Path:
+    """The folder of the commands of an environment that holds this."""
+    folder = cache_dir() / "benchmarks" / name
+    if not folder.exists():
         subprocess.run([python, "-m", "venv", str(folder)], check=True)
-        subprocess.run([str(folder / "bin" / "pip"), "install", "--quiet", PEER], check=True)
-    return program
+    subprocess.run([str(folder / "bin" / "pip"), "install", "--quiet", *what], check=True)
+    return folder / "bin"
 
 
 def four_sparks(folder: Path) -> Path:
@@ -85,12 +86,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "recipe.yaml").write_text(RECIPE)
-        plan = [sys.executable, "-m", "overspan", "plan", "minimax-m2.5-nvfp4", "--show", "commands"]
+        ours = installed(sys.executable, "overspan", "--force-reinstall", "--no-deps", ROOT)
+        installed(sys.executable, "overspan", ROOT)  # what it depends on
+        plan = [str(ours / "overspan"), "plan", "minimax-m2.5-nvfp4", "--show", "commands"]
         dry = ["run", str(folder / "recipe.yaml"), "--dry-run", "--no-auto-detect", "-H", "127.0.0.1,127.0.0.2"]
         commands = {
             "overspan plan, 2 hosts": [*plan, "--set", "engine=vllm-ray", "--on", "two-sparks"],
             "overspan plan, 4 hosts": [*plan, "--set", "layout=tep4", "--on", str(four_sparks(folder))],
-            f"{PEER} dry run, 2 hosts": [str(peer(given.python)), *dry],
+            f"{PEER} dry run, 2 hosts": [
+                str(installed(given.python, PEER.replace("==", "-"), PEER) / "sparkrun"),
+                *dry,
+            ],
         }
         env = {"HOME": name, "HF_HUB_OFFLINE": "1", "OVERSPAN_STATE": name}
         times: dict[str, list[tuple[float, float]]] = {label: [] for label in commands}

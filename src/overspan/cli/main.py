@@ -62,6 +62,7 @@ class LazyGroup(click.Group):
             return None
         gc.disable()  # what modules make as they load stays: looking for garbage there took a tenth of a plan's time
         module = importlib.import_module(COMMANDS[cmd_name][0])
+        gc.freeze()
         gc.enable()
         name = cmd_name.replace("-", "_")
         command = getattr(module, f"{name}_" if hasattr(builtins, name) else name)
