@@ -25,6 +25,7 @@ class Hub(ThreadingHTTPServer):
         self.tokens: list[str | None] = []
         self.ranges: list[str] = []
         self.sent: list[str] = []
+        self.bytes_sent = 0
 
     @property
     def url(self) -> str:
@@ -76,22 +77,26 @@ class _Handler(BaseHTTPRequestHandler):
         data = self.server.files.get(name)
         if data is None:
             return self._no(404, "EntryNotFound", "Entry not found")
-        begin = 0
+        whole, begin, end = data, 0, len(data)
         asked = self.headers.get("Range")
         if asked and self.command == "GET":
             self.server.ranges.append(asked)
-            begin = int(asked.removeprefix("bytes=").partition("-")[0])
-        self.send_response(206 if begin else 200)
-        self.send_header("ETag", f'"{_etag(data)}"')
+            first, _, last = asked.removeprefix("bytes=").partition("-")
+            begin, end = int(first), min(end, int(last) + 1) if last else end
+        part = (begin, end) != (0, len(data))
+        data = data[:end]
+        self.send_response(206 if part else 200)
+        self.send_header("ETag", f'"{_etag(whole)}"')
         self.send_header("X-Repo-Commit", SHA)
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("Content-Length", str(len(data) - begin))
-        if begin:
-            self.send_header("Content-Range", f"bytes {begin}-{len(data) - 1}/{len(data)}")
+        if part:
+            self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{len(whole)}")
         self.end_headers()
         if self.command == "HEAD":
             return None
         self.server.sent.append(name)
+        self.server.bytes_sent += len(data) - begin
         if name in self.server.break_once:
             self.wfile.write(data[begin : begin + len(data) // 2])
             self.wfile.flush()

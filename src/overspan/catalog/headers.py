@@ -7,6 +7,7 @@ Source of the layout: https://github.com/huggingface/safetensors#format.
 from __future__ import annotations
 
 import json
+import os
 import re
 import struct
 from collections import defaultdict
@@ -15,9 +16,11 @@ from typing import Any, Final, NamedTuple
 
 from overspan.schema.errors import ModelUnavailable
 from overspan.schema.model import Module, ModuleWeights
+from overspan.schema.places import cache_dir
 
 MAX_HEADER: Final = 100_000_000  # the limit of the safetensors library itself
 MAX_INDEX: Final = 200_000_000
+CONFIGS: Final = ("config.json", "hf_quant_config.json")
 _BITS: Final = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
     "U16": 16, "I16": 16, "F16": 16, "BF16": 16, "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64,
@@ -68,6 +71,28 @@ def read_folder(folder: Path) -> list[Tensor]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ModelUnavailable(f"{folder}: the tensor '{twice}' stands in two files")
     return tensors
+
+
+def keep(model: str, tensors: list[Tensor]) -> None:
+    """Keep what the headers of a hub's model say, so that it is asked once."""
+    file = _kept(model)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(f".{os.getpid()}")
+    part.write_text(json.dumps(tensors), encoding="utf-8")
+    part.replace(file)
+
+
+def kept(model: str) -> list[Tensor]:
+    """What was kept of a hub's model; nothing where nothing was, or it is damaged."""
+    try:
+        rows = json.loads(_kept(model).read_text(encoding="utf-8"))
+        return [Tensor(str(name), str(dtype), tuple(map(int, shape)), int(size)) for name, dtype, shape, size in rows]
+    except (OSError, ValueError, TypeError):
+        return []
+
+
+def _kept(model: str) -> Path:
+    return cache_dir() / "headers" / f"{model.replace('/', '--')}.json"
 
 
 def _shards(folder: Path) -> list[Path]:

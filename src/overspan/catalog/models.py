@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from pathlib import Path
 from typing import Any, Final
 
@@ -80,7 +81,7 @@ def from_folder(folder: Path, name: str | None = None) -> ModelSpec:
     spec = accounting.count(
         name or folder.resolve().name, config, sidecar=_json(sidecar) if sidecar.is_file() else None
     )
-    tensors = headers.read_folder(folder)
+    tensors = headers.read_folder(folder) or (headers.kept(name) if name else [])
     if not tensors:
         return spec
     width = spec.quantisation.format[3:4] if spec.quantisation else ""
@@ -144,6 +145,11 @@ def _shipped(name: str) -> ModelSpec:
     data, _ = read_yaml(text, file)
     spec = accounting.count(name, data["config"])
     return spec.model_copy(update={"source": data["source"], "ids": data["ids"]})
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the shape of an id of the hub, OWNER/NAME, and is no folder."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", name) is not None and ".." not in name and not Path(name).exists()
 
 
 def _hub_cache(name: str) -> Path | None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from overspan.cli.asked import HARDWARE, LOAD, MACHINES, WEIGHTS, demand_of, options, question_of
-from overspan.cli.output import document, table
+from overspan.cli.output import document, say, table
 from overspan.planner.choose import states_layout
 from overspan.runs.commands import commands_of
 from overspan.runs.planning import Wanted, asked_for, plan_of, processes_of
@@ -40,12 +40,14 @@ def plan(
     as_json: bool,
     **asked: Any,
 ) -> None:
-    """Plan MODEL on machines: offline, no connection, nothing started.
+    """Plan MODEL on machines: no host is asked and nothing started.
 
-    MODEL is a recipe, a Hugging Face id or a folder. A recipe that states a layout keeps it; for all else the best
+    MODEL is a recipe, a Hugging Face id or a folder. Of an id that is not on this machine config.json and the headers
+    of the weights are fetched, no weights. A recipe that states a layout keeps it; for all else the best
     layout under the load is planned, and `overspan up` with the same words launches it. With a load, limits or --gpu
     the layouts are ranked, as with --explain.
     """
+    _sizes_of(model)
     load = {name: asked[name] for name in ("isl", "osl", "concurrency")}
     if asked["gpu"] or asked["how_many"]:
         if asked["inventory"]:
@@ -90,6 +92,14 @@ def plan(
         _print(made, processes)
         if ranked and stated and ranked["layout"] != made.layout.label:
             click.echo(f"the recipe states {made.layout.label}; --set layout={ranked['layout']} takes the best")
+
+
+def _sizes_of(model: str) -> None:
+    from overspan.runs.sizes import bring_sizes
+
+    why = bring_sizes(model)
+    if why:
+        say(f"note: {why}")
 
 
 def _ranking(question: Question) -> dict[str, Any]:

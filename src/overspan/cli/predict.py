@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from overspan.cli.asked import HARDWARE, LOAD, MACHINES, options, question_of
+from overspan.cli.output import say
 
 
 @click.command()
@@ -41,11 +42,15 @@ def predict(
     Nothing is started and no host is asked. Times are milliseconds; intervals hold 80 %.
     """
     from overspan.planner import answer
+    from overspan.runs.sizes import bring_sizes
     from overspan.schema.errors import InputError
     from overspan.schema.layout import one_layout
 
     if (model is None) == (named is None):
         raise InputError("name one model", next="for example: overspan predict minimax-m2.5-nvfp4 --gpu gb10 --tp 2")
+    why = bring_sizes(model or named or "")
+    if why:
+        say(f"note: {why}")
     degrees = {"tp": tp, "pp": pp, "dp": dp, "ep": ep}
     question = question_of(model or named or "", layout=one_layout(layout, degrees), **asked)
     found = answer.answer(question)

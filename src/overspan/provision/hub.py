@@ -23,9 +23,35 @@ def fetch(model: str, revision: str | None, *, say: Say) -> tuple[Path, str]:
     Raises:
         ModelUnavailable: gated, absent, no space, or the hub does not answer.
     """
+    last = _asked(model, revision, [], say)
+    if "path" in last:
+        return Path(last["path"]), str(last["revision"])
+    raise _problem(model, revision, last)
+
+
+def fetch_sizes(model: str, revision: str | None = None) -> str | None:
+    """Fetch what tells a model's sizes, config.json and the headers of its weights: some MB at most, and no weight.
+
+    Returns:
+        None where they are at hand now, else why the hub could not be asked.
+
+    Raises:
+        ModelUnavailable: gated, absent, or no id of the hub.
+    """
+    last = _asked(model, revision, ["sizes"], lambda _: None)
+    if "path" in last:
+        return None
+    problem = _problem(model, revision, last)
+    if last.get("problem") in {"offline", "http"}:
+        return f"the hub was not reached for {model}'s sizes: {last.get('detail') or problem.what}"
+    raise problem
+
+
+def _asked(model: str, revision: str | None, more: list[str], say: Say) -> dict[str, Any]:
+    """The last that a child of the hub's library told."""
     last: dict[str, Any] = {}
     other = ""
-    command = [sys.executable, "-m", "overspan.provision.hub_child", model, revision or ""]
+    command = [sys.executable, "-m", "overspan.provision.hub_child", model, revision or "", *more]
     # The token goes by the environment, never by argv. Bars would fill the log of a run.
     environment = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     try:
@@ -38,9 +64,7 @@ def fetch(model: str, revision: str | None, *, say: Say) -> tuple[Path, str]:
                     say(str(message["say"]))
     except OverspanError as error:
         raise ModelUnavailable(f"model {model} could not be fetched", quote=error.quote) from None
-    if "path" in last:
-        return Path(last["path"]), str(last["revision"])
-    raise _problem(model, revision, last or {"problem": "http", "detail": other})
+    return last or {"problem": "http", "detail": other}
 
 
 def _message(line: str) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Fetch a model from the hub: a process of its own, because a download thread cannot be interrupted and a process can.
 
-    python -m overspan.provision.hub_child ID REVISION     (REVISION may be empty)
+    python -m overspan.provision.hub_child ID REVISION [sizes]     (REVISION may be empty)
 
 It takes its token from the environment or the file that `hf auth login` wrote, and writes one JSON object a line:
 {"say": text}, and at the end {"path", "revision"} or {"problem", ...}.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,10 @@ def wanted(names: list[str]) -> list[str]:
 
 def _like(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+
+
+_AT_ONCE = 8
+"""Headers that are asked for at a time: large models have hundreds of files."""
 
 
 def tell(**content: Any) -> None:
@@ -63,14 +68,41 @@ def fetch(model: str, revision: str | None) -> None:
     return tell(path=path, revision=Path(path).name)
 
 
-def main(model: str, revision: str | None) -> None:
+def fetch_sizes(model: str, revision: str | None) -> None:
+    """Fetch what tells a model's sizes, config.json and the headers of its weights, and keep it; no weight is read."""
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.hf_api import RepoFile
+
+    from overspan.catalog import headers
+
+    api = HfApi()
+    sha = api.model_info(model, revision=revision).sha
+    files = [
+        each.path for each in api.list_repo_tree(model, recursive=True, revision=sha) if isinstance(each, RepoFile)
+    ]
+    for name in headers.CONFIGS:
+        if name in files:
+            hf_hub_download(model, name, revision=revision)
+    names = [name for name in wanted(files) if name.endswith(".safetensors")]
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        read = list(pool.map(lambda name: api.parse_safetensors_file_metadata(model, name, revision=sha), names))
+    tensors = [
+        headers.Tensor(name, tensor.dtype, tuple(tensor.shape), tensor.data_offsets[1] - tensor.data_offsets[0])
+        for file in read
+        for name, tensor in file.tensors.items()
+    ]
+    headers.keep(model, tensors)
+    tell(path=model, revision=sha)
+
+
+def main(model: str, revision: str | None, *, sizes: bool = False) -> None:
     """Fetch, and tell a failure in words that the parent knows."""
     from huggingface_hub import errors, snapshot_download
 
     # The base of what its HTTP client raises; the client's name changed from one version of it to another.
     network: type[Exception] = vars(errors)["HTTPError"]
     try:
-        fetch(model, revision)
+        (fetch_sizes if sizes else fetch)(model, revision)
     except errors.GatedRepoError:
         tell(problem="gated")
     except errors.RevisionNotFoundError:
@@ -83,6 +115,8 @@ def main(model: str, revision: str | None) -> None:
     except (errors.HFValidationError, errors.HfUriError) as error:
         tell(problem="id", detail=_first_line(error))
     except (network, OSError) as error:
+        if sizes:
+            return tell(problem="offline", detail=f"{type(error).__name__}: {_first_line(error)}")
         want, never = list(_WANTED), list(_NEVER)
         try:
             path = snapshot_download(
@@ -99,4 +133,4 @@ def _first_line(error: Exception) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2] or None)
+    main(sys.argv[1], sys.argv[2] or None, sizes=sys.argv[3:] == ["sizes"])
