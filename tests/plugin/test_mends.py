@@ -46,6 +46,11 @@ def test_ranks_share_memory_on_one_host_only(mended: Outcome, plain: Outcome) ->
     assert plain.value("names_on_two_hosts") is True
 
 
+def test_a_prompt_of_one_token_is_no_hit_below_zero(mended: Outcome, plain: Outcome) -> None:
+    assert mended.value("one_token_of_a_cache_in_files") == [0, 16]
+    assert plain.value("one_token_of_a_cache_in_files") == [-16, 16]
+
+
 def test_ray_finds_a_device_on_the_cpu(mended: Outcome, plain: Outcome) -> None:
     assert mended.value("ray_device_key") == "GPU"
     assert plain.value("ray_device_key") == ""

@@ -149,7 +149,7 @@ def test_what_slurm_refuses_is_told_before_anything_is_queued(rack: Rack) -> Non
     rack.nothing_left()
 
 
-@pytest.mark.parametrize("value", ["a'; touch {0} #", "$(touch {0})", "{{node:a}}`touch {0}`"])
+@pytest.mark.parametrize("value", ["a'; touch {0} # {{node:a}}`touch {0}`", "$(touch {0})"])
 def test_a_recipes_value_never_runs(rack: Rack, value: str) -> None:
     trap = rack.shared / "overspan-was-here"
     evil = value.format(trap)

@@ -24,6 +24,7 @@ SBIN = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 START_TIMEOUT_S = 60.0
 GPUS = 4
 CONTROLLER = "controller"
+WITH_US = ["setpriv", "--pdeathsig", "KILL"]  # a test run that is killed leaves no daemon behind
 NULL_MAJOR_MINOR = os.makedev(1, 3)
 
 
@@ -73,7 +74,7 @@ class Slurm:
         options = [f"--{option}={folder / name}" for option, name in names.items()]
         # --force: a folder above that its group may write to, as /var/lib on some machines, is no concern of a test.
         self._munged = subprocess.Popen(
-            [_program("munged"), "--foreground", "--force", *options],
+            [*WITH_US, _program("munged"), "--foreground", "--force", *options],
             user="munge",
             group="munge",
             extra_groups=[],
@@ -88,7 +89,7 @@ class Slurm:
         """Start slurmctld and wait until it answers."""
         with (self.folder / "log" / "slurmctld.out").open("ab") as log:
             self._controller = subprocess.Popen(
-                [*self._named(), _program("slurmctld"), "-D", "-f", str(self.conf)],
+                [*WITH_US, *self._named(), _program("slurmctld"), "-D", "-f", str(self.conf)],
                 env={**os.environ, **self.env},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -11,6 +11,7 @@ from overspan_vllm import (
     cpu_sigmoid_routing,
     cpu_variable_collectives,
     die_with_parent,
+    example_connector,
     minimax_qk_norm_fusion,
     synthetic_weights,
 )
@@ -25,6 +26,7 @@ GENERAL = [
     cpu_pipeline_buffers.MEND,
     cpu_variable_collectives.MEND,
     cpu_shared_memory_names.MEND,
+    example_connector.MEND,
     minimax_qk_norm_fusion.MEND,
     synthetic_weights.MEND,
 ]

@@ -66,7 +66,8 @@ class Client:
         Raises:
             NoAnswer: not yet, or never.
         """
-        body = {"model": self._model, "prompt": "Hello", "max_tokens": 1, "temperature": 0}
+        # Two tokens at least: one alone ends an engine whose cache is handed over in files (vLLM 0.32, docs/log.md).
+        body = {"model": self._model, "prompt": "Hello there", "max_tokens": 1, "temperature": 0}
         reply = self.post("/completions", body)
         if not reply.get("choices") or not reply.get("usage", {}).get("completion_tokens"):
             raise NoAnswer(f"{self._base_url} answered without a token", quote=self._quote(json.dumps(reply)))

@@ -20,6 +20,9 @@ from overspan.schema.plan import Plan
 
 T = TypeVar("T")
 
+FOLLOWS = frozenset({"slurm-cancelled"})
+"""What Slurm writes of every step that is left when one has ended by itself: no cause then."""
+
 
 def examine(run: RunFolder, rules: tuple[Path, ...] = (), say: Callable[[str], None] = lambda _: None) -> list[Finding]:
     """Every finding on a run, failed ones first: its logs, its documents and, while it lives, its hosts.
@@ -43,6 +46,8 @@ def examine(run: RunFolder, rules: tuple[Path, ...] = (), say: Callable[[str], N
     logs = sorted(path for path in run.logs.iterdir() if ".log" in path.name) if run.logs.exists() else []
     sources = [*sources_of(logs, processes), events_source(run.path / "events.jsonl", events)]
     findings = diagnose(sources, context_of(plan, events, processes), rule_folders=rules)
+    if any(event.process and event.data.get("code") is not None for event in events):
+        findings = [each for each in findings if each.rule not in FOLLOWS]
     gpus, memory = _hosts_now(plan, events) if plan else ([], [])
     documents = RunDocuments(
         plan=plan, processes=processes, bench=whole(run.bench), verified=whole(run.findings) or [], gpus=gpus,

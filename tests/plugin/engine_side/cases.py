@@ -219,6 +219,18 @@ def names_on_two_hosts():
 
 
 @case
+def one_token_of_a_cache_in_files():
+    """What the connector finds of prompts of one and of 33 tokens that it has all seen before."""
+    from vllm.distributed.kv_transfer.kv_connector.v1.example_connector import ExampleConnector
+
+    connector = ExampleConnector.__new__(ExampleConnector)
+    connector._block_size = 16
+    connector._found_match_for_request = lambda request: True
+    requests = [SimpleNamespace(prompt_token_ids=list(range(size))) for size in (1, 33)]
+    return [connector.get_num_new_matched_tokens(request, 0)[0] for request in requests]
+
+
+@case
 def ray_device_key():
     from vllm.platforms import current_platform
 
