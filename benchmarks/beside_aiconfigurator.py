@@ -3,15 +3,19 @@
     python3.12 -m venv PEER && PEER/bin/pip install aiconfigurator==0.12.0
     python benchmarks/beside_aiconfigurator.py PEER/bin/python
 
-Rows: benchmarks/data/minimax_m2.5_measured.csv, read alike for both (planner_accuracy.row). AIConfigurator gets the
-checkpoint, the layout, the batch and the type of the cache, by its own command `estimate`; the planner answers each
-kind of GPU with constants that were fitted without it. The search: the best layout of 8 H200 for a load within limits,
-by each tool's command line, in CPU seconds and peak memory of a process of its own.
+Rows: benchmarks/data/minimax_m2.5_measured.csv. AIConfigurator gets them as it labels them itself, in its sample of
+measurements (`silicon_sample.csv`) and its adapter (`sdk/config_adapter/inferencex.py`): checkpoint, formats, degrees,
+lengths, and users / data-parallel ranks as the batch, by its own command `estimate`; the planner reads them by
+planner_accuracy.row, and answers each kind of GPU with constants that were fitted without it.
+
+The search: the best layout of 8 H200 for a load within limits, by each tool's command line, in CPU seconds and peak
+memory of a process of its own.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import importlib
 import itertools
 import json
@@ -27,30 +31,29 @@ from overspan.planner import predict
 
 own: Any = importlib.import_module("planner_accuracy")  # beside this file
 
-PEER_MODELS = {"minimax-m2.7-nvfp4": "nvidia/MiniMax-M2.5-NVFP4", "minimax-m2.5": "MiniMaxAI/MiniMax-M2.5"}
-# Stated outright; on 13 rows its answers were the same as with what it reads from the checkpoints itself.
-PEER_FORMATS = {"minimax-m2.7-nvfp4": "nvfp4", "minimax-m2.5": "fp8_block"}
+PEER_MODELS = {"fp4": "nvidia/MiniMax-M2.5-NVFP4", "fp8": "MiniMaxAI/MiniMax-M2.5"}
+DEGREES = {"tp_size": "tp", "attention_dp_size": "dp", "moe_tp_size": "moe_tp", "moe_ep_size": "moe_ep"}
+PEER_FORMATS = {"fp4": "nvfp4", "fp8": "fp8"}
+"""As its own sample and adapter have it. With `fp8_block`, which the checkpoint is in, it answers three times too much
+on B300, for which it has no such tables."""
+
 HERE = Path(__file__).parent
 
 
-def peer_row(item: Any, database: str) -> dict[str, Any]:
-    """One row as AIConfigurator takes it."""
-    layout, demand = item.case.layout, item.case.demand
+def peer_row(line: dict[str, str], database: str) -> dict[str, Any]:
+    """One line of the table as AIConfigurator takes it: its columns are its own."""
+    degrees = {name: int(float(line[column])) for name, column in DEGREES.items()}
     return {
-        "model": PEER_MODELS[item.case.model.name],
-        "system": f"{item.gpu}_sxm",
+        "model": PEER_MODELS[line["precision"]],
+        "system": f"{line['gpu']}_sxm",
         "backend_name": "vllm",
         "database_mode": database,
-        "isl": round(demand.isl),
-        "osl": round(demand.osl),
-        "batch_size": max(1, demand.concurrency // layout.dp),
-        "tp_size": layout.tp,
-        "attention_dp_size": layout.dp,
-        "moe_tp_size": 1 if layout.ep > 1 else layout.tp * layout.dp,
-        "moe_ep_size": layout.ep,
-        "kvcache_quant_mode": "fp8",
-        "gemm_quant_mode": PEER_FORMATS[item.case.model.name],
-        "moe_quant_mode": PEER_FORMATS[item.case.model.name],
+        "isl": int(line["isl"]),
+        "osl": int(line["osl"]),
+        "batch_size": max(1, int(line["concurrency"]) // degrees["attention_dp_size"]),
+        **degrees,
+        "gemm_quant_mode": PEER_FORMATS[line["precision"]],
+        "moe_quant_mode": PEER_FORMATS[line["precision"]],
     }
 
 
@@ -93,9 +96,11 @@ def errors(rows: list[Any], answers: list[dict[str, float]]) -> dict[str, float]
 
 def accuracy(peer: str, database: str, every: int) -> dict[str, Any]:
     """Both on every row that the peer answers, and the planner on all."""
-    known = own.rows()
+    with (own.DATA / "minimax_m2.5_measured.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    known = [own.row(line) for line in lines]
     rows = known[::every]
-    asked = json.dumps([peer_row(row, database) for row in rows])
+    asked = json.dumps([peer_row(line, database) for line in lines[::every]])
     done = subprocess.run([peer, str(HERE / "peer_rows.py")], input=asked, capture_output=True, text=True, check=True)
     told = json.loads(done.stdout)
     kinds = sorted({row.gpu for row in rows})
