@@ -84,6 +84,13 @@ def test_unmeasured_hardware_widens_the_interval() -> None:
     assert "no measurement on ada" in seen.notes[0]
 
 
+def test_a_model_that_was_not_fitted_has_a_wider_interval() -> None:
+    seen = {name: predict.predict(case("tp1", "h200", name)) for name in ("minimax-m2.7-nvfp4", "qwen3-30b-a3b")}
+    widths = {name: one.interval.high / one.interval.low for name, one in seen.items()}
+    assert widths["qwen3-30b-a3b"] > 1.1 * widths["minimax-m2.7-nvfp4"]
+    assert "no measurement on Qwen3MoeForCausalLM" in seen["qwen3-30b-a3b"].notes[0]
+
+
 @pytest.mark.parametrize(("users", "measured_ms"), [(1, 6.74), (8, 16.0), (32, 35.1)])
 def test_two_h200_in_pp2_that_were_not_fitted(users: int, measured_ms: float) -> None:
     """Measured with synthetic weights at full depth, NVFP4 through Marlin (reference roofline.md)."""

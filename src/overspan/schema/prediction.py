@@ -73,6 +73,7 @@ class Calibration(Frozen):
 
     constants: dict[str, Constant]
     families: list[str] = Field(description="hardware families with measurements behind the constants")
+    architectures: list[str] = Field(default_factory=list, description="models with measurements behind the constants")
     scatter: float = Field(gt=0, description="relative error that stays on kinds that were not fitted")
     ttft_scatter: float = Field(gt=0)
     source: str
