@@ -28,7 +28,7 @@ def hosts(bed: Bed) -> Bed:
     for host in bed.hosts:
         host.outside(FOLDER).mkdir(parents=True)
         host.outside(f"{FOLDER}/config.json").write_text("{}")
-        host.outside(f"{FOLDER}/model.safetensors").write_bytes(b"weights")
+        host.outside(f"{FOLDER}/model.safetensors").write_bytes(b"weights" * 300)
     return bed
 
 
@@ -74,6 +74,10 @@ def test_healthy_hosts(hosts: Bed) -> None:
         "subnet",
         "image",
         "model",
+        "weights",
+        "clock",
+        "host_ip",
+        "native_version",
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from overspan.catalog import inventories, recipes
 from overspan.checks.preflight import preflight, unreachable
-from overspan.checks.preflight.book import CHECKS, GROUP_CHECKS, HOST_KEY, SSH
+from overspan.checks.preflight.book import CHECKS, GROUP_CHECKS, HOST_KEY, NOTHING, SSH
 from overspan.engines import vllm
 from overspan.schema.errors import HostKeyRejected
 from overspan.schema.inventory import Host
@@ -23,12 +23,14 @@ def test_healthy_hosts_pass_every_check_with_its_command(two: Two) -> None:
     told = [(one.rule, one.status) for one in findings if one.status != "passed"]
     assert told == [("preflight.model", "not_evaluated")], "a model of the hub has no folder yet"
     findings = [one for one in findings if one.rule != "preflight.model"]
-    assert {one.rule for one in findings} == {
-        rule.rule
-        for rule in (SSH, HOST_KEY, *CHECKS, *GROUP_CHECKS)
-        if rule.rule not in ("preflight.engine_version", "preflight.model")
+    assert {rule.rule for rule in (SSH, HOST_KEY, *CHECKS, *GROUP_CHECKS)} - {one.rule for one in findings} == {
+        *("preflight.engine_version", "preflight.model", "preflight.weights", "preflight.cache", "preflight.hostname"),
+        *("preflight.p2p", "preflight.imex", "preflight.peermem", "preflight.ray_memory", "preflight.all_reduce"),
+        *("preflight.removeipc", "preflight.ucx"),
     }
-    assert all(one.evidence and one.evidence.command and one.evidence.host for one in findings)
+    assert all(one.evidence and one.evidence.host for one in findings)
+    untold = {rule.rule for rule in (*CHECKS, *GROUP_CHECKS) if rule.cost == NOTHING} | {"preflight.hub"}
+    assert all(one.evidence and one.evidence.command for one in findings if one.rule not in untold)
     of_reach = [host_of(one) for one in findings if one.rule == "preflight.reach"]
     assert of_reach == ["spark1"], "only the head's way to the others matters"
 
@@ -95,6 +97,7 @@ def test_this_machine_alone_is_asked_for_ports_memory_and_disk() -> None:
         ("preflight.port", "passed"),
         ("preflight.memory", "passed"),
         ("preflight.disk", "passed"),
+        ("preflight.hub", "not_evaluated"),
     ]
 
 

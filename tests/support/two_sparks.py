@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,7 +35,48 @@ def meminfo(free_gib: float, cached_gib: float = 2.0, available_gib: float | Non
 PINGED = "3 packets transmitted, 3 received, 0% packet loss, time 404ms\n"
 LOST = "3 packets transmitted, 0 received, 100% packet loss, time 2208ms\n"
 UNLIMITED = "Max locked memory         unlimited            unlimited            bytes     \n"
+DETAILS = """
+==============NVSMI LOG==============
+
+Driver Version                                         : 580.95.05
+CUDA Version                                           : 13.0
+
+Attached GPUs                                          : 1
+GPU 0000000F:01:00.0
+    Product Name                                       : NVIDIA GB10
+    ECC Errors
+        Volatile
+            SRAM Correctable                           : 0
+            SRAM Uncorrectable Parity                  : 0
+            DRAM Correctable                           : 0
+            DRAM Uncorrectable                         : 0
+        Aggregate
+            SRAM Uncorrectable Parity                  : 0
+            DRAM Uncorrectable                         : 0
+    Fabric
+        State                                          : N/A
+        Status                                         : N/A
+"""
+INSIDE = (
+    "shm shm 63000000 0 63000000 0% /dev/shm\nrdma rdma_cm uverbs0 uverbs1 \n"
+    "gpus GPU 0: NVIDIA GB10 (UUID: GPU-1);\nplugin  \nucx 4\nnvcc /usr/local/cuda/bin/nvcc\n"
+    "cc /usr/bin/cc\nheaders /usr/include/python3.12/Python.h \n"
+)
+IMPORTED = "arch sm_80 sm_90 sm_100 sm_120 compute_120\ngpu 121\n"
+REQUIRES = (
+    "PATH=/usr/bin\nNVIDIA_REQUIRE_CUDA=cuda>=13.0 brand=unknown,driver>=535,driver<536 "
+    "brand=tesla,driver>=570,driver<571\n"
+)
 LIMITED = "Max locked memory         8388608              8388608              bytes     \n"
+
+
+def gids(number: int, index: int = 3) -> str:
+    root = f"/sys/class/infiniband/{HCA}/ports/1"
+    local, mine = "fe80:0000:0000:0000:4ebb:47ff:fe00:0001", f"0000:0000:0000:0000:0000:ffff:0a0a:0a0{number}"
+    table = [("IB/RoCE v1", local), ("RoCE v2", local), ("IB/RoCE v1", mine), ("RoCE v2", mine)]
+    table = table if index == 3 else table[:2]
+    kinds = [f"{root}/gid_attrs/types/{at}:{kind}" for at, (kind, _) in enumerate(table)]
+    return "\n".join([*kinds, *(f"{root}/gids/{at}:{gid}" for at, (_, gid) in enumerate(table))]) + "\n"
 
 
 def healthy(number: int) -> dict[str, Reply]:
@@ -49,6 +91,13 @@ def healthy(number: int) -> dict[str, Reply]:
         "rdma": Reply(argv=["find", "-L", "/sys/class/infiniband", "**"], stdout=rdma_sysfs([CABLE])),
         "small": Reply(argv=["ping", *["*"] * 11, "56", "*"], stdout=PINGED),
         "large": Reply(argv=["ping", *["*"] * 11, "8972", "*"], stdout=PINGED),
+        "inside": Reply(argv=["docker", "run", *["*"] * 5, "--entrypoint", "sh", "**"], stdout=INSIDE),
+        "import": Reply(argv=["docker", "run", *["*"] * 5, "--entrypoint", "python3", "**"], stdout=IMPORTED),
+        "details": Reply(argv=["nvidia-smi", "-q"], stdout=DETAILS),
+        "xid": Reply(argv=["journalctl", "-k", "**"], code=1),
+        "gids": Reply(argv=["grep", "-rs", "**"], stdout=gids(number)),
+        "requires": Reply(argv=["docker", "image", "inspect", "--format", "{{range*", "**"], stdout=REQUIRES),
+        "clock": Reply(argv=["date", "+%s"], stdout=f"{time.time():.0f}\n"),
         "limits": Reply(argv=["docker", "run", "--rm", "**"], stdout=UNLIMITED),
         "ss": Reply(argv=["ss", "-Hltnp"], stdout='LISTEN 0 128 0.0.0.0:22 0.0.0.0:* users:(("sshd",pid=1,fd=3))\n'),
         "memory": Reply(argv=["cat", "/proc/meminfo"], stdout=meminfo(118.0)),

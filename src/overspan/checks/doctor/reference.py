@@ -24,8 +24,9 @@ Your own rules: a folder of `*.yaml` files like those, given with `--rules DIR`;
 
 How each was tested stands with it: its own cases (it must be the root of each) and near misses (it must not match), and
 real reports, with their public addresses in `tests/doctor/held_out/`, of which it must be the root. Logs that only look
-alarming must name nothing. None was provoked on real accelerators. The checks before a launch stand here as what to run
-by hand; those that Overspan runs itself are in [preflight.md](preflight.md).
+alarming must name nothing; all of both keep their finding under stamps, wraps and mixes (tests/doctor/test_hostile.py).
+None was provoked on real accelerators. "Before the launch" is what to run by hand; "Overspan asks" names the checks of
+`overspan doctor --preflight`, with command, cost and how each was tested in [preflight.md](preflight.md).
 
 Five signs are read from a run's documents too (tests/doctor/test_signs.py): `bench-client-bound` from bench.json;
 `gpu-busy-low-power` from bench.json and, of a living run, its hosts; `one-hca-of-two` from the plan's hosts and
@@ -62,10 +63,17 @@ def _section(rule: Rule, reports: int) -> str:
     ]
     if rule.preflight:
         lines.append(f"- Before the launch: {rule.preflight}")
+    if rule.checked_by:
+        lines.append(f"- Overspan asks before a launch: {', '.join(map(_by_whom, rule.checked_by))}")
     lines.append(f"- Source: {rule.source}")
     cases = rule.cases
     lines.append(f"- Tested: {len(cases.match)} cases, {len(cases.near_miss)} near misses, {reports} real reports")
     return "\n".join(lines) + "\n"
+
+
+def _by_whom(name: str) -> str:
+    named = {"plan": "`overspan plan` refuses it", "submission": "`sbatch --test-only` at submission"}
+    return named.get(name, f"`{name}`")
 
 
 if __name__ == "__main__":

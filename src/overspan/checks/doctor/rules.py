@@ -66,6 +66,10 @@ class Rule(Frozen):
     cause: str = Field(min_length=10)
     fix: str = Field(min_length=5)
     preflight: str | None = Field(None, description="command before the launch, and what it must say")
+    checked_by: list[str] = Field(
+        default_factory=list,
+        description="what Overspan itself runs before a launch: preflight checks, plan, submission",
+    )
     confidence: float | None = Field(None, gt=0, le=1)
     source: str = Field(min_length=3)
     cases: Cases

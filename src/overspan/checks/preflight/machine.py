@@ -166,7 +166,7 @@ def disk(site: Site) -> list[Verdict]:
     seen, capture = _free(site)
     if seen.value is None:
         return [unknown(capture, seen.why)]
-    there, size = _has_model(site), model_bytes(site)
+    there, size = has_model(site), model_bytes(site)
     told = f"{gib(seen.value.free_bytes)} of {gib(seen.value.total_bytes)} free on {seen.value.mount}"
     needed = SPARE_BYTES + (0 if there else size or 0)
     if seen.value.free_bytes < needed:
@@ -189,7 +189,8 @@ def _free(site: Site) -> tuple[Seen[machine.Disk], Capture]:
     return site.look(probes.disk(str(Path.home()) if site.host.ssh is None else "."))
 
 
-def _has_model(site: Site) -> bool:
+def has_model(site: Site) -> bool:
+    """Whether the model lies on this host, in its folder or in its cache."""
     folder = model_folder(site)
     if folder is None and site.host.model_cache:
         folder = f"{site.host.model_cache}/hub/models--{site.plan.recipe.model.replace('/', '--')}"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from overspan.inventory.fact import Capture, Fact, Seen, Value
 from overspan.inventory.probes import look
@@ -28,6 +28,7 @@ class Site:
     hosts: tuple[Host, ...]
     specs: tuple[ProcessSpec, ...]
     transport: Transport
+    seen: dict[str, tuple[Seen[Any], Capture]] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -68,6 +69,16 @@ class Site:
     def look(self, fact: Fact[Value]) -> tuple[Seen[Value], Capture]:
         """A fact of this host; see `probes.look`."""
         return look(self.transport, fact)
+
+    def look_once(self, fact: Fact[Value]) -> tuple[Seen[Value], Capture]:
+        """The same, where several checks read one fact: it is asked once."""
+        if fact.name not in self.seen:
+            self.seen[fact.name] = self.look(fact)
+        return self.seen[fact.name]
+
+    def setting(self, name: str) -> list[str]:
+        """The values that this host's processes have of one variable; none where it is not set."""
+        return list(dict.fromkeys(spec.env[name] for spec in self.specs if spec.env.get(name)))
 
     def paste(self, *argv: str) -> str:
         """The command to run from this machine so that `argv` runs on the host, to be pasted into a shell."""
