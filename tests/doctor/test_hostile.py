@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from support.doctor import ask, failed_rules, root_of
-from support.mutations import MUTATIONS
+from overspan.checks.doctor.rules import load_rules
+from support.doctor import ask, ask_all, failed, failed_rules, root_of
+from support.mutations import MUTATIONS, SYMPTOMS
 
 HERE = Path(__file__).parent
 WAYS = list(MUTATIONS)
@@ -48,6 +49,20 @@ INNOCENT = [
     # Those put an ERROR before every line, or say everything twice.
     if way not in {"vllm", "logging", "both ranks alike"} and len(one["log"]) < 6000
 ]
+
+
+TELLING = {rule.id for rule in load_rules() if rule.stage in {"cause", "general"}}
+ACROSS = [
+    pytest.param(one["id"], one["log"], symptom, id=f"{number}-{one['id']}-{symptom}")
+    for number, one in enumerate(_read("failures.jsonl"))
+    for symptom in [list(SYMPTOMS)[number % len(SYMPTOMS)]]
+    if one["id"] in TELLING
+]
+
+
+@pytest.mark.parametrize(("rule", "log", "symptom"), ACROSS)
+def test_a_symptom_on_another_rank_never_wins(rule: str, log: str, symptom: str) -> None:
+    assert failed(ask_all({"rank0": SYMPTOMS[symptom], "rank1": log}))[0] == rule
 
 
 @pytest.mark.parametrize(("rule", "log", "way"), FAILURES)

@@ -81,3 +81,24 @@ MUTATIONS: dict[str, Callable[[str], str]] = {
     "two tasks of srun -l": _interleaved("1: ", "0: "),
     "both ranks alike": _on_both,
 }
+
+SYMPTOMS = {
+    "EngineDeadError": "ERROR 11-22 09:00:00 [core.py:1] vllm.v1.engine.exceptions.EngineDeadError: EngineCore "
+    "encountered an issue. See stack trace (above) for the root cause.",
+    "failed core": "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}",
+    "shm_broadcast": "\n".join(
+        f"INFO 11-22 09:0{minute}:00 [shm.py:1] No available shared memory broadcast block found in 60 seconds."
+        for minute in range(9)
+    ),
+    "watchdog": "[rank0]:[E1122 09:00:00.5 ProcessGroupNCCL.cpp:683] [Rank 0] Watchdog caught collective operation "
+    "timeout: WorkNCCL(SeqNum=7, OpType=ALLREDUCE, Timeout(ms)=600000) ran for 600096 milliseconds before timing out.",
+    "NCCL": "spark1:48:65 [0] misc/socket.cc:49 NCCL WARN socketProgress: Connection closed by remote peer n2<42830>",
+    "raylet": "(raylet) A worker died or was killed while executing a task by an unexpected system error. Worker "
+    "exit type: SYSTEM_ERROR Worker exit detail: Worker unexpectedly exits with a connection error code 2.",
+    "Gloo": "RuntimeError: [../third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [n2]:431",
+    "exit": "ERROR 11-22 09:00:00 [multiproc_executor.py:1] Worker proc VllmWorker-0 died unexpectedly (exit code: "
+    "-15), shutting down executor.",
+    "Slurm": "srun: error: n1: task 0: Exited with exit code 1\n"
+    "slurmstepd: error: *** STEP 77.0 ON n1 CANCELLED AT 2026-11-22T09:00:00 ***",
+}
+"""What a rank says that only saw another one die, stamped earlier than any report."""
