@@ -242,3 +242,4 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
     (point,) = result.points
     assert point.requests.ok == 5
     assert point.requests.errors == {"cancelled": 2, "not_sent": 5}
+    assert "interrupted: 1 of the loads asked for were not begun" in result.notes

@@ -82,6 +82,9 @@ class Bench:
             points = list(self._points(self._first_request(), watch))
         finally:
             watch.close()
+        left = len(levels_of(self.workload)) - len(points)
+        if self.interrupted and left > 0 and not self.workload.search:
+            self._notes.append(f"interrupted: {left} of the loads asked for were not begun")
         return BenchResult(
             base_url=self.target.base_url,
             model=self.model,
