@@ -54,7 +54,7 @@ def render_sweep(sweep: SweepDocuments) -> str:
         unit=unit_of(sweep.ended),
         scenarios=scenarios(sweep),
         legend=[(label, series_style(index)) for label, index in series_of(drawn_of(sweep.ended)).items()],
-        heads=HEADS,
+        heads=[(name, unit.format(unit_of(sweep.ended))) for name, unit in HEADS],
         rows=rows(sweep),
         commands=commands(sweep),
         scripts=scripts,
@@ -112,7 +112,7 @@ def tiles(sweep: SweepDocuments) -> list[Tile]:
 
 HEADS = [("Users", ""), ("Nodes", ""), ("GPUs", "used"), ("GPUs", "reserved"), ("Requests", "ok"), ("TTFT", "ms, p50"),
          ("TTFT", "ms, p99"), ("TPOT", "ms, p50"), ("TPOT", "ms, p99"), ("Interactivity", "tok/s/user"),
-         ("Output", "tok/s"), ("Output", "per GPU or rank"), ("Prefill", "in tok/s/GPU"), ("Decode", "out tok/s/GPU"),
+         ("Output", "tok/s"), ("Output", "tok/s per {}"), ("Prefill", "in tok/s/{}"), ("Decode", "out tok/s/{}"),
          ("Predicted", "TPOT / measured")]  # fmt: skip
 
 
