@@ -8,7 +8,7 @@ Peers are measured beside Overspan, each from an environment of its own: `vllm b
 
 The server (stream-truth, compiled here with gcc) is pinned to one core, the client to another. CPU-seconds are those of
 the whole client (its helpers too) less those of the same client with one request, so that imports do not count. A run
-beside which others took more than a tenth of a core is done again.
+beside which others took more than a twentieth of a core is done again.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from overspan.schema.places import cache_dir
 TTFT_MS = 200
 LARGE = 4096
 PEER_TIMEOUT_S = 300
-BUSY = 0.1
+BUSY = 0.05
 """Of one core, taken by others during a run: such a run is done again, TRIES times at most."""
 TRIES = 3
 PATIENCE_S = 30.0

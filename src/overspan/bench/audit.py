@@ -68,7 +68,7 @@ def _paused(streams: Sequence[Stream], window: Window | None, wanted: int | None
 
 
 def _reasons(audit: Audit, samples: Samples, report: Mapping[str, Any], wanted: int | None) -> list[str]:
-    ttft, gap = summary(samples.ttft).p50, summary(samples.chunk_gap).mean
+    ttft, gap = summary(samples.ttft).p50, samples.chunk_gap.mean
     stamped = report["timestamps"] == "kernel"
     delay = report["kernel_to_user_lag_ms" if stamped else "loop_turn_ms"]["p99"] or 0.0
     late, share, cpu = report["send_lag_ms"]["p99"], report["concurrency_share"], report["cpu_share"]

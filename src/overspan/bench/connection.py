@@ -9,7 +9,7 @@ import struct
 import time
 from typing import Final, Literal
 
-from overspan.bench.stream import Stream
+from overspan.bench.stream import READ_BYTES, Stream
 from overspan.bench.target import Target
 
 SO_TIMESTAMPING: Final = 37
@@ -20,8 +20,6 @@ _RX_SOFTWARE: Final = (1 << 3) | (1 << 4)
 
 STAMP: Final = struct.Struct("qq")
 """Seconds and nanoseconds of a receive stamp, in the data of its control message."""
-READ_BYTES: Final = 16384
-"""One read; a token event is about 300 bytes. Larger buffers cost time to allocate and are rarely filled."""
 
 State = Literal["connecting", "tunnel", "handshake", "open", "closed"]
 

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Final
 
 from overspan.bench.account import Audit
-from overspan.bench.connection import READ_BYTES, STAMP, Connection, connect_error_kind
+from overspan.bench.connection import STAMP, Connection, connect_error_kind
 from overspan.bench.files import raise_open_files
 from overspan.bench.load import Load
-from overspan.bench.stream import Stream
+from overspan.bench.stream import READ_BYTES, Stream
 from overspan.bench.target import Target
 
 CONNECT_TIMEOUT_S: Final = 10.0
@@ -30,6 +30,17 @@ _LAG_SAMPLE: Final = 8
 _PROGRESS_NS: Final = 500_000_000
 _PARSED_A_TURN: Final = 8
 _CHECK_NS: Final = 20_000_000
+
+_GATHER_S: Final = 0.001
+"""The longest that arrivals are left to gather before they are read together: a wake-up costs more than a read, and the
+kernel has stamped what waits. It is also kept under an eighth of the gap between chunks (else a stream's next one would
+join) and under a thousandth of a request (its user would idle)."""
+
+_GATHER_FROM: Final = 16
+"""Requests in flight. Fewer have little to gather."""
+
+_PLENTY: Final = 32
+"""Events of one poll that show that there is no need to wait for more."""
 
 Progress = Callable[[int, int, int], None]
 
@@ -68,6 +79,10 @@ class Loop:
         self._in_flight = 0
         self._failed = 0
         self._sending = False
+        self._ahead = True  # there may be requests to make ahead
+        self._gap_s = 0.0
+        self._shortest_s = 0.0
+        self._events = 0
         self._unparsed: deque[Connection] = deque()
         self.ended: list[Stream] = []
         self.audit = Audit()
@@ -122,8 +137,10 @@ class Loop:
                     return
                 if now >= self._next_check:
                     self._check_deadlines(now)
-                if not self._poll(0) and not self._unparsed and not self._load.refill():
+                if not self._unparsed and not self._ahead:
                     self._wait(due, now)
+                elif not self._poll(0) and not self._unparsed:
+                    self._ahead = self._load.refill()
                 self._parse_some(_PARSED_A_TURN)
                 self._tell(now)
         except KeyboardInterrupt:
@@ -134,6 +151,10 @@ class Loop:
         limit = 0.05 if due is None else min((due - now) / 1e9, 0.05)
         if limit <= 0:
             return
+        if self._events < _PLENTY and self._in_flight >= _GATHER_FROM:
+            pause = min(_GATHER_S, self._gap_s / 8, (self._shortest_s or 1.0) / 1000, limit / 4)
+            if pause >= 0.0001:
+                time.sleep(pause)
         if limit > 0.0015 or due is None:
             self._poll(limit if due is None else limit - 0.001)
         else:  # epoll counts milliseconds, select microseconds
@@ -143,6 +164,7 @@ class Loop:
 
     def _poll(self, timeout_s: float) -> bool:
         events = self._epoll.poll(timeout_s, 1024)
+        self._events = len(events)
         if not events:
             return False
         polled = time.time_ns()
@@ -208,6 +230,9 @@ class Loop:
             if stream.take(data, stamp):
                 self._end(connection, stream)
                 return
+        stamps = stream.stamps
+        if len(stamps) > 1 and connection.kernel_stamps:
+            self._gap_s = (stamps[-1] - stamps[0]) / (len(stamps) - 1) / 1e9
 
     def _read_tls(self, connection: Connection, polled: int) -> None:
         while connection.state == "open":
@@ -241,6 +266,8 @@ class Loop:
         now = time.time_ns()
         if stream.send_ns:
             self._in_flight -= 1
+            took_s = (stream.end_ns - stream.send_ns) / 1e9
+            self._shortest_s = min(self._shortest_s or took_s, took_s)
         self._failed += stream.error is not None
         stream.forget()
         self.ended.append(stream)
@@ -277,6 +304,7 @@ class Loop:
         due = load.due_ns()
         while due is not None and due <= now:
             stream = load.take()
+            self._ahead = True
             if self._idle:
                 self._send(self._idle.pop(), stream)
             else:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from operator import sub
 
 from overspan.bench.stream import Stream
+from overspan.bench.tally import Tally
 from overspan.schema.workload import Distribution, Goodput, RequestCounts, SteadyWindow
 
 NS_PER_MS = 1e6
@@ -39,7 +40,7 @@ class Times:
         rest = stream.output_tokens - stream.first_chunk_tokens
         if len(stamps) < 2 or rest < 1:
             return cls(e2e, ttft)
-        gaps = [(after - before) / NS_PER_MS for before, after in pairwise(stamps)]
+        gaps = [gap / NS_PER_MS for gap in map(sub, stamps[1:], stamps)]
         share = len(gaps) / rest
         tokens = gaps if share == 1 else [gap * share for gap in gaps]
         return cls(e2e, ttft, (stamps[-1] - stamps[0]) / NS_PER_MS / rest, gaps, tokens)
@@ -57,8 +58,9 @@ class Samples:
 
     ttft: list[float] = field(default_factory=list)
     tpot: list[float] = field(default_factory=list)
-    itl: list[float] = field(default_factory=list)
-    chunk_gap: list[float] = field(default_factory=list)
+    _alike: Tally = field(default_factory=Tally)
+    _itl: Tally = field(default_factory=Tally)
+    _chunk_gap: Tally = field(default_factory=Tally)
     e2e: list[float] = field(default_factory=list)
 
     @classmethod
@@ -77,8 +79,21 @@ class Samples:
             self.ttft.append(times.ttft_ms)
         if times.tpot_ms is not None:
             self.tpot.append(times.tpot_ms)
-        self.itl.extend(times.itl_ms)
-        self.chunk_gap.extend(times.chunk_gap_ms)
+        if times.chunk_gap_ms is times.itl_ms:  # each chunk was a token, as most are
+            self._alike.add(times.itl_ms)
+        else:
+            self._itl.add(times.itl_ms)
+            self._chunk_gap.add(times.chunk_gap_ms)
+
+    @property
+    def itl(self) -> Tally:
+        """Times a token."""
+        return self._alike + self._itl
+
+    @property
+    def chunk_gap(self) -> Tally:
+        """Times between chunks."""
+        return self._alike + self._chunk_gap
 
 
 def summary(values: Sequence[float]) -> Distribution:
@@ -218,7 +233,7 @@ def steady(streams: Sequence[Stream], window: Window | None) -> SteadyWindow | N
         requests=len(inside),
         ttft_ms=summary(samples.ttft),
         tpot_ms=summary(samples.tpot),
-        itl_ms=summary(samples.itl),
+        itl_ms=samples.itl.summary(),
         e2e_ms=summary(samples.e2e),
         output_tokens_per_s=round(tokens / seconds, 3),
     )

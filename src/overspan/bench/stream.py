@@ -31,6 +31,20 @@ def plain_tokens(data: bytes) -> int:
     return events
 
 
+def _size_line(whole: int) -> bytes:
+    """The size line of an HTTP chunk that is so many bytes in all, its line ends too; empty where there is none."""
+    for digits in range(1, 5):
+        line = b"%x\r\n" % max(whole - digits - 4, 0)
+        if len(line) == digits + 2:
+            return line
+    return b""
+
+
+READ_BYTES: Final = 4096
+"""One read; a token event is about 300 bytes. Larger buffers cost time to allocate and are rarely filled."""
+
+_SIZE_LINES: Final = [_size_line(whole) for whole in range(READ_BYTES)]
+
 _NO_REPLY: Final = Reply()
 _NO_EVENTS: Final = Events()
 
@@ -49,7 +63,7 @@ class Stream:
 
     # fmt: off
     __slots__ = (
-        "_body", "_events", "_prefix", "_suffix", "_text_after_size", "_to_learn", "chunk_bytes", "chunks_text",
+        "_body", "_events", "_known", "_prefix", "_suffix", "_to_learn", "chunk_bytes", "chunks_text",
         "detail", "done", "end_ns", "error", "finish", "first_text", "first_usage", "index", "intended_ns",
         "plain_bytes", "plain_chunks", "reply", "request", "retried", "send_ns", "stamps", "unparsed", "usage", "user",
     )
@@ -83,7 +97,7 @@ class Stream:
         self.plain_bytes = 0
         self.plain_chunks = 0
         self._prefix = self._suffix = b""
-        self._text_after_size = 0
+        self._known = False
         self._to_learn = _EVENTS_TO_LEARN
         self.unparsed: list[tuple[bytes, int]] = []
 
@@ -97,18 +111,19 @@ class Stream:
         It is told by three comparisons: one HTTP chunk that holds one event, equal to the last parsed one but for its
         text (no quote in it: then it can only be text).
         """
-        if self._suffix and self.reply.chunk_start and data.endswith(self._suffix):
-            size_end = data.find(b"\r\n", 0, 10)
-            text, text_end = size_end + self._text_after_size, len(data) - len(self._suffix)
+        size = len(data)
+        if self._known and size < READ_BYTES:
+            line = _SIZE_LINES[size]
+            begin, end = len(line), size - len(self._suffix)
+            text = begin + len(self._prefix)
             if (
-                size_end > 0
-                and text < text_end
-                and data.startswith(self._prefix, size_end + 2)
-                and data.find(b'"', text, text_end) < 0
-                and _is_hex(data[:size_end], len(data) - size_end - 4)
-                and not self._events.carry
+                text < end
+                and data.startswith(line)
+                and data.startswith(self._prefix, begin)
+                and data.endswith(self._suffix)
+                and data.find(b'"', text, end) < 0
             ):
-                self.plain_bytes += len(data) - size_end - 4
+                self.plain_bytes += size - begin - 2
                 self.plain_chunks += 1
                 self.stamps.append(stamp_ns)
                 return True
@@ -120,6 +135,7 @@ class Stream:
             self._take(data, stamp_ns)
         except Garbage as garbage:
             return self.fail("garbage", str(garbage), stamp_ns)
+        self._known = bool(self._suffix) and self.reply.chunk_start and not self._events.carry
         if self.error is not None:
             return True
         return self._finish(stamp_ns) if self.reply.complete else False
@@ -131,7 +147,6 @@ class Stream:
             before, found, after = event.partition(quoted.encode("utf-8", "surrogatepass"))
             if found and quoted.encode("utf-8", "surrogatepass") not in after:
                 self._prefix, self._suffix = before + b'"', b'"' + after + b"\n\n\r\n"
-                self._text_after_size = 2 + len(self._prefix)
                 return
 
     def _plain(self, events: int, size: int, stamp_ns: int) -> None:
@@ -247,13 +262,6 @@ class Stream:
         text = self.chunks_text + max(self.plain_bytes - self.plain_chunks * wrapping, 0)
         share = round(tokens * self.first_text / text) if text else 1
         return min(max(share, 1), tokens - chunks + 1)
-
-
-def _is_hex(size: bytes, number: int) -> bool:
-    try:
-        return int(size, 16) == number
-    except ValueError:
-        return False
 
 
 def completion_tokens(usage: dict[str, Any] | None) -> int | None:
