@@ -12,6 +12,7 @@ from typing import Final
 from overspan.bench.account import Audit
 from overspan.bench.connection import STAMP, Connection, connect_error_kind
 from overspan.bench.files import raise_open_files
+from overspan.bench.gather import Gather
 from overspan.bench.load import Load
 from overspan.bench.stream import READ_BYTES, Stream
 from overspan.bench.target import Target
@@ -30,17 +31,6 @@ _LAG_SAMPLE: Final = 8
 _PROGRESS_NS: Final = 500_000_000
 _PARSED_A_TURN: Final = 8
 _CHECK_NS: Final = 20_000_000
-
-_GATHER_S: Final = 0.001
-"""The longest that arrivals are left to gather before they are read together: a wake-up costs more than a read, and the
-kernel has stamped what waits. It is also kept under an eighth of the gap between chunks (else a stream's next one would
-join) and under a thousandth of a request (its user would idle)."""
-
-_GATHER_FROM: Final = 16
-"""Requests in flight. Fewer have little to gather."""
-
-_PLENTY: Final = 32
-"""Events of one poll that show that there is no need to wait for more."""
 
 Progress = Callable[[int, int, int], None]
 
@@ -80,9 +70,7 @@ class Loop:
         self._failed = 0
         self._sending = False
         self._ahead = True  # there may be requests to make ahead
-        self._gap_s = 0.0
-        self._shortest_s = 0.0
-        self._events = 0
+        self._gather = Gather()
         self._unparsed: deque[Connection] = deque()
         self.ended: list[Stream] = []
         self.audit = Audit()
@@ -151,10 +139,8 @@ class Loop:
         limit = 0.05 if due is None else min((due - now) / 1e9, 0.05)
         if limit <= 0:
             return
-        if self._events < _PLENTY and self._in_flight >= _GATHER_FROM:
-            pause = min(_GATHER_S, self._gap_s / 8, (self._shortest_s or 1.0) / 1000, limit / 4)
-            if pause >= 0.0001:
-                time.sleep(pause)
+        if pause := self._gather.pause_s(self._in_flight, limit):
+            time.sleep(pause)
         if limit > 0.0015 or due is None:
             self._poll(limit if due is None else limit - 0.001)
         else:  # epoll counts milliseconds, select microseconds
@@ -164,7 +150,7 @@ class Loop:
 
     def _poll(self, timeout_s: float) -> bool:
         events = self._epoll.poll(timeout_s, 1024)
-        self._events = len(events)
+        self._gather.events = len(events)
         if not events:
             return False
         polled = time.time_ns()
@@ -230,9 +216,8 @@ class Loop:
             if stream.take(data, stamp):
                 self._end(connection, stream)
                 return
-        stamps = stream.stamps
-        if len(stamps) > 1 and connection.kernel_stamps:
-            self._gap_s = (stamps[-1] - stamps[0]) / (len(stamps) - 1) / 1e9
+        if connection.kernel_stamps:
+            self._gather.gap(stream.stamps)
 
     def _read_tls(self, connection: Connection, polled: int) -> None:
         while connection.state == "open":
@@ -266,8 +251,7 @@ class Loop:
         now = time.time_ns()
         if stream.send_ns:
             self._in_flight -= 1
-            took_s = (stream.end_ns - stream.send_ns) / 1e9
-            self._shortest_s = min(self._shortest_s or took_s, took_s)
+            self._gather.took(stream.end_ns - stream.send_ns)
         self._failed += stream.error is not None
         stream.forget()
         self.ended.append(stream)
