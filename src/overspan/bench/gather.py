@@ -1,4 +1,4 @@
-"""How long arrivals gather before they are read together: a wake-up costs more than a read, and the kernel stamps them."""
+"""How long arrivals gather before they are read together: a wake-up costs more than a read; the kernel stamps them."""
 
 from __future__ import annotations
 
