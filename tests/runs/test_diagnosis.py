@@ -14,7 +14,7 @@ CANCELLED = "slurmstepd-node1: error: *** STEP 10.2 ON node1 CANCELLED AT 2026-1
     ("data", "cause"),
     [
         ({"process": "decode", "host": "b", "code": 0}, None),  # a step's own end: Slurm cancels those that are left
-        ({"process": "decode", "host": "b", "code": None}, "slurm-cancelled"),  # the job's
+        ({"process": "decode", "host": "b", "code": None}, "slurm-step-ended"),  # the job's
     ],
 )
 def test_steps_cancelled_after_a_death_are_no_cause(data: dict[str, Any], cause: str | None) -> None:

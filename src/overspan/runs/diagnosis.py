@@ -20,7 +20,7 @@ from overspan.schema.plan import Plan
 
 T = TypeVar("T")
 
-FOLLOWS = frozenset({"slurm-cancelled"})
+FOLLOWS = frozenset({"slurm-step-ended"})
 """What Slurm writes of every step that is left when one has ended by itself: no cause then."""
 
 
