@@ -1,10 +1,6 @@
-"""Ten minutes at 64 streams against a server that is killed and restarted: every request is accounted for.
-
-OVERSPAN_SOAK_S makes it shorter.
-"""
+"""64 streams against a server that is killed and restarted: each request is accounted for. Short, and ten minutes."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -20,14 +16,15 @@ from support import mortal_server
 from support.runs import free_port
 from support.waiting import until
 
-LONG_S = float(os.environ.get("OVERSPAN_SOAK_S", "600"))
+SHORT_S, LONG_S = 40.0, 600.0
 USERS = 64
 
 
 class Mortal:
     """The server, killed and started again until told to stop."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, seconds: float) -> None:
+        self.seconds = seconds
         self.port, self.log, self.deaths = free_port(), folder / "begun", 0
         self._over = threading.Event()
         self._process = self._start()
@@ -38,12 +35,18 @@ class Mortal:
         return subprocess.Popen(argv)
 
     def _kill_again_and_again(self) -> None:
-        while not self._over.wait(LONG_S / 10):
+        while not self._loaded() and not self._over.wait(0.05):
+            pass
+        while not self._over.wait(self.seconds / 10):
             self._process.kill()
             self._process.wait()
             self.deaths += 1
-            self._over.wait(LONG_S / 100)  # nobody listens for a while
+            self._over.wait(self.seconds / 100)  # nobody listens for a while
             self._process = self._start()
+
+    def _loaded(self) -> bool:
+        """The load has begun: what the client asks before it is over."""
+        return self.log.exists() and self.log.stat().st_size >= USERS
 
     def __enter__(self) -> "Mortal":
         self._thread.start()
@@ -61,11 +64,12 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_every_request_is_accounted_for_while_the_server_dies_again_and_again(tmp_path: Path) -> None:
-    load = Workload(concurrency=[USERS], requests=1, duration_s=LONG_S, input_tokens=32, output_tokens=32, timeout_s=10)
-    server = Mortal(tmp_path)
+@pytest.mark.parametrize("seconds", [SHORT_S, pytest.param(LONG_S, marks=pytest.mark.slow)])
+def test_every_request_is_accounted_for_while_the_server_dies_again_and_again(seconds: float, tmp_path: Path) -> None:
+    size = {"input_tokens": 32, "output_tokens": 32}
+    load = Workload(concurrency=[USERS], requests=1, duration_s=seconds, timeout_s=10, **size)
+    server = Mortal(tmp_path, seconds)
 
     until(lambda: listens(server.port), "the server")
     bench = Bench(f"http://127.0.0.1:{server.port}/v1", "mock", load, folder=tmp_path, calibrated=False)
@@ -73,7 +77,7 @@ def test_every_request_is_accounted_for_while_the_server_dies_again_and_again(tm
         (point,) = bench.run().points
     counts = point.requests
     lines = [json.loads(line) for line in (tmp_path / f"requests-{USERS}.jsonl").read_text().splitlines()]
-    assert server.deaths >= 5
+    assert server.deaths >= 3
     assert counts.failed > 0
     assert counts.ok > 20 * USERS
     # Each request is there once, with one end: all its tokens, or a kind of failure.
@@ -84,7 +88,6 @@ def test_every_request_is_accounted_for_while_the_server_dies_again_and_again(tm
     assert Counter(line["error"] for line in lines if not line["ok"]) == counts.errors
     # The server began at least what the client saw answered; no stream was counted that it never had.
     assert counts.ok <= server.log.stat().st_size
-    # The load came back after each death: users are in flight in the last tenth as in the first.
-    ends = [line["end_at_ms"] for line in lines if line["ok"]]
-    assert max(ends) > 0.9e3 * LONG_S
-    assert {line["user"] for line in lines if line["ok"] and line["end_at_ms"] > 0.85e3 * LONG_S} == set(range(USERS))
+    # The load came back after each death: every user is served in the last third as in the first.
+    late = [line for line in lines if line["ok"] and line["end_at_ms"] > 0.67e3 * seconds]
+    assert {line["user"] for line in late} == set(range(USERS))
