@@ -240,10 +240,13 @@ def test_a_cache_that_may_not_be_written_and_weights_that_are_stubs() -> None:
     plan = plan.model_copy(update={"model_path": "/models/m"})
     listing = "total 8\n-rw-r--r-- 1 0 0 4957560304 Nov 22 10:00 model-00001-of-00003.safetensors\n"
 
+    pointers = "/models/m/model-00003-of-00003.safetensors\n"
+
     def told(extra: str, writable: int) -> dict[str, str | None]:
         replies = healthy(1) | {
             "cache": Reply(argv=["test", "-w", "**"], code=writable),
             "ls": Reply(argv=["ls", "-lnL", "**"], stdout=listing + extra),
+            "grep": Reply(argv=["grep", "-lsF", "**"], stdout=pointers, code=0 if pointers else 1),
         }
         findings = preflight(plan, lambda host: Fake(host.name, list(replies.values())), vllm.processes(plan))
         return {one.rule: one.cause for one in findings if one.status == "failed"}
@@ -252,6 +255,8 @@ def test_a_cache_that_may_not_be_written_and_weights_that_are_stubs() -> None:
     assert "00002-of-00003 is missing, and 1 more" in str(told("", 0)["preflight.weights"])
     stub = "-rw-r--r-- 1 0 0 134 Nov 22 10:00 model-00003-of-00003.safetensors\n"
     assert "is a Git LFS pointer" in str(told(second + stub, 0)["preflight.weights"])
+    pointers = ""
+    assert told(second + stub, 0) == {}, "small, but whole"
     assert told(second + stub.replace(" 134 ", " 9000000 "), 0) == {}
     assert list(told(second + stub.replace(" 134 ", " 9000000 "), 1)) == ["preflight.cache"]
 

@@ -14,7 +14,8 @@ from overspan.schema.errors import HostUnreachable, OverspanError
 
 HUB: Final = "https://huggingface.co"
 STUB_BYTES: Final = 1024
-"""A Git LFS pointer holds some 130 bytes; no file of weights is so small. Source: git-lfs.com, specification."""
+"""A Git LFS pointer holds less, and begins with `STUB_WORDS`. Source: git-lfs.com, specification."""
+STUB_WORDS: Final = "version https://git-lfs"
 
 _WAIT_S: Final = 10
 
@@ -99,7 +100,7 @@ def whole_weights(site: Site) -> list[Verdict]:
     if seen.value is None:
         return [unknown(capture, seen.why)]
     weights = {name: size for name, size in seen.value.items() if name.endswith(".safetensors")}
-    stubs = [name for name, size in weights.items() if size < STUB_BYTES]
+    stubs = _stubs(site, folder, [name for name, size in weights.items() if size < STUB_BYTES])
     numbered = [re.fullmatch(r"(.+)-(\d+)-of-(\d+)\.safetensors", name) for name in weights]
     parts = {(found[1], int(found[3])): set[int]() for found in numbered if found}
     for found in numbered:
@@ -117,3 +118,12 @@ def whole_weights(site: Site) -> list[Verdict]:
         f", and {len(stubs) + len(gaps) - 1} more" if stubs[1:] or gaps[1:] else ""
     )
     return [bad(capture, what, cause=cause, fix=site.paste("hf", "download", site.plan.recipe.model))]
+
+
+def _stubs(site: Site, folder: str, small: list[str]) -> list[str]:
+    """Which of these are Git LFS pointers: a small file of weights may be whole, as a test's model is."""
+    if not small:
+        return []
+    paths = {f"{folder.rstrip('/')}/{name}": name for name in small}
+    seen, _ = site.look(Fact("stubs", ["grep", "-lsF", "-e", STUB_WORDS, "--", *paths], str.splitlines))
+    return [paths[line] for line in seen.value or [] if line in paths]
