@@ -31,8 +31,9 @@ def run(*arguments: str, text: str = "") -> str:
 
 
 def test_the_engine_at_hand_is_asked_and_says_what_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = engine_python().parents[1]
     monkeypatch.setenv("OVERSPAN_CACHE", str(tmp_path))
-    version = learned.of_environment(engine_python().parents[1])
+    version = learned.of_environment(environment)
     kept = json.loads((tmp_path / "engine_flags" / f"vllm-{version}.json").read_text())
     shipped = Path(str(flags.__file__)).parent / "engine_flags" / f"vllm-{flags.LATEST}.json"
     assert kept == json.loads(shipped.read_text())

@@ -97,7 +97,6 @@ def test_this_machine_alone_is_asked_for_ports_memory_and_disk() -> None:
         ("preflight.port", "passed"),
         ("preflight.memory", "passed"),
         ("preflight.disk", "passed"),
-        ("preflight.hub", "not_evaluated"),
     ]
 
 

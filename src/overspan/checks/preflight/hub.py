@@ -21,17 +21,24 @@ _WAIT_S: Final = 10
 
 
 def from_hub(site: Site) -> bool:
-    """Whether this host takes the model from the hub by its id."""
-    return model_folder(site) is None and re.fullmatch(r"[\w.-]+/[\w.-]+", site.plan.recipe.model) is not None
+    """Whether the model is known by its id on the hub alone, and not by a folder or as part of a package."""
+    recipe = site.plan.recipe
+    if recipe.package is not None:
+        return False
+    return model_folder(site) is None and re.fullmatch(r"[\w.-]+/[\w.-]+", recipe.model) is not None
 
 
 def gives_model(site: Site) -> list[Verdict]:
-    """The hub gives this model to this host with this token; or the host has it already."""
+    """The hub gives this model to this host with this token; or the host has it already.
+
+    A warning and no more: what this host lacks, `up` brings from the machine that it is called on.
+    """
     if has_model(site):
         return [Verdict("passed", "the model is in this host's cache", severity="info")]
     if site.setting("HF_HUB_OFFLINE"):
         cause = f"HF_HUB_OFFLINE is set, and {site.name} does not have {site.plan.recipe.model} in its cache"
-        return [Verdict("failed", cause, None, cause, site.paste("hf", "download", site.plan.recipe.model))]
+        fix = site.paste("hf", "download", site.plan.recipe.model)
+        return [Verdict("failed", cause, None, cause, fix, severity="warning")]
     base = (site.setting("HF_ENDPOINT") or [HUB])[0].rstrip("/")
     url = f"{base}/{quote(site.plan.recipe.model)}/resolve/main/config.json"
     argv = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", str(_WAIT_S), "-I", "-K", "-", url]
@@ -56,15 +63,16 @@ def _answer(site: Site, code: str, capture: Capture, with_token: bool) -> Verdic
         how = "with this HF_TOKEN" if with_token else "without a token"
         cause = f"the hub does not give {model} to {site.name} {how} ({code}): it is gated, private, or not there"
         fix = f"accept its terms at {HUB}/{model}; export HF_TOKEN=..."
-        return bad(capture, code, cause=cause, fix=fix, severity="error" if site.host.model_cache else "warning")
+        return bad(capture, code, cause=cause, fix=fix, severity="warning")
     if code == "404":
-        return bad(capture, code, cause=f"the hub has no model {model}", fix="see the id for a slip of the pen")
+        cause = f"the hub has no model {model}"
+        return bad(capture, code, cause=cause, fix="see the id for a slip of the pen", severity="warning")
     said = capture.stderr.strip() or f"answer {code or 'none'}"
     cause = f"{site.name} does not reach the hub: {said}"
     if not site.host.model_cache:
         return unknown(capture, f"{cause}; whether a cache has the model is not known")
     fix = f"hf download {model} where there is a network: `up` copies it from there; or https_proxy in env"
-    return bad(capture, said, cause=cause, fix=fix)
+    return bad(capture, said, cause=cause, fix=fix, severity="warning")
 
 
 def cache_writable(site: Site) -> list[Verdict]:
