@@ -59,8 +59,17 @@ def starts(site: Site) -> list[Verdict]:
         return [unknown(capture, f"the image is not there yet, or has no shell: {said}")]
     if any(word in said for word in _BY_LIMIT):
         return [untold(f"see preflight.memlock: {said}")]
-    cause = f"Docker on {site.name} does not start a container as the plan wants it: {said}"
-    return [bad(capture, said, cause=cause, fix=f"overspan doctor - <<< {said[:160]!r}   names the cause")]
+    image = site.plan.engine.image
+    cause = f"Docker on {site.name} does not start a container of {image} as the plan wants it: {said}"
+    # The line is the host's own text: it is not made part of a command that somebody pastes.
+    return [
+        bad(
+            capture,
+            said,
+            cause=cause,
+            fix="overspan doctor -   and that line on its standard input: it names the cause",
+        )
+    ]
 
 
 def shared_memory(site: Site) -> list[Verdict]:
