@@ -32,7 +32,7 @@ def test_a_taken_port_on_this_machine() -> None:
     (finding,) = [one for one in json.loads(out) if one["status"] == "failed"]
     assert (code, finding["rule"]) == (2, "preflight.port")
     assert finding["evidence"]["command"] == ["ss", "-Hltnp"] and f"api port {port}" in finding["cause"]
-    assert {one["rule"].partition(".")[2] for one in json.loads(out)} == {"port", "memory", "disk", "hub"}
+    assert {one["rule"].partition(".")[2] for one in json.loads(out)} == {"port", "memory", "disk"}
 
 
 @pytest.mark.real
