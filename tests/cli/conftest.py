@@ -1,6 +1,4 @@
-import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +10,7 @@ from overspan.launchers import proc
 from overspan.runs.folder import RunFolder, all_runs
 from overspan.runs.stop import stop
 from support.fake_env import make_engine, make_model, make_recipe
-
-Done = subprocess.CompletedProcess[str]
+from support.shell import Done, run_overspan, start_overspan
 
 
 @dataclass
@@ -24,18 +21,10 @@ class Shell:
     recipe: Path
 
     def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "overspan", *arguments],
-            env={**os.environ, **env},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return start_overspan(*arguments, env=env)
 
     def run(self, *arguments: str, **env: str) -> Done:
-        with self.start(*arguments, **env) as process:
-            out, err = process.communicate(timeout=120)
-        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+        return run_overspan(*arguments, env=env)
 
     def runs(self) -> list[RunFolder]:
         return all_runs()

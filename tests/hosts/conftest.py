@@ -1,7 +1,6 @@
 """`overspan up` over two real hosts: sshd, a Docker engine and a network of its own each; the engine in them is fake
 where only the launch is the question, and real where the tokens are."""
 
-import os
 import shutil
 import subprocess
 import sys
@@ -21,11 +20,10 @@ from overspan.schema.finding import Finding
 from overspan.schema.places import cache_dir
 from support.fake_env import make_environment, make_model, make_recipe
 from support.runs import free_port
+from support.shell import Done, run_overspan, start_overspan
 from support.waiting import until
 from testbed import image
 from testbed.bed import Bed
-
-Done = subprocess.CompletedProcess[str]
 
 
 @dataclass
@@ -50,18 +48,10 @@ class Cluster:
         self.inventory.write_text(yaml.safe_dump(data))
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "overspan", *arguments],
-            env={**os.environ, **self.env},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return start_overspan(*arguments, env=self.env)
 
     def run(self, *arguments: str) -> Done:
-        with self.start(*arguments) as process:
-            out, err = process.communicate(timeout=600)
-        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+        return run_overspan(*arguments, env=self.env)
 
     def up(self, *more: str, recipe: str | None = None) -> Done:
         return self.run("up", recipe or str(self.recipe), "--on", str(self.inventory), *more)

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from hosts.conftest import Cluster, Done
+from hosts.conftest import Cluster
 from support.fake_env import make_model, make_recipe
+from support.shell import Done
 from support.waiting import until
 from testbed import image
 from testbed.host import Host

@@ -20,11 +20,11 @@ from overspan.runs.stop import stop
 from overspan.schema.event import Event
 from overspan.schema.places import cache_dir
 from support.fake_env import make_environment, make_model, make_recipe
+from support.shell import Done, run_overspan, start_overspan
 from support.waiting import until
 from testbed.bed import Bed, missing
 from testbed.slurm import Slurm
 
-Done = subprocess.CompletedProcess[str]
 NODES = ("node1", "node2", "node3", "node4")
 
 
@@ -83,17 +83,10 @@ class Rack:
         return found
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "overspan", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        return start_overspan(*arguments)
 
     def run(self, *arguments: str) -> Done:
-        with self.start(*arguments) as process:
-            out, err = process.communicate(timeout=600)
-        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+        return run_overspan(*arguments)
 
     def up(self, *more: str) -> Done:
         return self.run("up", str(self.recipe), "--on", str(self.inventory), *more)

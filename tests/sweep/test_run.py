@@ -6,8 +6,9 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from cli.conftest import Done, Shell
+from cli.conftest import Shell
 from overspan.sweep.folder import SweepFolder, all_sweeps
+from support.shell import Done
 from support.waiting import until
 
 SWEEP = """name: ladder

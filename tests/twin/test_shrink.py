@@ -9,6 +9,7 @@ from overspan.schema.errors import InputError, UnknownName
 from overspan.schema.layout import Layout
 from overspan.schema.recipe import Recipe
 from overspan.twin.shrink import FAMILIES, LARGEST_DEGREE, shrink, width
+from support.qwen import QWEN3_MOE
 
 M2 = models.config_of("minimax-m2.5-bf16")
 LLAMA = {
@@ -19,20 +20,6 @@ LLAMA = {
     "num_attention_heads": 9,
     "num_key_value_heads": 3,
     "vocab_size": 49152,
-}
-QWEN = {
-    "architectures": ["Qwen3MoeForCausalLM"],
-    "hidden_size": 2048,
-    "intermediate_size": 6144,
-    "moe_intermediate_size": 768,
-    "num_hidden_layers": 48,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 4,
-    "num_experts": 128,
-    "num_experts_per_tok": 8,
-    "norm_topk_prob": True,
-    "head_dim": 128,
-    "vocab_size": 151936,
 }
 LAYOUTS = [Layout(tp=tp) for tp in range(1, 17)] + [Layout(tp=tp, ep=tp) for tp in range(2, 17)]
 
@@ -47,7 +34,7 @@ def _reasons(config: dict[str, object], layout: Layout) -> list[str]:
     return sorted("".join(letter for letter in reason if not letter.isdigit()) for reason in reasons)
 
 
-@pytest.mark.parametrize("real", [M2, LLAMA, QWEN], ids=["minimax-m2", "llama", "qwen3-moe"])
+@pytest.mark.parametrize("real", [M2, LLAMA, QWEN3_MOE], ids=["minimax-m2", "llama", "qwen3-moe"])
 def test_the_same_layouts_are_refused_for_the_same_reasons(real: dict[str, object]) -> None:
     twin = shrink(real)
     small = {**twin.config, "architectures": [twin.architecture]}

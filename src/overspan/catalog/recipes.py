@@ -73,6 +73,8 @@ def _check_args(recipe: Recipe, args: dict[str, Any], place: Place, file: str, p
     """Refuse the first engine argument that vLLM would refuse, at its line."""
     # With a lock the engine's version is known; a recipe's own version is the oldest that it works with.
     version = recipe.locked.engine_version if recipe.locked else None
+    if not flags.check_recipe_args(args, version):
+        return
     for name, value in args.items():
         problems = flags.check_recipe_args({name: value}, version)
         if problems:

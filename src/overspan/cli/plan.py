@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -10,7 +10,7 @@ from overspan.cli.asked import HARDWARE, LOAD, MACHINES, WEIGHTS, demand_of, opt
 from overspan.cli.output import document, say, table
 from overspan.planner.choose import states_layout
 from overspan.runs.commands import commands_of
-from overspan.runs.planning import Wanted, asked_for, plan_of, processes_of
+from overspan.runs.planning import Wanted, Weights, asked_for, plan_of, processes_of
 from overspan.schema.errors import InputError
 from overspan.schema.plan import Plan
 from overspan.schema.process import ProcessSpec
@@ -36,7 +36,7 @@ def plan(
     show: str | None,
     render: str | None,
     explain: bool,
-    weights: Literal["real", "synthetic"],
+    weights: Weights,
     as_json: bool,
     **asked: Any,
 ) -> None:

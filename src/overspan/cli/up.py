@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from types import FrameType
-from typing import Literal
 
 import click
 
@@ -13,7 +12,7 @@ from overspan.cli.asked import HARDWARE, LOAD, WEIGHTS, demand_of, options
 from overspan.cli.output import Ticker, document, say
 from overspan.runs.folder import RunFolder
 from overspan.runs.parts import Part
-from overspan.runs.planning import Wanted
+from overspan.runs.planning import Wanted, Weights
 from overspan.runs.status import status
 from overspan.runs.up import up as start
 from overspan.schema.errors import InputError
@@ -41,7 +40,7 @@ def up(
     concurrency: int | None,
     slo: str | None,
     hardware: str | None,
-    weights: Literal["real", "synthetic"],
+    weights: Weights,
     join_later: bool,
     as_json: bool,
 ) -> None:

@@ -15,8 +15,10 @@ from overspan.schema.errors import ModelUnavailable
 _SMALL_BYTES = 64_000_000
 
 
-DRAWN = ("dummy", "synthetic")
-"""Load formats that need no weights on disk: vLLM's own, and that of our plugin."""
+SYNTHETIC = "synthetic"
+"""The load format that our plugin adds (plugin/src/overspan_vllm/synthetic_weights.py)."""
+DRAWN = ("dummy", SYNTHETIC)
+"""Load formats that need no weights on disk: vLLM's own, and ours."""
 
 
 def check_folder(folder: Path, *, drawn: bool = False) -> None:

@@ -25,6 +25,9 @@ from overspan.schema.recipe import Recipe
 if TYPE_CHECKING:
     from overspan.provision.engines import EngineEnv
 
+Weights = Literal["real", "synthetic"]
+"""Of a checkpoint, or drawn on the device (see `overspan.runs.synthetic`)."""
+
 _ENGINES = {"vllm": vllm.processes, "vllm-ray": vllm_ray.processes}
 
 
@@ -40,7 +43,7 @@ class Wanted:
     slo: str | None = None
     hardware: str | None = None
     part: Part | None = None
-    weights: Literal["real", "synthetic"] = "real"
+    weights: Weights = "real"
 
 
 def plan_of(wanted: Wanted, *, to_start: bool) -> Plan:

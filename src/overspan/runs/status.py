@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable
 
 from pydantic import Field
 
@@ -130,16 +130,15 @@ def containers(plan: Plan, found: Iterable[Member], unreachable: Container[str],
     not started in a run that has not come so far."""
     by_process = {member.process: member for member in found}
     missing = _MISSING.get(state, "dead")
-    absent = {each.process: "unknown" if each.host in unreachable else missing for each in plan.own}
-    placed = [_container(each, by_process.pop(each.process, None), absent) for each in plan.own]
+    placed = []
+    for each in plan.own:
+        member = by_process.pop(each.process, None)
+        placed.append(_present(member) if member else _absent(each, "unknown" if each.host in unreachable else missing))
     # What holds no rank, as a router.
-    others = [Placement(process=one.process, host=one.host, ranks=[]) for one in by_process.values()]
-    return [*(_container(each, by_process[each.process], {}) for each in others), *placed]
+    return [*map(_present, by_process.values()), *placed]
 
 
-def _container(placement: Placement, member: Member | None, absent: Mapping[str, str]) -> ProcessStatus:
-    if member is None:
-        return _absent(placement, absent[placement.process])
+def _present(member: Member) -> ProcessStatus:
     return ProcessStatus(
         process=member.process,
         host=member.host,

@@ -14,13 +14,11 @@ from typing import Final
 
 from overspan.bench.prompts import WORDS
 from overspan.catalog import models
-from overspan.provision import plugin
+from overspan.provision import plugin, weights
 from overspan.schema.places import cache_dir
 from overspan.schema.recipe import Recipe
 from overspan.twin.synthetic import write_config
 
-FORMAT: Final = "synthetic"
-"""The load format that the plugin adds (plugin/src/overspan_vllm/synthetic_weights.py)."""
 _PLUGIN: Final = "plugin"
 
 
@@ -40,7 +38,7 @@ def with_synthetic_weights(recipe: Recipe) -> Recipe:
             "revision": None,
             "served_model_name": recipe.public_name,
             "known_answers": [],
-            "engine_args": {**recipe.engine_args, "load_format": FORMAT},
+            "engine_args": {**recipe.engine_args, "load_format": weights.SYNTHETIC},
             "env": {**recipe.env, "PYTHONPATH": ":".join(path)},
         }
     )

@@ -8,12 +8,12 @@ import platformdirs
 
 def cache_dir() -> Path:
     """Engines and prepared models. `OVERSPAN_CACHE` moves it."""
-    return _place("OVERSPAN_CACHE", platformdirs.user_cache_path("overspan"))
+    return _place("OVERSPAN_CACHE") or platformdirs.user_cache_path("overspan")
 
 
 def state_dir() -> Path:
     """Runs and their locks. `OVERSPAN_STATE` moves it."""
-    return _place("OVERSPAN_STATE", platformdirs.user_state_path("overspan"))
+    return _place("OVERSPAN_STATE") or platformdirs.user_state_path("overspan")
 
 
 def runs_dir() -> Path:
@@ -21,6 +21,6 @@ def runs_dir() -> Path:
     return state_dir() / "runs"
 
 
-def _place(variable: str, default: Path) -> Path:
+def _place(variable: str) -> Path | None:
     given = os.environ.get(variable)
-    return Path(given).expanduser().absolute() if given else default
+    return Path(given).expanduser().absolute() if given else None
