@@ -38,6 +38,7 @@ test: $(VENV)/.dev system-parts
 test-slow: $(VENV)/.dev system-parts
 	$(BIN)/overspan engine install cpu
 	$(BIN)/overspan engine install cpu-ray
+	$(BIN)/overspan engine install dynamo
 	$(BIN)/overspan engine install router
 	$(BIN)/python -m pytest -m slow
 

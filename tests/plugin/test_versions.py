@@ -72,3 +72,35 @@ def test_the_synthetic_load_format_is_added(fake_vllm: FakeVllm, version: str) -
 
 def test_an_engine_that_it_was_not_tried_on_does_not_get_it(fake_vllm: FakeVllm) -> None:
     assert fake_vllm.run("0.27.0", LOADERS) == ["[]"]
+
+
+WITHOUT_TORCHVISION = {
+    "transformers/models/qwen2_vl/image_processing_qwen2_vl.py": "import torchvision",
+    "transformers/models/qwen2_vl/image_processing_pil_qwen2_vl.py": "def smart_resize():\n    return 'resized'\n",
+    "dynamo/vllm/multimodal_utils/models/qwen.py": (
+        "from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize\n"
+    ),
+}
+DYNAMO = "from dynamo.vllm.multimodal_utils.models.qwen import smart_resize\nprint(smart_resize())"
+
+
+def with_dynamo(fake: FakeVllm, *torchvision: str) -> None:
+    for name in [*WITHOUT_TORCHVISION, *torchvision]:
+        path = fake.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(WITHOUT_TORCHVISION.get(name, ""))
+        for package in path.relative_to(fake.folder).parents:
+            (fake.folder / package / "__init__.py").touch()
+
+
+def test_dynamos_workers_need_no_torchvision(fake_vllm: FakeVllm) -> None:
+    with_dynamo(fake_vllm)
+    name = "the import of torchvision in Dynamo's workers"
+    assert fake_vllm.run("0.31.0+cpu", DYNAMO) == [f"overspan plugin: mended {name} for vLLM 0.31.0+cpu", "resized"]
+
+
+def test_where_there_is_a_torchvision_it_is_taken(fake_vllm: FakeVllm) -> None:
+    with_dynamo(fake_vllm, "torchvision/__init__.py")
+    code = DYNAMO.replace("smart_resize())", "'not reached')")
+    with pytest.raises(AssertionError, match="cannot import name 'smart_resize'"):
+        fake_vllm.run("0.31.0+cpu", code)

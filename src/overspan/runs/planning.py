@@ -20,7 +20,7 @@ from overspan.schema.inventory import Inventory
 from overspan.schema.plan import EngineChoice, Plan
 from overspan.schema.prediction import Demand
 from overspan.schema.process import ProcessSpec
-from overspan.schema.recipe import Recipe
+from overspan.schema.recipe import EngineName, Recipe
 
 if TYPE_CHECKING:
     from overspan.provision.engines import EngineEnv
@@ -29,6 +29,9 @@ Weights = Literal["real", "synthetic"]
 """Of a checkpoint, or drawn on the device (see `overspan.runs.synthetic`)."""
 
 _ENGINES = {"vllm": vllm.processes, "vllm-ray": vllm_ray.processes}
+
+_LOCKS: dict[EngineName, str] = {"vllm": "{device}", "vllm-ray": "{device}-ray", "dynamo": "dynamo"}
+"""The installed engine that runs a recipe's, where the inventory names no environment."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,7 @@ def engine_of(recipe: Recipe, inventory: Inventory, *, to_start: bool) -> Engine
     if inventory.engine_environment or inventory.device == "cuda":
         return _own(recipe, inventory, to_start=to_start)
     try:
-        found = _installed(f"{inventory.device}-ray" if recipe.engine == "vllm-ray" else inventory.device)
+        found = _installed(_LOCKS[recipe.engine].format(device=inventory.device))
     except EngineMissing:
         if to_start:
             raise
