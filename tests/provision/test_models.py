@@ -59,7 +59,7 @@ def carried(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Pat
     script = tmp_path / "convert.py"
     script.write_text(CONVERTER)
     (tmp_path / "pause").write_text("0")
-    monkeypatch.setattr(packaged, "_converter", lambda: script)
+    monkeypatch.setattr(packaged, "_CONVERTER", script)
     return cache
 
 
@@ -139,7 +139,7 @@ import sys
 from pathlib import Path
 from overspan.provision import packaged
 from overspan.schema.recipe import PackagedFile
-packaged._converter = lambda: Path(sys.argv[1])
+packaged._CONVERTER = Path(sys.argv[1])
 say = lambda text: print(text, file=sys.stderr, flush=True)
 package = PackagedFile.model_validate_json(sys.argv[2])
 print(packaged.prepare("small", package, lambda: Path(sys.executable), say=say))

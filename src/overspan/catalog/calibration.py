@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from importlib import resources
 
+from overspan.catalog import files
 from overspan.schema.errors import RecipeError
 from overspan.schema.hardware import HardwareSpec
 from overspan.schema.prediction import Calibration
@@ -13,15 +13,11 @@ from overspan.schema.yamlio import make, read_yaml
 FITTED = "fitted.yaml"
 
 
-def _read(file: str) -> str:
-    return resources.files("overspan.catalog").joinpath(file).read_text(encoding="utf-8")
-
-
 @functools.lru_cache(maxsize=1)
 def priors() -> Calibration:
     """What is known of each constant before a fit, with its source and how sure it is."""
     file = "priors.yaml"
-    data, places = read_yaml(_read(file), file)
+    data, places = read_yaml(files.text(file), file)
     return make(Calibration, data, file, places)
 
 
@@ -32,7 +28,7 @@ def shipped() -> Calibration:
     Raises:
         RecipeError: the file of fitted values names a constant that has no prior.
     """
-    data, _ = read_yaml(_read(FITTED), FITTED)
+    data, _ = read_yaml(files.text(FITTED), FITTED)
     known = priors()
     unknown = set(data["values"]) - set(known.constants)
     if unknown:

@@ -1,10 +1,9 @@
 """What engines can do, since which version, and which patch brings it to others."""
 
 import functools
-from importlib import resources
 from typing import Any
 
-from overspan.catalog import flags
+from overspan.catalog import files, flags
 from overspan.schema.base import Frozen
 from overspan.schema.errors import UnknownName
 from overspan.schema.yamlio import plain
@@ -36,8 +35,7 @@ class Feature(Frozen):
 @functools.lru_cache(maxsize=1)
 def catalogue() -> dict[str, Feature]:
     """Every known feature by its name."""
-    text = resources.files("overspan.catalog").joinpath("features.yaml").read_text(encoding="utf-8")
-    data: dict[str, dict[str, Any]] = plain(text)["features"]
+    data: dict[str, dict[str, Any]] = plain(files.text("features.yaml"))["features"]
     return {name: Feature(name=name, **item) for name, item in data.items()}
 
 

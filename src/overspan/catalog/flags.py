@@ -12,10 +12,10 @@ import json
 import re
 import tempfile
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
+from overspan.catalog import files
 from overspan.schema.errors import RecipeError, did_you_mean, nearest
 from overspan.schema.places import cache_dir
 from overspan.schema.yamlio import plain
@@ -27,7 +27,7 @@ _FOLDER = "engine_flags"
 
 
 def _read(name: str) -> str:
-    return resources.files("overspan.catalog").joinpath(_FOLDER, name).read_text(encoding="utf-8")
+    return files.text(_FOLDER, name)
 
 
 def known() -> Flags:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 import re
-from importlib import resources
 from typing import Any
 
+from overspan.catalog import files
 from overspan.schema.yamlio import plain
 
 _TAGGED = re.compile(r"(?:^|/)vllm(?:-openai)?(?:-[a-z0-9]+)?:v?(\d+\.\d+\.\d+)")
@@ -14,8 +14,7 @@ _TAGGED = re.compile(r"(?:^|/)vllm(?:-openai)?(?:-[a-z0-9]+)?:v?(\d+\.\d+\.\d+)"
 
 @functools.lru_cache(maxsize=1)
 def _known() -> dict[str, dict[str, Any]]:
-    text = resources.files("overspan.catalog").joinpath("images.yaml").read_text(encoding="utf-8")
-    versions: dict[str, dict[str, Any]] = plain(text)["versions"]
+    versions: dict[str, dict[str, Any]] = plain(files.text("images.yaml"))["versions"]
     return versions
 
 

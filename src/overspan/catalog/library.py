@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
+from overspan.catalog import files
 from overspan.schema.errors import RecipeError, UnknownName
 from overspan.schema.yamlio import Place, make, read_yaml
 
@@ -23,8 +23,7 @@ def names(folder: str) -> list[str]:
 
 @functools.cache
 def _names(folder: str) -> tuple[str, ...]:
-    held = resources.files("overspan.catalog").joinpath(folder)
-    return tuple(sorted(item.name.removesuffix(".yaml") for item in held.iterdir() if item.name.endswith(".yaml")))
+    return tuple(sorted(file.stem for file in (files.FOLDER / folder).glob("*.yaml")))
 
 
 def is_path(name: str) -> bool:
@@ -42,8 +41,7 @@ def text_of(folder: str, name: str, kind: str) -> tuple[str, str]:
     if not is_path(name):
         if name not in names(folder):
             raise UnknownName(kind, name, names(folder))
-        file = resources.files("overspan.catalog").joinpath(folder, f"{name}.yaml")
-        return file.read_text(encoding="utf-8"), f"{name} (ships with overspan)"
+        return files.text(folder, f"{name}.yaml"), f"{name} (ships with overspan)"
     try:
         return Path(name).read_text(encoding="utf-8"), name
     except OSError as error:

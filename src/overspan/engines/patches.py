@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from importlib import resources
+from pathlib import Path
 
 from overspan.schema.recipe import Patch
 
@@ -20,5 +20,5 @@ def wrapped(program: Sequence[str], patches: Sequence[Patch]) -> list[str]:
 
 
 def _script(patches: Sequence[Patch]) -> list[str]:
-    text = (resources.files("overspan.engines") / "engine_side" / "apply_patches.py").read_text(encoding="utf-8")
+    text = (Path(__file__).parent / "engine_side" / "apply_patches.py").read_text(encoding="utf-8")
     return ["-c", text, json.dumps([patch.model_dump(mode="json") for patch in patches])]

@@ -13,7 +13,7 @@ import io
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
+from pathlib import Path
 from typing import Final
 
 from overspan.launchers.docker_commands import container_name, docker_run, secrets_text
@@ -48,7 +48,7 @@ _HOME: Final = 'printf %s "$HOME"'
 
 def batch_script() -> str:
     """The job's script, the same for every run."""
-    return (resources.files("overspan.launchers") / "batch.sh").read_text(encoding="utf-8")
+    return Path(__file__).with_name("batch.sh").read_text(encoding="utf-8")
 
 
 def job_name(run: str) -> str:

@@ -1,9 +1,9 @@
 """What a model's architecture asks of the engine's arguments, from the catalogue."""
 
 import functools
-from importlib import resources
 from typing import Any
 
+from overspan.catalog import files
 from overspan.schema.base import Frozen
 from overspan.schema.layout import Layout
 from overspan.schema.model import ModelSpec
@@ -25,8 +25,7 @@ class Demand(Frozen):
 @functools.lru_cache(maxsize=1)
 def catalogue() -> list[Demand]:
     """Every rule."""
-    text = resources.files("overspan.catalog").joinpath("demands.yaml").read_text(encoding="utf-8")
-    return [Demand.model_validate(item) for item in plain(text)["demands"]]
+    return [Demand.model_validate(item) for item in plain(files.text("demands.yaml"))["demands"]]
 
 
 def unmet(model: ModelSpec, layout: Layout, engine_args: dict[str, Any]) -> list[str]:

@@ -1,9 +1,9 @@
 """Known faults of engines, from the catalogue: they reject a layout or warn of it."""
 
 import functools
-from importlib import resources
 from typing import Any
 
+from overspan.catalog import files
 from overspan.planner.refuse import hosts_used
 from overspan.schema.base import Frozen
 from overspan.schema.inventory import Inventory
@@ -42,8 +42,7 @@ class Fault(Frozen):
 @functools.lru_cache(maxsize=1)
 def catalogue() -> list[Fault]:
     """Every known fault."""
-    text = resources.files("overspan.catalog").joinpath("faults.yaml").read_text(encoding="utf-8")
-    data: dict[str, Any] = plain(text)
+    data: dict[str, Any] = plain(files.text("faults.yaml"))
     return [Fault.model_validate(item) for item in data["faults"]]
 
 

@@ -7,7 +7,6 @@ from typing import Any
 from overspan import __version__
 from overspan.catalog import models
 from overspan.planner import demands, explain, faults, memory, rank, refuse, requires, subject
-from overspan.planner.apart import place_apart
 from overspan.planner.placement import place
 from overspan.schema.defaults import LOOPBACK
 from overspan.schema.errors import InputError, ModelUnavailable, PlanRefused
@@ -112,6 +111,8 @@ def _apart(
     recipe: Recipe, inventory: Inventory, engine: EngineChoice, model: ModelSpec | None, notes: list[str]
 ) -> Plan:
     """The plan with prefill and decode apart."""
+    from overspan.planner.apart import place_apart  # imported when asked: most plans have workers of one kind
+
     placements, layout = place_apart(recipe, inventory, engine, model)
     return Plan(
         recipe=recipe,

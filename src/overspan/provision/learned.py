@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
@@ -44,7 +43,7 @@ def of_image(image: str, *, say: Say = quiet) -> str:
 
 def _ask(argv: list[str], where: str, say: Say) -> str:
     say(f"reading the flags of vLLM in {where}, once")
-    script = (resources.files("overspan.provision") / "engine_side" / "dump_flags.py").read_bytes()
+    script = (Path(__file__).parent / "engine_side" / "dump_flags.py").read_bytes()
     done = Local().run(argv, stdin=script, env=_QUIET, timeout_s=_LIMIT_S)
     said = [line for line in done.stderr.splitlines() if line.strip()]
     try:

@@ -4,15 +4,17 @@ import hashlib
 import json
 import re
 from functools import cached_property
-from importlib import resources
-from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Final
 
 from pydantic import Field
 
+from overspan.catalog import files
 from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError, UnknownName
 from overspan.schema.yamlio import make, read_yaml
 
+_HOME: Final = files.FOLDER / "engines"
 _PIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.+!_-]*")
 
 
@@ -72,7 +74,7 @@ def normal(package: str) -> str:
 
 def known() -> list[str]:
     """The engines that can be installed."""
-    return sorted(entry.name.removesuffix(".yaml") for entry in _home().iterdir() if entry.name.endswith(".yaml"))
+    return sorted(file.stem for file in _HOME.glob("*.yaml"))
 
 
 def load(name: str) -> EngineLock:
@@ -83,10 +85,10 @@ def load(name: str) -> EngineLock:
     """
     if name not in known():
         raise UnknownName("engine", name, known())
-    return read(_home() / f"{name}.yaml", _home())
+    return read(_HOME / f"{name}.yaml", _HOME)
 
 
-def read(file: Traversable, home: Traversable) -> EngineLock:
+def read(file: Path, home: Path) -> EngineLock:
     """A lock from its file; the list that it names stands in the folder `home`.
 
     Raises:
@@ -101,7 +103,3 @@ def read(file: Traversable, home: Traversable) -> EngineLock:
         if not _PIN.fullmatch(pin):
             raise InputError(f"{lock.requirements}: not of the form name==version", quote=pin)
     return lock.model_copy(update={"pins": pins})
-
-
-def _home() -> Traversable:
-    return resources.files("overspan.catalog") / "engines"

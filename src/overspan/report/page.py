@@ -6,7 +6,7 @@ import base64
 import hashlib
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from importlib import resources
+from pathlib import Path
 
 import jinja2
 
@@ -73,7 +73,7 @@ def environment() -> jinja2.Environment:
 
 def part(name: str) -> str:
     """A style sheet or script of the pages."""
-    return (resources.files("overspan.report") / "templates" / name).read_text(encoding="utf-8")
+    return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
 
 
 def plotly_script() -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import tempfile
-from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
@@ -129,7 +128,6 @@ def engine_side(script: str, order: dict[str, Any], python: Path, scratch: Path)
     lines: list[str] = []
     orders = scratch / f"{script}.json"
     orders.write_text(json.dumps(order), encoding="utf-8")
-    with resources.as_file(resources.files("overspan.twin") / "engine_side" / script) as path:
-        follow([str(python), str(path), str(orders)], lines.append)
+    follow([str(python), str(Path(__file__).parent / "engine_side" / script), str(orders)], lines.append)
     found = [line for line in lines if line.startswith("{")]
     return json.loads(found[-1]) if found else None

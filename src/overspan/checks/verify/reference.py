@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 
 from pydantic import Field, ValidationError
 
+from overspan.catalog import files
 from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError
 
@@ -30,12 +30,10 @@ class Reference(Frozen):
 
 def stored(model: str) -> Reference | None:
     """The reference that ships for a model, or None."""
-    folder = resources.files("overspan.catalog").joinpath("references")
-    for item in sorted(folder.iterdir(), key=lambda each: each.name) if folder.is_dir() else ():
-        if item.name.endswith(".json"):
-            found = Reference.model_validate_json(item.read_bytes())
-            if found.model == model:
-                return found
+    for item in sorted((files.FOLDER / "references").glob("*.json")):
+        found = Reference.model_validate_json(item.read_bytes())
+        if found.model == model:
+            return found
     return None
 
 
