@@ -7,7 +7,7 @@ from typing import Any
 from overspan import __version__
 from overspan.catalog import models
 from overspan.planner import demands, explain, faults, memory, rank, refuse, requires, subject
-from overspan.planner.placement import place
+from overspan.planner.placement import WHAT_CAN, place
 from overspan.schema.defaults import LOOPBACK
 from overspan.schema.errors import InputError, ModelUnavailable, PlanRefused
 from overspan.schema.inventory import Host, Inventory
@@ -37,7 +37,7 @@ def make_plan(recipe: Recipe, inventory: Inventory, engine: EngineChoice, demand
     reasons += requires.missing(recipe, inventory, engine)
     reasons += demands.unmet(model, recipe.layout, recipe.engine_args) if model else []
     if reasons:
-        raise PlanRefused("this plan cannot run:", reasons, next="overspan predict MODEL --on INVENTORY ranks what can")
+        raise PlanRefused("this plan cannot run:", reasons, next=WHAT_CAN)
     notes += requires.unsure(recipe, inventory, engine)
     notes += [fault.sentence() for fault in faults.known(model, recipe.layout, inventory, recipe)]
     needed, prediction, dtype = {}, None, None

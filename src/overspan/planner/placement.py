@@ -9,6 +9,8 @@ from overspan.schema.plan import Placement
 
 HEAD = "api"
 """The process that holds rank 0 and answers requests."""
+WHAT_CAN = "overspan predict MODEL --on INVENTORY ranks what can"
+"""What to do when the layout cannot run."""
 
 
 def place(layout: Layout, inventory: Inventory) -> list[Placement]:
@@ -29,7 +31,7 @@ def place(layout: Layout, inventory: Inventory) -> list[Placement]:
         reason = f"{layout.label} needs {world} {what}, one a rank; {inventory.name} has {room} = {sum(slots)}"
     else:
         reason = f"{layout.label} has {world} ranks, which do not spread evenly over hosts with {room} {what}"
-    raise PlanRefused("the layout does not fit the machines:", [reason], next="overspan plan RECIPE --on INVENTORY")
+    raise PlanRefused("the layout does not fit the machines:", [reason], next=WHAT_CAN)
 
 
 def _slots(host: Host, inventory: Inventory, world: int) -> int:
