@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 
@@ -34,8 +35,10 @@ def real(cluster: Cluster) -> Iterator[Cluster]:
     yield cluster
 
 
-def launching(cluster: Cluster) -> RunFolder:
-    until(lambda: all_runs() and cluster.newest().state() == "launching", "the launch")
+def launching(cluster: Cluster, up: subprocess.Popen[str]) -> RunFolder:
+    """The run, once its ranks start; before that the model may have to be prepared, and copied to the hosts."""
+    until(lambda: up.poll() is not None or (all_runs() and cluster.newest().state() == "launching"), "the launch", 600)
+    assert up.poll() is None, up.communicate()
     return cluster.newest()
 
 
@@ -49,7 +52,7 @@ def test_up_answers_and_a_worker_killed_under_load_ends_all(
 ) -> None:
     settings = ("--set", "layout=pp2", "--set", f"image={image.NAME}", "--set", f"port={real.port}")
     with real.start("up", "smollm2-135m", "--on", str(real.inventory), *settings, "--json") as up:
-        run = launching(real)
+        run = launching(real, up)
         assert real.run("status").returncode == 3, "not ready while it loads"
         out, err = up.communicate(timeout=800)
     assert up.returncode == 0, err
