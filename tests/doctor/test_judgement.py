@@ -57,6 +57,22 @@ def test_without_times_the_process_that_died_first_has_the_root() -> None:
     assert ask_all(logs, context)[0].rule == "cuda-oom-load"
 
 
+@pytest.mark.parametrize("escape", ["\x1b", "ESC", "^[", "", "\\x1b", "\\u001b"])
+def test_colour_whose_escape_was_lost_or_written_out_is_no_part_of_a_message(escape: str) -> None:
+    stamp = "INFO 2025-03-30T23:51:21.299840450Z "
+    log = f"{stamp}{escape}[1;36m(VllmWorkerProcess pid=63){escape}[0;0m ERROR 03-30 23:51:21 [a.py:243] {OOM}"
+    findings = ask_all({"rank0": log})
+    assert findings[0].rule == "cuda-oom-load"
+    assert findings[0].evidence is not None and findings[0].evidence.text == OOM
+
+
+def test_the_area_of_an_unknown_exception_is_told_and_never_hides_a_cause() -> None:
+    frame = '  File "/x/vllm/model_executor/layers/fused_moe/a.py", line 3, in f\n    raise ValueError(s)\n'
+    assert ask_all({"rank0": f"{frame}ValueError: something new"})[0].rule == "kernel-layer-failed"
+    findings = ask_all({"rank0": f"{frame}ValueError: something new", "rank1": OOM})
+    assert findings[0].rule == "cuda-oom-load"
+
+
 @pytest.mark.parametrize("prefix", PREFIXES)
 def test_a_message_is_known_behind_any_prefix_and_wrapped(prefix: str) -> None:
     assert root_of(prefix + OOM) == "cuda-oom-load"

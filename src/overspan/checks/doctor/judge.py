@@ -237,7 +237,7 @@ def _unreadable(scans: Sequence[LogScan]) -> list[Finding]:
 
 def _unknown(failed: Sequence[Verdict], scans: Sequence[LogScan], context: RunContext) -> list[Finding]:
     """No cause is known: the earliest anomaly of each rank, side by side, the earliest of all first."""
-    if any(verdict.tier <= STAGES.index("general") for verdict in failed):
+    if any(verdict.tier <= STAGES.index("area") for verdict in failed):
         return []
     ready = {place for place, scan in enumerate(scans) if _tallies(scan, -1, "ready")}
     seen = [(place, hit) for place, scan in enumerate(scans) for hit in scan.anomalies.values()]

@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from overspan.checks.doctor.engine import compile_pattern
 
 _ANSI = compile_pattern(r"\x1b(?:\[[0-9;?:]*[ -/]*[@-~]|\][^\x07\x1b]{0,200}\x07|[@-_])")
+_ANSI_AS_TEXT = compile_pattern(
+    r"(?:\bESC|\^\[|\\(?:x1b|u001b|033|e)|\xe2\x90\x9b)?\[(?:0|3\d|9\d|\d{1,2}(?:;\d{1,3}){1,4})m", fold_case=False
+)
+"""Colour whose escape character a collector, a browser or a paste has dropped or written out."""
 _MONTHS = dict(jan=1, feb=2, mar=3, apr=4, may=5, jun=6, jul=7, aug=8, sep=9, oct=10, nov=11, dec=12)  # noqa: C408
 _LETTERS = {"D": "DEBUG", "I": "INFO", "W": "WARNING", "E": "ERROR", "C": "CRITICAL", "F": "FATAL"}
 """Levels as glog, Ray and torch write them: `[2026-11-22 20:19:11,144 I 7 7]`, `E1122 14:28:37.06 7 a.cc:3]`."""
@@ -94,6 +98,8 @@ def plain(raw: bytes) -> bytes:
         text = _of_json_file(text)
     if b"\x1b" in text:
         text = _ANSI.sub(b"", text)
+    if b"m" in text and b"[" in text:
+        text = _ANSI_AS_TEXT.sub(b"", text)
     if b"\r" in text:
         text = max(text.split(b"\r"), key=len)
     if b"\x00" in text:
@@ -129,7 +135,8 @@ def parse(raw: bytes) -> Line:
         if names and "id" in said:
             streams.append(said["id"].strip(" :*"))
         at = at if at is not None else _seconds(said)
-        level = level or said.get("level", "") or _LETTERS.get(said.get("letter", ""), "")
+        # The innermost level counts: a collector writes its own (stderr is ERROR, stdout INFO) before the program's.
+        level = said.get("level", "") or _LETTERS.get(said.get("letter", ""), "") or level
         place = found.end()
     return Line(text[place:], " ".join(streams), at, level, len(text))
 

@@ -17,7 +17,8 @@ Generated from `src/overspan/checks/doctor/rules/` by `make doctor-docs`; do not
 
 `overspan doctor RUN`, `overspan doctor --log FILE`, or text on standard input with `-`. Findings come root first.
 A rule is `failed`, `passed`, or `not_evaluated` (and then says why). Stages: a **cause** names itself; a **general**
-error narrows it down; a **consequence** is what other ranks see; a **wrapper** says only that something below failed;
+error narrows it down; an **area** is an exception that nothing else knows, by the part of the engine it was raised in;
+a **consequence** is what other ranks see; a **wrapper** says only that something below failed;
 a **sign** is slow, not dead. A later stage never wins over an earlier one, on whichever rank it stands.
 
 Your own rules: a folder of `*.yaml` files like those, given with `--rules DIR`; a rule of the same id replaces ours.

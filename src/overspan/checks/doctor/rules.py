@@ -17,14 +17,22 @@ from overspan.schema.yamlio import make, read_yaml
 
 BUILT_IN = Path(__file__).parent / "rules"
 
-Stage = Literal["cause", "general", "consequence", "wrapper", "sign"]
-STAGES: tuple[Stage, ...] = ("cause", "general", "consequence", "wrapper", "sign")
+Stage = Literal["cause", "general", "area", "consequence", "wrapper", "sign"]
+STAGES: tuple[Stage, ...] = ("cause", "general", "area", "consequence", "wrapper", "sign")
 """From the most to the least telling.
 
-`cause`: a message that names its cause. `general`: an error whose cause the message only narrows down. `consequence`:
-what the other ranks see of a death or a hang. `wrapper`: says only that something below failed. `sign`: slow, not dead.
+`cause`: a message that names its cause. `general`: an error whose cause the message only narrows down. `area`: an
+exception that nothing else knows, by the part of the engine it was raised in. `consequence`: what the other ranks see
+of a death or a hang. `wrapper`: says only that something below failed. `sign`: slow, not dead.
 """
-CONFIDENCE: dict[Stage, float] = {"cause": 0.9, "general": 0.6, "consequence": 0.5, "wrapper": 0.3, "sign": 0.7}
+CONFIDENCE: dict[Stage, float] = {
+    "cause": 0.9,
+    "general": 0.6,
+    "area": 0.4,
+    "consequence": 0.5,
+    "wrapper": 0.3,
+    "sign": 0.7,
+}
 PATTERN_FIELDS = ("match", "hints", "forbid", "needs", "needs_all", "unless", "recovered_by")
 
 
