@@ -173,3 +173,17 @@ def test_a_plan_of_one_worker_keeps_the_same_rules() -> None:
     with pytest.raises(PlanRefused, match="block_size is 64; it must be 128"):
         make_plan(recipe, RACK, EngineChoice(name="vllm", version="0.32.0"))
     assert make_plan(recipes.find(M3), RACK, EngineChoice(name="vllm", version="0.32.0")).layout.label == "tep4"
+    recipe = overrides.apply(recipes.find(M3), ["layout=dp3"])
+    with pytest.raises(PlanRefused) as refusal:
+        make_plan(recipe, RACK, EngineChoice(name="vllm", version="0.32.0"))
+    assert "aggregated DP3 on nodes of 4 GPUs: 3 ranks leave 1 of 4 idle" in refusal.value.reasons
+
+
+@pytest.mark.parametrize("topology", [[], ["topology=1P1D DEP4->TEP8"]])
+def test_a_load_that_is_longer_than_the_context_is_refused_where_its_lengths_are_stated(topology: list[str]) -> None:
+    recipe = overrides.apply(recipes.find(M3), ["max_model_len=2000", *topology])
+    engine = EngineChoice(name="vllm", version="0.32.0")
+    with pytest.raises(PlanRefused) as refusal:
+        make_plan(recipe, RACK, engine, Demand(isl=1024, osl=1024))
+    assert any("max_model_len 2000 is shorter than a request of 2048 tokens" in each for each in refusal.value.reasons)
+    make_plan(recipe, RACK, engine, Demand(concurrency=4))

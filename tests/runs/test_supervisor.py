@@ -36,6 +36,17 @@ def test_a_wrong_answer_fails_the_run_and_ends_it(launch: Launch) -> None:
     run.nothing_left()
 
 
+def test_an_engine_that_never_gives_a_token_is_quoted(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "which nobody knows")
+    run = launch("refusing", ready_timeout_s=6)
+    assert run.wait_for("verified", "failed") == "failed"
+    last = run.folder.last_state()
+    assert last.message.startswith("no token within 6 s")
+    (line,) = last.data["lines"]
+    assert "answered HTTP 401" in line or "does not answer" in line  # the latter where the machine is busy
+    run.nothing_left()
+
+
 @pytest.mark.parametrize(
     ("victim", "died_first"),
     [

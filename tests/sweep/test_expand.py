@@ -174,6 +174,13 @@ def test_dry_run_as_a_user_calls_it(shell: Shell, tmp_path: Path) -> None:
     assert shell.runs() == []
 
 
+def test_dry_run_prints_where_each_role_is_and_its_environment(shell: Shell) -> None:
+    shown = shell.run("sweep", "m3-gb200-1k1k", "--dry-run", "--only", "marlin")
+    (line,) = [line for line in shown.stdout.splitlines() if line.startswith("# decode:")]
+    assert line.startswith("# decode: 1 x TP4, 4 GPUs on gb200-02; environment ")
+    assert {"UCX_TLS=cuda_copy,cuda_ipc,tcp", "VLLM_ENGINE_READY_TIMEOUT_S=3600"} <= set(line.split())
+
+
 def test_an_impossible_sweep_is_refused_before_anything_starts(refused: Refused, tmp_path: Path) -> None:
     file = a_sweep(tmp_path, SWEEP.replace("topology: PP2", "topology: TP2"))
     assert "9 attention heads" in refused("sweep", str(file), *LAPTOP, "--dry-run")

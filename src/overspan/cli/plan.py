@@ -68,7 +68,7 @@ def plan(
     ranked, stated = None, False
     if explain or wanted.demand or wanted.slo:
         recipe, machines = asked_for(wanted)
-        stated = states_layout(recipe)
+        stated = states_layout(recipe) and recipe.topology is None
         ranked = _ranking(question_of(model, machines=machines, **{**asked, "inventory": None, "hardware": None}))
     made = plan_of(wanted, to_start=False)
     if render:

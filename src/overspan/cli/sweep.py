@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 from collections import Counter
 from types import FrameType
@@ -11,7 +12,7 @@ import click
 
 from overspan.cli.output import Ticker, document, say, table
 from overspan.runs.sweeps import matrix_of
-from overspan.schema.point import Point
+from overspan.schema.point import Point, PointRole
 from overspan.sweep.expand import Matrix
 from overspan.sweep.folder import SweepFolder, newest
 from overspan.sweep.only import chosen
@@ -115,12 +116,21 @@ def _show_plan(matrix: Matrix, points: list[Point], *, as_json: bool) -> None:
             continue
         shown.add(point.deployment)
         click.echo(f"\n# {point.deployment}: {point.topology} of {point.model}")
+        for name, role in point.roles.items():
+            click.echo(f"# {name}: {_role(role)}")
         for each in point.commands:
             click.echo(f"# {each.process} on {each.host}\n{each.command}")
     for point in points:
         for note in point.notes:
             say(f"note: {point.id}: {note}")
     say(f"{len(points)} points, {len(shown)} deployments")
+
+
+def _role(role: PointRole) -> str:
+    """Where its workers are, and the environment that all of them have."""
+    nodes = ", ".join(role.nodes)
+    given = f"; environment {shlex.join(f'{name}={value}' for name, value in role.env.items())}" if role.env else ""
+    return f"{role.workers} x {role.layout}, {role.gpus} GPUs on {nodes}{given}"
 
 
 def _row(point: Point) -> list[str]:

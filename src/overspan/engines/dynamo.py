@@ -106,8 +106,7 @@ def with_etcd(plan: Plan, specs: list[ProcessSpec]) -> list[ProcessSpec]:
 
 
 def _after_etcd(spec: ProcessSpec, address: str) -> ProcessSpec:
-    whole = [*([spec.entrypoint] if spec.entrypoint else []), *spec.argv]
-    shell, *argv = ["bash", "-c", WAIT_THEN, "bash", address, str(ETCD_PORT), *whole]
+    shell, *argv = ["bash", "-c", WAIT_THEN, "bash", address, str(ETCD_PORT), *spec.words]
     changes = {"entrypoint": shell, "argv": argv} if spec.entrypoint else {"argv": [shell, *argv]}
     return spec.model_copy(update={**changes, "waits_for": ["etcd"]})
 
@@ -133,13 +132,14 @@ def _part(
         host=host.name,
         argv=[*argv, *mode, *to_argv(args | across)],
         env={
-            **node_env(plan, host, len(placed.ranks)),
-            **_discovery(plan, host),
-            **({"DYN_SYSTEM_HOST": here, "DYN_SYSTEM_PORT": str(ports["system"])} if "system" in ports else {}),
             **({"UCX_TLS": "tcp,shm,self"} if plan.inventory.device == "cpu" else {}),
             "VLLM_NIXL_SIDE_CHANNEL_HOST": here,
             "VLLM_NIXL_SIDE_CHANNEL_PORT": str(ports["nixl"]),
             **({"CUDA_VISIBLE_DEVICES": ",".join(map(str, placed.gpus))} if part else {}),
+            **node_env(plan, host, len(placed.ranks)),
+            # By these the workers are found and asked: they are the run's own.
+            **_discovery(plan, host),
+            **({"DYN_SYSTEM_HOST": here, "DYN_SYSTEM_PORT": str(ports["system"])} if "system" in ports else {}),
         },
         ports=ports,
         ranks=placed.ranks,

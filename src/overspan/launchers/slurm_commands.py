@@ -107,7 +107,7 @@ def step(spec: ProcessSpec, run: str, container: ContainerRuntime | None) -> lis
     # The launcher of ranks is the engine: a task has the whole node, and its exit is the process's own.
     srun += ["--export=ALL", "--cpu-bind=none", "--mem=0", "--kill-on-bad-exit=0", "--mpi=none"]
     kind = container.kind if container is not None else "docker"
-    program = [*([spec.entrypoint] if spec.entrypoint else []), *spec.argv]
+    program = spec.words
     wrapper = ["sh", "-c", _WITH_SECRETS if spec.secrets else _ONE_STREAM, "sh"]
     environment = ["env", "--", *(f"{name}={value}" for name, value in spec.env.items())]
     if spec.image is None:

@@ -31,11 +31,12 @@ def make_plan(recipe: Recipe, inventory: Inventory, engine: EngineChoice, demand
     """
     model, notes = sizes(recipe)
     if recipe.topology is not None:
-        return _apart(recipe, inventory, engine, model, notes)
+        return _apart(recipe, inventory, engine, (model, notes), demand)
     placements = place(recipe.layout, inventory)
     reasons = refuse.refusals(model, recipe.layout, inventory, recipe)
     reasons += requires.missing(recipe, inventory, engine)
     reasons += demands.unmet(model, recipe.layout, recipe.engine_args) if model else []
+    reasons += _unserved(model, recipe, inventory, demand)
     if reasons:
         raise PlanRefused("this plan cannot run:", reasons, next=WHAT_CAN)
     notes += requires.unsure(recipe, inventory, engine)
@@ -64,6 +65,17 @@ def make_plan(recipe: Recipe, inventory: Inventory, engine: EngineChoice, demand
         notes=[*recipe.warnings, *notes],
         overspan_version=__version__,
     )
+
+
+def _unserved(model: ModelSpec | None, recipe: Recipe, inventory: Inventory, demand: Demand | None) -> list[str]:
+    """Requests that are too long for the context, and GPUs that are reserved for nothing: Slurm gives whole nodes."""
+    if demand is None and inventory.launcher != "slurm":
+        return []
+    from overspan.planner import topology  # imported when asked, as above
+
+    found = topology.demand_refusals(model, recipe, demand)
+    whole = inventory.launcher == "slurm"
+    return [*found, *(topology.idle(topology.topology_of(recipe), inventory) if whole else [])]
 
 
 def sizes(recipe: Recipe) -> tuple[ModelSpec | None, list[str]]:
@@ -108,12 +120,17 @@ def _slurm_endpoint(recipe: Recipe, inventory: Inventory, head: Host) -> Endpoin
 
 
 def _apart(
-    recipe: Recipe, inventory: Inventory, engine: EngineChoice, model: ModelSpec | None, notes: list[str]
+    recipe: Recipe,
+    inventory: Inventory,
+    engine: EngineChoice,
+    known: tuple[ModelSpec | None, list[str]],
+    demand: Demand | None,
 ) -> Plan:
     """The plan with prefill and decode apart."""
     from overspan.planner.apart import place_apart  # imported when asked: most plans have workers of one kind
 
-    placements, layout = place_apart(recipe, inventory, engine, model)
+    model, notes = known
+    placements, layout = place_apart(recipe, inventory, engine, model, demand)
     return Plan(
         recipe=recipe,
         inventory=inventory,

@@ -11,8 +11,9 @@ from overspan.schema.errors import PlanRefused
 from overspan.schema.inventory import Host, Inventory
 from overspan.schema.model import ModelSpec
 from overspan.schema.plan import Placement
+from overspan.schema.prediction import Demand
 from overspan.schema.recipe import Recipe
-from overspan.schema.topology import Role, RoleName, Topology
+from overspan.schema.topology import Role, RoleName, Topology, parse_topology
 
 
 class Worker(Frozen):
@@ -50,13 +51,20 @@ class Placed(Frozen):
         return [worker for worker in self.workers if worker.role == role]
 
 
+def topology_of(recipe: Recipe) -> Topology:
+    """The workers that a recipe states: its topology, or one worker of its layout."""
+    if recipe.topology is not None:
+        return parse_topology(recipe.topology)
+    return Topology(roles=[Role(name="aggregated", layout=recipe.layout)])
+
+
 def place_topology(topology: Topology, inventory: Inventory) -> Placed:
     """Every worker on its GPUs: hosts are filled in order, and a worker spans as few of them as it can.
 
     Raises:
         PlanRefused: it does not fit, or would leave GPUs of a node idle; every reason with its arithmetic.
     """
-    reasons = [*_stated(topology, inventory), *_idle(topology, inventory)]
+    reasons = [*_stated(topology, inventory), *idle(topology, inventory)]
     if reasons:
         raise PlanRefused(f"{topology.label} cannot be placed on {inventory.name}:", reasons)
     free = {host.name: [gpu.index for gpu in host.gpus] for host in inventory.hosts}
@@ -139,8 +147,8 @@ def _stated(topology: Topology, inventory: Inventory) -> Iterator[str]:
                 )
 
 
-def _idle(topology: Topology, inventory: Inventory) -> Iterator[str]:
-    """Workers whose ranks do not fill nodes evenly."""
+def idle(topology: Topology, inventory: Inventory) -> Iterator[str]:
+    """Workers whose ranks do not fill nodes evenly, with the arithmetic."""
     each = _node_gpus(inventory)
     for role in topology.roles:
         world = role.layout.world_size
@@ -214,3 +222,10 @@ def length_refusals(model: ModelSpec | None, recipe: Recipe, topology: Topology,
                 f"{prefix}max_model_len {longest} is shorter than a request of {request_tokens} tokens (isl + osl)"
             )
     return reasons
+
+
+def demand_refusals(model: ModelSpec | None, recipe: Recipe, demand: Demand | None) -> list[str]:
+    """The same for the lengths that somebody stated of a load; a load's usual lengths refuse nothing."""
+    stated = demand.model_fields_set & {"isl", "osl"} if demand else set()
+    tokens = sum(int(getattr(demand, name)) for name in stated)
+    return length_refusals(model, recipe, topology_of(recipe), tokens)

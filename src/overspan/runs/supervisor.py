@@ -36,6 +36,16 @@ class _Verdict:
     findings: list[Finding]
 
 
+@dataclass(frozen=True)
+class _Refusal:
+    """What the endpoint answered in place of a token."""
+
+    line: str
+
+
+_News = _Token | _Verdict | _Refusal
+
+
 def supervise(run: RunFolder, guardian: int) -> None:
     """Run a planned and staged run to its end."""
     signals = acts.Signals(guardian)
@@ -147,12 +157,12 @@ def _tunnel(plan: Plan, transports: Mapping[str, Transport]) -> None:
 
 def _watch(run: RunFolder, plan: Plan, launcher: Launcher, signals: acts.Signals) -> Death | None:
     """Watch until something died, which is returned, or until the run has ended otherwise."""
-    news: queue.SimpleQueue[_Token | _Verdict] = queue.SimpleQueue()
+    news: queue.SimpleQueue[_News] = queue.SimpleQueue()
     over = threading.Event()
     deadline = time.monotonic() + plan.recipe.ready_timeout_s
     workers = _workers(run, launcher)
     threading.Thread(target=_probe, args=(run, plan, workers, news, over), daemon=True).start()
-    ready = False
+    ready, refused = False, ""
     try:
         while True:
             deaths = launcher.wait(POLL_INTERVAL_S)
@@ -166,20 +176,26 @@ def _watch(run: RunFolder, plan: Plan, launcher: Launcher, signals: acts.Signals
                 return deaths[0]
             while not news.empty():
                 item = news.get()
+                if isinstance(item, _Refusal):
+                    refused = item.line
+                    continue
                 ready = True
                 acts.record(run, launcher, signals.guardian)  # a family that is ready is whole
                 if not _tell(run, plan, item):
-                    wrong = next(each for each in run.findings() if each.status == "failed")
-                    apart = wrong.rule.startswith(transfer.PREFIX)
-                    what = wrong.cause or wrong.rule if apart else "the model's answer is wrong"
-                    acts.failed(run, launcher, what, [])
+                    acts.failed(run, launcher, _wrong(run), [])
                     return None
             if not ready and time.monotonic() > deadline:
                 what = f"no token within {plan.recipe.ready_timeout_s:g} s (ready_timeout_s of the recipe)"
-                acts.failed(run, launcher, what, [])
+                acts.failed(run, launcher, what, [refused] if refused else [])
                 return None
     finally:
         over.set()
+
+
+def _wrong(run: RunFolder) -> str:
+    """What a run failed by, whose answers or transfers are wrong."""
+    first = next(each for each in run.findings() if each.status == "failed")
+    return first.cause or first.rule if first.rule.startswith(transfer.PREFIX) else "the model's answer is wrong"
 
 
 def _workers(run: RunFolder, launcher: Launcher) -> dict[str, list[str]]:
@@ -197,16 +213,20 @@ def _probe(
     run: RunFolder,
     plan: Plan,
     workers: Mapping[str, list[str]],
-    news: queue.SimpleQueue[_Token | _Verdict],
+    news: queue.SimpleQueue[_News],
     over: threading.Event,
 ) -> None:
     """Wait for a real token, then for the known answers. Until the engine listens, no answer is no news."""
     started = time.monotonic()
     client = Client(plan.endpoint, keys.read(run).get(keys.API_KEY))
+    refused = ""
     while not over.wait(POLL_INTERVAL_S):
         try:
             text = client.one_token()
-        except NoAnswer:
+        except NoAnswer as error:
+            if (line := f"{error.what}{f': {error.quote}' if error.quote else ''}") != refused:
+                refused = line
+                news.put(_Refusal(line))
             continue
         news.put(_Token(text, time.monotonic() - started))
         findings = known_answers.ask(client, plan.recipe.known_answers)

@@ -36,3 +36,8 @@ class ProcessSpec(Frozen):
     role: str = "aggregated"
     waits_for: list[str] = Field(default_factory=list)
     vital_titles: list[str] = Field(default_factory=list)
+
+    @property
+    def words(self) -> list[str]:
+        """The whole command: in an image, the program that takes the place of its entrypoint comes first."""
+        return [*([self.entrypoint] if self.entrypoint else []), *self.argv]

@@ -167,7 +167,7 @@ def _deploy(case: _Case, sweep: Sweep, inventory: Inventory, model: ModelSpec | 
         placed=placed,
         roles=roles,
         processes=processes,
-        commands=[Command(process=spec.name, host=spec.host, command=shlex.join(spec.argv)) for spec in processes],
+        commands=[Command(process=spec.name, host=spec.host, command=shlex.join(spec.words)) for spec in processes],
         engine=engine,
         key=case.key,
     )
