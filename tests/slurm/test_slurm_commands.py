@@ -53,9 +53,47 @@ def test_sbatch_of_a_shared_node_without_gres_and_of_named_nodes() -> None:
     assert not [word for word in argv if word.startswith(("--exclusive", "--gpus", "--mem", "--partition"))]
 
 
-def test_a_directive_is_a_long_option() -> None:
+@pytest.mark.parametrize("option", ["rm -rf /", "-p x", "--", "--qos=a\nb", "--qos a"])
+def test_a_directive_is_a_long_option(option: str) -> None:
     with pytest.raises(ValueError, match="no long option of sbatch"):
-        Slurm(directives=["rm -rf /"])
+        Slurm(directives=[option])
+
+
+@pytest.mark.parametrize(
+    "option", ["--wrap=touch /tmp/x", "--arr=1-9", "--nodes=99", "--export=ALL", "--outp=/x", "--requeue"]
+)
+def test_a_directive_leaves_a_runs_own_options_alone(option: str) -> None:
+    with pytest.raises(ValueError, match="overspan sets it for each run"):
+        Slurm(directives=[option])
+
+
+def test_what_sites_add_is_taken() -> None:
+    site = [
+        "--qos=high",
+        "--comment=a b; rm -rf /",
+        "--gpus-per-node=2",
+        "--exclude=n1",
+        "--wait-all-nodes=1",
+        "--mem=0",
+    ]
+    assert commands.sbatch(Slurm(directives=site), RUN, "/s", ["a"], gpus=4, cores=8)[-8:-2] == site
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *({"partition": "gpu --wrap=x"}, {"account": "-x"}, {"reservation": ""}, {"time_limit": "yesterday"}),
+        *({"time_limit": "1:2:3:4"}, {"folder": "relative"}, {"folder": "/lustre/%j"}, {"segment": 0}),
+    ],
+)
+def test_what_is_no_site_setting(field: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(field))):
+        Slurm.model_validate(field)
+
+
+@pytest.mark.parametrize("limit", ["90", "4:00:00", "2-0", "1-12:30:00", "UNLIMITED"])
+def test_time_limits_are_those_of_sbatch(limit: str) -> None:
+    assert f"--time={limit}" in commands.sbatch(Slurm(time_limit=limit), RUN, "/s", ["a"], gpus=0, cores=1)
 
 
 def test_step_without_a_container() -> None:

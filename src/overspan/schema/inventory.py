@@ -1,6 +1,7 @@
 """The machines at hand: what was detected, what was chosen from it and why. A person reads and edits this file."""
 
-from typing import Annotated, Any, Literal, Self
+import re
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -115,6 +116,30 @@ class Unreachable(Frozen):
     next: str | None = None
 
 
+_SiteName = Annotated[
+    str, text_like(r"[A-Za-z0-9_][A-Za-z0-9_.,+-]*", "a name: letters, digits, '_', '.', ',', '+', '-'")
+]
+
+_Folder = Annotated[str, text_like(r"/[^\n%]*", "an absolute path without '%', to which Slurm gives a meaning")]
+
+_TimeLimit = Annotated[
+    str,
+    text_like(
+        r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}|(?i:unlimited|infinite)",
+        "minutes, [hours:]minutes:seconds or days-hours[:minutes[:seconds]], in quotes",
+    ),
+]
+"""Source: sbatch(1), --time."""
+
+_OWN_OPTIONS: Final = (
+    *("array", "chdir", "export", "export-file", "input", "job-name", "nodefile", "nodelist", "nodes"),
+    *("ntasks", "ntasks-per-node", "output", "parsable", "requeue", "test-only", "uid", "gid", "wait", "wrap"),
+)
+"""Options of sbatch that a run's own submission stands on. With one of them it would be another job than is watched."""
+
+_DIRECTIVE: Final = re.compile(r"--([a-z][a-z0-9-]*)(=[^\n\0]*)?")
+
+
 class Slurm(Frozen):
     """Site settings of a Slurm cluster.
 
@@ -124,15 +149,14 @@ class Slurm(Frozen):
 
     login: Ssh | None = Field(None, description="where sbatch and squeue are; without it, this machine")
     nodes: Literal["any", "named"] = "any"
-    folder: str | None = Field(
+    folder: _Folder | None = Field(
         None,
-        pattern=r"^/[^\n]*$",
         description="folder on storage that the login node and all nodes share; default: overspan/ in the user's home",
     )
-    partition: str | None = None
-    account: str | None = None
-    reservation: str | None = None
-    time_limit: str | None = Field(
+    partition: _SiteName | None = None
+    account: _SiteName | None = None
+    reservation: _SiteName | None = None
+    time_limit: _TimeLimit | None = Field(
         None, description="as sbatch --time takes it: minutes, or [days-]hours:minutes:seconds"
     )
     exclusive: bool = True
@@ -141,12 +165,11 @@ class Slurm(Frozen):
     )
     gres: bool = Field(True, description="whether the site's GPUs are asked for (--gpus-per-node)")
     directives: list[str] = Field(default_factory=list, description="more options of sbatch, e.g. --qos=high")
-    images: str | None = Field(
-        None, pattern=r"^/[^\n]*$", description="shared folder of imported images; default: images/ in `folder`"
+    images: _Folder | None = Field(
+        None, description="shared folder of imported images; default: images/ in `folder`"
     )
-    local_models: str | None = Field(
+    local_models: _Folder | None = Field(
         None,
-        pattern=r"^/[^\n]*$",
         description="folder on each node's own disk; weights are copied there before the start",
     )
 
@@ -154,8 +177,12 @@ class Slurm(Frozen):
     @classmethod
     def _are_options(cls, value: list[str]) -> list[str]:
         for option in value:
-            if not option.startswith("--"):
-                raise ValueError(f"{option!r} is no long option of sbatch; write it as --name=value")
+            found = _DIRECTIVE.fullmatch(option)
+            if found is None:
+                raise ValueError(f"{option!r} is no long option of sbatch; write it as --name=value, on one line")
+            # sbatch takes the beginning of an option's name for the option.
+            if any(own.startswith(found[1]) for own in _OWN_OPTIONS):
+                raise ValueError(f"{option!r} is not the site's to say: overspan sets it for each run")
         return value
 
 
