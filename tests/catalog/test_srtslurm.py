@@ -1,5 +1,7 @@
 """Recipes of srt-slurm become ours, or are refused with the reason."""
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +9,7 @@ import pytest
 import yaml
 
 from overspan.catalog import srtslurm
-from overspan.schema.errors import RecipeError
+from overspan.schema.errors import InputError, RecipeError
 
 FILE = Path(__file__).with_name("srtslurm") / "m3-1p2d.yaml"
 
@@ -47,6 +49,66 @@ def test_an_aggregated_recipe() -> None:
     backend = {"type": "vllm", "vllm_config": {"aggregated": {"tensor-parallel-size": 4}}}
     recipe = srtslurm.from_data(changed(backend=backend, resources={}), "agg.yaml").recipe
     assert (recipe.layout.label, recipe.topology, recipe.roles) == ("tp4", None, {})
+    assert recipe.engine == "vllm"  # one worker answers by itself
+
+
+def test_what_stands_inside_of_a_section_and_is_lost_is_told() -> None:
+    backend = {"type": "vllm", "connector": None, "mooncake_kv_store": {"env": {}}}
+    backend["vllm_config"] = {"aggregated": {"tensor-parallel-size": 4}}
+    frontend = {"type": "dynamo", "enable_multiple_frontends": False, "args": {"router-mode": "kv"}}
+    data = changed(backend=backend, resources={"agg_workers": 2}, frontend=frontend)
+    said = [line.partition(": ")[0] for line in srtslurm.from_data(data, "agg.yaml").warnings]
+    assert said[-4:] == ["frontend.args", "backend.mooncake_kv_store", "frontend", "resources"]
+
+
+def second_schema() -> dict[str, Any]:
+    """The same recipe as FILE, as schema 2 writes it."""
+    data = changed(schema=2, engine={"type": "vllm", "kv_events_config": True})
+    backend, resources = data.pop("backend"), data["resources"]
+    data["roles"] = {
+        role: {
+            "nodes": resources.pop(f"{role}_nodes"),
+            "workers": resources.pop(f"{role}_workers"),
+            "env": backend[f"{role}_environment"],
+            "args": backend["vllm_config"][role],
+        }
+        for role in ("prefill", "decode")
+    }
+    return data
+
+
+def test_the_second_schema_gives_the_same_recipe() -> None:
+    first, second = srtslurm.from_file(FILE), srtslurm.from_data(second_schema(), str(FILE))
+    assert second.recipe.model_copy(update={"warnings": []}) == first.recipe.model_copy(update={"warnings": []})
+    assert second.warnings == [
+        "engine.kv_events_config: not carried over: Overspan has no such setting",
+        *first.warnings,
+    ]
+    data = second_schema()
+    data["roles"]["decode"] |= {"nodes": "colocate", "restart": "always", "workers": 1}
+    assert "roles.decode.restart" in str(srtslurm.from_data(data, "x.yaml").warnings)
+
+
+@pytest.mark.parametrize("engine", ["sglang", None, {"type": "trtllm"}, ["vllm"]])
+def test_the_second_schema_of_another_engine_is_refused(engine: Any) -> None:
+    with pytest.raises(RecipeError, match="only workers of vLLM can be imported"):
+        srtslurm.from_data({**second_schema(), "engine": engine}, "x.yaml")
+
+
+def everywhere(data: Any, odd: Any) -> Iterator[Any]:
+    """The document again and again, each time with another of its values replaced."""
+    if isinstance(data, dict):
+        for key, value in data.items():
+            yield {**data, key: odd}
+            yield from ({**data, key: inner} for inner in everywhere(value, odd))
+
+
+@pytest.mark.parametrize("odd", ["x", "{", -1, 3.5, [], ["a"], {"a": {}}, None, True, "a\nb"])
+@pytest.mark.parametrize("make", [changed, second_schema])
+def test_whatever_stands_there_is_taken_or_refused(make: Callable[[], dict[str, Any]], odd: Any) -> None:
+    for data in everywhere(make(), odd):
+        with contextlib.suppress(InputError):
+            srtslurm.from_data(data, "x.yaml")
 
 
 @pytest.mark.parametrize(

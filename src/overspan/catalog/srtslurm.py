@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from overspan.catalog import secrets
+from overspan.catalog import secrets, srtslurm_roles
 from overspan.catalog.sparkrun import Imported
 from overspan.schema.errors import RecipeError
 from overspan.schema.recipe import Recipe
@@ -20,6 +20,7 @@ from overspan.schema.yamlio import make, read_text, read_yaml
 
 _DROPPED: Final = {
     "infra": "where etcd and NATS run; Overspan places them",
+    "services": "what runs beside the workers; Overspan places the etcd that its run needs",
     "slurm": "a site's matter; it belongs to `slurm` of the inventory",
     "sbatch_directives": "a site's matter; write them as slurm.directives of the inventory",
     "srun_options": "options of each step; Overspan renders its own",
@@ -39,6 +40,8 @@ _CARRIED: Final = frozenset(
     {"name", "schema_version", "model", "resources", "backend", "frontend", "identity", "environment"}
 )
 
+_SECTIONS: Final = ("model", "backend", "resources", "frontend", "environment")
+
 _ROLES: Final = {"prefill": "prefill", "decode": "decode", "aggregated": "agg"}
 """Our roles, and the prefix of each in srt-slurm's `resources`."""
 
@@ -50,7 +53,8 @@ _OURS: Final = frozenset({*_DEGREES, "served_model_name", "data_parallel_rpc_por
 
 def is_one(data: Any) -> bool:
     """Whether parsed YAML looks like a recipe of srt-slurm's."""
-    return isinstance(data, dict) and {"model", "resources", "backend"} <= data.keys()
+    first = isinstance(data, dict) and {"model", "resources", "backend"} <= data.keys()
+    return first or srtslurm_roles.is_one(data)
 
 
 def from_file(path: Path) -> Imported:
@@ -66,16 +70,14 @@ def from_file(path: Path) -> Imported:
 def from_data(data: Any, where: str) -> Imported:
     """As `from_file`, of parsed data."""
     if not is_one(data):
-        raise RecipeError(f"{where}: a recipe of srt-slurm has model, resources and backend")
+        raise RecipeError(f"{where}: a recipe of srt-slurm has model, and resources and backend, or roles")
+    data, warnings = srtslurm_roles.as_first(data, where) if srtslurm_roles.is_one(data) else (data, [])
+    data = {**data, **{section: _mapping(data, section, where) for section in _SECTIONS}}
     roles = _roles(data, where)
-    warnings = [
-        f"{key}: not carried over: {_DROPPED.get(key, 'Overspan has no such setting')}"
-        for key in data
-        if key not in _CARRIED
-    ]
+    warnings += _left_out(data)
     args = {role: _arguments(given, role, where) for role, given in roles.items()}
     env = {role: _environment(data, role, where) for role in roles}
-    topology = _topology(data, args, warnings)
+    topology = _topology(data, args, warnings, where)
     own = {role: {name: value for name, value in held.items() if name not in _OURS} for role, held in args.items()}
     for role, held in own.items():
         _transfer(role, held, warnings)
@@ -89,7 +91,7 @@ def from_data(data: Any, where: str) -> Imported:
         "revision": _named(data, "model", "revision"),
         "image": _named(data, "container", "image") or data["model"].get("container"),
         "served_model_name": served,
-        "engine": "dynamo" if (data.get("frontend") or {}).get("type", "dynamo") == "dynamo" else "vllm",
+        "engine": "dynamo" if "aggregated" not in roles and _frontend(data) == "dynamo" else "vllm",
         **topology["field"],
         "engine_args": common,
         "env": environment,
@@ -103,8 +105,35 @@ def from_data(data: Any, where: str) -> Imported:
     return Imported(make(Recipe, recipe, where), warnings)
 
 
+def _mapping(data: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
+    """A section; an empty one where it is left out.
+
+    Raises:
+        RecipeError: it is none.
+    """
+    held = data.get(name)
+    if held is not None and not isinstance(held, dict):
+        raise RecipeError(f"{where}: {name}: wanted a mapping (given: {held!r})")
+    return held or {}
+
+
+def _frontend(data: Mapping[str, Any]) -> str:
+    return str(data["frontend"].get("type", "dynamo"))
+
+
+def _left_out(data: Mapping[str, Any]) -> list[str]:
+    """What of the recipe has no place in ours."""
+    told = [(key, _DROPPED.get(key)) for key in data if key not in _CARRIED]
+    told += [
+        (f"frontend.{key}", None) for key, value in data["frontend"].items() if key != "type" and value
+    ]
+    read = {"type", "vllm_config", *(f"{role}_environment" for role in _ROLES)}
+    told += [(f"backend.{key}", None) for key, value in data["backend"].items() if key not in read and value]
+    return [f"{key}: not carried over: {why or 'Overspan has no such setting'}" for key, why in told]
+
+
 def _roles(data: Mapping[str, Any], where: str) -> dict[str, dict[str, Any]]:
-    backend = data["backend"] if isinstance(data["backend"], dict) else {}
+    backend = data["backend"]
     given = backend.get("vllm_config")
     if not isinstance(given, dict):
         kind = backend.get("type") or ", ".join(key for key in backend if key.endswith("_config")) or "nothing"
@@ -139,34 +168,61 @@ def _document(text: str, where: str) -> Any:
 
 
 def _environment(data: Mapping[str, Any], role: str, where: str) -> dict[str, str]:
-    own = data["backend"].get(f"{role}_environment") or {}
-    found = {**(data.get("environment") or {}), **own}
+    own = _mapping(data["backend"], f"{role}_environment", f"{where}: backend")
+    found = {**data["environment"], **own}
     secrets.refuse_env(found, where=where)
     return {str(name): str(value) for name, value in found.items()}
 
 
-def _topology(data: Mapping[str, Any], args: dict[str, dict[str, Any]], warnings: list[str]) -> dict[str, Any]:
-    resources = data["resources"] if isinstance(data["resources"], dict) else {}
+def _topology(
+    data: Mapping[str, Any], args: dict[str, dict[str, Any]], warnings: list[str], where: str
+) -> dict[str, Any]:
+    resources = data["resources"]
     labels, counts = {}, {}
     for role, held in args.items():
-        labels[role] = _label(held)
+        labels[role] = _label(held, f"{where}: backend.vllm_config.{role}")
         prefix = _ROLES[role]
-        counts[role] = int(resources.get(f"{prefix}_workers") or 1)
+        counts[role] = _count(resources, f"{prefix}_workers", f"{where}: resources")
         layout = parse_topology(labels[role]).roles[0].layout
         nodes, each = resources.get(f"{prefix}_nodes"), resources.get("gpus_per_node")
-        if nodes and each and int(nodes) * int(each) != counts[role] * layout.world_size:
+        # `colocate`, or 0: on what the other role leaves free.
+        reserved = nodes * each if isinstance(nodes, int) and isinstance(each, int) else 0
+        if reserved and reserved != counts[role] * layout.world_size:
             warnings.append(
                 f"resources: {role} reserves {nodes} nodes of {each} GPUs for "
                 f"{counts[role]} x {layout.world_size} ranks"
             )
     if "aggregated" in args:
+        _one_worker(data, counts["aggregated"], warnings)
         return {"label": labels["aggregated"], "field": {"layout": labels["aggregated"].lower()}}
     text = f"{counts['prefill']}P{counts['decode']}D {labels['prefill']}->{labels['decode']}"
     return {"label": parse_topology(text).label, "field": {"topology": text}}
 
 
-def _label(held: Mapping[str, Any]) -> str:
-    tp, pp, dp = (int(held.get(name) or 1) for name in _DEGREES[:3])
+def _one_worker(data: Mapping[str, Any], workers: int, warnings: list[str]) -> None:
+    """An aggregated recipe of ours is one worker, which answers requests itself."""
+    if _frontend(data) != "vllm":
+        warnings.append(f"frontend: {_frontend(data)}: not carried over: an aggregated worker answers by itself")
+    if workers > 1:
+        warnings.append(f"resources: one of {workers} aggregated workers is imported; dp runs more behind one endpoint")
+
+
+def _count(held: Mapping[str, Any], name: str, where: str) -> int:
+    """A count that is 1 where it is left out.
+
+    Raises:
+        RecipeError: it is no whole number.
+    """
+    value = held.get(name)
+    if value is None:
+        return 1
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise RecipeError(f"{where}.{name}: wanted a whole number from 1 on (given: {value!r})")
+    return value
+
+
+def _label(held: Mapping[str, Any], where: str) -> str:
+    tp, pp, dp = (_count(held, name, where) for name in _DEGREES[:3])
     spread = bool(held.get("enable_expert_parallel"))
     stages = f"pp{pp}" if pp > 1 else ""
     if dp == 1:

@@ -165,9 +165,7 @@ class Slurm(Frozen):
     )
     gres: bool = Field(True, description="whether the site's GPUs are asked for (--gpus-per-node)")
     directives: list[str] = Field(default_factory=list, description="more options of sbatch, e.g. --qos=high")
-    images: _Folder | None = Field(
-        None, description="shared folder of imported images; default: images/ in `folder`"
-    )
+    images: _Folder | None = Field(None, description="shared folder of imported images; default: images/ in `folder`")
     local_models: _Folder | None = Field(
         None,
         description="folder on each node's own disk; weights are copied there before the start",
