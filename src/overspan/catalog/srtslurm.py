@@ -124,9 +124,7 @@ def _frontend(data: Mapping[str, Any]) -> str:
 def _left_out(data: Mapping[str, Any]) -> list[str]:
     """What of the recipe has no place in ours."""
     told = [(key, _DROPPED.get(key)) for key in data if key not in _CARRIED]
-    told += [
-        (f"frontend.{key}", None) for key, value in data["frontend"].items() if key != "type" and value
-    ]
+    told += [(f"frontend.{key}", None) for key, value in data["frontend"].items() if key != "type" and value]
     read = {"type", "vllm_config", *(f"{role}_environment" for role in _ROLES)}
     told += [(f"backend.{key}", None) for key, value in data["backend"].items() if key not in read and value]
     return [f"{key}: not carried over: {why or 'Overspan has no such setting'}" for key, why in told]
