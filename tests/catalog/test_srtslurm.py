@@ -53,7 +53,7 @@ def test_an_aggregated_recipe() -> None:
 
 
 def test_what_stands_inside_of_a_section_and_is_lost_is_told() -> None:
-    backend = {"type": "vllm", "connector": None, "mooncake_kv_store": {"env": {}}}
+    backend: dict[str, Any] = {"type": "vllm", "connector": None, "mooncake_kv_store": {"env": {}}}
     backend["vllm_config"] = {"aggregated": {"tensor-parallel-size": 4}}
     frontend = {"type": "dynamo", "enable_multiple_frontends": False, "args": {"router-mode": "kv"}}
     data = changed(backend=backend, resources={"agg_workers": 2}, frontend=frontend)
