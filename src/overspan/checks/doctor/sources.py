@@ -107,6 +107,10 @@ class _Upto:
         return chunk
 
 
+_LONG_ENOUGH = 256
+"""Bytes from which the share of broken UTF-8 tells a binary file."""
+
+
 class _Ahead:
     """A stream whose first bytes were read already."""
 
@@ -127,5 +131,6 @@ def _is_binary(head: bytes) -> bool:
     # A log cut by copytruncate starts with a hole of NULs: those say nothing.
     sample = head.lstrip(b"\x00")
     controls = sum(sample.count(bytes([code])) for code in range(32) if code not in _TEXT_CONTROLS)
-    broken = sample.decode("utf-8", errors="replace").count("\ufffd")
+    # In a few bytes some cut characters are many.
+    broken = sample.decode("utf-8", errors="replace").count("\ufffd") if len(sample) >= _LONG_ENOUGH else 0
     return bool(sample) and max(controls, broken) > _BINARY_SHARE * len(sample)
