@@ -13,37 +13,14 @@ import pytest
 from overspan.provision import shared
 from overspan.schema.errors import InputError, ModelUnavailable, OverspanError
 from overspan.transport.local import Local
+from support.fake_enroot import add_enroot, asked
 from support.waiting import until
-
-ENROOT = """#!{python}
-# A stand-in for enroot: writes a file with a squashfs superblock, slowly, and counts how often it was asked.
-import os, struct, sys, time
-out, uri = sys.argv[sys.argv.index("--output") + 1], sys.argv[-1]
-with open({log!r}, "a") as log:
-    log.write(uri + "\\n")
-data = b"hsqs" + bytes(36) + struct.pack("<Q", 4096) + bytes(4048)
-with open(out, "wb") as file:
-    file.write(data[:100]); file.flush()
-    time.sleep(float(os.environ.get("IMPORT_S", "0.3")))
-    if os.environ.get("IMPORT_CUT"):
-        sys.exit(0)
-    file.write(data[100:])
-"""
 
 
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    bin_folder = tmp_path / "bin"
-    bin_folder.mkdir()
-    program = bin_folder / "enroot"
-    program.write_text(ENROOT.format(python=sys.executable, log=str(tmp_path / "asked")))
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{bin_folder}:{os.environ['PATH']}")
+    add_enroot(tmp_path, monkeypatch)
     return tmp_path
-
-
-def asked(site: Path) -> list[str]:
-    return (site / "asked").read_text().split() if (site / "asked").exists() else []
 
 
 @pytest.mark.parametrize(
