@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from overspan.provision import locked
+from overspan.runs import planning
 from overspan.runs.planning import Wanted, plan_of, processes_of
-from overspan.schema.errors import EngineMissing
+from overspan.schema.errors import EngineMissing, PlanRefused
 
 
 @pytest.fixture
@@ -37,3 +39,25 @@ def test_no_vllm_is_one_clear_error(machine: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(EngineMissing, match="no vLLM on the PATH"):
         plan_of(Wanted("smollm2-135m", str(machine)), to_start=True)
     assert plan_of(Wanted("smollm2-135m", str(machine)), to_start=False).engine.environment is None
+
+
+def test_each_engine_of_a_recipe_has_a_lock_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def missing(kind: str) -> None:
+        asked.append(kind)
+        raise EngineMissing(kind)
+
+    monkeypatch.setattr(planning, "_installed", missing)
+    for engine in ("vllm", "vllm-ray", "dynamo"):
+        settings = (f"engine={engine}", *(["topology=1P1D TP1->TP1"] if engine == "dynamo" else []))
+        plan_of(Wanted("smollm2-135m", "laptop", settings), to_start=False)
+    assert asked == ["cpu", "cpu-ray", "dynamo"]
+    assert set(asked) <= set(locked.known())
+
+
+def test_dynamo_without_a_topology_is_refused_with_one() -> None:
+    plan = plan_of(Wanted("smollm2-135m", "laptop", ("engine=dynamo",)), to_start=False)
+    with pytest.raises(PlanRefused, match="the recipe has no topology") as refusal:
+        processes_of(plan)
+    assert refusal.value.next == "--set 'topology=1P1D TP1->TP1', or --set engine=vllm"

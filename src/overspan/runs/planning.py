@@ -109,8 +109,11 @@ def processes_of(plan: Plan) -> list[ProcessSpec]:
         return disaggregated.processes(plan)
     engine = _ENGINES.get(plan.engine.name)
     if engine is None:
-        known = ", ".join(_ENGINES)
-        raise PlanRefused("this plan cannot be started:", [f"engine {plan.engine.name} is not built; built: {known}"])
+        label = plan.layout.label.upper()
+        reason = f"engine {plan.engine.name} runs prefill and decode workers, and the recipe has no topology"
+        raise PlanRefused(
+            "this plan cannot be started:", [reason], next=f"--set 'topology=1P1D {label}->{label}', or --set engine=vllm"
+        )
     return [spec for spec in engine(plan) if plan.part in (None, spec.host)]
 
 
