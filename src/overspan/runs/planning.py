@@ -111,9 +111,8 @@ def processes_of(plan: Plan) -> list[ProcessSpec]:
     if engine is None:
         label = plan.layout.label.upper()
         reason = f"engine {plan.engine.name} runs prefill and decode workers, and the recipe has no topology"
-        raise PlanRefused(
-            "this plan cannot be started:", [reason], next=f"--set 'topology=1P1D {label}->{label}', or --set engine=vllm"
-        )
+        instead = f"--set 'topology=1P1D {label}->{label}', or --set engine=vllm"
+        raise PlanRefused("this plan cannot be started:", [reason], next=instead)
     return [spec for spec in engine(plan) if plan.part in (None, spec.host)]
 
 
