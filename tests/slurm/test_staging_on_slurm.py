@@ -1,4 +1,4 @@
-"""Two launches at once that need one image: it is imported once, and what a step cannot be given is told."""
+"""What a job's nodes are given first: an image that two sweeps want at once, and weights on the nodes' own disks."""
 
 import pytest
 
@@ -36,3 +36,21 @@ def test_two_sweeps_import_one_image_once(rack: Rack, monkeypatch: pytest.Monkey
         assert run.state() == "failed"
         assert "--container-image" in str([event.data for event in run.events()])
     rack.nothing_left()
+
+
+def test_weights_go_to_the_nodes_own_disks_and_what_is_missing_is_told_before_the_queue(rack: Rack) -> None:
+    rack.change(local_models="/srv/models")
+    done = rack.up()
+    assert done.returncode == 0, done.stderr
+    (run,) = all_runs()
+    path = run.plan().model_path
+    assert path is not None
+    assert path.startswith("/srv/models/")  # a folder of each node's own
+    assert all(path in spec.argv for spec in run.processes())
+    assert rack.run("stop").returncode == 0
+    rack.nothing_left()
+    rack.change_top(models={str(rack.shared / "model"): "/nowhere/model"})
+    done = rack.up()
+    assert done.returncode == 2, done.stderr
+    assert "/nowhere/model is not on the login node" in done.stderr
+    assert len(all_runs()) == 1
