@@ -54,6 +54,12 @@ class Shell:
         folder = self.host.outside(f"{STATE}/runs")
         return "".join(file.read_text() for file in sorted(folder.glob("*/events.jsonl")))
 
+    def wait_for_event(self, state: str) -> None:
+        until(lambda: f'"{state}"' in self.events(), f"the event {state} on {self.host.name}")
+
+    def wait_for_state(self, state: str) -> None:
+        until(lambda: self.status()["state"] == state, f"the state {state} on {self.host.name}")
+
 
 @dataclass
 class Pair:
@@ -72,6 +78,12 @@ class Pair:
 
     def join(self, *more: str, head: str = "node1") -> Done:
         return self.worker.run("join", head, *self.arguments, *more)
+
+    def containers(self) -> list[str]:
+        """The one container of each host."""
+        found = [host.docker("ps", "--quiet").split() for host in self.cluster.bed.hosts]
+        assert all(len(ids) == 1 for ids in found), found
+        return [ids[0] for ids in found]
 
     def nothing_left(self) -> None:
         self.cluster.nothing_left()
@@ -124,7 +136,7 @@ def test_a_head_and_a_worker_started_apart_serve_and_stop_together(pair: Pair) -
     assert again.returncode == 2, again.stderr
     assert "node2 has joined already" in again.stderr
     assert pair.head.run("stop").returncode == 0
-    until(lambda: pair.worker.status()["state"] == "stopped", "the end of the worker's run")
+    pair.worker.wait_for_state("stopped")
     pair.nothing_left()
 
 
@@ -142,13 +154,36 @@ def test_a_death_on_either_host_ends_both_and_is_named_on_both(pair: Pair, kille
         host = pair.cluster.bed.hosts[0 if killed == "head" else 1]
         (name,) = host.docker("ps", "--format", "{{.Names}}").split()
         host.docker("kill", name)
-    until(lambda: pair.head.status()["state"] == "failed", "the head's run to fail")
+    pair.head.wait_for_state("failed")
     ended = "stopped" if killed == "left" else "failed"
-    until(lambda: pair.worker.status()["state"] == ended, "the worker's run to end")
+    pair.worker.wait_for_state(ended)
     assert process in str(pair.head.status()["message"])
     assert place in str(pair.head.status()["message"])
     if killed != "left":
         assert place in str(pair.worker.status()["message"])
+    pair.nothing_left()
+
+
+@pytest.mark.slow
+def test_a_recipe_that_asks_for_it_restarts_both_hosts(pair: Pair) -> None:
+    for host in pair.cluster.bed.hosts:
+        with host.outside("/srv/tiny.yaml").open("a") as recipe:
+            recipe.write("restart: 1\n")
+    with pair.up() as started:
+        assert pair.join().returncode == 0
+        assert finished(started).returncode == 0
+    first = pair.containers()
+    pair.cluster.bed.hosts[1].docker("kill", first[1])
+    for shell in (pair.head, pair.worker):
+        shell.wait_for_event("restarting")
+        shell.wait_for_state("verified")
+    second = pair.containers()
+    assert not set(first) & set(second), "both hosts' containers are ended and started anew"
+    assert pair.head.run("chat", "-p", "count", "--max-tokens", "3").stdout == "0 1 2 \n"
+    pair.cluster.bed.hosts[1].docker("kill", second[1])
+    for shell in (pair.head, pair.worker):
+        shell.wait_for_state("failed")
+    assert "worker1" in str(pair.head.status()["message"])
     pair.nothing_left()
 
 
@@ -163,6 +198,6 @@ def test_a_cut_cable_is_no_death_and_a_dead_supervisor_is(pair: Pair) -> None:
     until(lambda: pair.head.health()["worker1"] == "running", "node2 to be back")
     (record,) = pair.cluster.bed.hosts[1].outside(f"{STATE}/runs").glob("*/supervisor.json")
     pair.cluster.bed.hosts[1].run("kill", "-9", str(json.loads(record.read_text())["pid"]))
-    until(lambda: pair.head.status()["state"] == "failed", "the head's run to fail")
+    pair.head.wait_for_state("failed")
     assert "worker1" in str(pair.head.status()["message"]) or "supervisor" in str(pair.head.status()["message"])
     pair.nothing_left()

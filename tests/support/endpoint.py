@@ -148,7 +148,11 @@ class Handler(BaseHTTPRequestHandler):
                 choice["logprobs"] = {**choice.get("logprobs", {}), **listed}
             if body.get("prompt_logprobs") and at.fault != "no-prompt-logprobs":
                 choice["prompt_logprobs"] = prompt_logprobs(at, body["prompt"])
-        return self._send(200, {"choices": [choice], "usage": at.usage(body, len(pieces), stream=False)})
+        choices = [choice]
+        if isinstance(body.get("prompt", [""])[0], list):  # several prompts: the last one is ready first
+            ids = [[number + each for each in choice["token_ids"]] for number in range(len(body["prompt"]))]
+            choices = [{**choice, "index": number, "token_ids": each} for number, each in enumerate(ids)][::-1]
+        return self._send(200, {"choices": choices, "usage": at.usage(body, len(pieces), stream=False)})
 
     def _stream(self, at: Endpoint, body: dict[str, Any], pieces: list[str], finish: str) -> None:
         if at.fault == "stream-loses-text":

@@ -17,6 +17,8 @@ from support.runs import fake_run
 CASES = [
     Case(manner="batch", prompt=[1, 2], tokens=2),
     Case(manner="prefix", prompt=[1, 2, 3], tokens=1),
+    Case(manner="preempted", prompt=[1, 5], tokens=2),
+    Case(manner="preempted", prompt=[1, 6], tokens=2),
     Case(manner="uncached", prompt=[1, 2, 3], tokens=1, salt="alone"),
     Case(manner="long", prompt=[4], tokens=3),
 ]
@@ -31,7 +33,7 @@ def at(url: str) -> Endpoint:
 def test_every_case_is_answered_in_its_order_and_the_counters_of_all_engines_are_summed() -> None:
     with endpoint() as url:
         answered = asking.ask(at(url), CASES)
-    assert answered.tokens == [[0, 1], [0], [0], [0, 1, 2]]
+    assert answered.tokens == [[0, 1], [0], [0, 1], [1, 2], [0], [0, 1, 2]]
     assert (answered.preemptions, answered.cached_tokens) == (5, 128)
 
 

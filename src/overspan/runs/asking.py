@@ -36,28 +36,41 @@ def ask(endpoint: Endpoint, cases: Sequence[Case]) -> Answered:
     Raises:
         OverspanError: a request failed; quotes the engine.
     """
-    answers: dict[int, Future[list[int]]] = {}
+    begun: dict[tuple[int, ...], Future[list[list[int]]]] = {}
     with (
         httpx.Client(base_url=endpoint.base_url, timeout=TIMEOUT_S, trust_env=False) as client,
         ThreadPoolExecutor(max_workers=len(cases)) as pool,
     ):
         for manner in _ROUNDS:
-            now = [number for number, case in enumerate(cases) if case.manner == manner]
-            for number in now:
-                answers[number] = pool.submit(_ask, client, endpoint.model, cases[number])
+            now = _requests(manner, cases)
+            for numbers in now:
+                begun[numbers] = pool.submit(_ask, client, endpoint.model, [cases[number] for number in numbers])
                 if manner == "staggered":
                     time.sleep(STAGGER_S)
                 elif manner == "prefix":
-                    answers[number].result()  # the next one finds its prefix in the cache
+                    begun[numbers].result()  # the next one finds its prefix in the cache
             if manner != "long":
-                wait([answers[number] for number in now])
-        tokens = [answers[number].result() for number in range(len(cases))]
+                wait([begun[numbers] for numbers in now])
+        tokens = {
+            number: each
+            for numbers, future in begun.items()
+            for number, each in zip(numbers, future.result(), strict=True)
+        }
         counted = _counters(client)
     return Answered(
-        tokens=tokens,
+        tokens=[tokens[number] for number in range(len(cases))],
         preemptions=round(counted.get("preemptions", 0)),
         cached_tokens=round(counted.get("prefix_cache_hits", 0)),
     )
+
+
+def _requests(manner: Manner, cases: Sequence[Case]) -> list[tuple[int, ...]]:
+    """The cases of a manner by their numbers, request by request.
+
+    Those that are to press on the cache are one: they meet each other however busy this machine is.
+    """
+    numbers = [number for number, case in enumerate(cases) if case.manner == manner]
+    return [tuple(numbers)] if manner == "preempted" else [(number,) for number in numbers]
 
 
 def _counters(client: httpx.Client) -> Sample:
@@ -68,21 +81,24 @@ def _counters(client: httpx.Client) -> Sample:
     return read_metrics(reply.text)
 
 
-def _ask(client: httpx.Client, model: str, case: Case) -> list[int]:
+def _ask(client: httpx.Client, model: str, cases: Sequence[Case]) -> list[list[int]]:
+    """The tokens of cases that are alike, asked as one request."""
+    first = cases[0]
     body: dict[str, Any] = {
         "model": model,
-        "prompt": case.prompt,
-        "max_tokens": case.tokens,
+        "prompt": [case.prompt for case in cases],
+        "max_tokens": first.tokens,
         "temperature": 0,
         "ignore_eos": True,
         "return_token_ids": True,
     }
-    if case.salt:
-        body["cache_salt"] = case.salt
+    if first.salt:
+        body["cache_salt"] = first.salt
     try:
         reply = client.post("/completions", json=body)
     except httpx.HTTPError as error:
-        raise OverspanError(f"a {case.manner} request failed: {type(error).__name__}: {error}") from None
+        raise OverspanError(f"a {first.manner} request failed: {type(error).__name__}: {error}") from None
     if reply.status_code != 200:
-        raise OverspanError(f"a {case.manner} request got HTTP {reply.status_code}", quote=reply.text[:300])
-    return [int(token) for token in reply.json()["choices"][0]["token_ids"]]
+        raise OverspanError(f"a {first.manner} request got HTTP {reply.status_code}", quote=reply.text[:300])
+    choices = sorted(reply.json()["choices"], key=lambda choice: int(choice["index"]))
+    return [[int(token) for token in choice["token_ids"]] for choice in choices]
