@@ -249,11 +249,12 @@ def to_argv(engine_args: Mapping[str, Any]) -> list[str]:
         RecipeError: a name that vLLM does not know.
     """
     argv: list[str] = []
+    every = known()
     for name, value in engine_args.items():
-        if name not in known():
-            raise RecipeError(f"unknown engine argument '{name}'{did_you_mean(name, known())}")
+        if name not in every:
+            raise RecipeError(f"unknown engine argument '{name}'{did_you_mean(name, every)}")
         if value is not None:
-            argv += _one(known()[name], value)
+            argv += _one(every[name], value)
     return argv
 
 
