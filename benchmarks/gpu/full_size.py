@@ -1,6 +1,6 @@
 """A full-size model with synthetic weights in several layouts on this machine's GPUs, measured with `overspan bench`.
 
-    python full_size.py CATALOGUE_MODEL --out DIR --layouts tp2,pp2,tep2 --users 1,8,32
+    python full_size.py CATALOGUE_MODEL --out DIR --layouts tp2,pp2,tep2 --users 1,8,32 --outputs 128,uniform:32-224
 
 No checkpoint is read: the plugin's load format draws the weights on the GPUs. DIR/full.json is rewritten after each
 point, so that nothing is lost when time runs out; DIR/logs.txt holds the last lines of each server's log.
@@ -9,6 +9,7 @@ point, so that nothing is lost when time runs out; DIR/logs.txt holds the last l
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
@@ -23,10 +24,10 @@ from overspan.bench.prompts import WORDS
 from overspan.catalog import models
 from overspan.twin.synthetic import write_config
 
-INPUT, OUTPUT = 1024, 128
+INPUT = 1024
 CALIBRATED_FROM = 32
 """Users from which the load generator is calibrated first: device time is short, and few users do not bind it."""
-FLAGS = ["--served-model-name=full", "--load-format=synthetic", "--max-model-len=4096", "--max-num-seqs=32"]
+FLAGS = ["--served-model-name=full", "--load-format=synthetic", "--max-model-len=4096", "--max-num-seqs=64"]
 FLAGS += ["--max-num-batched-tokens=8192", "--gpu-memory-utilization=0.8", "--dtype=bfloat16"]
 # A fixed cache: what other engines on these GPUs take or give back then changes nothing.
 FLAGS += [
@@ -40,6 +41,8 @@ FLAGS += [
     "16",
     "24",
     "32",
+    "48",
+    "64",
 ]
 
 
@@ -50,6 +53,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--layouts", default="tp2,pp2,tep2")
     parser.add_argument("--users", default="1,8,32")
+    parser.add_argument("--outputs", default="128", help="lengths of answers, as `overspan bench` takes them")
     parser.add_argument("--ready-s", type=float, default=330)
     parser.add_argument("--budget-s", type=float, default=570, help="nothing is begun that would end after it")
     given = parser.parse_args()
@@ -58,7 +62,6 @@ def main() -> None:
         "versions": engine.versions(),
         "model": given.model,
         "input_tokens": INPUT,
-        "output_tokens": OUTPUT,
         "flags": FLAGS + engine.COMMON,
         "layouts": [],
     }
@@ -93,10 +96,10 @@ def _layout(
             found["ready_s"] = time.monotonic() - began
             print(layout, "ready after", round(found["ready_s"]), flush=True)
             with engine.quiet(alone=True):
-                for users in map(int, given.users.split(",")):
-                    found["points"].append(_bench(url, users))
+                for users, output in itertools.product(map(int, given.users.split(",")), given.outputs.split(",")):
+                    found["points"].append(_bench(url, users, output))
                     (given.out / "full.json").write_text(json.dumps(results))
-                    print(layout, users, json.dumps(found["points"][-1])[:700], flush=True)
+                    print(layout, users, output, _said(found["points"][-1]), flush=True)
     except (engine.EngineFailed, subprocess.TimeoutExpired) as error:
         found["error"] = str(error)
         print(layout, found["error"], flush=True)
@@ -105,18 +108,25 @@ def _layout(
         logs.write(f"==== {layout}\n{log.read_text(errors='replace')[-200_000:]}\n")
 
 
-def _bench(url: str, users: int) -> dict[str, Any]:
+def _said(point: dict[str, Any]) -> str:
+    if "error" in point:
+        return str(point["error"])
+    result = point["result"][0]
+    return json.dumps({name: result[name] for name in ("requests", "ttft_ms", "tpot_ms", "itl_ms", "duration_s")})
+
+
+def _bench(url: str, users: int, output: str) -> dict[str, Any]:
     """One point, as `overspan bench --json` prints it; its warm-up is not counted."""
     command = [sys.executable, "-m", "overspan", "bench", "--base-url", url, "-c", str(users), "--json"]
     command += ["--requests", str(max(3, 3 * users)), "--warmup", str(users), "--endpoint", "completions"]
-    command += ["--input-tokens", str(INPUT), "--output-tokens", str(OUTPUT), "--seed", "1"]
+    command += ["--input-tokens", str(INPUT), "--output-tokens", output, "--seed", "1"]
     if users < CALIBRATED_FROM:
         command.append("--no-calibration")
     done = subprocess.run(command, capture_output=True, text=True, timeout=150, check=False)
     try:
-        return {"users": users, "result": json.loads(done.stdout), "said": done.stderr[-600:]}
+        return {"users": users, "output_tokens": output, "result": json.loads(done.stdout), "said": done.stderr[-600:]}
     except ValueError:
-        return {"users": users, "error": done.stderr[-1500:]}
+        return {"users": users, "output_tokens": output, "error": done.stderr[-1500:]}
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import torch
+from calm_twin import calm
 from safetensors import safe_open
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -69,36 +70,6 @@ def fill(model: torch.nn.Module, seed: int) -> None:
             else:
                 # Sharper than usual: attention that looks at one token rather than at all of them does not collapse.
                 value.copy_(noise * 1.5 / math.sqrt(value.shape[-1]))
-
-
-def calm(model: torch.nn.Module, seed: int, *, layers: float = 0.5, lean: float = 1.0) -> None:
-    """Let nothing hang on less than BF16 rounds off, and everything on the right expert.
-
-    With plain noise a router's eighth expert beats the ninth of 256 by so little that BF16 often takes the other. Here
-    each token has a route, kept in channels of its own that no layer writes: a set of experts that wins by far, another
-    in each layer. Each expert is on one route. And the head leans to one successor of each token.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    config = model.config
-    experts = getattr(config, "num_local_experts", None) or getattr(config, "num_experts", 0) or 0
-    routes = min(experts // max(1, getattr(config, "num_experts_per_tok", 1) or 1), config.hidden_size // 4)
-    words, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
-    with torch.no_grad():
-        for name, value in [*model.named_parameters(), *model.named_buffers()]:
-            if "o_proj" in name or "down_proj" in name:
-                value.mul_(layers)
-                value[..., :routes, :] = 0
-            elif name.endswith("gate.weight") and routes:
-                value.mul_(0.2)
-                own = torch.randperm(experts, generator=generator) % routes
-                value[:, :routes] = torch.nn.functional.one_hot(own, routes) - 0.5
-            elif "e_score_correction_bias" in name:
-                value.mul_(0.3)
-        if routes:
-            taken = torch.arange(words.shape[0]) % routes
-            words[:, :routes] = 4.0 * torch.nn.functional.one_hot(taken, routes)
-        after = torch.randperm(words.shape[0], generator=generator)
-        head.add_(lean * words[after] / math.sqrt(words.shape[1]))
 
 
 def distinct_tokens(model: torch.nn.Module, vocab: int, seed: int) -> int:
