@@ -172,6 +172,10 @@ def shrink(real: dict[str, Any], weights: Literal["real"] | Format = "fp32") -> 
         kept[family.experts] = full[family.experts]
     config = {**kept, **sizes, "model_type": family.model_type, "bos_token_id": None, "pad_token_id": None}
     config["eos_token_id"] = VOCABULARY - 1
+    if config.get("rotary_dim"):
+        # transformers before 5.19 knows no rotary_dim and turns whole heads; this name is known to all.
+        stated_rope = {"rope_type": "default", "rope_theta": full["rope_theta"], **(full.get("rope_parameters") or {})}
+        config["rope_parameters"] = stated_rope | {"partial_rotary_factor": config["rotary_dim"] / config["head_dim"]}
     _cut_lists(full, config)
     return Twin(
         architecture=architecture,

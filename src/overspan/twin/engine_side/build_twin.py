@@ -27,6 +27,7 @@ def main(order: dict) -> dict:
     config.torch_dtype = torch.float32
     torch.manual_seed(order["seed"])
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    turned(model, order["extra"].get("rotary_dim"))
     fill(model, order["seed"])
     if order.get("calm"):
         calm(model, order["seed"])
@@ -43,6 +44,13 @@ def main(order: dict) -> dict:
         "distinct_tokens": distinct,
         "matrices": [name for path in files for name in matrices(path)],
     }
+
+
+def turned(model: torch.nn.Module, rotary_dim: int | None) -> None:
+    """End where this transformers would turn other channels of a head than the engine does: no reference then."""
+    widths = {2 * value.numel() for name, value in model.named_buffers() if name.endswith("rotary_emb.inv_freq")}
+    if rotary_dim and widths != {rotary_dim}:
+        raise SystemExit(f"this transformers turns {widths} channels of a head, not {rotary_dim}: take 5.19 or later")
 
 
 def matrices(path: Path) -> list:
