@@ -17,6 +17,7 @@ from overspan.schema.prediction import Demand
 
 DATA = Path(__file__).parents[1] / "data" / "gpu"
 # The recipe is for two Sparks: eager, in an image of its own. What was measured ran with graphs, in vLLM 0.26.
+ROUNDS = 4  # of each user, the warm-up among them (full_size.py)
 SETTINGS = ("engine_args.enforce_eager=null", "image=null")
 
 
@@ -26,7 +27,9 @@ def main(files: list[Path]) -> None:
         measured = json.loads(file.read_text())
         seen = measured["versions"]
         print(f"{measured['model']}: {', '.join(seen['gpus'])}; vLLM {seen['vllm']}, {seen['date']} ({file.name})")
-        print("layout  users   TPOT ms: measured predicted  ratio  ceiling   TTFT ms: measured predicted  ratio")
+        print(
+            "layout  users  output           TPOT ms: measured predicted  ratio  ceiling   TTFT ms: measured predicted  ratio"
+        )
         ratios: dict[str, list[float]] = {"tpot": [], "ttft": []}
         for found in measured["layouts"]:
             for point in found["points"]:
@@ -39,33 +42,47 @@ def main(files: list[Path]) -> None:
 def _row(measured: dict[str, Any], layout: str, point: dict[str, Any], ratios: dict[str, list[float]]) -> None:
     result = point["result"][0]
     tpot, ttft = result["tpot_ms"]["mean"], result["ttft_ms"]["mean"]
-    said = predicted(measured, layout, point["users"])
+    output = str(point.get("output_tokens") or measured["output_tokens"])
+    said = predicted(measured, layout, point["users"], output)
     ratios["tpot"].append(said["tpot_ms"] / tpot)
     ratios["ttft"].append(said["ttft_ms"] / ttft)
     print(
-        f"{layout:6} {point['users']:6} {tpot:18.2f} {said['tpot_ms']:9.2f} {ratios['tpot'][-1]:6.2f} "
+        f"{layout:6} {point['users']:6} {output:>15} {tpot:18.2f} {said['tpot_ms']:9.2f} {ratios['tpot'][-1]:6.2f} "
         f"{said['ceiling_tpot_ms']:8.2f} {ttft:18.0f} {said['ttft_ms']:9.0f} {ratios['ttft'][-1]:6.2f}"
     )
 
 
-def predicted(measured: dict[str, Any], layout: str, users: int) -> dict[str, Any]:
-    """What the planner says of one point."""
+def predicted(measured: dict[str, Any], layout: str, users: int, output: str) -> dict[str, Any]:
+    """What the planner says of one point; answers of one length keep the users in step."""
+    bounds = [int(bound) for bound in output.removeprefix("uniform:").split("-")]
     gpus = measured["versions"]["gpus"]
     question = answer.Question(
         name=measured["model"],
-        settings=SETTINGS,
+        settings=(*SETTINGS, *_sequences(measured["flags"])),
         inventory=None,
         gpu=gpus[0].split(",")[0].split()[-1].lower(),
         nodes=1,
         gpus=len(gpus),
         layout=one_layout(layout, {"tp": None, "pp": None, "dp": None, "ep": None}),
-        demand=Demand(isl=measured["input_tokens"], osl=measured["output_tokens"], concurrency=users),
+        demand=Demand(
+            isl=measured["input_tokens"],
+            osl=statistics.mean(bounds),
+            concurrency=users,
+            rounds=ROUNDS,
+            in_step=len(bounds) == 1,
+        ),
         slo=None,
         how_many=False,
         disaggregated=False,
         top=1,
     )
     return answer.answer(question)
+
+
+def _sequences(flags: list[str]) -> list[str]:
+    """The limit on sequences that was measured with, as a setting."""
+    name = "--max-num-seqs="
+    return [f"engine_args.max_num_seqs={flag.removeprefix(name)}" for flag in flags if flag.startswith(name)]
 
 
 if __name__ == "__main__":

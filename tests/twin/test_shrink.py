@@ -68,6 +68,9 @@ def test_heads_and_experts_are_counted_as_in_the_real_model() -> None:
     for field in ("num_attention_heads", "num_key_value_heads", "num_local_experts", "num_experts_per_tok"):
         assert twin.config[field] == M2[field], field
     assert twin.extra == {"rotary_dim": 16, "scoring_func": "sigmoid", "use_routing_bias": True, "use_qk_norm": True}
+    # Without it transformers 5.17 turns whole heads, and the reference is another model's.
+    assert twin.config["rope_parameters"]["partial_rotary_factor"] == 0.5
+    assert twin.config["rope_parameters"]["rope_theta"] == 5_000_000
 
 
 def test_it_says_what_the_real_model_has_and_the_twin_has_not() -> None:

@@ -80,7 +80,7 @@ def answer(question: Question) -> dict[str, Any]:
 
 
 def _about(model: ModelSpec, machines: Inventory, demand: Demand) -> dict[str, Any]:
-    return {"model": model.name, "inventory": machines.name, "demand": demand.model_dump(exclude={"rounds"})}
+    return {"model": model.name, "inventory": machines.name, "demand": demand.model_dump(exclude={"rounds", "in_step"})}
 
 
 def _on_front(seen: Prediction) -> dict[str, Any]:

@@ -71,4 +71,6 @@ def _demands(bench: BenchResult) -> Iterator[tuple[BenchPoint, Demand]]:
             made = point.output_tokens_per_s * (point.duration_s or 0.0) / point.requests.ok
             osl = made if made >= 1 else load.output_tokens
             isl = load.input_tokens * load.turns
-            yield point, Demand(isl=isl, osl=osl, concurrency=point.concurrency, rounds=rounds)
+            drawn = load.output_lengths or load.input_lengths or load.trace or load.turns > 1
+            in_step = not drawn and osl > load.output_tokens - 1
+            yield point, Demand(isl=isl, osl=osl, concurrency=point.concurrency, rounds=rounds, in_step=in_step)

@@ -187,6 +187,9 @@ def decode(case: Case, running: float) -> dict[str, float]:
     local, gain = max(1.0, running / layout.dp), case.setting.tokens_per_step
     checked = running * (1 + case.setting.draft_tokens)  # tokens that one step computes
     arrivals = others(case, running) * gain / demand.osl  # of other users, in one step's time
+    if demand.in_step:
+        # A burst's prompts pass once: the mean user waits for half of them before its first token (TTFT), for half after.
+        arrivals /= 2
     prompt = arrivals * demand.isl
     chunks = max(1.0, demand.isl / case.setting.batched_tokens)
     rank_bytes, _ = step_bytes(case, checked)
@@ -256,8 +259,9 @@ def first_token(case: Case, running: float, tpot_ms: float, prefill_ms: float) -
     demand = case.demand
     # Who comes to an idle engine waits for no step in flight.
     busy = others(case, running) / running
-    # All users start together, and only once in `rounds`: half of them stand before the mean one.
-    ahead = running / case.layout.dp / 2 / demand.rounds
+    # All users start together: half of them stand before the mean one, in each round if they stay in step, else once.
+    group = running / case.layout.dp
+    ahead = max(0.0, group - 1) / 2 if demand.in_step else group / 2 / demand.rounds
     steps = ahead * demand.isl / case.setting.batched_tokens
     read = sum(memory.weight_bytes(case.model, case.layout).values()) / case.hardware.bandwidth.bytes_per_s * MS
     layers = case.model.layers * US_IN_MS

@@ -15,6 +15,7 @@ class Demand(Frozen):
     osl: float = Field(1024, gt=0, description="output tokens of a request")
     concurrency: int = Field(1, ge=1, description="users, each with one request at a time")
     rounds: float = Field(10, ge=1, description="requests of each user; all of them start together")
+    in_step: bool = Field(False, description="all answers have one length: users end together, each round is a burst")
 
 
 class Interval(Frozen):

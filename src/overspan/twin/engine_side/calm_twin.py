@@ -67,7 +67,7 @@ def routes_of(config: object) -> int:
 def relay(model: torch.nn.Module, blocks: list, routes: int, generator: torch.Generator) -> torch.Tensor:
     """Let each block's experts hand every route on to another one; gives where each route ends.
 
-    How much an expert must write for that depends on norms and on how the router weighs: one pass over some words tells.
+    How much an expert must write for that depends on norms and on the router's weights: one pass over some words tells.
     """
     ends = torch.arange(routes)
     hooks = []
@@ -88,9 +88,9 @@ def hand_on(block: torch.nn.Module, routes: int, to: torch.Tensor, generator: to
     """Give each route its experts, and these experts the inner channels that move their route's mark to `to`."""
     gate, first, second = block.gate.weight, block.experts.gate_up_proj, block.experts.down_proj
     experts, inner = second.shape[0], second.shape[-1]
-    halves = parts(block)
-    own = torch.cat([torch.randperm(experts // halves, generator=generator) % (routes // halves) + at * (routes // halves)
-                     for at in range(halves)])
+    apart = parts(block)
+    each_part = [torch.randperm(experts // apart, generator=generator) % (routes // apart) for _ in range(apart)]
+    own = torch.cat([routes // apart * at + part for at, part in enumerate(each_part)])
     gate.mul_(0.2)
     gate[:, :routes] = torch.nn.functional.one_hot(own, routes) * 2 - 1.0
     gate[:, routes] = 0
