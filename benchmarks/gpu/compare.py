@@ -28,7 +28,7 @@ def main(files: list[Path]) -> None:
         seen = measured["versions"]
         print(f"{measured['model']}: {', '.join(seen['gpus'])}; vLLM {seen['vllm']}, {seen['date']} ({file.name})")
         print(
-            "layout  users  output           TPOT ms: measured predicted  ratio  ceiling   TTFT ms: measured predicted  ratio"
+            "layout  users         output  TPOT ms: measured predicted ratio ceiling  TTFT ms: measured predicted ratio"
         )
         ratios: dict[str, list[float]] = {"tpot": [], "ttft": []}
         for found in measured["layouts"]:

@@ -52,6 +52,18 @@ def test_188_collectives_a_step() -> None:
     assert features.collectives(case("tp1")) == 0
 
 
+def test_users_in_step_wait_before_their_first_token_for_what_others_feel_after_it() -> None:
+    apart = case("tp2", users=32)
+    together = apart.model_copy(update={"demand": apart.demand.model_copy(update={"in_step": True})})
+    one, other = predict.predict(apart), predict.predict(together)
+    assert other.ttft_ms > 2 * one.ttft_ms
+    assert other.terms["prefill"] == pytest.approx(one.terms["prefill"] / 2, rel=0.3)
+    alone = case("tp2", users=1)
+    burst = alone.model_copy(update={"demand": alone.demand.model_copy(update={"in_step": True})})
+    assert predict.predict(burst).tpot_ms == predict.predict(alone).tpot_ms
+    assert predict.predict(burst).ttft_ms <= predict.predict(alone).ttft_ms
+
+
 def test_terms_sum_to_tpot() -> None:
     seen = predict.predict(case())
     assert sum(seen.terms.values()) == pytest.approx(seen.tpot_ms)

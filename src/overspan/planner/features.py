@@ -188,7 +188,7 @@ def decode(case: Case, running: float) -> dict[str, float]:
     checked = running * (1 + case.setting.draft_tokens)  # tokens that one step computes
     arrivals = others(case, running) * gain / demand.osl  # of other users, in one step's time
     if demand.in_step:
-        # A burst's prompts pass once: the mean user waits for half of them before its first token (TTFT), for half after.
+        # A burst's prompts pass once: the mean user waits for half of them before its first token (TTFT), half after.
         arrivals /= 2
     prompt = arrivals * demand.isl
     chunks = max(1.0, demand.isl / case.setting.batched_tokens)
