@@ -6,6 +6,7 @@ which stream the line belongs to, when it was written, at what level.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from dataclasses import dataclass
@@ -119,8 +120,9 @@ def _of_json_file(text: bytes) -> bytes:
     return said.encode().rstrip(b"\r\n") if isinstance(said, str) else text
 
 
+@functools.lru_cache(maxsize=128)
 def parse(raw: bytes) -> Line:
-    """Take a line's prefix apart."""
+    """Take a line's prefix apart. Kept for a while: lines in a row are looked at as each other's surroundings."""
     text = plain(raw)
     place, streams, at, level = 0, [], None, ""
     end = min(len(text), _PREFIX_BYTES)
