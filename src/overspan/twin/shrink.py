@@ -246,7 +246,10 @@ def _cut_lists(full: dict[str, Any], config: dict[str, Any]) -> None:
 
 
 def _missing(full: dict[str, Any]) -> list[str]:
-    if full.get("num_mtp_modules") or full.get("num_nextn_predict_layers"):
+    if full.get("num_mtp_modules"):
+        # vLLM 0.26 and 0.32: minimax_m2.py skips `layers.<past the last>.`; no MTP class of it is in the registry.
+        return ["without MTP modules: vLLM drops those of MiniMax-M2 when it loads, so there is nothing to prove"]
+    if full.get("num_nextn_predict_layers"):
         return ["without MTP modules: speculative decoding with them is not proven"]
     return []
 
