@@ -130,6 +130,7 @@ def test_unknown_architecture_is_counted_and_named(tmp_path: Path) -> None:
         ({**CONFIG, "vocab_size": "many"}, "'vocab_size'"),
         ({**CONFIG, "layer_types": []}, "'layer_types' has 0 entries for 1 layers"),
         ({**CONFIG, "quantization_config": {"bits": 4}}, "no quant_method"),
+        ({**CONFIG, "quantization_config": [1, 2]}, r"quantization_config: expected keys and values, found \[1, 2\]"),
         ({**CONFIG, "quantization_config": {"quant_method": "novel"}}, "unknown method novel"),
         ({**CONFIG, "quantization_config": {"quant_method": "awq", "bits": "four"}}, "bits is 'four'"),
     ],
@@ -139,12 +140,32 @@ def test_configs_that_are_no_model(config: Any, said: str, tmp_path: Path) -> No
         models.from_folder(folder_of(tmp_path, config))
 
 
+def test_weights_of_fewer_layers_than_the_config_says(tmp_path: Path) -> None:
+    weights = {f"model.layers.{layer}.mlp.up_proj.weight": ("BF16", [32, 8], 512) for layer in range(2)}
+    with pytest.raises(ModelUnavailable, match="'num_hidden_layers' is 3, the headers of the weights hold 2"):
+        models.from_folder(folder_of(tmp_path, {**CONFIG, "num_hidden_layers": 3}, weights))
+    # What comes after the model's own layers drafts (MTP), and a vision tower counts for itself.
+    weights["vision_tower.layers.9.up_proj.weight"] = ("BF16", [32, 8], 512)
+    assert models.from_folder(folder_of(tmp_path, CONFIG, weights)).layers == CONFIG["num_hidden_layers"]
+
+
+def test_yarn_stretches_the_context(tmp_path: Path) -> None:
+    rope = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}
+    plain = {**CONFIG, "max_position_embeddings": 1024}
+    assert models.from_folder(folder_of(tmp_path, plain)).max_context == 1024
+    assert models.from_folder(folder_of(tmp_path, {**plain, "rope_scaling": rope})).max_context == 4096
+
+
 def test_contradictory_quantisation(tmp_path: Path) -> None:
     quantised = {**CONFIG, "quantization_config": {"quant_method": "fp8"}}
     with pytest.raises(
         ModelUnavailable, match=r"contradictory quantisation: config\.json says fp8, all weights are bf16"
     ):
         models.from_folder(folder_of(tmp_path, quantised, {"model.embed_tokens.weight": ("BF16", [32, 8], 512)}))
+    weights = {"model.layers.0.self_attn.q_proj.weight": ("F8_E4M3", [32, 8], 256)}
+    with pytest.raises(ModelUnavailable, match=r"has no quantization_config, most weights are fp8"):
+        models.from_folder(folder_of(tmp_path, CONFIG, weights))
+    folder_of(tmp_path, quantised)
     (tmp_path / "hf_quant_config.json").write_text('{"quantization": {"quant_algo": "NVFP4"}}')
     with pytest.raises(ModelUnavailable, match=r"config\.json says fp8, hf_quant_config\.json says nvfp4"):
         models.from_folder(tmp_path)

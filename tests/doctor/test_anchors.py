@@ -24,6 +24,9 @@ HOT = [
     "spark1:4775:4803 [0] NCCL INFO Channel 00/0 : 0[0] -> 1[0] [send] via NET/IB/0/GDRDMA",
     "spark1:4775:4803 [0] NCCL INFO AllReduce: opCount 2f sendbuff 0x7f recvbuff 0x7f count 4096 datatype 9 op 0",
     "(RayWorkerWrapper pid=539) INFO 11-22 10:00:00 [gpu_worker.py:470] loaded shard 7 of 126, 1.53 GB, cuda:0",
+    "WARNING 11-22 10:00:00 [fused_moe.py:1090] Using default MoE config. Config file not found at "
+    "/usr/lib/python3/vllm/configs/E=256,N=512,device_name=NVIDIA_GB10.json",
+    'INFO:     10.0.0.7:47082 - "POST /tokenize HTTP/1.1" 200 OK, vllm/0.32.0 auth token ok',
     "Loading safetensors checkpoint shards:  45% Completed | 57/126 [01:23<01:41,  1.47s/it]",
 ]
 

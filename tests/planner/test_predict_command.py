@@ -38,6 +38,12 @@ def test_what_if_on_machines_that_are_not_there(capsys: pytest.CaptureFixture[st
     assert {item["layout"] for item in json.loads(out)["layouts"]} >= {"tp4"}
 
 
+def test_requests_longer_than_the_recipe_serves_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    load = ("--gpu", "h200", "--isl", "8192", "--osl", "1024")
+    assert "--set max_model_len=9216 or more" in run(capsys, "llama-3.3-70b", *load)[1]
+    assert "max_model_len" not in run(capsys, "llama-3.3-70b", *load, "--set", "max_model_len=16384")[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -45,6 +51,7 @@ def test_what_if_on_machines_that_are_not_there(capsys: pytest.CaptureFixture[st
         (["minimax-m2.6", "--gpu", "h200"], "unknown recipe or model 'minimax-m2.6': did you mean minimax-m2.5"),
         (["minimax-m2.5", "--gpu", "h200", "--set", "kv_cache_dtype=fp9"], "did you mean fp8"),
         (["minimax-m2.5", "--gpu", "h200", "--slo", "tpot"], "'tpot' is no limit"),
+        (["llama-3.3-70b", "--gpu", "h200", "--isl", "200000"], "takes 131072 (max_position_embeddings)"),
     ],
 )
 def test_bad_input(capsys: pytest.CaptureFixture[str], arguments: list[str], said: str) -> None:

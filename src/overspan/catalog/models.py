@@ -85,6 +85,7 @@ def from_folder(folder: Path, name: str | None = None) -> ModelSpec:
     if not tensors:
         return spec
     width = spec.quantisation.format[3:4] if spec.quantisation else ""
+    _same_layers(spec, tensors)
     modules = headers.by_module(tensors, spec.layers, int(width) if width.isdigit() else 4)
     counted = spec.model_copy(update={"modules": modules, "counted_from": "headers"})
     return counted.model_copy(update={"warnings": [*spec.warnings, *_differences(spec, counted)]})
@@ -95,11 +96,22 @@ def from_config(name: str, config: dict[str, Any]) -> ModelSpec:
     return accounting.count(name, config)
 
 
+def _same_layers(said: ModelSpec, tensors: list[headers.Tensor]) -> None:
+    """Refuse a folder whose weights have fewer layers than its config.json says: a part, or another model."""
+    found = (re.match(r"(?:model\.)?(?:language_model\.)?(?:model\.)?layers\.(\d+)\.", one.name) for one in tensors)
+    held = max((int(match.group(1)) + 1 for match in found if match), default=said.layers)
+    if held < said.layers:
+        raise ModelUnavailable(
+            f"config.json: 'num_hidden_layers' is {said.layers}, the headers of the weights hold {held}",
+            next="download the model again: its files are of two models, or some are missing",
+        )
+
+
 def _differences(said: ModelSpec, counted: ModelSpec) -> list[str]:
     """Where config.json and the headers tell two stories.
 
     Raises:
-        ModelUnavailable: the config names a quantisation and no weight is in it.
+        ModelUnavailable: the config names a quantisation and no weight is in it, or none and most weights are in one.
     """
     held = {module.format for module in counted.modules}
     rules = said.quantisation
@@ -109,6 +121,13 @@ def _differences(said: ModelSpec, counted: ModelSpec) -> list[str]:
             next="take quantization_config out of config.json, or give the quantised weights",
         )
     plain = [module for module in counted.modules if module.module not in ("mtp", "vision")]
+    packed = [module for module in plain if module.format not in {"bf16", "fp16", "fp32"}]
+    if rules is None and 2 * sum(module.parameters for module in packed) > sum(module.parameters for module in plain):
+        found = ", ".join(sorted({module.format for module in packed}))
+        raise ModelUnavailable(
+            f"contradictory quantisation: config.json has no quantization_config, most weights are {found}",
+            next="put the quantization_config (or hf_quant_config.json) that belongs to these weights beside them",
+        )
     here, there = sum(module.parameters for module in plain), said.parameters
     if there and abs(here / there - 1) > _AGREE:
         return [

@@ -33,6 +33,8 @@ def read(config: Mapping[str, Any], sidecar: Mapping[str, Any] | None = None) ->
         ModelUnavailable: it contradicts itself, or names no method.
     """
     own = config.get("quantization_config") or config.get("compression_config")
+    if own and not isinstance(own, Mapping):
+        raise ModelUnavailable(f"config.json: quantization_config: expected keys and values, found {own!r:.60}")
     inner = sidecar.get("quantization") if sidecar else None
     first = _parse(own, "config.json") if isinstance(own, Mapping) and own else None
     second = (

@@ -75,7 +75,7 @@ def read(config: Mapping[str, Any]) -> Shape:
         vocab=_size(raw, "vocab_size"),
         # transformers' own default for tie_word_embeddings is true only in a few families; they all write it out.
         tied=bool(raw.get("tie_word_embeddings", config.get("tie_word_embeddings", family.startswith("gemma")))),
-        max_context=_optional(raw, "max_position_embeddings", "n_positions") or None,
+        max_context=_context(raw),
         attention=_attention(raw, family, hidden, kinds),
         intermediate=_dense_width(raw, hidden),
         mlp_matrices=2 if family in _UNGATED else 3,
@@ -204,6 +204,17 @@ def _attention(raw: Mapping[str, Any], family: str, hidden: int, kinds: list[str
         sparse_read_tokens=block * blocks or None,
         linear_layers=kinds.count("linear"),
     )
+
+
+def _context(raw: Mapping[str, Any]) -> int | None:
+    """The positions that vLLM takes the model to have: YaRN stretches those it was trained on."""
+    held = _optional(raw, "max_position_embeddings", "n_positions")
+    rope = raw.get("rope_parameters") or raw.get("rope_scaling")
+    if isinstance(rope, Mapping) and rope.get("rope_type", rope.get("type")) == "yarn":
+        factor, trained = rope.get("factor"), rope.get("original_max_position_embeddings", held)
+        if isinstance(factor, int | float) and isinstance(trained, int) and 1 <= factor <= 10_000:
+            held = max(held, int(trained * factor))
+    return held or None
 
 
 def _dense_width(raw: Mapping[str, Any], hidden: int) -> int:

@@ -52,6 +52,12 @@ def answer(question: Question) -> dict[str, Any]:
     """
     recipe, model = subject.resolve(question.name, question.settings)
     limits, demand = parse_slo(question.slo), question.demand or Demand()
+    found = _answer(question, recipe, model, demand, limits)
+    found["notes"] = [*subject.check_context(recipe, model, demand), *found.get("notes", [])]
+    return found
+
+
+def _answer(question: Question, recipe: Recipe, model: ModelSpec, demand: Demand, limits: Slo) -> dict[str, Any]:
     if question.how_many:
         if question.gpu is None or question.slo is None:
             raise InputError("--how-many needs --gpu and --slo", next="for example --gpu h200 --slo tpot=30 --how-many")

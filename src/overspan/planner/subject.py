@@ -109,6 +109,27 @@ def _for_each(spec: HardwareSpec, ranks: int) -> HardwareSpec:
     return spec.model_copy(update={"bandwidth": share, "rates": rates})
 
 
+def check_context(recipe: Recipe, model: ModelSpec, demand: Demand) -> list[str]:
+    """Whether requests of this length can be served.
+
+    Returns:
+        What must be set before a launch, as a note.
+
+    Raises:
+        InputError: they are longer than the model takes.
+    """
+    args, tokens = recipe.engine_args, demand.isl + demand.osl
+    stretched = args.get("hf_overrides") or args.get("rope_scaling")
+    asked = f"--isl {demand.isl:.0f} + --osl {demand.osl:.0f} is a request of {tokens:.0f} tokens"
+    if model.max_context and tokens > model.max_context and not stretched:
+        raise InputError(
+            f"{asked}, and {model.name} takes {model.max_context} (max_position_embeddings)",
+            next="shorter requests, or rope scaling: --set hf_overrides=...",
+        )
+    served = memory.tokens_of(args.get("max_model_len"), 0)
+    return [f"{asked}: to serve it, --set max_model_len={tokens:.0f} or more"] if 0 < served < tokens else []
+
+
 def usual_demand(recipe: Recipe, model: ModelSpec) -> Demand:
     """The load of a plan that names none: one user, 1024 tokens in and out or what half the context holds."""
     context = memory.tokens_of(recipe.engine_args.get("max_model_len"), model.max_context or 4096)
