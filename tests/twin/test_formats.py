@@ -11,6 +11,7 @@ from overspan.catalog import models
 from overspan.inventory import here
 from overspan.planner import refuse
 from overspan.provision import engines
+from overspan.provision.children import follow
 from overspan.runs.prove import write_twin
 from overspan.schema.errors import EngineMissing, InputError, OverspanError
 from overspan.schema.layout import Layout
@@ -127,6 +128,12 @@ def test_what_is_stored_means_what_the_reference_reads(tmp_path: Path) -> None:
     assert len(set(expected)) > 100
     assert stored.header["lm_head.weight"]["dtype"] == "BF16"
     assert "model.layers.0.self_attn.q_proj.weight_scale" not in stored.header
+    said: list[str] = []
+    script = Path(__file__).parent / "engine_side" / "rounding_and_fault.py"
+    follow([str(engines.find("cpu").python), str(script), str(tmp_path / "twin" / "dequantised")], said.append)
+    agree = json.loads(said[-1])
+    assert agree["bf16"] > 0.98  # 256 experts: 0.998; few routes leave more words to choose among
+    assert agree["shifted"] < 0.7
 
 
 class _Tensors:
