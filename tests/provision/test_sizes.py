@@ -23,7 +23,7 @@ CONFIG = {
     "architectures": ["LlamaForCausalLM"],
     "hidden_size": 1024,
     "intermediate_size": 4096,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 1,
     "num_attention_heads": 16,
     "num_key_value_heads": 8,
     "vocab_size": 32000,

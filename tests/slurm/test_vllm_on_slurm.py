@@ -55,19 +55,6 @@ def tokens(run: RunFolder) -> list[str]:
     return [reply.raise_for_status().json()["choices"][0]["text"] for reply in replies]
 
 
-def test_aggregated_over_two_nodes(real_rack: Rack) -> None:
-    run = up(real_rack, "--set", "layout=pp2")
-    assert [(each.name, each.host, each.ranks) for each in run.processes()] == [
-        ("api", "a", [0]),
-        ("worker1", "b", [1]),
-    ]
-    assert {finding.rule: finding.status for finding in run.findings()}["verify.known-answer"] == "passed"
-    assert "Paris" in tokens(run)[0]
-    assert real_rack.run("stop").returncode == 0
-    assert run.state() == "stopped"
-    real_rack.nothing_left()
-
-
 SWEEP = """name: apart
 base: smollm2-135m
 scenarios: {s: {isl: 32, osl: 8}}
@@ -90,12 +77,9 @@ def test_a_sweep_with_prefill_and_decode_apart(rack_apart: Rack) -> None:
     rack_apart.nothing_left()
 
 
-@pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_apart_answers_as_aggregated_does(rack_apart: Rack) -> None:
-    run = up(rack_apart, "--set", "layout=pp2")
-    expected = tokens(run)
-    rack_apart.run("stop")
-    rack_apart.nothing_left()
+    expected = _aggregated(rack_apart)
     for topology, instances in (("1P1D TP1->TP1", "1 of 1 decode"), ("1P2D TP1->TP1", "2 of 2 decode")):
         run = up(rack_apart, "--set", f"topology={topology}")
         findings = {finding.rule: finding for finding in run.findings()}
@@ -109,6 +93,22 @@ def test_apart_answers_as_aggregated_does(rack_apart: Rack) -> None:
             assert failed(run).process == "decode0"
         rack_apart.run("stop")
         rack_apart.nothing_left()
+
+
+def _aggregated(rack: Rack) -> list[str]:
+    """The tokens of one engine over two nodes."""
+    run = up(rack, "--set", "layout=pp2")
+    assert [(each.name, each.host, each.ranks) for each in run.processes()] == [
+        ("api", "a", [0]),
+        ("worker1", "b", [1]),
+    ]
+    assert {finding.rule: finding.status for finding in run.findings()}["verify.known-answer"] == "passed"
+    answered = tokens(run)
+    assert "Paris" in answered[0]
+    assert rack.run("stop").returncode == 0
+    assert run.state() == "stopped"
+    rack.nothing_left()
+    return answered
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ import psutil
 
 # Source: linux/prctl.h
 _PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 
 # Source: proc_pid_stat(5), fields 3 and 9; PF_EXITING of linux/sched.h
 _PF_EXITING = 0x4
@@ -27,12 +27,18 @@ def become_subreaper() -> None:
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
+def _is_subreaper() -> bool:
+    answer = ctypes.c_int()
+    _prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(answer))
+    return bool(answer.value)
+
+
 def die_with_parent(sig: int = signal.SIGKILL) -> None:
     """Get `sig` when the thread that started this process ends."""
     _prctl(_PR_SET_PDEATHSIG, sig)
 
 
-def _prctl(option: int, value: int) -> None:
+def _prctl(option: int, value: object) -> None:
     if _libc.prctl(option, value, 0, 0, 0) != 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
@@ -166,7 +172,12 @@ def kill_all(find: Iterable[list[psutil.Process]], timeout_s: float = 10.0) -> l
 
 
 def reap() -> None:
-    """Collect zombies that were left to this process as the subreaper, except those that subprocess waits for."""
+    """Collect zombies that were left to this process as the subreaper, except those that subprocess waits for.
+
+    Another process's children are all its own: `stop` called from a program takes no exit code from it.
+    """
+    if not _is_subreaper():
+        return
     for child in psutil.Process().children():
         with contextlib.suppress(psutil.NoSuchProcess, ChildProcessError):
             if child.status() == psutil.STATUS_ZOMBIE and child.pid not in _started:
