@@ -30,7 +30,6 @@ system-parts:
 # Pure tests on every core; then the real parts, of which the machine holds one at a time.
 test: $(VENV)/.dev system-parts
 	$(BIN)/overspan engine install cpu
-	$(BIN)/overspan engine install router
 	status=0; \
 	$(BIN)/python -m pytest -m "$(MARKERS) and not real" -n 2 --dist loadfile || status=$$?; \
 	$(BIN)/python -m pytest -m "$(MARKERS) and real" || status=$$?; \

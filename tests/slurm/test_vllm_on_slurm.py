@@ -14,7 +14,7 @@ from overspan.schema.yamlio import dump
 from slurm.conftest import Rack, failed
 from support.waiting import until
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 PROMPTS = [
     "The capital of France is a city that lies on the river Seine and has been the seat of kings, and its name is",
@@ -64,7 +64,6 @@ points:
 """
 
 
-@pytest.mark.slow
 def test_a_sweep_with_prefill_and_decode_apart(rack_apart: Rack) -> None:
     file = rack_apart.folder / "apart.yaml"
     file.write_text(SWEEP)
@@ -111,7 +110,6 @@ def _aggregated(rack: Rack) -> list[str]:
     return answered
 
 
-@pytest.mark.slow
 def test_a_broken_transfer_fails_and_does_not_answer(rack_apart: Rack) -> None:
     def role(name: str) -> RoleSettings:
         apart = {"kv_connector_extra_config": {"shared_storage_path": f"/srv/kv-{name}"}}
