@@ -125,12 +125,13 @@ class Rack:
 
     def kill_ours(self, run: RunFolder) -> None:
         """The machine that watched is gone: supervisor and guardian at once."""
-        ours = proc.in_session(run.note("supervisor.json")["session"])
+        session = run.note("supervisor.json")["session"]
+        ours = proc.in_session(session)
         for process in ours:  # each ends the run when the other dies, if it has the time
             process.suspend()
         for process in ours:
             process.kill()
-        psutil.wait_procs(ours, timeout=30)
+        psutil.wait_procs(proc.in_session(session), timeout=30)
 
 
 def failed(run: RunFolder) -> Event:

@@ -10,7 +10,6 @@ import contextlib
 import os
 import secrets
 import shutil
-import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -111,9 +110,9 @@ class Slurm:
             self.start_controller()
 
     def stop_controller(self) -> None:
-        """Kill the controller: nobody is told."""
+        """Stop the controller as a restart does: it keeps its jobs, which a killed one forgets if they just began."""
         if self._controller is not None:
-            self._controller.send_signal(signal.SIGKILL)
+            self._controller.terminate()
             self._controller.wait(START_TIMEOUT_S)
             self._controller = None
 
