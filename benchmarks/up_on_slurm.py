@@ -12,15 +12,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
-import httpx
 import yaml
+from first_token import first_token, overspan, ready_at, tell
 
 from overspan.launchers import slurm_commands
 from overspan.provision import engines
@@ -29,14 +27,9 @@ from overspan.schema.places import cache_dir
 from overspan.schema.process import ProcessSpec
 from testbed.bed import Bed
 
-NAME, PORT, TARGET = "bench-slurm", 8032, 1.15
+NAME, PORT = "bench-slurm", 8032
 NODES = ("node1", "node2")
 LONGEST_S = 600.0
-
-
-def overspan(*arguments: str) -> None:
-    """Run the command as a user does."""
-    subprocess.run([sys.executable, "-m", "overspan", *arguments], check=True, stdout=subprocess.DEVNULL)
 
 
 def by_overspan(inventory: Path) -> tuple[float, RunFolder, list[ProcessSpec]]:
@@ -45,19 +38,9 @@ def by_overspan(inventory: Path) -> tuple[float, RunFolder, list[ProcessSpec]]:
     started = time.time()
     overspan("up", "smollm2-135m", "--on", str(inventory), "--name", NAME, *settings)
     run = open_run(NAME)
-    ready = next(event for event in run.events() if event.state == "ready")
-    specs = run.processes()
+    seconds, specs = ready_at(run) - started, run.processes()
     overspan("stop", NAME, "--grace", "0")
-    return ready.at.timestamp() - started, run, specs
-
-
-def first_token(url: str, model: str) -> bool:
-    """Whether a token comes."""
-    body = {"model": model, "prompt": "Hello", "max_tokens": 1}
-    try:
-        return httpx.post(f"{url}/completions", json=body, timeout=60, trust_env=False).status_code == 200
-    except httpx.TransportError:
-        return False
+    return seconds, run, specs
 
 
 def by_hand(bed: Bed, run: RunFolder, specs: list[ProcessSpec]) -> float:
@@ -128,9 +111,7 @@ def main() -> None:
             if number:
                 ours.append(seconds)
                 bare_s.append(hand)
-    ratio = statistics.median(ours) / statistics.median(bare_s)
-    print(f"median {statistics.median(ours):.1f} s against {statistics.median(bare_s):.1f} s: {ratio:.2f}x", end=" ")
-    print(f"(target at most {TARGET}x: {'met' if ratio <= TARGET else 'MISSED'})")
+    tell(ours, bare_s)
     print(f"load of the machine (1 min, {os.cpu_count()} cores): {' '.join(f'{each:.1f}' for each in load)}")
 
 

@@ -12,54 +12,31 @@ import argparse
 import json
 import os
 import signal
-import statistics
 import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 from typing import Any
 
+from first_token import first_token, overspan, ready_at, tell
+
+from overspan.runs.folder import open_run
+
 NAME = "bench-up"
-TARGET = 1.15
-
-
-def overspan(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "overspan", *arguments], check=True, stdout=subprocess.PIPE, text=True)
-
-
-def run_folder() -> Path:
-    from overspan.runs.folder import open_run
-
-    return open_run(NAME).path
 
 
 def by_overspan() -> float:
     """Seconds from calling `overspan up` to the event of the first token."""
     started = time.time()
     overspan("up", "smollm2-135m", "--name", NAME, "--set", "port=0", "--json")
-    from overspan.runs.folder import open_run
-
-    ready = next(event for event in open_run(NAME).events() if event.state == "ready")
+    seconds = ready_at(open_run(NAME)) - started
     overspan("stop", NAME)
-    return ready.at.timestamp() - started
-
-
-def first_token(base: str, model: str) -> bool:
-    body = json.dumps({"model": model, "prompt": "Hello", "max_tokens": 1}).encode()
-    request = urllib.request.Request(f"{base}/v1/completions", body, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=60) as reply:
-            return bool(json.load(reply)["choices"])
-    except (urllib.error.URLError, ConnectionError):
-        return False
+    return seconds
 
 
 def by_hand(spec: dict[str, Any]) -> float:
     """Seconds from starting the same argv and environment to the first token."""
     argv, environment = spec["argv"], {**os.environ, **spec["env"]}
-    base, model = f"http://127.0.0.1:{spec['ports']['api']}", argv[argv.index("--served-model-name") + 1]
+    base, model = f"http://127.0.0.1:{spec['ports']['api']}/v1", argv[argv.index("--served-model-name") + 1]
     started = time.time()
     with Path(os.devnull).open("w") as sink:
         engine = subprocess.Popen(argv, env=environment, stdout=sink, stderr=sink, start_new_session=True)
@@ -79,16 +56,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     rounds = parser.parse_args().rounds
     by_overspan()
-    spec = json.loads((run_folder() / "processes.json").read_text())[0]
+    spec = json.loads((open_run(NAME).path / "processes.json").read_text())[0]
     by_hand(spec)
     ours, bare = [], []
     for number in range(rounds):
         ours.append(by_overspan())
         bare.append(by_hand(spec))
         print(f"round {number + 1}: overspan up {ours[-1]:.1f} s, bare vllm serve {bare[-1]:.1f} s", flush=True)
-    ratio = statistics.median(ours) / statistics.median(bare)
-    print(f"median {statistics.median(ours):.1f} s against {statistics.median(bare):.1f} s: {ratio:.2f}x", end=" ")
-    print(f"(target at most {TARGET}x: {'met' if ratio <= TARGET else 'MISSED'})")
+    tell(ours, bare)
 
 
 if __name__ == "__main__":

@@ -11,19 +11,15 @@ thrown away. Target of issue 3: at most 1.15x.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shlex
-import statistics
 import subprocess
-import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
 
 import yaml
+from first_token import first_token, overspan, ready_at, tell
 
 from overspan.launchers.docker_commands import docker_run
 from overspan.provision import engines
@@ -33,12 +29,7 @@ from overspan.schema.process import ProcessSpec
 from testbed import image
 from testbed.bed import Bed
 
-NAME, BY_HAND, PORT, TARGET = "bench-two", "by-hand", 8031, 1.15
-
-
-def overspan(*arguments: str) -> None:
-    """Run the command as a user does."""
-    subprocess.run([sys.executable, "-m", "overspan", *arguments], check=True, stdout=subprocess.DEVNULL)
+NAME, BY_HAND, PORT = "bench-two", "by-hand", 8031
 
 
 def by_overspan(inventory: Path, address: str) -> tuple[float, RunFolder]:
@@ -48,20 +39,9 @@ def by_overspan(inventory: Path, address: str) -> tuple[float, RunFolder]:
     started = time.time()
     overspan("up", "smollm2-135m", "--on", str(inventory), "--name", NAME, *words)
     run = open_run(NAME)
-    ready = next(event for event in run.events() if event.state == "ready")
+    seconds = ready_at(run) - started
     overspan("stop", NAME, "--grace", "0")
-    return ready.at.timestamp() - started, run
-
-
-def first_token(url: str, model: str) -> bool:
-    """Whether a token comes."""
-    body = json.dumps({"model": model, "prompt": "Hello", "max_tokens": 1}).encode()
-    request = urllib.request.Request(f"{url}/completions", body, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=60) as reply:
-            return bool(json.load(reply)["choices"])
-    except (urllib.error.URLError, ConnectionError):
-        return False
+    return seconds, run
 
 
 def by_hand(bed: Bed, run: RunFolder, specs: list[ProcessSpec]) -> float:
@@ -104,9 +84,7 @@ def main() -> None:
             if number:
                 ours.append(seconds)
                 bare.append(hand)
-    ratio = statistics.median(ours) / statistics.median(bare)
-    print(f"median {statistics.median(ours):.1f} s against {statistics.median(bare):.1f} s: {ratio:.2f}x", end=" ")
-    print(f"(target at most {TARGET}x: {'met' if ratio <= TARGET else 'MISSED'})")
+    tell(ours, bare)
 
 
 if __name__ == "__main__":

@@ -26,10 +26,6 @@ _SIZE = re.compile(r"[0-9]+(\.[0-9]+)?[kKmMgGtT]?")
 _FOLDER = "engine_flags"
 
 
-def _read(name: str) -> str:
-    return files.text(_FOLDER, name)
-
-
 def known() -> Flags:
     """Every flag of every vLLM known here, as the one that ships has it, by the name that it has in a recipe."""
     learned = [_kept(file, file.stat().st_mtime_ns) for file in sorted(_learned().glob("vllm-*.json"))]
@@ -71,7 +67,7 @@ def _file_of(version: str) -> Path:
 
 @functools.lru_cache(maxsize=1)
 def _shipped() -> Flags:
-    return _with_limits(json.loads(_read(f"vllm-{LATEST}.json"))["flags"])
+    return _with_limits(json.loads(files.text(_FOLDER, f"vllm-{LATEST}.json"))["flags"])
 
 
 @functools.lru_cache(maxsize=8)
@@ -89,7 +85,7 @@ def _with_limits(flags: Flags) -> Flags:
 @functools.lru_cache(maxsize=1)
 def notes() -> dict[str, Any]:
     """What the parser does not tell: limits, first versions, homes of arguments that have a field of their own."""
-    data: dict[str, Any] = plain(_read("notes.yaml"))
+    data: dict[str, Any] = plain(files.text(_FOLDER, "notes.yaml"))
     return data
 
 

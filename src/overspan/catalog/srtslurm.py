@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from overspan.catalog import secrets, srtslurm_roles
 from overspan.catalog.sparkrun import Imported
+from overspan.catalog.srtslurm_roles import PREFIXES, left_out
 from overspan.schema.errors import RecipeError
 from overspan.schema.recipe import Recipe
 from overspan.schema.topology import parse_topology
@@ -41,9 +42,6 @@ _CARRIED: Final = frozenset(
 )
 
 _SECTIONS: Final = ("model", "backend", "resources", "frontend", "environment")
-
-_ROLES: Final = {"prefill": "prefill", "decode": "decode", "aggregated": "agg"}
-"""Our roles, and the prefix of each in srt-slurm's `resources`."""
 
 _DEGREES: Final = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "enable_expert_parallel")
 
@@ -123,11 +121,10 @@ def _frontend(data: Mapping[str, Any]) -> str:
 
 def _left_out(data: Mapping[str, Any]) -> list[str]:
     """What of the recipe has no place in ours."""
-    told = [(key, _DROPPED.get(key)) for key in data if key not in _CARRIED]
-    told += [(f"frontend.{key}", None) for key, value in data["frontend"].items() if key != "type" and value]
-    read = {"type", "vllm_config", *(f"{role}_environment" for role in _ROLES)}
-    told += [(f"backend.{key}", None) for key, value in data["backend"].items() if key not in read and value]
-    return [f"{key}: not carried over: {why or 'Overspan has no such setting'}" for key, why in told]
+    told = [left_out(key, _DROPPED[key]) if key in _DROPPED else left_out(key) for key in data if key not in _CARRIED]
+    told += [left_out(f"frontend.{key}") for key, value in data["frontend"].items() if key != "type" and value]
+    read = {"type", "vllm_config", *(f"{role}_environment" for role in PREFIXES)}
+    return told + [left_out(f"backend.{key}") for key, value in data["backend"].items() if key not in read and value]
 
 
 def _roles(data: Mapping[str, Any], where: str) -> dict[str, dict[str, Any]]:
@@ -136,12 +133,12 @@ def _roles(data: Mapping[str, Any], where: str) -> dict[str, dict[str, Any]]:
     if not isinstance(given, dict):
         kind = backend.get("type") or ", ".join(key for key in backend if key.endswith("_config")) or "nothing"
         raise RecipeError(f"{where}: backend is {kind}; only workers of vLLM (vllm_config) can be imported")
-    roles = {role: held for role, held in given.items() if role in _ROLES and isinstance(held, dict)}
+    roles = {role: held for role, held in given.items() if role in PREFIXES and isinstance(held, dict)}
     if set(roles) not in ({"aggregated"}, {"prefill", "decode"}):
         raise RecipeError(
             f"{where}: backend.vllm_config has {', '.join(given)}; wanted prefill and decode, or aggregated"
         )
-    return {role: roles[role] for role in _ROLES if role in roles}
+    return {role: roles[role] for role in PREFIXES if role in roles}
 
 
 def _arguments(given: Mapping[str, Any], role: str, where: str) -> dict[str, Any]:
@@ -179,7 +176,7 @@ def _topology(
     labels, counts = {}, {}
     for role, held in args.items():
         labels[role] = _label(held, f"{where}: backend.vllm_config.{role}")
-        prefix = _ROLES[role]
+        prefix = PREFIXES[role]
         counts[role] = _count(resources, f"{prefix}_workers", f"{where}: resources")
         layout = parse_topology(labels[role]).roles[0].layout
         nodes, each = resources.get(f"{prefix}_nodes"), resources.get("gpus_per_node")

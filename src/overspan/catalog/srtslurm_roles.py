@@ -10,10 +10,17 @@ from typing import Any, Final
 
 from overspan.schema.errors import RecipeError
 
-_NAMES: Final = {"prefill": "prefill", "decode": "decode", "agg": "aggregated"}
-"""A role's name in schema 2, and in the sections of the first."""
+PREFIXES: Final = {"prefill": "prefill", "decode": "decode", "aggregated": "agg"}
+"""Our roles, which the first schema's sections are named by, and what its `resources` and schema 2 call them."""
+
+_ROLES: Final = {prefix: role for role, prefix in PREFIXES.items()}
 
 _CARRIED: Final = frozenset({"nodes", "workers", "gpus", "env", "args", "engine"})
+
+
+def left_out(key: str, why: str = "Overspan has no such setting") -> str:
+    """The warning of a setting that has no place in a recipe of ours."""
+    return f"{key}: not carried over: {why}"
 
 
 def is_one(data: Any) -> bool:
@@ -39,14 +46,14 @@ def as_first(data: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[
     resources = dict(given) if isinstance(given, dict) else {}
     engine = data.get("engine")
     wide = [key for key in engine if key != "type"] if isinstance(engine, dict) else []
-    warnings = [f"engine.{key}: not carried over: Overspan has no such setting" for key in wide]
+    warnings = [left_out(f"engine.{key}") for key in wide]
     for name, held in roles.items():
-        first = _NAMES.get(name, name)
+        first = _ROLES.get(name, name)
         backend["vllm_config"][first] = held.get("args") or {}
         backend[f"{first}_environment"] = held.get("env") or {}
         resources |= {f"{name}_{what}": held[what] for what in ("nodes", "workers") if what in held}
         more = [key for key in held if key not in _CARRIED]
-        warnings += [f"roles.{name}.{key}: not carried over: Overspan has no such setting" for key in more]
+        warnings += [left_out(f"roles.{name}.{key}") for key in more]
     rest = {key: value for key, value in data.items() if key not in ("schema", "roles", "engine")}
     return {**rest, "backend": backend, "resources": resources}, warnings
 

@@ -29,9 +29,9 @@ def make_plan(recipe: Recipe, inventory: Inventory, engine: EngineChoice, demand
     Raises:
         PlanRefused: it cannot run on these machines; with the reason of each refusal.
     """
-    model, notes = sizes(recipe)
     if recipe.topology is not None:
-        return _apart(recipe, inventory, engine, (model, notes), demand)
+        return _apart(recipe, inventory, engine, demand)
+    model, notes = sizes(recipe)
     placements = place(recipe.layout, inventory)
     reasons = refuse.refusals(model, recipe.layout, inventory, recipe)
     reasons += requires.missing(recipe, inventory, engine)
@@ -69,13 +69,13 @@ def make_plan(recipe: Recipe, inventory: Inventory, engine: EngineChoice, demand
 
 def _unserved(model: ModelSpec | None, recipe: Recipe, inventory: Inventory, demand: Demand | None) -> list[str]:
     """Requests that are too long for the context, and GPUs that are reserved for nothing: Slurm gives whole nodes."""
-    if demand is None and inventory.launcher != "slurm":
+    whole_nodes = inventory.launcher == "slurm"
+    if demand is None and not whole_nodes:
         return []
-    from overspan.planner import topology  # imported when asked, as above
+    from overspan.planner import topology  # imported when asked: most plans state no lengths and take no whole nodes
 
-    found = topology.demand_refusals(model, recipe, demand)
-    whole = inventory.launcher == "slurm"
-    return [*found, *(topology.idle(topology.topology_of(recipe), inventory) if whole else [])]
+    too_long = topology.demand_refusals(model, recipe, demand)
+    return [*too_long, *topology.idle(topology.topology_of(recipe), inventory)] if whole_nodes else too_long
 
 
 def sizes(recipe: Recipe) -> tuple[ModelSpec | None, list[str]]:
@@ -119,17 +119,11 @@ def _slurm_endpoint(recipe: Recipe, inventory: Inventory, head: Host) -> Endpoin
     return Endpoint(host=LOOPBACK if tunnel else known, port=recipe.port, model=recipe.public_name, tunnel=tunnel)
 
 
-def _apart(
-    recipe: Recipe,
-    inventory: Inventory,
-    engine: EngineChoice,
-    known: tuple[ModelSpec | None, list[str]],
-    demand: Demand | None,
-) -> Plan:
+def _apart(recipe: Recipe, inventory: Inventory, engine: EngineChoice, demand: Demand | None) -> Plan:
     """The plan with prefill and decode apart."""
     from overspan.planner.apart import place_apart  # imported when asked: most plans have workers of one kind
 
-    model, notes = known
+    model, notes = sizes(recipe)
     placements, layout = place_apart(recipe, inventory, engine, model, demand)
     return Plan(
         recipe=recipe,

