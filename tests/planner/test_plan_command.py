@@ -144,3 +144,24 @@ def test_hardware_of_ones_own(capsys: pytest.CaptureFixture[str], tmp_path: Path
     code, _, err = run(capsys, *words, "--hardware", str(tmp_path / "absent.yaml"))
     assert code == 2
     assert "absent.yaml" in err
+
+
+@pytest.mark.parametrize("name", ["minimax-m2.5", "MiniMax-M2.5"])
+def test_a_name_whose_sizes_ship_is_a_model(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """It is planned as its checkpoint, in vLLM's own image where nothing says another, and no host is asked."""
+    code, out, err = run(capsys, name, "--on", "h200-x8", "--concurrency", "16")
+    assert code == 0
+    assert "unknown" not in out + err
+    assert "of MiniMaxAI/MiniMax-M2.5 on h200-x8" in out
+    assert "image vllm/vllm-openai:v0.32.0" in out
+
+
+def test_sizes_without_a_checkpoint_say_so(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = run(capsys, "minimax-m2.5-bf16", "--on", "h200-x8")
+    assert code == 2
+    assert "no checkpoint of it is known" in err
+
+
+def test_an_image_that_is_named_stays(capsys: pytest.CaptureFixture[str]) -> None:
+    found = document(capsys, ID, "--on", "two-sparks", "--set", "image=vllm/vllm-openai:v0.27.0")
+    assert json.dumps(found["engine"]).count("v0.27.0") == 1

@@ -100,12 +100,12 @@ def _mtp(shape: shapes.Shape) -> Iterator[Matrix]:
 def _layer(shape: shapes.Shape, index: int, moe: bool) -> Iterator[Matrix]:
     prefix = f"model.layers.{index}"
     yield Matrix(f"{prefix}.input_layernorm", "norm", 2 * shape.hidden)
-    if shape.linear[index]:
+    if shape.kinds[index] == "linear":
         # A linear layer mixes through projections of about the size of attention's.
         yield Matrix(
             f"{prefix}.linear_attn", "attention", 4 * shape.hidden * shape.attention.heads * shape.attention.head_dim
         )
-    else:
+    elif shape.kinds[index] != "none":
         yield from _attention(shape, f"{prefix}.self_attn")
     if moe:
         yield from _moe(shape, f"{prefix}.{shape.moe_name}")

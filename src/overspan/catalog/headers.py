@@ -7,10 +7,12 @@ Source of the layout: https://github.com/huggingface/safetensors#format.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import struct
 from collections import defaultdict
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -28,7 +30,7 @@ _BITS: Final = {
 _PARTS: Final = frozenset({"qweight", "qzeros", "scales", "g_idx", "weight"})
 _PLAIN: Final = {"BF16": "bf16", "F16": "fp16", "F32": "fp32", "I8": "int8", "U8": "int8"}
 _MODULES: Final[list[tuple[Module, re.Pattern[str]]]] = [
-    ("vision", re.compile(r"vision|visual|image|multi_modal_projector|patch_merge|vit\.")),
+    ("vision", re.compile(r"vision|visual|image|audio|speech|multi_modal_projector|patch_merge|vit\.")),
     ("router", re.compile(r"shared_expert_gate|router|\.gate(\.|$)|e_score_correction|correction_bias")),
     ("shared_experts", re.compile(r"shared_expert")),
     ("experts", re.compile(r"\.experts?(\.|$)|experts_")),
@@ -38,24 +40,23 @@ _MODULES: Final[list[tuple[Module, re.Pattern[str]]]] = [
     ("attention", re.compile(r"attn|attention|mamba|mixer|indexer")),
     ("mlp", re.compile(r"mlp|feed_forward|ffn|fc[12]")),
 ]
+_NUMBERS: Final = re.compile(r"(?<=[._/])(\d+)(?=[._/])")
 _SCALE: Final = re.compile(r"(scale|scales|scale_inv|qzeros|g_idx|zero_point|weight_shape|input_scale|k_scale|v_scale)")
 
 
 class Tensor(NamedTuple):
-    """One tensor of a checkpoint."""
+    """One tensor of a checkpoint, or equal ones of one layer's experts, told once; `bytes` are of each."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     bytes: int
+    copies: int = 1
 
     @property
     def values(self) -> int:
         """Stored values; packed formats hold several parameters in one."""
-        total = 1
-        for side in self.shape:
-            total *= side
-        return total
+        return math.prod(self.shape)
 
 
 def read_folder(folder: Path) -> list[Tensor]:
@@ -159,17 +160,37 @@ def _tensor(file: Path, name: str, item: Any, available: int) -> Tensor:
 
 def _counts(value: Any) -> tuple[int, ...] | None:
     """A list of whole numbers, none below 0."""
-    if not isinstance(value, list) or not all(type(item) is int and item >= 0 for item in value):
+    if type(value) is not list or not {*map(type, value)} <= {int} or min(value, default=0) < 0:
         return None
     return tuple(value)
 
 
-def by_module(tensors: list[Tensor], layers: int, integer_bits: int = 4) -> list[ModuleWeights]:
+def condensed(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Tensors whose names differ in their second number alone (expert 0, 1, 2 ...), told once with how many there are.
+
+    A checkpoint of 92,000 tensors has 2,000 that differ: all that follows is counted on these.
+    """
+    equal: dict[tuple[str, str, str, str, str, tuple[int, ...]], list[int]] = {}
+    for name, dtype, shape, size, copies in tensors:
+        # Text before the first number, the number, text up to the second, the second, the rest.
+        head, first, middle, second, rest = (*_NUMBERS.split(name, 2), "", "", "", "")[:5]
+        key = (head, first, f"{middle}0" if second else middle, rest, dtype, shape)
+        held = equal.setdefault(key, [size, 0])
+        held[1] += copies
+    return [
+        Tensor(f"{head}{first}{middle}{rest}", dtype, shape, size, copies)
+        for (head, first, middle, rest, dtype, shape), (size, copies) in equal.items()
+    ]
+
+
+def by_module(
+    tensors: list[Tensor], module: Callable[[str, list[Tensor]], Module], integer_bits: int = 4
+) -> list[ModuleWeights]:
     """Parameters and exact bytes by module and format.
 
     Args:
         tensors: of the whole checkpoint.
-        layers: of the model itself; layers after these belong to MTP.
+        module: the kind of a module, by its path and its tensors.
         integer_bits: of weights packed in 32-bit integers, which their header does not tell.
     """
     owners: dict[str, list[Tensor]] = defaultdict(list)
@@ -178,12 +199,12 @@ def by_module(tensors: list[Tensor], layers: int, integer_bits: int = 4) -> list
     sums: dict[tuple[Module, str], list[int]] = defaultdict(lambda: [0, 0])
     for owner, held in owners.items():
         weights, parameters = _format(held, integer_bits)
-        entry = sums[module_of(owner, layers), weights]
+        entry = sums[module(owner, held), weights]
         entry[0] += parameters
-        entry[1] += sum(tensor.bytes for tensor in held)
+        entry[1] += sum(tensor.bytes * tensor.copies for tensor in held)
     return [
-        ModuleWeights(module=module, format=name, parameters=counts[0], bytes=counts[1])
-        for (module, name), counts in sums.items()
+        ModuleWeights(module=kind, format=name, parameters=counts[0], bytes=counts[1])
+        for (kind, name), counts in sums.items()
     ]
 
 
@@ -202,23 +223,28 @@ def _format(held: list[Tensor], integer_bits: int) -> tuple[str, int]:
     weights = [tensor for tensor in held if tensor not in scales]
     if not weights:
         return "fp32", 0
-    main = max(weights, key=lambda tensor: tensor.bytes)
-    rest = sum(tensor.values for tensor in weights if tensor is not main)
+    main = max(weights, key=lambda tensor: tensor.bytes * tensor.copies)
+    rest = sum(tensor.values * tensor.copies for tensor in weights if tensor is not main)
     blocks = max(scales, key=lambda tensor: tensor.values, default=None)
+    name, each = _main_format(main, blocks, integer_bits)
+    return name, main.values * main.copies * each + rest
+
+
+def _main_format(main: Tensor, blocks: Tensor | None, integer_bits: int) -> tuple[str, int]:
+    """The format of a weight, by its type and that of its scales, and how many parameters one stored value holds."""
     if main.dtype == "I32":
-        group = _group(main, blocks, 32 // integer_bits)
-        return f"int{integer_bits}_g{group}", main.values * 32 // integer_bits + rest
+        each = 32 // integer_bits
+        return f"int{integer_bits}_g{_group(main, blocks, each)}", each
     if blocks is not None and main.dtype in ("U8", "F4"):
-        packed = 2 if main.dtype == "U8" else 1
-        return ("nvfp4" if blocks.dtype == "F8_E4M3" else "mxfp4"), main.values * packed + rest
+        return ("nvfp4" if blocks.dtype == "F8_E4M3" else "mxfp4"), 2 if main.dtype == "U8" else 1
     if main.dtype.startswith("F8"):
         if blocks is not None and blocks.dtype in ("U8", "F8_E8M0"):
-            return "mxfp8", main.values + rest
+            return "mxfp8", 1
         square = (
             blocks is not None and len(blocks.shape) == 2 and 1 < blocks.values < main.values and blocks.shape[1] > 1
         )
-        return ("fp8_block" if square else "fp8"), main.values + rest
-    return _PLAIN.get(main.dtype, "fp32"), main.values + rest
+        return ("fp8_block" if square else "fp8"), 1
+    return _PLAIN.get(main.dtype, "fp32"), 1
 
 
 def _group(main: Tensor, blocks: Tensor | None, per_integer: int) -> int:

@@ -29,6 +29,11 @@ def engine_version(image: str | None) -> str | None:
     return tagged.group(1) if tagged else None
 
 
+def usual(version: str) -> str:
+    """The image of vLLM's own releases for some version (https://hub.docker.com/r/vllm/vllm-openai): x86 and ARM."""
+    return f"vllm/vllm-openai:v{version}"
+
+
 def brings(image: str | None) -> list[str]:
     """Features (see features.yaml) that an image has by patches, whatever its version says."""
     return list(_entry(image).get("brings", [])) if image else []

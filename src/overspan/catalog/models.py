@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any, Final
 
-from overspan.catalog import accounting, headers, library
+from overspan.catalog import accounting, headers, inferred, library
 from overspan.schema.errors import ModelUnavailable, UnknownName
 from overspan.schema.model import ModelSpec
 from overspan.schema.yamlio import read_yaml
@@ -53,6 +53,24 @@ def lookup(name: str) -> ModelSpec | None:
     return from_folder(cached, name) if cached else None
 
 
+def checkpoint_of(name: str) -> str | None:
+    """The Hugging Face id of a model that is named as its sizes ship; None where no such name ships.
+
+    Raises:
+        ModelUnavailable: the sizes ship for planning alone: no checkpoint of them is known.
+    """
+    if name.lower() not in names():
+        return None
+    text, _ = library.text_of(_FOLDER, name.lower(), "model")
+    ids = _ids_line(text)
+    if not ids:
+        raise ModelUnavailable(
+            f"the sizes of {name} ship, and no checkpoint of it is known that could be launched",
+            next=f"overspan predict {name} answers without one; or give a Hugging Face id or a folder",
+        )
+    return ids[0]
+
+
 def config_of(name: str) -> dict[str, Any]:
     """The config.json of a model: of its folder, of the hub's cache, or as far as the catalogue states it.
 
@@ -76,19 +94,75 @@ def from_folder(folder: Path, name: str | None = None) -> ModelSpec:
     Raises:
         ModelUnavailable: no config.json, or a file is damaged, cut short or contradictory; names it.
     """
+    files = sorted(file for file in folder.glob("*") if file.suffix in (".json", ".safetensors"))
+    stamp = tuple((file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.exists())
+    weights = any(file.suffix == ".safetensors" for file in files)
+    return _read(folder, name, stamp) if weights else _read.__wrapped__(folder, name, stamp)
+
+
+@functools.lru_cache(maxsize=4)
+def _read(folder: Path, name: str | None, _stamp: tuple[tuple[str, int, int], ...]) -> ModelSpec:
+    """As `from_folder`; asked several times in one command, and a large model has 90,000 tensors."""
     config = _json(folder / "config.json")
     sidecar = folder / "hf_quant_config.json"
-    spec = accounting.count(
-        name or folder.resolve().name, config, sidecar=_json(sidecar) if sidecar.is_file() else None
-    )
-    tensors = headers.read_folder(folder) or (headers.kept(name) if name else [])
+    rules = _json(sidecar) if sidecar.is_file() else None
+    called = name or folder.resolve().name
+    tensors = headers.condensed(headers.read_folder(folder) or (headers.kept(name) if name else []))
     if not tensors:
-        return spec
-    width = spec.quantisation.format[3:4] if spec.quantisation else ""
-    _same_layers(spec, tensors)
-    modules = headers.by_module(tensors, spec.layers, int(width) if width.isdigit() else 4)
-    counted = spec.model_copy(update={"modules": modules, "counted_from": "headers"})
-    return counted.model_copy(update={"warnings": [*spec.warnings, *_differences(spec, counted)]})
+        return accounting.count(called, config, sidecar=rules)
+    full = inferred.complete(config, tensors)
+    spec = accounting.count(called, full.config, sidecar=rules)
+    return _counted(spec, tensors, full)
+
+
+def _counted(said: ModelSpec, tensors: list[headers.Tensor], full: inferred.Completed) -> ModelSpec:
+    """The model as its headers hold it, with a warning for all that config.json says otherwise or not at all."""
+    layers = inferred.layers_of(tensors)
+    width = said.quantisation.format[3:4] if said.quantisation else ""
+    packed = int(width) if width.isdigit() else 4
+    if layers is None:
+        modules = headers.by_module(tensors, lambda owner, _: headers.module_of(owner, said.layers), packed)
+        counted = said.model_copy(update={"modules": modules, "counted_from": "headers"})
+        return counted.model_copy(update={"warnings": [*said.warnings, *_differences(said, counted)]})
+    _same_layers(said, layers)
+    experts = inferred.experts_of(tensors, layers) if said.experts else None
+    modules = headers.by_module(
+        tensors, lambda owner, held: inferred.module_by_shape(owner, held, said, layers, experts), packed
+    )
+    held = {module.module for module in modules}
+    counted = said.model_copy(
+        update={
+            "modules": modules,
+            "counted_from": "headers",
+            "moe_layers": len(experts.layers) if experts else said.moe_layers,
+            "tied_embeddings": "lm_head" not in held if "embedding" in held else said.tied_embeddings,
+            "assumed": full.assumed,
+        }
+    )
+    told = [*said.warnings, *_unsaid(full), *_differences(said, counted), *_nameless(counted)]
+    if layers.count > said.layers + said.mtp_layers:
+        told.append(
+            f"the headers hold {layers.count} layers, config.json says {said.layers}: the others are taken to draft"
+        )
+    return counted.model_copy(update={"warnings": told})
+
+
+def _unsaid(full: inferred.Completed) -> list[str]:
+    """What config.json does not say: each size by its key, counted or assumed."""
+    found = []
+    if full.counted:
+        found.append(f"unknown from config.json, counted in the headers of the weights: {', '.join(full.counted)}")
+    if full.assumed:
+        found.append(f"unknown from config.json and from the headers, so assumed: {', '.join(full.assumed)}")
+    return found
+
+
+def _nameless(counted: ModelSpec) -> list[str]:
+    """Weights whose purpose nothing here knows."""
+    size = counted.bytes_of("other")
+    if size * 1000 <= counted.weight_bytes:
+        return []
+    return [f"unknown modules hold {size / 1e9:.2f} GB of the weights: counted as read in each step, split by TP"]
 
 
 def from_config(name: str, config: dict[str, Any]) -> ModelSpec:
@@ -96,13 +170,11 @@ def from_config(name: str, config: dict[str, Any]) -> ModelSpec:
     return accounting.count(name, config)
 
 
-def _same_layers(said: ModelSpec, tensors: list[headers.Tensor]) -> None:
+def _same_layers(said: ModelSpec, layers: inferred.Layers) -> None:
     """Refuse a folder whose weights have fewer layers than its config.json says: a part, or another model."""
-    found = (re.match(r"(?:model\.)?(?:language_model\.)?(?:model\.)?layers\.(\d+)\.", one.name) for one in tensors)
-    held = max((int(match.group(1)) + 1 for match in found if match), default=said.layers)
-    if held < said.layers:
+    if layers.count < said.layers:
         raise ModelUnavailable(
-            f"config.json: 'num_hidden_layers' is {said.layers}, the headers of the weights hold {held}",
+            f"config.json: 'num_hidden_layers' is {said.layers}, the headers of the weights hold {layers.count}",
             next="download the model again: its files are of two models, or some are missing",
         )
 
@@ -154,8 +226,12 @@ def _json(file: Path) -> dict[str, Any]:
 def _ids(name: str) -> list[str]:
     """The Hugging Face ids of a model that ships, in small letters, from the one line that holds them."""
     text, _ = library.text_of(_FOLDER, name, "model")
+    return [item.lower() for item in _ids_line(text)]
+
+
+def _ids_line(text: str) -> list[str]:
     line = next(line for line in text.splitlines() if line.startswith("ids:"))
-    return [item.strip() for item in line.removeprefix("ids:").strip(" []").lower().split(",")]
+    return [item.strip() for item in line.removeprefix("ids:").strip(" []").split(",") if item.strip()]
 
 
 @functools.cache

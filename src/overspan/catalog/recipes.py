@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from overspan.catalog import features, flags, library, overrides, secrets
+from overspan.catalog import features, flags, library, models, overrides, secrets
 from overspan.schema.errors import RecipeError, UnknownName
 from overspan.schema.recipe import Recipe
 from overspan.schema.yamlio import Place
@@ -21,7 +21,9 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Recipe:
-    """A recipe by its name, by the path of a YAML file, or made for a model: a Hugging Face id or a model's folder.
+    """A recipe by its name, by the path of a YAML file, or made for a model.
+
+    A model is a Hugging Face id, a model's folder, or the name of one whose sizes ship.
 
     Raises:
         UnknownName: none of these, with the nearest recipes.
@@ -30,9 +32,11 @@ def find(name: str) -> Recipe:
     if name not in names() and not library.is_path(name):
         if Path(name, "config.json").is_file() or _HUB_ID.fullmatch(name):
             return for_model(name)
+        if (known := models.checkpoint_of(name)) is not None:
+            return for_model(known).model_copy(update={"name": name.lower()})
         if Path(name).is_dir():
             raise RecipeError(f"folder {name} holds no config.json: it is no model that vLLM can load")
-        raise UnknownName("recipe or model", name, names(), next=_known())
+        raise UnknownName("recipe or model", name, [*names(), *models.names()], next=_known())
     recipe, file, places = library.find(Recipe, _FOLDER, name, "recipe")
     _check_args(recipe, recipe.engine_args, ("engine_args",), file, places)
     secrets.refuse_env(recipe.env, where=file)
@@ -58,7 +62,8 @@ def for_model(model: str) -> Recipe:
 
 
 def _known() -> str:
-    return f"recipes that ship: {', '.join(names())}; or a Hugging Face id (owner/name), a folder, or a YAML file"
+    shipped = f"recipes that ship: {', '.join(names())}; models: {', '.join(models.names())}"
+    return f"{shipped}; or a Hugging Face id (owner/name), a folder, or a YAML file"
 
 
 def _check_requires(recipe: Recipe, file: str) -> None:

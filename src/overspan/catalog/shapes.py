@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
+from overspan.catalog import kinds
 from overspan.schema.base import Frozen
 from overspan.schema.errors import ModelUnavailable
 from overspan.schema.model import Attention
@@ -25,6 +26,37 @@ _NORM_HEAD: Final = frozenset(
 _NORM_TENSOR: Final = frozenset({"minimax_m2", "olmo2"})
 
 
+# Canonical keys of transformers first, then the same under other names.
+KEYS: Final[dict[str, tuple[str, ...]]] = {
+    "num_hidden_layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers"),
+    "hidden_size": ("hidden_size", "n_embd", "d_model", "model_dim", "dim"),
+    "vocab_size": ("vocab_size", "padded_vocab_size", "n_vocab"),
+    "num_attention_heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
+    "num_key_value_heads": (
+        "num_key_value_heads", "num_kv_heads", "n_kv_heads", "n_head_kv", "kv_n_heads", "multi_query_group_num",
+    ),
+    "head_dim": ("head_dim", "attention_head_dim", "head_size", "kv_channels", "d_head"),
+    "intermediate_size": (
+        "dense_intermediate_size", "intermediate_size_mlp", "intermediate_size", "ffn_hidden_size", "n_inner",
+        "ffn_dim",
+    ),
+    "num_experts": (
+        "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "num_moe_experts", "n_experts",
+    ),
+    "num_experts_per_tok": (
+        "num_experts_per_tok", "num_experts_per_token", "experts_per_token", "moe_topk", "moe_top_k", "moe_k",
+        "num_selected_experts", "experts_top_k", "top_k_experts",
+    ),
+    "moe_intermediate_size": (
+        "moe_intermediate_size", "expert_ffn_hidden_size", "expert_intermediate_size", "intermediate_size",
+        "ffn_hidden_size",
+    ),
+}  # fmt: skip
+# Where the text part of a config may stand, and parts whose keys belong to the whole.
+TEXT: Final = ("text_config", "llm_config", "language_config", "thinker_config", "language_model", "text_model")
+_PARTS: Final = ("attn_config", "ffn_config")
+
+
 class Shape(Frozen):
     """Sizes of one model, as its config.json gives them."""
 
@@ -45,7 +77,7 @@ class Shape(Frozen):
     shared_intermediate: int
     moe_name: str
     is_moe: list[bool]
-    linear: list[bool]
+    kinds: list[str]
     mtp_layers: int
     warnings: list[str]
 
@@ -57,58 +89,64 @@ def read(config: Mapping[str, Any]) -> Shape:
         ModelUnavailable: a size is missing, of the wrong type or absurd; names the key.
     """
     raw, family, architecture = _names(config)
-    layers = _size(raw, "num_hidden_layers", "n_layer", "n_layers", limit=10_000)
-    hidden = _size(raw, "hidden_size", "n_embd", "d_model")
-    kinds = _layer_kinds(raw, layers)
-    experts = _optional(raw, "num_local_experts", "num_experts", "n_routed_experts")
-    warnings = (
-        [] if family in KNOWN else [f"unknown architecture '{architecture}' ({family}): counted by general rules"]
-    )
-    if any(kind == "linear" for kind in kinds):
-        warnings.append("layers with linear attention are counted by general rules")
+    layers = _size(raw, *KEYS["num_hidden_layers"], limit=10_000)
+    hidden = _size(raw, *KEYS["hidden_size"])
+    held = kinds.of_layers(raw, layers)
+    experts = _optional(raw, *KEYS["num_experts"])
     return Shape(
         raw=raw,
         architecture=architecture,
         dtype=_dtype(raw, config),
         layers=layers,
         hidden=hidden,
-        vocab=_size(raw, "vocab_size"),
+        vocab=_size(raw, *KEYS["vocab_size"]),
         # transformers' own default for tie_word_embeddings is true only in a few families; they all write it out.
         tied=bool(raw.get("tie_word_embeddings", config.get("tie_word_embeddings", family.startswith("gemma")))),
         max_context=_context(raw),
-        attention=_attention(raw, family, hidden, kinds),
+        attention=_attention(raw, family, hidden, held),
         intermediate=_dense_width(raw, hidden),
         mlp_matrices=2 if family in _UNGATED else 3,
         experts=experts,
-        experts_per_token=_size(raw, "num_experts_per_tok", "num_experts_per_token", "moe_topk") if experts else 0,
-        expert_intermediate=_size(raw, "moe_intermediate_size", "intermediate_size") if experts else 0,
-        shared_intermediate=_shared_width(raw) if experts else 0,
+        experts_per_token=_size(raw, *KEYS["num_experts_per_tok"]) if experts else 0,
+        expert_intermediate=_size(raw, *KEYS["moe_intermediate_size"]) if experts else 0,
+        shared_intermediate=shared_width(raw) if experts else 0,
         moe_name="block_sparse_moe" if family.startswith(("minimax", "mixtral")) else "mlp",
-        is_moe=_moe_layers(raw, layers) if experts else [False] * layers,
-        linear=[kind == "linear" for kind in kinds],
+        is_moe=kinds.with_experts(raw, layers) if experts else [False] * layers,
+        kinds=held,
         mtp_layers=_mtp(raw),
-        warnings=_warnings(architecture, family, kinds),
+        warnings=_warnings(architecture, family, held),
     )
 
 
 def _names(config: Mapping[str, Any]) -> tuple[dict[str, Any], str, str]:
     """The text part of a config, the model's family and its architecture."""
-    inner = config.get("text_config", config.get("llm_config"))
-    raw = dict(inner) if isinstance(inner, Mapping) else dict(config)
+    raw = text_part(config)
     family = str(raw.get("model_type") or config.get("model_type") or "unknown")
     architectures = config.get("architectures") or raw.get("architectures")
     return raw, family, str(architectures[0]) if isinstance(architectures, list) and architectures else family
 
 
-def _warnings(architecture: str, family: str, kinds: list[str]) -> list[str]:
+def text_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of the language model: of the whole config, or of the part that is nested for it."""
+    raw = dict(config)
+    while (inner := next((raw[name] for name in TEXT if isinstance(raw.get(name), Mapping)), None)) is not None:
+        raw = dict(inner)
+    for part in _PARTS:
+        raw = {**(raw[part] if isinstance(raw.get(part), Mapping) else {}), **raw}
+    return raw
+
+
+def _warnings(architecture: str, family: str, held: list[str]) -> list[str]:
     """What the general rules may get wrong."""
     found = [] if family in KNOWN else [f"unknown architecture '{architecture}' ({family}): counted by general rules"]
-    if "linear" in kinds:
+    if "linear" in held:
         found.append("layers with linear attention are counted by general rules")
     return found
 
 
 def _number(value: Any, key: str, low: int, high: int) -> int:
+    if isinstance(value, list) and value and all(item == value[0] for item in value):
+        value = value[0]  # Hunyuan writes one number a layer
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise ModelUnavailable(f"config.json: '{key}' must be a whole number from {low} to {high} (given: {value!r})")
     return value
@@ -120,7 +158,7 @@ def _size(raw: Mapping[str, Any], *keys: str, limit: int = _LIMIT) -> int:
             return _number(raw[key], key, 1, limit)
     raise ModelUnavailable(
         f"config.json: no '{keys[0]}'" + (f" (nor {', '.join(keys[1:])})" if keys[1:] else ""),
-        next="is this the config.json of a language model?",
+        next="is this the config.json of a language model? With its *.safetensors beside it the headers are counted",
     )
 
 
@@ -131,56 +169,19 @@ def _optional(raw: Mapping[str, Any], *keys: str, limit: int = _LIMIT) -> int:
     return 0
 
 
-def _flags(raw: Mapping[str, Any], key: str, layers: int) -> list[Any] | None:
-    """A list with one entry a layer, where there is one; longer ones (MTP layers follow) are cut."""
-    value = raw.get(key)
-    if not isinstance(value, list):
-        return None
-    if len(value) < layers:
-        raise ModelUnavailable(f"config.json: '{key}' has {len(value)} entries for {layers} layers")
-    return value[:layers]
-
-
 def _dtype(raw: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     given = raw.get("dtype") or raw.get("torch_dtype") or config.get("dtype") or config.get("torch_dtype") or "bfloat16"
     return _DTYPES.get(str(given).removeprefix("torch."), "bf16")
 
 
-def _layer_kinds(raw: Mapping[str, Any], layers: int) -> list[str]:
-    """Each layer's attention: full, sliding, sparse or linear."""
-    types = _flags(raw, "layer_types", layers)
-    if types is not None:
-        return [_kind(str(name)) for name in types]
-    sparse = raw.get("sparse_attention_config")
-    if isinstance(sparse, Mapping) and (flags := _flags(sparse, "sparse_attention_freq", layers)):
-        return ["sparse" if flag else "full" for flag in flags]
-    codes = _flags(raw, "attn_type_list", layers)  # MiniMax: 1 is softmax, 0 lightning attention
-    if codes is not None:
-        return ["full" if code else "linear" for code in codes]
-    window = raw.get("sliding_window")
-    if (
-        window
-        and raw.get("use_sliding_window", True)
-        and str(raw.get("model_type")) in ("mistral", "phi3", "starcoder2")
-    ):
-        return ["sliding"] * layers
-    return ["full"] * layers
-
-
-def _kind(name: str) -> str:
-    if "sliding" in name or "chunked" in name:
-        return "sliding"
-    if "linear" in name or "mamba" in name or "conv" in name:
-        return "linear"
-    return "sparse" if "sparse" in name else "full"
-
-
-def _attention(raw: Mapping[str, Any], family: str, hidden: int, kinds: list[str]) -> Attention:
-    heads = _size(raw, "num_attention_heads", "n_head", "n_heads", limit=10_000)
-    kv_heads = _optional(raw, "num_key_value_heads", "num_kv_heads", limit=10_000) or heads
+def _attention(raw: Mapping[str, Any], family: str, hidden: int, held: list[str]) -> Attention:
+    heads = _size(raw, *KEYS["num_attention_heads"], limit=10_000)
+    kv_heads = _optional(raw, *KEYS["num_key_value_heads"], limit=10_000) or heads
+    # Falcon and StarCoder: one head of keys and values for all, unless a number of them is used.
+    kv_heads = 1 if raw.get("multi_query") is True and not raw.get("new_decoder_architecture") else kv_heads
     rank = _optional(raw, "kv_lora_rank")
     rope = _optional(raw, "qk_rope_head_dim")
-    head_dim = _optional(raw, "head_dim") or max(1, hidden // heads)
+    head_dim = _optional(raw, *KEYS["head_dim"]) or max(1, hidden // heads)
     if rank:
         head_dim = _size(raw, "qk_nope_head_dim") + rope
     norm = "tensor" if family in _NORM_TENSOR else "head" if family in _NORM_HEAD else "none"
@@ -197,12 +198,12 @@ def _attention(raw: Mapping[str, Any], family: str, hidden: int, kinds: list[str
         q_lora_rank=_optional(raw, "q_lora_rank") or None,
         rope_head_dim=rope or None,
         qk_norm=norm if raw.get("use_qk_norm", True) else "none",
-        full_layers=kinds.count("full"),
-        sliding_layers=kinds.count("sliding"),
-        window_tokens=_optional(raw, "sliding_window") or None,
-        sparse_layers=kinds.count("sparse"),
-        sparse_read_tokens=block * blocks or None,
-        linear_layers=kinds.count("linear"),
+        full_layers=held.count("full"),
+        sliding_layers=held.count("sliding"),
+        window_tokens=_optional(raw, "sliding_window", "attention_chunk_size") or None,
+        sparse_layers=held.count("sparse"),
+        sparse_read_tokens=block * blocks or _optional(raw, "index_topk") or None,
+        linear_layers=held.count("linear"),
     )
 
 
@@ -218,30 +219,16 @@ def _context(raw: Mapping[str, Any]) -> int | None:
 
 
 def _dense_width(raw: Mapping[str, Any], hidden: int) -> int:
-    return _optional(raw, "dense_intermediate_size", "intermediate_size", "n_inner", "ffn_dim") or 4 * hidden
+    return _optional(raw, *KEYS["intermediate_size"]) or 4 * hidden
 
 
-def _shared_width(raw: Mapping[str, Any]) -> int:
+def shared_width(raw: Mapping[str, Any]) -> int:
+    """Width of all shared experts of a layer together; 0 where there is none."""
     width = _optional(raw, "shared_expert_intermediate_size", "shared_intermediate_size")
     number = _optional(raw, "n_shared_experts", "num_shared_experts", limit=1000)
     if width:
         return width * max(1, number)
     return number * _optional(raw, "moe_intermediate_size", "intermediate_size")
-
-
-def _moe_layers(raw: Mapping[str, Any], layers: int) -> list[bool]:
-    """Which layers have experts."""
-    named = _flags(raw, "mlp_layer_types", layers)
-    if named is not None:
-        return [name == "sparse" for name in named]
-    flags = _flags(raw, "moe_layer_freq", layers)
-    if flags is not None:
-        return [bool(flag) for flag in flags]
-    first = _optional(raw, "first_k_dense_replace", limit=10_000)
-    step = _optional(raw, "decoder_sparse_step", limit=10_000) or 1
-    dense = raw.get("mlp_only_layers")
-    skip = set(dense) if isinstance(dense, list) else set()
-    return [index >= first and (index + 1) % step == 0 and index not in skip for index in range(layers)]
 
 
 def _mtp(raw: Mapping[str, Any]) -> int:

@@ -156,6 +156,7 @@ def _unmeasured(case: Case, held: Calibration) -> list[str]:
     attention = case.model.attention
     found += ["sparse attention"] if attention.sparse_layers else []
     found += ["MLA"] if attention.kind == "mla" else []
+    found += ["sizes that were assumed"] if case.model.assumed else []
     return found
 
 

@@ -91,7 +91,16 @@ def asked_for(wanted: Wanted) -> tuple[Recipe, Inventory]:
         own = hardware.find(wanted.hardware).name  # a mistake in it is told now
         file = str(Path(wanted.hardware).resolve()) if library.is_path(wanted.hardware) else own
         inventory = inventory.model_copy(update={"hardware": file})
-    return recipe, inventory
+    return _with_image(recipe, inventory), inventory
+
+
+def _with_image(recipe: Recipe, inventory: Inventory) -> Recipe:
+    """A model that no recipe was written for runs in vLLM's own image where containers are started."""
+    if inventory.launcher != "docker" or recipe.image is not None or recipe.engine != "vllm":
+        return recipe
+    image = images.usual(recipe.engine_version or flags.LATEST)
+    said = f"no image is named, so vLLM's own: {image} (--set image=NAME:TAG takes another)"
+    return recipe.model_copy(update={"image": image, "warnings": [*recipe.warnings, said]})
 
 
 def _this_machine() -> Inventory:

@@ -86,6 +86,7 @@ class ModelSpec(Frozen):
     modules: list[ModuleWeights]
     counted_from: Literal["config", "headers"] = "config"
     warnings: list[str] = Field(default_factory=list)
+    assumed: list[str] = Field(default_factory=list, description="sizes that nothing tells")
 
     @property
     def parameters(self) -> int:
