@@ -36,7 +36,7 @@ class Layers(NamedTuple):
     """Where the layers of a language model stand in a checkpoint: their common prefix, and how many there are."""
 
     prefix: str
-    count: int
+    number: int
     drafting: int
 
     def inside(self, name: str) -> str | None:
@@ -44,7 +44,7 @@ class Layers(NamedTuple):
         match = _NUMBER.match(name, len(self.prefix)) if name.startswith(self.prefix) else None
         return name[match.end() :] if match else None
 
-    def index(self, name: str) -> int:
+    def of(self, name: str) -> int:
         """The number of the layer that a tensor inside of one belongs to."""
         match = _NUMBER.match(name, len(self.prefix))
         return int(match.group(1)) if match else -1
@@ -74,7 +74,7 @@ def layers_of(tensors: Iterable[Tensor]) -> Layers | None:
 class Experts(NamedTuple):
     """The experts of a layer: how many, which tensors hold them, and in which layers."""
 
-    count: int
+    number: int
     names: re.Pattern[str]
     layers: frozenset[int]
 
@@ -85,9 +85,9 @@ def experts_of(tensors: Iterable[Tensor], layers: Layers) -> Experts | None:
     stacked: dict[int, set[tuple[int, str]]] = defaultdict(set)  # how many, in which layer and where
     for tensor in tensors:
         rest = layers.inside(tensor.name)
-        if rest is None or len(tensor.shape) < 2 or layers.index(tensor.name) >= layers.count:
+        if rest is None or len(tensor.shape) < 2 or layers.of(tensor.name) >= layers.number:
             continue
-        index, found = layers.index(tensor.name), _INDEX.search(f".{rest}")
+        index, found = layers.of(tensor.name), _INDEX.search(f".{rest}")
         if found is not None and tensor.copies >= _FEWEST_EXPERTS:
             beside[rest[: found.start(1) - 1]].add((index, tensor.copies))
         elif len(tensor.shape) >= 3 and tensor.shape[0] >= _FEWEST_EXPERTS and 1 not in tensor.shape:
@@ -140,14 +140,14 @@ def complete(config: Mapping[str, Any], tensors: list[Tensor]) -> Completed:
     if layers is None:
         return Completed(dict(config), [], [])
     experts = experts_of(tensors, layers)
-    found: dict[str, int] = {"num_hidden_layers": layers.count, **_ends(tensors, layers)}
+    found: dict[str, int] = {"num_hidden_layers": layers.number, **_ends(tensors, layers)}
     if experts:
-        found["num_experts"] = experts.count
+        found["num_experts"] = experts.number
     for key, value in found.items():
         if _missing(raw, key):
             raw[key] = value
             counted.append(f"{key} ({value})")
-    hidden = next((raw[key] for key in shapes.KEYS["hidden_size"] if isinstance(raw.get(key), int)), 0)
+    hidden = _stated(raw, "hidden_size")
     inside = [(layers.inside(tensor.name), tensor) for tensor in tensors]
     held = [(rest, tensor) for rest, tensor in inside if rest is not None and _WEIGHT.search(tensor.name)]
     _attention(raw, held, hidden, counted, assumed)
@@ -164,11 +164,17 @@ def _missing(raw: Mapping[str, Any], key: str) -> bool:
     return all(raw.get(name) is None for name in shapes.KEYS[key])
 
 
+def _stated(raw: Mapping[str, Any], key: str) -> int:
+    """What the config says under any name of a key; 0 where it says nothing that could be a size."""
+    found = (raw.get(name) for name in shapes.KEYS[key])
+    return next((value for value in found if isinstance(value, int) and value > 0), 0)
+
+
 def _ends(tensors: list[Tensor], layers: Layers) -> dict[str, int]:
     """Vocabulary and width of the model, from its embedding: the tallest matrix outside of the layers."""
     flat = [one for one in tensors if len(one.shape) == 2 and layers.inside(one.name) is None]
     flat = [one for one in flat if not _ASIDE.search(one.name) and one.dtype in ("BF16", "F16", "F32", "F8_E4M3")]
-    named = [one for one in flat if module_of(one.name, layers.count) == "embedding"]
+    named = [one for one in flat if module_of(one.name, layers.number) == "embedding"]
     tallest = max(named or flat, key=lambda one: one.shape[0], default=None)
     return {"vocab_size": tallest.shape[0], "hidden_size": tallest.shape[1]} if tallest is not None else {}
 
@@ -218,11 +224,9 @@ def _attention(
 def _head_dim(
     raw: dict[str, Any], held: list[tuple[str, Tensor]], query: int | None, hidden: int, assumed: list[str]
 ) -> int:
-    if not _missing(raw, "head_dim"):
-        return next(int(raw[key]) for key in shapes.KEYS["head_dim"] if isinstance(raw.get(key), int) and raw[key] > 0)
-    heads = next((raw[key] for key in shapes.KEYS["num_attention_heads"] if isinstance(raw.get(key), int)), None)
-    if heads:
-        return max(1, (query or hidden) // heads)
+    stated, heads = (_stated(raw, key) for key in ("head_dim", "num_attention_heads"))
+    if stated or heads:
+        return stated or max(1, (query or hidden) // heads)
     norm = next((one.shape[0] for rest, one in held if _NORM.search(rest) and len(one.shape) == 1), None)
     if norm and query and norm < query:
         raw["head_dim"] = norm
@@ -247,8 +251,8 @@ def _latent(
     if _missing(raw, "num_attention_heads"):
         raw["num_attention_heads"] = max(1, (query or 128 * (nope + rows - rank)) // (nope + rows - rank))
         assumed.append(f"num_attention_heads ({raw['num_attention_heads']}, heads of {nope} + {rows - rank})")
-    heads = next(raw[key] for key in shapes.KEYS["num_attention_heads"] if raw.get(key) is not None)
-    if wide and isinstance(heads, int) and raw.get("v_head_dim") is None:
+    heads = _stated(raw, "num_attention_heads")
+    if wide and heads and raw.get("v_head_dim") is None:
         raw["v_head_dim"] = max(1, wide // heads - nope)
 
 
@@ -280,15 +284,14 @@ def _widths(
 
 def _mixture(raw: dict[str, Any], experts: Experts, layers: Layers, counted: list[str], assumed: list[str]) -> None:
     """Which layers have experts, and how many of them a token takes: no header tells the second."""
-    held = [index in experts.layers for index in range(layers.count)]
-    size = next((raw[key] for key in shapes.KEYS["num_hidden_layers"] if raw.get(key) is not None), 0)
-    if size == layers.count and kinds.with_experts(raw, layers.count) != held:
+    held = [index in experts.layers for index in range(layers.number)]
+    if _stated(raw, "num_hidden_layers") == layers.number and kinds.with_experts(raw, layers.number) != held:
         raw["mlp_layer_types"] = ["sparse" if flag else "dense" for flag in held]
-        counted.append(f"layers with experts ({sum(held)} of {layers.count})")
+        counted.append(f"layers with experts ({sum(held)} of {layers.number})")
     if _missing(raw, "num_experts_per_tok"):
-        chosen = next((few for least, few in _USUAL_CHOICE if experts.count >= least), 1)
+        chosen = next((few for least, few in _USUAL_CHOICE if experts.number >= least), 1)
         raw["num_experts_per_tok"] = chosen
-        assumed.append(f"num_experts_per_tok (the experts that a token takes: {chosen} of {experts.count})")
+        assumed.append(f"num_experts_per_tok (the experts that a token takes: {chosen} of {experts.number})")
 
 
 def _kinds(raw: dict[str, Any], tensors: list[Tensor], layers: Layers, counted: list[str]) -> None:
@@ -300,11 +303,11 @@ def _kinds(raw: dict[str, Any], tensors: list[Tensor], layers: Layers, counted: 
         if rest is None:
             continue
         if _STATE.search(rest):
-            state.add(layers.index(tensor.name))
+            state.add(layers.of(tensor.name))
         elif _KEY.search(rest) or _FUSED.search(rest) or _LATENT.search(rest):
-            cached.add(layers.index(tensor.name))
-    states = sorted(index for index in state if index < layers.count)
+            cached.add(layers.of(tensor.name))
+    states = sorted(index for index in state if index < layers.number)
     if states:
         words = ("full_attention", "linear_attention")
-        raw["layer_types"] = [words[index in state] for index in range(layers.count)]
-        counted.append(f"layers that keep a state ({len(states)} of {layers.count})")
+        raw["layer_types"] = [words[index in state] for index in range(layers.number)]
+        counted.append(f"layers that keep a state ({len(states)} of {layers.number})")

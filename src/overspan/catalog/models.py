@@ -140,9 +140,9 @@ def _counted(said: ModelSpec, tensors: list[headers.Tensor], full: inferred.Comp
         }
     )
     told = [*said.warnings, *_unsaid(full), *_differences(said, counted), *_nameless(counted)]
-    if layers.count > said.layers + said.mtp_layers:
+    if layers.number > said.layers + said.mtp_layers:
         told.append(
-            f"the headers hold {layers.count} layers, config.json says {said.layers}: the others are taken to draft"
+            f"the headers hold {layers.number} layers, config.json says {said.layers}: the others are taken to draft"
         )
     return counted.model_copy(update={"warnings": told})
 
@@ -172,9 +172,9 @@ def from_config(name: str, config: dict[str, Any]) -> ModelSpec:
 
 def _same_layers(said: ModelSpec, layers: inferred.Layers) -> None:
     """Refuse a folder whose weights have fewer layers than its config.json says: a part, or another model."""
-    if layers.count < said.layers:
+    if layers.number < said.layers:
         raise ModelUnavailable(
-            f"config.json: 'num_hidden_layers' is {said.layers}, the headers of the weights hold {layers.count}",
+            f"config.json: 'num_hidden_layers' is {said.layers}, the headers of the weights hold {layers.number}",
             next="download the model again: its files are of two models, or some are missing",
         )
 
