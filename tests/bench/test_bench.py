@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import socket
 import threading
 import time
 from pathlib import Path
@@ -218,7 +219,10 @@ def test_without_usage_chunks_are_counted_and_it_says_so() -> None:
         (fake.plain("404 Not Found", b"{}"), "HTTP 404"),
         (fake.plain("200 OK", b"<html>It works!</html>", "text/html"), "lists no model"),
         (fake.plain("401 Unauthorized", b"{}"), "wants a key"),
-        (fake.plain("500 Internal Server Error", b'{"detail":"dead"}'), "HTTP 500"),
+        (fake.plain("500 Internal Server Error", b'{"detail":"dead"}'), "/models answers HTTP 500"),
+        (fake.plain("429 Too Many Requests", b"{}"), "limits requests"),
+        (fake.plain("200 OK", b"[" * 100_000), "lists no model"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 9000000\r\n\r\n" + b"x" * 9_000_000, "no end"),
         (b"SSH-2.0-OpenSSH_9.6\r\n\r\n", "does not answer"),
     ],
 )
@@ -249,6 +253,42 @@ def test_an_unreachable_url() -> None:
         url = server.base_url
     with pytest.raises(HostUnreachable):
         Bench(url, None, workload())
+
+
+def test_of_two_addresses_the_one_that_answers_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving() as server:
+        nobody, somebody = ("127.0.0.2", server.port), ("127.0.0.1", server.port)
+        kind = (socket.AF_INET, socket.SOCK_STREAM, 6, "")
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [(*kind, nobody), (*kind, somebody)])
+        assert make_target(f"http://localhost:{server.port}/v1").address == (socket.AF_INET, somebody)
+
+
+@pytest.mark.parametrize("url", ["http://u:hunter2@x/v1", "http://x/v1?key=hunter2", "http://x/v1#a", "http://x/v1中"])
+def test_what_a_base_url_may_not_hold(url: str) -> None:
+    with pytest.raises(InputError) as caught:
+        make_target(url)
+    assert "@" not in url or "hunter2" not in f"{caught.value.what}{caught.value.next}"
+
+
+@pytest.mark.parametrize("counted", [0.1, 10, None])
+def test_usage_is_checked_against_what_was_received(counted: float | None) -> None:
+    def wrong(body: dict[str, Any], send: Send, number: int) -> None:
+        tokens, after = body["max_tokens"], fake.chunk(fake.event("[DONE]")) + fake.END
+        text = b"".join(fake.chunk(fake.delta(" a")) for _ in range(tokens)) if counted else b""
+        count = fake.usage(fake.prompt_tokens(body), round(tokens * (counted or 1)))
+        send(fake.HEAD + text + fake.chunk(fake.delta("", "stop")) + fake.chunk(count) + after)
+
+    with serving(wrong) as server:
+        result = measure(server, output_tokens=32)
+    (point,) = result.points
+    assert (point.miscounted, point.requests.ok) == (12, 12)
+    assert any("not of what came" in note for note in result.notes)
+
+
+@pytest.mark.parametrize("per_chunk", [1, 8])
+def test_an_honest_usage_is_believed(per_chunk: int) -> None:
+    with serving(fake.steady(0.01, 0.0005, per_chunk)) as server:
+        assert measure(server, output_tokens=32).points[0].miscounted == 0
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "ftp://x/v1", "http://", "http://a b/v1", "http://x:99999/v1", ""])

@@ -113,6 +113,16 @@ def test_options_that_do_not_fit_together(arguments: tuple[str, ...]) -> None:
     assert call("--base-url", "http://127.0.0.1:9/v1", *arguments) == 2
 
 
+def test_a_trace_is_replayed_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trace = tmp_path / "trace.jsonl"
+    trace.write_text('{"timestamp": 0, "input_length": 9, "output_length": 1}\n' * 130)
+    with serving() as server:
+        where = ("--base-url", server.base_url, "--no-calibration", "--json")
+        assert call(*where, "--trace", str(trace), "--arrival", "trace") == 0
+    (point,) = json.loads(capsys.readouterr().out)
+    assert point["requests"]["ok"] == 130
+
+
 def test_rates_limits_and_strict(capsys: pytest.CaptureFixture[str]) -> None:
     with serving() as server:
         where = ("--base-url", server.base_url, "--rate", "40", "--no-calibration", *SMALL)

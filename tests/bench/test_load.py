@@ -11,11 +11,19 @@ from typing import Any
 
 import pytest
 
+from overspan.bench import run
+from overspan.bench.account import Audit
+from overspan.bench.fits import check_workload
+from overspan.bench.job import Job
 from overspan.bench.lengths import parse_lengths
 from overspan.bench.load import Arrival, ClosedLoop, OpenLoop, arrivals, connections_for
-from overspan.bench.run import Bench, check_workload
+from overspan.bench.loop import Progress
+from overspan.bench.run import Bench
+from overspan.bench.search import Search
+from overspan.bench.shards import run_shards
+from overspan.bench.stream import Stream
 from overspan.bench.trace import read_trace
-from overspan.schema.errors import InputError
+from overspan.schema.errors import InputError, OverspanError
 from overspan.schema.workload import BenchResult, Workload
 from support import openai_server as fake
 from support.openai_server import Send, serving, steady
@@ -99,7 +107,7 @@ def test_latency_from_intended_counts_the_wait_for_a_send() -> None:
 def test_a_duration_ends_a_closed_loop_and_lets_requests_end() -> None:
     with serving() as server:
         point = measure(server, concurrency=[2], duration_s=0.5).points[0]
-    assert point.requests.ok == point.requests.planned > 2
+    assert point.requests.ok == point.requests.planned >= 2
     assert point.requests.failed == 0
 
 
@@ -162,17 +170,19 @@ def test_a_mooncake_trace_is_replayed_with_its_times_and_shared_blocks(tmp_path:
     # The server's threads may note two requests in either order.
     asked = sorted(server.requests[1:], key=lambda request: request["max_tokens"])
     one, two = (request["messages"][0]["content"].split() for request in asked)
-    assert (len(one), len(two)) == (700, 600)
-    assert one[:512] == two[:512] and one[512:600] != two[512:600]
+    assert (len(one) + 7, len(two) + 7) == (700, 600)  # the server adds seven
+    assert one[:512] == two[:512] and one[512:593] != two[512:593]
     assert [request["max_tokens"] for request in asked] == [3, 5]
     assert point.requests.ok == point.requests.planned == 2
     assert 0.1 <= (point.duration_s or 0) < 5
 
 
-def test_sharegpt_texts_are_asked(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lines", [False, True])
+def test_sharegpt_texts_are_asked(lines: bool, tmp_path: Path) -> None:
     path = tmp_path / "share.json"
     turns = [{"from": "human", "value": "What is a whale?"}, {"from": "gpt", "value": "A large animal of the sea."}]
-    path.write_text(json.dumps([{"id": "a", "conversations": turns}, {"id": "b", "conversations": turns[:1]}]))
+    talks = [{"id": "a", "conversations": turns}, {"id": "b", "conversations": turns[:1]}]
+    path.write_text("\n".join(map(json.dumps, talks)) if lines else json.dumps(talks))
     with serving() as server:
         measure(server, concurrency=[1], requests=2, trace=str(path))
     assert [request["messages"][0]["content"] for request in server.requests[1:]] == ["What is a whale?"] * 2
@@ -215,6 +225,23 @@ def test_workloads_that_do_not_fit_together(fields: dict[str, Any]) -> None:
         check_workload(Workload.model_validate({"requests": 1, "input_tokens": 1, "output_tokens": 1, **fields}))
 
 
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"arrival": "poisson", "rates": [1.0], "ramp_s": 5}, "a ramp is of users"),
+        ({"arrival": "poisson", "rates": [1.0], "burstiness": 0.5}, "burstiness is of gamma"),
+        ({"concurrency": [1], "trace_speed": 2}, "a speed is of a trace"),
+        ({"arrival": "trace", "trace": "t", "search": True, "slo_ms": {"ttft": 1.0}}, "a search changes"),
+        ({"concurrency": [1], "trace": "t", "turns": 2}, "brings its own prompts"),
+        ({"concurrency": [1], "trace": "t", "shared_prefix_tokens": 2}, "brings its own prompts"),
+        ({"concurrency": [1], "shared_prefix_tokens": 9}, "cannot begin with 9"),
+    ],
+)
+def test_what_would_have_no_effect_is_refused(fields: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        check_workload(Workload.model_validate({"requests": 1, "input_tokens": 9, "output_tokens": 1, **fields}))
+
+
 def test_a_search_finds_the_highest_load_within_the_limits() -> None:
     lock_free_users = 3
 
@@ -229,3 +256,46 @@ def test_a_search_finds_the_highest_load_within_the_limits() -> None:
     tried = {point.concurrency: point.goodput.share for point in result.points if point.goodput}
     assert tried[1] == tried[2] == 1.0 and tried[4] < 0.9
     assert any("3 users" in note for note in result.notes), (result.notes, tried)
+
+
+def test_a_search_asks_for_enough_to_reach_its_load_and_ends_where_the_client_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("overspan.bench.run.most_connections", lambda: 6)
+    with serving(steady(0.01, 0.001)) as server:
+        result = measure(server, concurrency=[1], requests=4, slo_ms={"ttft": 5000.0}, search=True)
+    assert [(point.concurrency, point.requests.planned) for point in result.points] == [
+        (1, 4),
+        (2, 8),
+        (4, 16),
+        (6, 24),
+    ]
+    assert any("6 users, more than which this client cannot open" in note for note in result.notes), result.notes
+    assert Search(2.0, whole=False, share=1.0).enough(16.0, 50) == 400
+
+
+def test_a_search_that_finds_none_says_so() -> None:
+    with serving(steady(0.05, 0.001)) as server:
+        result = measure(server, concurrency=[2], requests=4, slo_ms={"ttft": 1.0}, search=True)
+    assert any(note.endswith("none, not even 1 users") for note in result.notes), result.notes
+
+
+def test_more_users_than_requests_is_said() -> None:
+    with serving(steady(0.01, 0.001)) as server:
+        result = measure(server, concurrency=[8], requests=2)
+    assert "at 8 users there were 2 requests: never more than that in flight" in result.notes
+
+
+def test_what_was_measured_is_kept_when_the_client_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails_at_two(job: Job, progress: Progress | None = None) -> tuple[list[Stream], list[Audit], int]:
+        if job.level.users == 2:
+            raise OverspanError("a process of the load generator died")
+        return run_shards(job, progress)
+
+    monkeypatch.setattr(run, "run_shards", fails_at_two)
+    load = Workload(concurrency=[1, 2, 4], requests=4, input_tokens=24, output_tokens=4)
+    with serving(steady(0.01, 0.001)) as server:
+        job = Bench(server.base_url, None, load, calibrated=False)
+        result = job.run()
+    assert [point.concurrency for point in result.points] == [1] and job.broke
+    assert "ended before its time: a process of the load generator died" in result.notes

@@ -1,6 +1,7 @@
 """Recipes of srt-slurm become ours, or are refused with the reason."""
 
 import contextlib
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from overspan.catalog import srtslurm
+from overspan.catalog import recipes, srtslurm
 from overspan.schema.errors import InputError, RecipeError
+from overspan.schema.yamlio import dump
 
 FILE = Path(__file__).with_name("srtslurm") / "m3-1p2d.yaml"
 
@@ -50,6 +52,30 @@ def test_an_aggregated_recipe() -> None:
     recipe = srtslurm.from_data(changed(backend=backend, resources={}), "agg.yaml").recipe
     assert (recipe.layout.label, recipe.topology, recipe.roles) == ("tp4", None, {})
     assert recipe.engine == "vllm"  # one worker answers by itself
+
+
+def test_what_public_recipes_hold_beside_vllms_own_arguments(tmp_path: Path) -> None:
+    """After srt-slurm-recipes' MiniMax-M3: Dynamo's arguments, a hub's name as path, no image, connectors in one."""
+    inner = {"connectors": [{"kv_connector": "NixlConnector", "kv_load_failure_policy": "recompute"}]}
+    transfer = {"kv_connector": "MultiConnector", "kv_load_failure_policy": "fail", "kv_connector_extra_config": inner}
+    worker = {"tensor-parallel-size": 2, "dyn-tool-call-parser": "m3", "headless": True, "max-num-seqs": 8}
+    both = {"prefill": {**worker, "kv-transfer-config": json.dumps(transfer)}, "decode": worker}
+    model = {"path": "hf:MiniMaxAI/MiniMax-M3", "container": ""}
+    found = srtslurm.from_data(changed(backend={"vllm_config": both}, model=model, identity={}), "x.yaml")
+    file = tmp_path / "m3.yaml"
+    file.write_text(dump(found.recipe))
+    recipe = recipes.find(str(file))  # what was imported can be read
+    assert (recipe.model, recipe.image, recipe.engine_args) == ("MiniMaxAI/MiniMax-M3", None, {"max_num_seqs": 8})
+    kept: Any = recipe.roles["prefill"].engine_args["kv_transfer_config"]
+    assert kept["kv_connector_extra_config"]["connectors"][0]["kv_load_failure_policy"] == "fail"
+    assert "prefill.dyn_tool_call_parser: not carried over: an argument of Dynamo's, not of vLLM's" in found.warnings
+    assert any(line.startswith("decode.headless: not carried over") for line in found.warnings)
+
+
+def test_a_wrong_value_is_refused_rather_than_left_out() -> None:
+    backend = {"vllm_config": {"aggregated": {"gpu-memory-utilization": 5}}}
+    with pytest.raises(RecipeError, match=r"aggregated: .*gpu_memory_utilization"):
+        srtslurm.from_data(changed(backend=backend), "x.yaml")
 
 
 def test_what_stands_inside_of_a_section_and_is_lost_is_told() -> None:

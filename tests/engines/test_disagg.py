@@ -3,13 +3,14 @@
 import json
 import socket
 import subprocess
+from typing import Any
 
 import pytest
 
-from overspan.engines.dynamo import WAIT_THEN
+from overspan.engines.dynamo import WAIT_THEN, kv_transfer
 from overspan.planner.make import make_plan
 from overspan.runs.disaggregated import processes
-from overspan.schema.errors import PlanRefused
+from overspan.schema.errors import PlanRefused, RecipeError
 from overspan.schema.inventory import Gpu, Host, Inventory, Slurm
 from overspan.schema.plan import EngineChoice
 from overspan.schema.process import ProcessSpec
@@ -130,3 +131,23 @@ def test_the_wait_ends_when_the_port_opens_and_arguments_stay_arguments() -> Non
                 waiting.wait(0.5)
             listener.listen()
             assert waiting.communicate(timeout=60)[0] == "a b|$(id)|"
+
+
+def test_a_failed_transfer_fails_its_request_whatever_the_recipe_says() -> None:
+    inner = {"connectors": [{"kv_connector": "NixlConnector", "kv_load_failure_policy": "recompute"}, "odd"]}
+    given = {
+        "kv_connector": "MultiConnector",
+        "kv_load_failure_policy": "recompute",
+        "kv_connector_extra_config": inner,
+    }
+    for config in (given, json.dumps(given)):
+        found = kv_transfer(config)
+        (first, odd) = found["kv_connector_extra_config"]["connectors"]
+        assert (found["kv_connector"], odd) == ("MultiConnector", "odd")
+        assert found["kv_load_failure_policy"] == first["kv_load_failure_policy"] == "fail"
+
+
+@pytest.mark.parametrize("given", ["{", "[]", 7, ["a"]])
+def test_a_transfer_that_is_no_object_is_refused(given: Any) -> None:
+    with pytest.raises(RecipeError, match="kv_transfer_config"):
+        kv_transfer(given)

@@ -158,7 +158,22 @@ def test_constraints_hold_every_point(tmp_path: Path) -> None:
     file = a_sweep(tmp_path, text + "constraints: {max_gpus: 4}\n")
     with pytest.raises(PlanRefused) as error:
         matrix_of(str(file), "b200-x8", to_start=False)
-    assert error.value.reasons == ["short/tep8/c4: needs 8 GPUs; the sweep's constraints allow 4"]
+    assert error.value.reasons == ["short/tep8: needs 8 GPUs; the sweep's constraints allow 4"]
+
+
+def test_a_filter_leaves_out_what_cannot_run(shell: Shell, tmp_path: Path) -> None:
+    file = a_sweep(tmp_path, SWEEP + "  - {topology: TP7, concurrency: [64]}\n")
+    for only, code in (("tp1", 0), ("conc<=2", 0), ("tp7", 2), ("conc>2", 2), ("nodes>0", 2)):
+        done = shell.run("sweep", str(file), *LAPTOP, "--dry-run", "--json", "--only", only)
+        assert done.returncode == code, (only, done.stderr)
+        assert ("tp7:" in done.stderr) == (code == 2), (only, done.stderr)
+
+
+def test_deployments_that_differ_by_their_overrides_alone_are_told_apart(tmp_path: Path) -> None:
+    other = "{topology: TP1, concurrency: [9], overrides: {engine_args: {max_num_seqs: 7}}}"
+    points = points_of(tmp_path, SWEEP + f"  - {other}\n")
+    of_nine = {point.deployment for point in points if point.concurrency == 9}
+    assert not of_nine & {point.deployment for point in points if point.concurrency != 9}
 
 
 def test_dry_run_as_a_user_calls_it(shell: Shell, tmp_path: Path) -> None:

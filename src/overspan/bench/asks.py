@@ -68,11 +68,16 @@ class Synthetic:
 
 
 class Replay:
-    """The requests of a trace in their order, begun again once they are used up."""
+    """The requests of a trace in their order, begun again once they are used up.
 
-    def __init__(self, bodies: Bodies, entries: Sequence[Entry]) -> None:
+    Args:
+        overhead: tokens that the server adds to each prompt; a trace's lengths hold them.
+    """
+
+    def __init__(self, bodies: Bodies, entries: Sequence[Entry], *, overhead: int = 0) -> None:
         self._bodies = bodies
         self._entries = entries
+        self._overhead = overhead
 
     def body(self, user: int, step: int) -> bytes:
         """See `Asks`."""
@@ -81,7 +86,7 @@ class Replay:
         return self._bodies.body([{"role": "user", "content": text}], entry.output_tokens)
 
     def _blocks(self, entry: Entry) -> str:
-        parts, left = [], entry.input_tokens
+        parts, left = [], max(1, entry.input_tokens - self._overhead)
         for block in entry.hash_ids:
             words = self._bodies.text(entry.block_tokens, random.Random(block)).split()[:left]  # noqa: S311
             parts += words

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import time
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -21,6 +23,9 @@ from overspan.schema.errors import HostUnreachable, InputError, UnknownName
 from overspan.schema.workload import Workload
 
 _PROBE_TIMEOUT_S: Final = 20.0
+_LONGEST_LIST_BYTES: Final = 4 << 20
+"""A hundred thousand models are this much."""
+
 _REFUSES_FIELDS: Final = ("http_400", "http_422")
 
 
@@ -51,11 +56,11 @@ def check_model(target: Target, model: str | None) -> str:
     """
     url = f"{target.base_url}/models"
     try:
-        with http_client(target, _PROBE_TIMEOUT_S) as client:
-            reply = client.get(url)
+        with http_client(target, _PROBE_TIMEOUT_S) as client, client.stream("GET", url) as reply:
+            body = _whole(reply, url)
     except httpx.HTTPError as error:
         raise _unreachable(target, error) from None
-    served = _served(reply, url, target)
+    served = _served(reply.status_code, body, url, target)
     if model is None and len(served) == 1:
         return served[0]
     if model is None:
@@ -74,33 +79,43 @@ def _unreachable(target: Target, error: httpx.HTTPError) -> HostUnreachable:
     return HostUnreachable(f"{where} does not answer: {error}", next=hint)
 
 
-def _served(reply: httpx.Response, url: str, target: Target) -> list[str]:
-    if reply.status_code in (401, 403):
-        raise InputError(f"{url} wants a key (HTTP {reply.status_code})", next="set OVERSPAN_API_KEY and run it again")
-    if reply.status_code != 200:
-        hint = "a base URL ends in /v1" if reply.status_code == 404 else "look at the server's log"
-        raise InputError(
-            f"{url} is not an OpenAI endpoint: HTTP {reply.status_code}", quote=target.hide(_line(reply)), next=hint
-        )
+def _whole(reply: httpx.Response, url: str) -> bytes:
+    """The body, of which a list of models is some kilobytes; neither endless nor dripping."""
+    body, began = b"", time.monotonic()
+    for piece in reply.iter_bytes():
+        body += piece
+        if len(body) > _LONGEST_LIST_BYTES or time.monotonic() - began > _PROBE_TIMEOUT_S:
+            raise InputError(
+                f"{url} is not an OpenAI endpoint: its answer had no end after {len(body)} bytes",
+                next="give the URL that ends in /v1",
+            )
+    return body
+
+
+def _served(status: int, body: bytes, url: str, target: Target) -> list[str]:
     try:
-        document = reply.json()
-        served = [item["id"] for item in document["data"]]
-    except (ValueError, KeyError, TypeError):
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        document = None
+    said = body[:200].decode("utf-8", "replace").strip() if document is None else error_text(document, 200)
+    quote = target.hide(said) or None
+    if status in (401, 403):
+        raise InputError(f"{url} wants a key (HTTP {status})", next="set OVERSPAN_API_KEY and run it again")
+    if status == 429:
+        raise InputError(f"{url} limits requests (HTTP 429)", quote=quote, next="wait, or raise the server's limit")
+    if status >= 500:
+        raise InputError(f"{url} answers HTTP {status}", quote=quote, next="look at the server's log")
+    if status != 200:
+        hint = "a base URL ends in /v1" if status == 404 else "give the URL that ends in /v1"
+        raise InputError(f"{url} is not an OpenAI endpoint: HTTP {status}", quote=quote, next=hint)
+    try:
+        served = [item["id"] for item in document["data"]] if isinstance(document, dict) else []
+    except (KeyError, TypeError):
         served = []
     if not served or not all(isinstance(name, str) for name in served):
-        raise InputError(
-            f"{url} is not an OpenAI endpoint: its answer lists no model",
-            quote=target.hide(_line(reply)),
-            next="give the URL that ends in /v1",
-        )
+        what = f"{url} is not an OpenAI endpoint: its answer lists no model"
+        raise InputError(what, quote=quote, next="give the URL that ends in /v1")
     return served
-
-
-def _line(reply: httpx.Response) -> str | None:
-    try:
-        return error_text(reply.json(), 200)
-    except ValueError:
-        return reply.text[:200].strip() or None
 
 
 def find_accepted(target: Target, endpoint: Endpoint, model: str, workload: Workload, words: int) -> Accepted:

@@ -10,6 +10,12 @@ from overspan.schema.errors import InputError
 _SPARE_FILES: Final = 64
 
 
+def most_connections() -> int:
+    """How many connections one process can have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 1 << 20 if hard == resource.RLIM_INFINITY else hard - _SPARE_FILES
+
+
 def raise_open_files(connections: int) -> None:
     """Raise this process's limit of open files to what the connections need.
 

@@ -68,7 +68,7 @@ def asks_of(job: Job) -> Asks:
         words=accepted.words or WORDS,
     )
     if workload.trace is not None:
-        return Replay(bodies, read_trace(Path(workload.trace))[0])
+        return Replay(bodies, read_trace(Path(workload.trace))[0], overhead=accepted.overhead_tokens or 0)
     return Synthetic(
         bodies,
         seed=seed,

@@ -46,10 +46,14 @@ class Times:
         return cls(e2e, ttft, (stamps[-1] - stamps[0]) / NS_PER_MS / rest, gaps, tokens)
 
     def meets(self, slo: Mapping[str, float]) -> bool:
-        """Whether the request kept within every limit, milliseconds by metric; ITL by its mean."""
+        """Whether the request kept within every limit, milliseconds by metric; ITL by its mean.
+
+        A request of one token has no TPOT and no ITL to keep; one without any text has no TTFT, and keeps none.
+        """
         itl = sum(self.itl_ms) / len(self.itl_ms) if self.itl_ms else None
         took = {"ttft": self.ttft_ms, "tpot": self.tpot_ms, "itl": itl, "e2e": self.e2e_ms}
-        return all((took[metric] or 0.0) <= limit for metric, limit in slo.items())
+        missing = float("inf") if self.ttft_ms is None else 0.0
+        return all((missing if took[metric] is None else took[metric] or 0.0) <= limit for metric, limit in slo.items())
 
 
 @dataclass
@@ -169,15 +173,16 @@ def _span_s(streams: Sequence[Stream]) -> float | None:
     return (max(stream.end_ns for stream in sent) - min(stream.send_ns for stream in sent)) / 1e9
 
 
-def goodput(streams: Sequence[Stream], slo: Mapping[str, float]) -> Goodput | None:
-    """Requests within every limit, of all that there were (a failed one is not within), and their rate."""
+def goodput(streams: Sequence[Stream], slo: Mapping[str, float], planned: int = 0) -> Goodput | None:
+    """Requests within every limit, of all that were planned (one that failed or was never sent is not within), and
+    their rate."""
     seconds = _span_s(streams)
     if not slo or not seconds:
         return None
     good = [stream for stream in streams if stream.error is None and Times.of(stream).meets(slo)]
     return Goodput(
         slo_ms=dict(slo),
-        share=round(len(good) / len(streams), 6),
+        share=round(len(good) / max(planned, len(streams)), 6),
         requests_per_s=round(len(good) / seconds, 4),
         output_tokens_per_s=round(sum(stream.output_tokens for stream in good) / seconds, 3),
     )

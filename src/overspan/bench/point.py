@@ -31,6 +31,7 @@ def make_point(
     _, peak, window = in_flight(streams, wanted)
     rates = throughput(streams)
     client |= {"reasons": reasons, **({"calibration": dict(calibration)} if calibration else {})}
+    doubts = [stream.miscounted for stream in streams if stream.error is None and stream.miscounted]
     late_ttft, late_e2e = _from_intended(streams) if level.users is None else (Distribution(), Distribution())
     return BenchPoint(
         concurrency=level.users if level.users is not None else peak,
@@ -49,7 +50,9 @@ def make_point(
         total_tokens_per_s=rates.total_tokens_per_s,
         duration_s=rates.duration_s,
         steady=steady(streams, window),
-        goodput=goodput(streams, slo or {}),
+        goodput=goodput(streams, slo or {}, planned),
+        miscounted=len(doubts),
+        miscount=doubts[0] if doubts else None,
         client_bound=bool(reasons),
         client=client,
         server=dict(server or {}),

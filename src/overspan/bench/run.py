@@ -11,9 +11,9 @@ from overspan import __version__
 from overspan.bench.account import Audit
 from overspan.bench.calibration import calibrate
 from overspan.bench.endpoint import Accepted, check_model, find_accepted, length_notes
-from overspan.bench.files import raise_open_files
+from overspan.bench.files import most_connections, raise_open_files
+from overspan.bench.fits import check_workload, levels_of
 from overspan.bench.job import Job, Level
-from overspan.bench.lengths import parse_lengths
 from overspan.bench.loop import Progress
 from overspan.bench.point import make_point
 from overspan.bench.records import write_requests
@@ -21,9 +21,8 @@ from overspan.bench.search import Search
 from overspan.bench.shards import merged, run_shards
 from overspan.bench.stream import Stream
 from overspan.bench.target import make_target
-from overspan.bench.trace import read_trace
 from overspan.bench.watch import Watch
-from overspan.schema.errors import InputError
+from overspan.schema.errors import OverspanError
 from overspan.schema.workload import BenchPoint, BenchResult, Workload
 
 PointProgress = Callable[[str, int, int, int], None]
@@ -63,6 +62,7 @@ class Bench:
         self.workload = workload
         self.model = check_model(self.target, model)
         self.interrupted = False
+        self.broke = False
         self._insecure = insecure
         self._folder = folder
         self._progress = progress
@@ -71,15 +71,24 @@ class Bench:
         self._notes: list[str] = []
 
     def run(self) -> BenchResult:
-        """Run every point. After Ctrl-C `interrupted` is set and the result holds what was measured until then.
+        """Run every point. After Ctrl-C `interrupted` is set, after a failure of the client `broke`; the result then
+        holds what was measured until then.
 
         Raises:
             InputError: the endpoint does not answer a first request.
+            OverspanError: the client failed before the first point ended.
         """
         started = datetime.now(UTC).isoformat(timespec="seconds")
         watch = Watch(self.target)  # its process starts while the endpoint is asked
+        points: list[BenchPoint] = []
         try:
-            points = list(self._points(self._first_request(), watch))
+            for point in self._points(self._first_request(), watch):
+                points.append(point)
+        except OverspanError as error:
+            if not points:
+                raise
+            self.broke = True
+            self._notes.append(f"ended before its time: {error.what}")
         finally:
             watch.close()
         left = len(levels_of(self.workload)) - len(points)
@@ -118,20 +127,19 @@ class Bench:
         first = levels_of(self.workload)[0]
         whole = first.users is not None
         start = float(first.users or 0) if whole else first.rate_per_s or 1.0
-        search = Search(start, whole, self.workload.slo_share)
+        most = most_connections() * (self.workload.shards or 1) if whole else None
+        search = Search(start, whole, self.workload.slo_share, most)
         for load in search.loads():
             level = Level(users=int(load)) if whole else Level(rate_per_s=load)
             if not self._warmed_up(level, accepted):
                 return
-            point = self._point(level, accepted, watch)
+            point = self._point(level, accepted, watch, search.enough(load, self.workload.requests))
             search.tell(load, point)
             yield point
             if self.interrupted:
                 return
-        kind = "users" if whole else "requests per second"
-        found = "no load tried" if search.best is None else f"{search.best:g} {kind}"
         limits = ", ".join(f"{metric} {limit:g} ms" for metric, limit in self.workload.slo_ms.items())
-        self._notes.append(f"highest load with {self.workload.slo_share:.0%} of requests within {limits}: {found}")
+        self._notes.append(f"highest load with {self.workload.slo_share:.0%} of requests within {limits}: {search}")
 
     def _warmed_up(self, level: Level, accepted: Accepted) -> bool:
         """Send the requests that are not counted; False when Ctrl-C ended them."""
@@ -140,9 +148,9 @@ class Bench:
             self._run(Level(users=min(level.users or count, count)), accepted, count, f"warmup-{level.name}")
         return not self.interrupted
 
-    def _point(self, level: Level, accepted: Accepted, watch: Watch) -> BenchPoint:
+    def _point(self, level: Level, accepted: Accepted, watch: Watch, requests: int | None = None) -> BenchPoint:
         workload = self.workload
-        requests = None if workload.duration_s is not None else workload.requests
+        requests = None if workload.duration_s is not None else requests or workload.requests
         watch.begin()
         streams, audits, planned = self._run(level, accepted, requests, level.name)
         server = watch.end()
@@ -177,45 +185,16 @@ class Bench:
         return lambda ended, failed, in_flight: progress(name, ended, failed, in_flight)
 
 
-def levels_of(workload: Workload) -> list[Level]:
-    """The levels of a workload, in its order."""
-    if workload.arrival == "closed":
-        return [Level(users=users) for users in workload.concurrency]
-    if workload.arrival == "trace":
-        return [Level()]
-    return [Level(rate_per_s=rate) for rate in workload.rates]
-
-
-def check_workload(workload: Workload) -> None:
-    """Refuse what does not fit together, and files that cannot be read.
-
-    Raises:
-        InputError: names the field and what would be right.
-    """
-    if not levels_of(workload):
-        missing = "concurrency" if workload.arrival == "closed" else "rates"
-        raise InputError(f"a {workload.arrival} load needs {missing}", next=f"give --{missing.removesuffix('s')}")
-    if workload.search and not workload.slo_ms:
-        raise InputError("a search needs limits", next="give them like --slo ttft=500,tpot=50")
-    if workload.arrival == "trace" and workload.trace is None:
-        raise InputError("arrivals of a trace need a trace", next="give --trace FILE")
-    if workload.arrival != "closed" and workload.turns > 1:
-        raise InputError("turns of a conversation need a closed loop", next="leave out --rate, or --turns")
-    if workload.trace is not None:
-        _, timed = read_trace(Path(workload.trace))
-        if workload.arrival == "trace" and not timed:
-            raise InputError(f"{workload.trace} has no times", next="give --concurrency or --rate")
-    for notation in (workload.input_lengths, workload.output_lengths):
-        if notation is not None:
-            parse_lengths(notation)
-
-
 def _notes_of(points: list[BenchPoint], *, closed: bool) -> list[str]:
     notes = []
     for point in points:
         load = f"{point.rate_per_s:g} requests/s" if point.rate_per_s else f"{point.concurrency} users"
         if point.client_bound:
             notes.append(f"at {load} the client was the bottleneck: {'; '.join(point.client['reasons'])}")
+        if point.miscounted:
+            notes.append(f"at {load} the usage of {point.miscounted} requests is not of what came: {point.miscount}")
+        if closed and point.requests.planned < point.concurrency:
+            notes.append(f"at {load} there were {point.requests.planned} requests: never more than that in flight")
         if closed and point.steady is None:
             notes.append(f"at {load} there was no steady window: give at least 4 requests a user")
     return notes

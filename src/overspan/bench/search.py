@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,11 +22,13 @@ class Search:
         first: load to begin with.
         whole: loads are whole numbers (users); else rates.
         share: of the requests, that must keep within the limits.
+        most: load that the client cannot go beyond.
     """
 
     first: float
     whole: bool
     share: float
+    most: float | None = None
     best: float | None = None
     worst: float | None = None
 
@@ -37,12 +40,26 @@ class Search:
             if self.best is not None and self.worst is not None and self._found(self.best, self.worst):
                 return
             if self.worst is None:
-                load *= 2
+                if self.most is not None and load >= self.most:
+                    return
+                load = load * 2 if self.most is None else min(load * 2, self.most)
             else:
                 load = (self.worst + (self.best or 0.0)) / 2
                 load = float(int(load)) if self.whole else load
             if load < (1 if self.whole else self.first / 1024):
                 return
+
+    def enough(self, load: float, requests: int) -> int:
+        """Requests that make this load last: four a user, or as long as the first rate did with `requests`. A burst of
+        a few would pass at any rate."""
+        return max(requests, math.ceil(4 * load if self.whole else requests * load / self.first))
+
+    def __str__(self) -> str:
+        kind = "users" if self.whole else "requests per second"
+        if self.best is None:
+            return f"none, not even {self.worst:g} {kind}"
+        beyond = ", more than which this client cannot open" if self.best == self.most else ""
+        return f"{self.best:.10g} {kind}{beyond}"
 
     def _found(self, best: float, worst: float) -> bool:
         return worst - best <= 1 if self.whole else worst / best <= CLOSE_ENOUGH

@@ -63,9 +63,10 @@ class Stream:
 
     # fmt: off
     __slots__ = (
-        "_body", "_events", "_known", "_prefix", "_suffix", "_to_learn", "chunk_bytes", "chunks_text",
+        "_body", "_events", "_known", "_prefix", "_suffix", "_to_learn", "chunks_text",
         "detail", "done", "end_ns", "error", "finish", "first_text", "first_usage", "index", "intended_ns",
         "plain_bytes", "plain_chunks", "reply", "request", "retried", "send_ns", "stamps", "unparsed", "usage", "user",
+        "wrapping",
     )
     # fmt: on
 
@@ -93,7 +94,7 @@ class Stream:
         self.done = False
         self.first_text = 0
         self.chunks_text = 0
-        self.chunk_bytes = 0
+        self.wrapping = 0
         self.plain_bytes = 0
         self.plain_chunks = 0
         self._prefix = self._suffix = b""
@@ -186,11 +187,13 @@ class Stream:
         if piece.usage is not None:
             self.usage = piece.usage
         if piece.text:
+            size = len(json.dumps(piece.text)) - 2
+            around = max(len(event) + 2 - size, 0)
             if not self.stamps:
-                self.first_text = len(json.dumps(piece.text)) - 2
-                self.chunk_bytes = len(event) + 2
+                self.first_text, self.wrapping = size, around
                 self.first_usage = completion_tokens(piece.usage)
-            self.chunks_text += len(json.dumps(piece.text)) - 2
+            self.wrapping = min(self.wrapping, around)  # the first may carry a role, the last a reason
+            self.chunks_text += size
             self.stamps.append(stamp_ns)
             if piece.finish is None and piece.usage is None and self._to_learn > 0:
                 self._learn(event, piece.text)
@@ -247,10 +250,24 @@ class Stream:
         return counted if isinstance(counted, int) else None
 
     @property
+    def text_bytes(self) -> int:
+        """Bytes of text that came, as JSON writes them: chunks in between are not parsed, so that what stands around
+        their text counts as in the shortest of the parsed ones."""
+        return self.chunks_text + max(self.plain_bytes - self.plain_chunks * self.wrapping, 0)
+
+    @property
+    def miscounted(self) -> str | None:
+        """Why the server's count cannot be of what came: a chunk with text is one token at least, and a token one byte
+        of text at least (special ones, which are left out of a text, are none). None where it can."""
+        counted, chunks, size = completion_tokens(self.usage), len(self.stamps), self.text_bytes
+        if counted is None or chunks <= counted <= size:
+            return None
+        return f"{counted} tokens counted, {chunks} chunks with {size} bytes of text came"
+
+    @property
     def first_chunk_tokens(self) -> int:
         """Tokens in the first chunk: one where tokens and chunks are as many, the server's word where it gives it,
-        else by the share of the text that came first (chunks in between are not parsed; the rest of an event is as
-        long as that of the first)."""
+        else by the share of the text that came first."""
         tokens, chunks = self.output_tokens, len(self.stamps)
         if chunks <= 1:
             return tokens
@@ -258,9 +275,7 @@ class Stream:
             return min(max(self.first_usage, 1), tokens)
         if tokens <= chunks:
             return 1
-        wrapping = self.chunk_bytes - self.first_text
-        text = self.chunks_text + max(self.plain_bytes - self.plain_chunks * wrapping, 0)
-        share = round(tokens * self.first_text / text) if text else 1
+        share = round(tokens * self.first_text / self.text_bytes) if self.text_bytes else 1
         return min(max(share, 1), tokens - chunks + 1)
 
 

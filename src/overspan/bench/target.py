@@ -8,12 +8,15 @@ import socket
 import ssl
 import urllib.request
 from dataclasses import dataclass, field
+from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from overspan import __version__
 from overspan.schema.errors import HostUnreachable, InputError
 
 HIDDEN = "[removed]"
+
+_PROBE_TIMEOUT_S: Final = 2.0
 
 Address = tuple[socket.AddressFamily, tuple[object, ...]]
 
@@ -99,8 +102,15 @@ def _checked(base_url: str) -> SplitResult:
         valid = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
     except ValueError:
         valid = False
-    if not valid or any(character.isspace() for character in base_url):
+    if not valid or not base_url.isascii() or any(character.isspace() for character in base_url):
         raise InputError(f"'{base_url}' is not a base URL", next="give it like http://127.0.0.1:8000/v1")
+    if "@" in url.netloc:
+        raise InputError(
+            f"the base URL of {url.netloc.rpartition('@')[2]} holds a name or password, which results would repeat",
+            next="leave them out; a key goes into OVERSPAN_API_KEY",
+        )
+    if url.query or url.fragment:
+        raise InputError(f"'{base_url}' goes on behind its path", next="give it like http://127.0.0.1:8000/v1")
     return url
 
 
@@ -128,5 +138,15 @@ def _resolve(host: str, port: int) -> Address:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise HostUnreachable(f"{host} does not resolve: {error.strerror or error}", next="check the URL") from None
-    family, _, _, _, address = found[0]
-    return family, address
+    addresses: list[Address] = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+    return next((each for each in addresses if _accepts(each)), addresses[0]) if len(addresses) > 1 else addresses[0]
+
+
+def _accepts(address: Address) -> bool:
+    """Whether somebody listens: `localhost` is two addresses, of which most servers have one."""
+    try:
+        with socket.socket(address[0], socket.SOCK_STREAM) as probe:
+            probe.settimeout(_PROBE_TIMEOUT_S)
+            return probe.connect_ex(address[1]) == 0
+    except OSError:  # this machine has no such family
+        return False

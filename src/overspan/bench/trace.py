@@ -18,7 +18,7 @@ TOKENS_PER_WORD: Final = 4 / 3
 
 _FORMS: Final = (
     'a JSON line a request {"timestamp": ms, "input_length": n, "output_length": n, "hash_ids": [...]}, '
-    'or a JSON list of {"conversations": [{"from": "human", "value": ...}, {"from": "gpt", "value": ...}]}'
+    'or {"conversations": [{"from": "human", "value": ...}, {"from": "gpt", "value": ...}]}, a JSON list or lines'
 )
 
 
@@ -44,8 +44,9 @@ def read_trace(path: Path) -> tuple[list[Entry], bool]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the trace {path} cannot be read: {error}") from None
-    timed = not text.lstrip().startswith("[")
-    entries = _mooncake(text, path) if timed else _sharegpt(text, path)
+    first = text.lstrip().partition("\n")[0]
+    talks = first.startswith("[") or '"conversations"' in first
+    entries, timed = (_sharegpt(text, path), False) if talks else (_mooncake(text, path), True)
     if not entries:
         raise InputError(f"the trace {path} holds no request", next=f"it is {_FORMS}")
     return sorted(entries, key=lambda entry: entry.at_s), timed
@@ -73,8 +74,9 @@ def _mooncake_entry(item: dict[str, Any]) -> Entry:
 
 
 def _sharegpt(text: str, path: Path) -> list[Entry]:
+    lines = [line for line in text.splitlines() if line.strip()]
     try:
-        items = json.loads(text)
+        items = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in lines]
     except (ValueError, RecursionError) as error:
         raise InputError(f"the trace {path} is not JSON: {error}", next=f"a trace is {_FORMS}") from None
     entries = []

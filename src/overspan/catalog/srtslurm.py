@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from overspan.catalog import secrets, srtslurm_roles
+from overspan.catalog import flags, secrets, srtslurm_roles
 from overspan.catalog.sparkrun import Imported
 from overspan.catalog.srtslurm_roles import PREFIXES, left_out
 from overspan.schema.errors import RecipeError
@@ -79,15 +79,17 @@ def from_data(data: Any, where: str) -> Imported:
     own = {role: {name: value for name, value in held.items() if name not in _OURS} for role, held in args.items()}
     for role, held in own.items():
         _transfer(role, held, warnings)
+        _only_vllms(role, held, warnings, where)
     common, environment = _common(own), _common(env)
     served = next((str(held["served_model_name"]) for held in args.values() if "served_model_name" in held), None)
     recipe = {
         "name": re.sub(r"[^a-z0-9._-]+", "-", str(data.get("name", Path(where).stem)).lower()).strip("-._")[:63],
         "description": f"{topology['label']}, imported",
         "source": f"srt-slurm recipe {Path(where).name}",
-        "model": _named(data, "model", "repo") or str(data["model"].get("path")),
+        # `hf:` says that the path is a name on the hub.
+        "model": _named(data, "model", "repo") or str(data["model"].get("path")).removeprefix("hf:"),
         "revision": _named(data, "model", "revision"),
-        "image": _named(data, "container", "image") or data["model"].get("container"),
+        "image": _named(data, "container", "image") or data["model"].get("container") or None,
         "served_model_name": served,
         "engine": "dynamo" if "aggregated" not in roles and _frontend(data) == "dynamo" else "vllm",
         **topology["field"],
@@ -228,12 +230,48 @@ def _label(held: Mapping[str, Any], where: str) -> str:
 
 
 def _transfer(role: str, held: dict[str, Any], warnings: list[str]) -> None:
-    """A transfer that failed must fail the request: with `recompute` or nothing it may answer wrongly."""
-    given = held.get("kv_transfer_config")
-    if isinstance(given, dict) and given.get("kv_load_failure_policy", "fail") != "fail":
-        said = given["kv_load_failure_policy"]
-        warnings.append(f"{role}: kv_load_failure_policy {said} becomes fail: a failed transfer fails its request")
-        held["kv_transfer_config"] = {**given, "kv_load_failure_policy": "fail"}
+    """A transfer that failed must fail the request: with `recompute` it may answer wrongly."""
+    said = _policies(held.get("kv_transfer_config")) - {"fail"}
+    if said:
+        policy = ", ".join(sorted(said))
+        warnings.append(f"{role}: kv_load_failure_policy {policy} becomes fail: a failed transfer fails its request")
+        held["kv_transfer_config"] = _all_fail(held["kv_transfer_config"])
+
+
+def _policies(transfer: Any) -> set[str]:
+    """Those of a connector's configuration, and of all that it holds."""
+    if isinstance(transfer, list):
+        return set().union(*map(_policies, transfer))
+    if not isinstance(transfer, dict):
+        return set()
+    own = {str(transfer["kv_load_failure_policy"])} if "kv_load_failure_policy" in transfer else set()
+    return own.union(*map(_policies, transfer.values()))
+
+
+def _all_fail(transfer: Any) -> Any:
+    if isinstance(transfer, list):
+        return [_all_fail(each) for each in transfer]
+    if not isinstance(transfer, dict):
+        return transfer
+    return {key: "fail" if key == "kv_load_failure_policy" else _all_fail(value) for key, value in transfer.items()}
+
+
+def _only_vllms(role: str, held: dict[str, Any], warnings: list[str], where: str) -> None:
+    """What is not of vLLM's own parser would be refused when the recipe is read: it is left out and told.
+
+    Raises:
+        RecipeError: an argument of vLLM's has a wrong value, or is a secret.
+    """
+    notes = flags.notes()
+    for name, value in list(held.items()):
+        problems = flags.check_recipe_args({name: value})
+        if not problems:
+            continue
+        if name in notes["secret"] or (name in flags.known() and name not in (*notes["launch"], *notes["owned"])):
+            raise RecipeError(f"{where}: backend.vllm_config.{role}: {problems[0]}")
+        del held[name]
+        whose = "an argument of Dynamo's, not of vLLM's" if name.startswith("dyn_") else problems[0]
+        warnings.append(left_out(f"{role}.{name}", whose))
 
 
 def _common(held: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

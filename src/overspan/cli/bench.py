@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,6 +11,7 @@ import click
 from overspan.bench.lengths import parse_lengths
 from overspan.bench.metrics import SLO_METRICS
 from overspan.bench.run import Bench
+from overspan.bench.trace import read_trace
 from overspan.cli.output import Ticker, document, say, table
 from overspan.runs import keys
 from overspan.runs.folder import RunFolder, open_run
@@ -71,7 +73,12 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option("--rates", "--rate", callback=_rates, help="Open loop in place of users: requests per second, a list.")
 @click.option("--arrival", type=click.Choice(["constant", "poisson", "gamma", "trace"]), help="Default: poisson.")
 @click.option("--burstiness", type=_POSITIVE, default=1.0, show_default=True, help="Of gamma: less is burstier.")
-@click.option("--requests", "-n", type=click.IntRange(min=1), help="At each point. Default: 4 a user, 100 at a rate.")
+@click.option(
+    "--requests",
+    "-n",
+    type=click.IntRange(min=1),
+    help="At each point. Default: 4 a user, 100 at a rate, all of a trace.",
+)
 @click.option("--duration", "duration_s", type=_POSITIVE, help="Seconds a point, in place of --requests.")
 @click.option("--ramp", "ramp_s", type=click.FloatRange(min=0), default=0.0, help="Users start over so many seconds.")
 @click.option("--warmup", type=click.IntRange(min=0), default=0, show_default=True, help="Uncounted requests a point.")
@@ -116,9 +123,9 @@ def bench(run: str | None, base_url: str | None, model: str | None, as_json: boo
     finally:
         ticker.clear()
     if folder is not None:
-        _keep(folder, result, interrupted=job.interrupted)
+        _keep(folder, result, interrupted=job.interrupted or job.broke)
     _show(result, as_json=as_json)
-    return _exit_code(result, strict=strict, interrupted=job.interrupted)
+    return _exit_code(result, strict=strict, interrupted=job.interrupted) or int(job.broke)
 
 
 def workload_of(load: dict[str, Any]) -> Workload:
@@ -139,13 +146,20 @@ def workload_of(load: dict[str, Any]) -> Workload:
     load["arrival"] = arrival or ("poisson" if rates else "closed")
     if load["arrival"] == "closed":
         load["concurrency"] = users or [1, 4, 16]
-    load["requests"] = load["requests"] or (4 * max(load["concurrency"]) if load["concurrency"] else 100)
+    load["requests"] = load["requests"] or _usual_requests(load)
     load["seed"] = secrets.randbelow(2**31) if load["seed"] is None else load["seed"]
     for kind in ("input", "output"):
         lengths = parse_lengths(load[f"{kind}_tokens"])
         load[f"{kind}_tokens"] = lengths.mean
         load[f"{kind}_lengths"] = None if lengths.notation.isdigit() else lengths.notation
     return Workload.model_validate(load)
+
+
+def _usual_requests(load: dict[str, Any]) -> int:
+    """Four a user; every one of a trace that keeps its own times; 100 at a rate."""
+    if load["arrival"] == "trace" and load["trace"] is not None:
+        return len(read_trace(Path(load["trace"]))[0])
+    return 4 * max(load["concurrency"]) if load["concurrency"] else 100
 
 
 def _serving(run: str | None) -> RunFolder:

@@ -36,7 +36,7 @@ def sweep(  # noqa: PLR0917 - click gives them by name
     One deployment at a time, every concurrency on it. What was measured is not measured again: after Ctrl-C or a crash
     the same command goes on where it was. Exit code 1 when a point failed or is missing.
     """
-    matrix = matrix_of(sweep, inventory, to_start=not dry_run)
+    matrix = matrix_of(sweep, inventory, to_start=not dry_run, only=only)
     points = chosen(matrix.points, only)
     if dry_run:
         _show_plan(matrix, points, as_json=as_json)

@@ -5,12 +5,14 @@ Source of names and values: reference sweeps.md ("Dynamo by hand") and engine-on
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from overspan.catalog.flags import to_argv
 from overspan.engines.node import address_of, contained, listens_on, node_env
 from overspan.engines.vllm import VITAL_TITLES, program, serve_args
 from overspan.schema import defaults
+from overspan.schema.errors import RecipeError
 from overspan.schema.inventory import Host
 from overspan.schema.plan import Placement, Plan
 from overspan.schema.process import ProcessSpec
@@ -51,8 +53,33 @@ ON_CPU: dict[str, Any] = {**KV_TRANSFER, "kv_buffer_device": "cpu"}
 
 
 def kv_transfer(given: Any) -> dict[str, Any]:
-    """The connector's configuration; a transfer that failed must fail the request, never give wrong tokens."""
-    asked = given if isinstance(given, dict) else KV_TRANSFER
+    """The connector's configuration; a transfer that failed must fail the request, never give wrong tokens.
+
+    Args:
+        given: a mapping or its JSON, as a recipe may hold either; None for NIXL.
+
+    Raises:
+        RecipeError: it is neither.
+    """
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except ValueError:
+            given = False
+    if given is not None and not isinstance(given, dict):
+        raise RecipeError(
+            "kv_transfer_config is no JSON object", next='write it like {"kv_connector": "NixlConnector"}'
+        )
+    return _failing(KV_TRANSFER if given is None else given)
+
+
+def _failing(asked: dict[str, Any]) -> dict[str, Any]:
+    """The same for the connectors that a MultiConnector holds."""
+    more = asked.get("kv_connector_extra_config")
+    held = more.get("connectors") if isinstance(more, dict) else None
+    if isinstance(more, dict) and isinstance(held, list):
+        inner = [_failing(each) if isinstance(each, dict) else each for each in held]
+        asked = {**asked, "kv_connector_extra_config": {**more, "connectors": inner}}
     return {**asked, "kv_load_failure_policy": "fail"}
 
 

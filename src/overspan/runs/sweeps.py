@@ -15,8 +15,11 @@ from overspan.sweep.expand import Matrix, Tools, expand
 from overspan.sweep.ledger import PointsOf
 
 
-def matrix_of(name: str, inventory: str | None, *, to_start: bool) -> Matrix:
+def matrix_of(name: str, inventory: str | None, *, to_start: bool, only: str | None = None) -> Matrix:
     """Every point of a sweep that ships or of a file, on an inventory, on the sweep's own, or on this machine.
+
+    Args:
+        only: a filter; what it leaves out may be such as cannot run.
 
     Raises:
         InputError: the sweep or the inventory is wrong.
@@ -29,7 +32,7 @@ def matrix_of(name: str, inventory: str | None, *, to_start: bool) -> Matrix:
     def engine(recipe: Recipe, machines: Inventory) -> EngineChoice:
         return engine_of(recipe, machines, to_start=to_start)
 
-    return expand(sweep, machines, Tools(engine, processes_of))
+    return expand(sweep, machines, Tools(engine, processes_of), only)
 
 
 def points_of_file(inventory: str | None) -> PointsOf:

@@ -82,7 +82,8 @@ class Goodput(Frozen):
 class BenchPoint(Frozen):
     """What one concurrency gave, or one rate (`rate_per_s`; then `concurrency` is the peak in flight).
 
-    Latencies count from the actual send; `from_intended_*` from when an open loop wanted it sent.
+    Latencies count from the actual send; `from_intended_*` from when an open loop wanted it sent. `miscounted` are
+    requests whose usage cannot be of what was received, `miscount` is one of them in words.
     """
 
     concurrency: int
@@ -102,6 +103,8 @@ class BenchPoint(Frozen):
     from_intended_e2e_ms: Distribution = Distribution()
     steady: SteadyWindow | None = None
     goodput: Goodput | None = None
+    miscounted: int = 0
+    miscount: str | None = None
     client_bound: bool = False
     client: dict[str, Any] = Field(default_factory=dict)
     server: dict[str, Any] = Field(default_factory=dict)

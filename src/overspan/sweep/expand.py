@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,7 @@ from overspan.schema.recipe import Recipe, RoleSettings
 from overspan.schema.sweep import Entry, Load, Scenario, Sweep
 from overspan.schema.topology import Role, RoleName, Topology
 from overspan.sweep.estimate import estimate
+from overspan.sweep.only import parse_filter
 from overspan.sweep.read import base_recipe, entry_load, entry_recipe
 
 # Not what a deployment does: prose, names, and where it answers.
@@ -91,30 +93,36 @@ class _Case:
         return _digest({"recipe": _essence(self.recipe), "topology": self.entry.topology.label})
 
 
-def expand(sweep: Sweep, inventory: Inventory, tools: Tools) -> Matrix:
+def expand(sweep: Sweep, inventory: Inventory, tools: Tools, only: str | None = None) -> Matrix:
     """Every point of a sweep on machines.
 
+    Args:
+        only: a filter; entries that it leaves out altogether may be such as cannot run, and have no points then.
+
     Raises:
-        InputError: the sweep is wrong.
+        InputError: the sweep or the filter is wrong.
         PlanRefused: points that cannot run; every one with its reasons.
     """
     base = base_recipe(sweep)
     model = _sizes(base)
     deployments: dict[str, Deployment] = {}
     reasons: list[str] = []
+    wanted = parse_filter(only) if only is not None else None
     for case in _cases(sweep, base):
-        short = length_refusals(model, case.recipe, case.entry.topology, case.lengths.isl + case.lengths.osl)
-        reasons += [f"{case.scenario}/{case.entry.slug}: {reason}" for reason in short]
         try:
+            _lengths_fit(case, model)
             deployment = deployments.get(case.key) or _deploy(case, sweep, inventory, model, tools)
+            points = [
+                _point(case, users, deployment, sweep=sweep, inventory=inventory, model=model)
+                for users in case.entry.users
+            ]
+            _within(sweep, points)
         except PlanRefused as refused:
-            reasons += [f"{case.scenario}/{case.entry.slug}: {reason}" for reason in refused.reasons]
+            if wanted is None or any(wanted.may_take(named) for named in _named(case, sweep)):
+                reasons += [f"{case.scenario}/{case.entry.slug}: {reason}" for reason in refused.reasons]
             continue
         deployments[case.key] = deployment
-        for users in case.entry.users:
-            point = _point(case, users, deployment, sweep=sweep, inventory=inventory, model=model)
-            reasons += [f"{point.id}: {reason}" for reason in _over(sweep, point)]
-            deployment.points.append(point)
+        deployment.points += points
     if reasons:
         raise PlanRefused(
             f"sweep {sweep.name} cannot run on {inventory.name}:", list(dict.fromkeys(reasons)),
@@ -276,19 +284,61 @@ def _notes(deployment: Deployment, users: int) -> list[str]:
     return [f"{users} users, and {role.name} takes {room} at a time: {users - room} wait"]
 
 
-def _over(sweep: Sweep, point: Point) -> Iterator[str]:
-    limits = sweep.constraints
-    for what, limit, value in (("nodes", limits.max_nodes, point.nodes), ("GPUs", limits.max_gpus, point.gpus_used)):
-        if limit is not None and value > limit:
-            yield f"needs {value} {what}; the sweep's constraints allow {limit}"
+def _lengths_fit(case: _Case, model: ModelSpec | None) -> None:
+    tokens = case.lengths.isl + case.lengths.osl
+    short = length_refusals(model, case.recipe, case.entry.topology, tokens)
+    if short:
+        raise PlanRefused("requests do not fit:", short)
+
+
+def _within(sweep: Sweep, points: list[Point]) -> None:
+    """The constraints of a sweep, which all points of an entry keep or none does."""
+    limits, point = sweep.constraints, points[0]
+    asked = (("nodes", limits.max_nodes, point.nodes), ("GPUs", limits.max_gpus, point.gpus_used))
+    over = [
+        f"needs {value} {what}; the sweep's constraints allow {limit}"
+        for what, limit, value in asked
+        if limit is not None and value > limit
+    ]
+    if over:
+        raise PlanRefused("the sweep's constraints are not kept:", over)
+
+
+@dataclass(frozen=True)
+class _Named:
+    """The names of what is no point, since it cannot run."""
+
+    id: str
+    sweep: str
+    scenario: str
+    topology: str
+    name: str
+    concurrency: int
+
+
+def _named(case: _Case, sweep: Sweep) -> Iterator[_Named]:
+    entry = case.entry
+    for users in entry.users:
+        yield _Named(
+            id=f"{case.scenario}/{entry.slug}/c{users}",
+            sweep=sweep.name,
+            scenario=case.scenario,
+            topology=entry.topology.label,
+            name=entry.name,
+            concurrency=users,
+        )
 
 
 def _distinct(deployments: list[Deployment]) -> list[Deployment]:
-    """Deployments whose ids tell them apart: those of one topology get their scenario's name."""
+    """Deployments whose ids tell them apart: those of one topology get their scenario's name, and those of one
+    scenario, which differ by their overrides, a number."""
     ids = [deployment.id for deployment in deployments]
+    seen: Counter[str] = Counter()
     for deployment in deployments:
         if ids.count(deployment.id) > 1:
-            deployment.id = f"{deployment.points[0].scenario}-{deployment.id}"
+            name = f"{deployment.points[0].scenario}-{deployment.id}"
+            seen[name] += 1
+            deployment.id = name if seen[name] == 1 else f"{name}-{seen[name]}"
             named = {"deployment": deployment.id}
             deployment.points = [point.model_copy(update=named) for point in deployment.points]
     return deployments

@@ -5,7 +5,9 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Protocol
 
 from overspan.schema.errors import InputError
 from overspan.schema.point import Point
@@ -24,38 +26,82 @@ _TEST = re.compile(r"([A-Za-z_]+)\s*(<=|>=|!=|==|<|>|=)\s*([0-9]+)")
 _HELP = "patterns of topology, id or scenario (tp4*, 1p2d*), and tests (conc<=64, nodes=3), joined by commas"
 
 
+class Named(Protocol):
+    """What a filter's patterns are compared with: a point, or an entry that has become none."""
+
+    @property
+    def id(self) -> str: ...  # noqa: D102 - as a point's
+    @property
+    def sweep(self) -> str: ...  # noqa: D102
+    @property
+    def scenario(self) -> str: ...  # noqa: D102
+    @property
+    def topology(self) -> str: ...  # noqa: D102
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def concurrency(self) -> int: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Filter:
+    """A filter, read: any of its patterns, and all of its tests."""
+
+    text: str
+    patterns: list[str]
+    tests: list[tuple[str, Callable[[int, int], bool], int]]
+
+    def takes(self, point: Point) -> bool:
+        """Whether it names a point."""
+        return self._names(point) and all(sign(_FIELDS[field](point), value) for field, sign, value in self.tests)
+
+    def may_take(self, named: Named) -> bool:
+        """Whether it may name what has become no point: by its names and users, all that is known of it."""
+        users = [(sign, value) for field, sign, value in self.tests if field.startswith("conc")]
+        return self._names(named) and all(sign(named.concurrency, value) for sign, value in users)
+
+    def _names(self, named: Named) -> bool:
+        return not self.patterns or any(matches(named, pattern) for pattern in self.patterns)
+
+
+def parse_filter(only: str) -> Filter:
+    """Read a filter.
+
+    Raises:
+        InputError: it is none.
+    """
+    found = Filter(only, [], [])
+    for term in (part.strip() for part in only.split(",")):
+        test = _TEST.fullmatch(term)
+        if test is None and (not term or re.match(r"\w*\s*[<>=!]", term)):
+            raise InputError(f"--only {only}: '{term}' is no pattern and no test", next=_HELP)
+        if test is None:
+            found.patterns.append(term.lower())
+            continue
+        name, sign, value = test.groups()
+        if name.lower() not in _FIELDS:
+            raise InputError(f"--only {only}: unknown field '{name}'", next=f"fields: {', '.join(_FIELDS)}")
+        found.tests.append((name.lower(), _SIGNS[sign.replace("==", "=")], int(value)))
+    return found
+
+
 def chosen(points: Sequence[Point], only: str | None) -> list[Point]:
-    """The points that a filter names: any of its patterns, and all of its tests.
+    """The points that a filter names.
 
     Raises:
         InputError: the filter is wrong, or names no point.
     """
     if only is None:
         return list(points)
-    patterns, tests = [], []
-    for term in (part.strip() for part in only.split(",")):
-        found = _TEST.fullmatch(term)
-        if found is None and (not term or re.match(r"\w*\s*[<>=!]", term)):
-            raise InputError(f"--only {only}: '{term}' is no pattern and no test", next=_HELP)
-        if found is None:
-            patterns.append(term.lower())
-            continue
-        name, sign, value = found.groups()
-        if name.lower() not in _FIELDS:
-            raise InputError(f"--only {only}: unknown field '{name}'", next=f"fields: {', '.join(_FIELDS)}")
-        tests.append((_FIELDS[name.lower()], _SIGNS[sign.replace("==", "=")], int(value)))
-    kept = [
-        point
-        for point in points
-        if (not patterns or any(matches(point, pattern) for pattern in patterns))
-        and all(sign(value_of(point), value) for value_of, sign, value in tests)
-    ]
+    wanted = parse_filter(only)
+    kept = [point for point in points if wanted.takes(point)]
     if not kept:
-        raise InputError(f"--only {only}: names none of {len(points)} points", next=f"for example {points[0].id}")
+        example = f"for example {points[0].id}" if points else None
+        raise InputError(f"--only {only}: names none of {len(points)} points", next=example)
     return kept
 
 
-def matches(point: Point, pattern: str) -> bool:
+def matches(point: Named, pattern: str) -> bool:
     """Whether a shell pattern names a point: id (with its sweep or not), topology, decoding layout, name, scenario."""
     decoding = parse_topology(point.topology).answering.layout.label
     slug = point.id.split("/")[1]
