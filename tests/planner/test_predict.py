@@ -275,3 +275,56 @@ def test_layers_that_draft_take_memory_and_are_read() -> None:
     assert more == pytest.approx(spec.mtp_bytes / 8)
     alone, drafts = case("tp8", model="deepseek-v3"), case("tp8", model="deepseek-v3", draft_tokens=1, draft_layers=1)
     assert features.step_bytes(drafts, 8)[0] == pytest.approx(features.step_bytes(alone, 8)[0] * 62 / 61)
+
+
+def test_a_lone_prompt_is_all_on_one_group_and_many_are_spread() -> None:
+    """Exact: the fuller of two groups holds of n prompts E[max(k, n - k)], here of a Poisson number of them."""
+    dep2 = case("dep2", users=32)
+    assert features.fullest_group(dep2, 1e-6) == pytest.approx(2, rel=1e-3)
+    mean = 3.0
+    chance = [math.exp(-mean) * mean**k / math.factorial(k) for k in range(40)]
+    exact = sum(a * b * max(i, j) for i, a in enumerate(chance) for j, b in enumerate(chance)) / mean
+    assert features.fullest_group(dep2, 2 * mean) == pytest.approx(exact, rel=1e-6)
+    assert features.fullest_group(case("dep8"), 1e-6) == pytest.approx(8, rel=1e-3)
+    assert 1 < features.fullest_group(dep2, 1e4) < 1.02
+    # Groups without experts in common wait for nobody, and users in step bring their prompts to all groups at once.
+    assert features.fullest_group(case("dp2", model="llama-3.3-70b"), 0.1) == 1
+    together = dep2.model_copy(update={"demand": dep2.demand.model_copy(update={"in_step": True})})
+    assert features.fullest_group(together, 0.1) == 1
+
+
+def test_groups_that_share_experts_stall_for_each_others_prompts() -> None:
+    """Two H200s: drawn lengths cost dep2 more than tp2 (12 and 6 ms at 32 users, measured): steps wait for a group."""
+    extra = {}
+    for layout in ("dep2", "tp2"):
+        drawn = case(layout, model="minimax-m2.5-nvfp4", users=32, backend="marlin")
+        drawn = drawn.model_copy(update={"demand": Demand(isl=1024, osl=128, concurrency=32)})
+        equal = drawn.model_copy(update={"demand": drawn.demand.model_copy(update={"in_step": True})})
+        extra[layout] = predict.predict(drawn).tpot_ms - predict.predict(equal).tpot_ms
+    assert extra["dep2"] > 1.2 * extra["tp2"]
+
+
+def test_launches_are_hidden_behind_a_gpu_that_is_busy() -> None:
+    """A step with a prompt leaves its graph: that costs where the GPU would have waited, and fewer layers cost less."""
+
+    def excess(users: int, isl: float, model: str = "minimax-m2.5") -> float:
+        asked = case("tp4", users=users, model=model).model_copy(
+            update={"demand": Demand(isl=isl, osl=64, concurrency=users)}
+        )
+        counted = features.decode(asked, float(users))["prefill_launches"]
+        return counted / (1 - math.exp(-(users - 1) / 64))  # of each step with a prompt
+
+    assert excess(8, 64) > 1.5 * excess(8, 8192)
+    assert excess(8, 1024) > excess(512, 1024)
+    launched = 62 * (69 + 340) / 1e3
+    assert 0 < excess(2, 16) < launched
+    assert excess(2, 16, "smollm2-135m") < launched * 30 / 62
+
+
+def test_gathered_tokens_cross_the_link_once_for_all_groups() -> None:
+    """All-gather and reduce-scatter move (r - 1) / r of all tokens each; two all-reduces twice that of the group's."""
+    dep8, tp8 = case("dep8"), case("tp8")
+    assert features.wire_ms(dep8, 1024) == pytest.approx(features.wire_ms(tp8, 1024) / 2)
+    assert features.wire_ms(case("tp1"), 1024) == 0
+    both = features.collectives(case("tp2dp2ep"))
+    assert both == features.collectives(case("tp2")) + features.collectives(case("dep2"))

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from statistics import NormalDist
 from typing import Final
 
-from overspan.catalog import flags, formats
+from overspan.catalog import calibration, flags, formats
 from overspan.planner import memory
 from overspan.schema.base import Frozen
 from overspan.schema.hardware import HardwareSpec, Link
@@ -22,6 +22,7 @@ US_IN_MS: Final = 1e-3
 ACTIVATION_BYTES: Final = 2
 # One eager operation of PyTorch on a server's CPU, as `overspan calibrate` measures it; `layer_eager` is learned at it.
 LAUNCH_S: Final = 6e-6
+_MANY: Final = 100  # prompts of a group in a step, from where they are counted as a normal distribution
 # vLLM fuses the norm over all heads with its all-reduce from this version on (`fuse_minimax_qk_norm`).
 _FUSED_NORM: Final = (0, 18)
 
@@ -135,12 +136,42 @@ def attention_ms(case: Case, tokens: float, context: float) -> float:
     return work / case.hardware.rate("bf16") * MS
 
 
+def in_lockstep(case: Case) -> bool:
+    """Whether groups share experts, so that all step together and a step is as long as the fullest group's."""
+    return case.layout.dp > 1 and case.model.experts > 0
+
+
 def collectives(case: Case) -> float:
     """Collectives of a decode step: two a layer in TP, one more for a norm over all heads, two for DP with experts."""
     model, layout = case.model, case.layout
-    if layout.tp > 1:
-        return model.layers * (3.0 if model.attention.qk_norm == "tensor" else 2.0)
-    return 2.0 * model.moe_layers if layout.dp > 1 and model.experts else 0.0
+    within = model.layers * (3.0 if model.attention.qk_norm == "tensor" else 2.0) if layout.tp > 1 else 0.0
+    return within + (2.0 * model.moe_layers if in_lockstep(case) else 0.0)
+
+
+def fullest_group(case: Case, arrivals: float) -> float:
+    """How many times its even share of a step's prompts the fullest group has, in expectation.
+
+    Prompts come to each group by themselves (Poisson): a lone one is all on one group while the others wait for it.
+    Users in step bring theirs to all groups at once.
+
+    Args:
+        case: what is predicted.
+        arrivals: prompts that come in the time of one step, over all groups.
+    """
+    groups = case.layout.dp
+    if not in_lockstep(case) or case.demand.in_step or arrivals <= 0:
+        return 1.0
+    mean = arrivals * max(1.0, case.demand.isl / case.setting.batched_tokens) / groups
+    if mean > _MANY:  # near a normal distribution; its maximum over groups by Blom's approximation
+        return 1 + NormalDist().inv_cdf((groups - 0.375) / (groups + 0.25)) / math.sqrt(mean)
+    chance = math.exp(-mean)
+    below, expected, number = 0.0, 0.0, 0
+    while number < mean + 12 * math.sqrt(mean) + 12:
+        below += chance
+        expected += 1 - min(1.0, below) ** groups
+        number += 1
+        chance *= mean / number
+    return max(1.0, expected / mean)
 
 
 def _steps_between(case: Case) -> float:
@@ -150,13 +181,16 @@ def _steps_between(case: Case) -> float:
 
 
 def wire_ms(case: Case, tokens: float) -> float:
-    """Time of the bytes of all collectives for some tokens, at the link's bandwidth."""
-    layout = case.layout
-    ranks = layout.tp if layout.tp > 1 else layout.dp if case.model.experts else 1
-    if ranks == 1:
-        return 0.0
-    each = tokens / layout.dp * case.model.hidden * ACTIVATION_BYTES
-    return 2 * case.model.layers * each * 2 * (ranks - 1) / ranks / case.link.bytes_per_s * MS
+    """Time of the bytes of all collectives for some tokens over all groups, at the link's bandwidth.
+
+    In TP two all-reduces a layer of the group's own tokens; groups that share experts gather all tokens and scatter the
+    sums of each layer of experts (vLLM's `allgather_reducescatter`).
+    """
+    layout, model = case.layout, case.model
+    moved = 2 * model.layers * tokens / layout.dp * 2 * (layout.tp - 1) / layout.tp
+    if in_lockstep(case):
+        moved += 2 * model.moe_layers * tokens * (layout.dp - 1) / layout.dp
+    return moved * model.hidden * ACTIVATION_BYTES / case.link.bytes_per_s * MS
 
 
 def others(case: Case, running: float) -> float:
@@ -165,15 +199,20 @@ def others(case: Case, running: float) -> float:
     return max(0.0, running - (1.0 if shared else case.layout.dp))
 
 
+def _prompt(case: Case, tokens: float, fullest: float) -> dict[str, float]:
+    """What the prefill constants multiply for prompts: `tokens` over all groups, `fullest` as if all had as many."""
+    return {
+        "prefill_arithmetic": expert_flops_ms(case, tokens),
+        "prefill_dense": dense_flops_ms(case, fullest),
+        "prefill_attention": attention_ms(case, fullest, case.demand.isl / 2),
+    }
+
+
 def prefill_ms(case: Case, constants: Mapping[str, float]) -> float:
     """Time of one request's prefill on its group, all groups at the same work."""
     tokens = case.demand.isl * case.layout.dp
-    return (
-        constants["prefill_arithmetic"] * expert_flops_ms(case, tokens)
-        + constants["prefill_dense"] * dense_flops_ms(case, tokens)
-        + constants["prefill_attention"] * attention_ms(case, tokens, case.demand.isl / 2)
-        + constants["collective_bytes"] * wire_ms(case, tokens)
-    )
+    counted = {**_prompt(case, tokens, tokens), "collective_bytes": wire_ms(case, tokens)}
+    return sum(constants[name] * value for name, value in counted.items())
 
 
 def decode(case: Case, running: float) -> dict[str, float]:
@@ -191,6 +230,9 @@ def decode(case: Case, running: float) -> dict[str, float]:
         # A burst's prompts pass once: the mean user waits for half of them before its first token (TTFT), half after.
         arrivals /= 2
     prompt = arrivals * demand.isl
+    fullest = prompt * fullest_group(case, arrivals)  # as if all groups had as much
+    # Prompts for which this group leaves its graph: any group's where all step together.
+    stalls = arrivals if in_lockstep(case) and not demand.in_step else arrivals / layout.dp
     chunks = max(1.0, demand.isl / case.setting.batched_tokens)
     rank_bytes, _ = step_bytes(case, checked)
     context = round(demand.isl + demand.osl / 2)
@@ -205,7 +247,7 @@ def decode(case: Case, running: float) -> dict[str, float]:
         "arithmetic": expert_flops_ms(case, checked),
         "arithmetic_dense": dense_excess_ms(case, checked),
         "collective_latency": (collectives(case) * _steps_between(case) * case.link.latency_s + hops) * MS,
-        "collective_bytes": wire_ms(case, checked + prompt),
+        "collective_bytes": wire_ms(case, checked + fullest),
         "layer": layers,
         "layer_fp8": layers if _scales_activations(case) else 0.0,
         "layer_mla": layers if model.attention.kind == "mla" else 0.0,
@@ -214,12 +256,30 @@ def decode(case: Case, running: float) -> dict[str, float]:
         "layer_unfused_norm": layers if _unfused_norm(case) else 0.0,
         "layer_eager": layers / slow * _launches(case) if case.setting.eager else 0.0,
         "sequence": local * US_IN_MS,
-        "prefill_arithmetic": expert_flops_ms(case, prompt),
-        "prefill_dense": dense_flops_ms(case, prompt),
-        "prefill_attention": attention_ms(case, prompt, demand.isl / 2),
-        "prefill_step": chunks * (1 - math.exp(-arrivals / layout.dp)) if not case.setting.eager else 0.0,
+        **_prompt(case, prompt, fullest),
     }
+    if not case.setting.eager:
+        found["prefill_launches"] = chunks * (1 - math.exp(-stalls)) * _launch_excess_ms(case, found)
     return {name: value / gain for name, value in found.items() if value}
+
+
+def _launch_excess_ms(case: Case, counted: Mapping[str, float]) -> float:
+    """What the host's launches add to a step that has a prompt in it: such a step leaves its graph.
+
+    They run ahead of the GPU where it is the slower one: the smooth maximum of both times, less the GPU's, which takes
+    what is counted of a step's decoding and one prompt (or chunk of one), at the priors of the constants.
+    """
+    known = calibration.priors().constants
+    chunk = min(case.demand.isl, case.setting.batched_tokens)
+    groups = chunk * case.layout.dp
+    alone = in_lockstep(case) and not case.demand.in_step
+    step = {name: value for name, value in counted.items() if not name.startswith(("prefill_", "sequence"))}
+    passing = {**step, **_prompt(case, chunk if alone else groups, groups)}
+    gpu = sum(known[name].value * value for name, value in passing.items())
+    gpu += known["collective_bytes"].value * wire_ms(case, groups)
+    launched = known["layer"].value + known["layer_eager"].value * _launches(case)
+    host = case.model.layers * launched * US_IN_MS
+    return math.hypot(host, gpu) - gpu
 
 
 def _launches(case: Case) -> float:

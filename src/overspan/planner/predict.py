@@ -35,7 +35,7 @@ TERMS: Final = {
     "prefill_arithmetic": "prefill",
     "prefill_dense": "prefill",
     "prefill_attention": "prefill",
-    "prefill_step": "prefill",
+    "prefill_launches": "prefill",
 }
 # Share of draft tokens that are accepted, one after another. Text decides it: measure yours.
 ACCEPTANCE: Final = {
