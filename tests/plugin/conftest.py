@@ -64,6 +64,8 @@ def fake_vllm(tmp_path: Path, site: Path) -> FakeVllm:
             "    def check_and_update_config(cls, config):\n"
             "        import os\n"
             "        os.environ['VLLM_WORKER_MULTIPROC_METHOD'] = 'spawn'\n"
+            "        config.cache_config.enable_prefix_caching = False\n"
+            "        config.scheduler_config.max_num_batched_tokens = 4096\n"
         ),
         "vllm/model_executor/__init__.py": "",
         "vllm/model_executor/model_loader/__init__.py": (

@@ -56,6 +56,20 @@ def test_ray_finds_a_device_on_the_cpu(mended: Outcome, plain: Outcome) -> None:
     assert plain.value("ray_device_key") == ""
 
 
+def test_latent_attention_keeps_chunks_and_the_prefix_cache(mended: Outcome, plain: Outcome) -> None:
+    assert mended.value("latent_attention") == [True, 128, True]
+    chunked, tokens, cached = plain.value("latent_attention")
+    assert (chunked, cached) == (False, False)
+    assert tokens > 128
+
+
+def test_heads_in_a_dimension_of_their_own_are_all_turned(mended: Outcome, plain: Outcome) -> None:
+    assert max(mended.value("rotary_heads")) < 1e-5
+    queries, keys, *flat = plain.value("rotary_heads")
+    assert min(queries, keys) > 0.1
+    assert max(flat) < 1e-5
+
+
 def test_workers_are_forked_where_the_switch_is_on(mended: Outcome, plain: Outcome) -> None:
     assert mended.value("start_method") == "fork"
     assert plain.value("start_method") == "spawn"

@@ -6,10 +6,15 @@ from support.vllm_plugin import FakeVllm
 
 KERNEL = "from vllm.model_executor.layers.minimax_rms_norm import layer\nprint(layer())"
 PLATFORM = "from vllm.platforms.cpu import CpuPlatform\nprint(repr(CpuPlatform.ray_device_key))"
-START = (
-    "import os\nfrom vllm.platforms.cpu import CpuPlatform\nCpuPlatform.check_and_update_config(None)\n"
-    "print(os.environ['VLLM_WORKER_MULTIPROC_METHOD'])"
+CONFIG = (
+    "import os\nfrom types import SimpleNamespace as N\nfrom vllm.platforms.cpu import CpuPlatform\n"
+    "scheduler = N(enable_chunked_prefill=True, max_num_batched_tokens=128)\n"
+    "cache = N(enable_prefix_caching=True)\n"
+    "config = N(scheduler_config=scheduler, cache_config=cache, model_config=N(use_mla=True))\n"
+    "CpuPlatform.check_and_update_config(config)\n"
 )
+START = CONFIG + "print(os.environ['VLLM_WORKER_MULTIPROC_METHOD'])"
+LATENT = CONFIG + "print(cache.enable_prefix_caching, scheduler.max_num_batched_tokens)"
 
 
 @pytest.mark.parametrize("version", ["0.26.0", "0.26.1+cu130"])
@@ -32,6 +37,11 @@ def test_the_platform_is_mended_on_the_cpu(fake_vllm: FakeVllm) -> None:
 @pytest.mark.parametrize("version", ["0.32.0", "0.32.0+cu130", "0.31.0+cpu", "0.33.0+cpu"])
 def test_nothing_of_the_cpu_is_touched_elsewhere(fake_vllm: FakeVllm, version: str) -> None:
     assert fake_vllm.run(version, PLATFORM) == ["''"]
+
+
+@pytest.mark.parametrize(("version", "kept"), [("0.32.0+cpu", "True 128"), ("0.33.0+cpu", "False 4096")])
+def test_what_was_asked_of_latent_attention_is_kept_in_0_32_alone(fake_vllm: FakeVllm, version: str, kept: str) -> None:
+    assert fake_vllm.run(version, LATENT)[-1] == kept
 
 
 def test_a_switch_that_is_off_changes_nothing(fake_vllm: FakeVllm) -> None:

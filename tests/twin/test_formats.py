@@ -43,6 +43,7 @@ def _refused(config: dict[str, object]) -> list[list[str]]:
         ("minimax-m2.5", "fp8_block", True),
         ("minimax-m2.5-nvfp4", "nvfp4", False),
         ("minimax-m2.7-nvfp4", "nvfp4", False),
+        ("deepseek-v3", "fp8_block", False),
     ],
 )
 def test_blocks_are_cut_where_the_real_models_are(name: str, weights: str, blocks_refuse: bool) -> None:
@@ -64,6 +65,7 @@ def test_a_width_in_blocks_is_the_smallest_that_is_cut_alike() -> None:
 
 def test_what_the_config_names_and_routers_and_embeddings_are_left_as_they_were() -> None:
     names = [f"model.layers.0.{rest}.weight" for rest in ("self_attn.q_proj", "mlp.gate", "mlp.experts.3.w1")]
+    names += [f"model.layers.4.{rest}.weight" for rest in ("eh_proj", "enorm", "shared_head.head", "embed_tokens")]
     names += ["lm_head.weight", "model.embed_tokens.weight", "model.layers.0.e_score_correction_bias"]
     ignore = ["lm_head", "model.layers.*.self_attn*"]
     assert quantised(names, ignore) == ["model.layers.0.mlp.experts.3.w1.weight"]

@@ -17,6 +17,7 @@ from overspan.runs import prove
 from overspan.runs.prove import Proof
 from overspan.schema.errors import EngineMissing
 from overspan.schema.layout import parse_layout
+from support.deepseek import DEEPSEEK_V3
 from support.mixtral import MIXTRAL
 from support.qwen import QWEN3_MOE
 
@@ -83,6 +84,32 @@ def test_other_architectures_are_exact(model: Path, tmp_path: Path, name: str, l
     assert proof.exact, proof
     assert proof.preemptions > 0
     assert proof.cached_tokens > 0
+
+
+@pytest.fixture(scope="module")
+def deepseek(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("deepseek-v3")
+    (folder / "config.json").write_text(json.dumps(DEEPSEEK_V3))
+    return folder
+
+
+@pytest.mark.parametrize("layout", ["tp2", "pp2", "dp2"])
+def test_latent_attention_is_exact(deepseek: Path, layout: str) -> None:
+    proof = _prove(deepseek, layout)
+    assert proof.exact, proof
+    assert proof.preemptions > 0
+    assert proof.cached_tokens > 0
+
+
+@pytest.mark.parametrize("layout", ["tp1", "tep2"])
+def test_what_mtp_modules_draft_is_taken_and_refused_and_changes_no_token(deepseek: Path, layout: str) -> None:
+    recipe = recipes.find(str(deepseek))
+    drafts = {"method": "deepseek_mtp", "num_speculative_tokens": 1, "moe_backend": "triton"}
+    recipe = recipe.model_copy(update={"engine_args": {**recipe.engine_args, "speculative_config": drafts}})
+    (proof,) = prove.prove(recipe, [parse_layout(layout)], print)
+    assert proof.exact, proof
+    assert proof.not_proven_here == ["speculative_config.moe_backend"]
+    assert 0.1 < proof.accepted / proof.drafted < 0.9
 
 
 @pytest.mark.parametrize(("layout", "fault"), [("tep2", "expert_map"), ("pp2", "residual")])

@@ -9,6 +9,7 @@ from overspan.schema.errors import InputError, UnknownName
 from overspan.schema.layout import Layout
 from overspan.schema.recipe import Recipe
 from overspan.twin.shrink import FAMILIES, LARGEST_DEGREE, shrink, width
+from support.deepseek import DEEPSEEK_V3
 from support.qwen import QWEN3_MOE
 
 M2 = models.config_of("minimax-m2.5-bf16")
@@ -34,7 +35,9 @@ def _reasons(config: dict[str, object], layout: Layout) -> list[str]:
     return sorted("".join(letter for letter in reason if not letter.isdigit()) for reason in reasons)
 
 
-@pytest.mark.parametrize("real", [M2, LLAMA, QWEN3_MOE], ids=["minimax-m2", "llama", "qwen3-moe"])
+@pytest.mark.parametrize(
+    "real", [M2, LLAMA, QWEN3_MOE, DEEPSEEK_V3], ids=["minimax-m2", "llama", "qwen3-moe", "deepseek"]
+)
 def test_the_same_layouts_are_refused_for_the_same_reasons(real: dict[str, object]) -> None:
     twin = shrink(real)
     small = {**twin.config, "architectures": [twin.architecture]}
@@ -76,6 +79,31 @@ def test_heads_and_experts_are_counted_as_in_the_real_model() -> None:
 def test_it_says_what_the_real_model_has_and_the_twin_has_not() -> None:
     notes = shrink({**M2, "quantization_config": {"quant_method": "fp8"}}).notes
     assert [note.partition(":")[0] for note in notes] == ["dequantised", "without MTP modules"]
+
+
+def test_mtp_modules_are_kept_where_the_engine_has_a_class_for_them() -> None:
+    twin = shrink(DEEPSEEK_V3)
+    assert (twin.mtp_modules, twin.extra["num_nextn_predict_layers"]) == (1, 1)
+    assert not any("MTP" in note for note in twin.notes)
+    assert shrink(M2).mtp_modules == 0
+    other = shrink({**QWEN3_MOE, "num_nextn_predict_layers": 2})
+    assert other.mtp_modules == 0
+    assert "none of Qwen3MoeForCausalLM are known" in other.notes[-1]
+
+
+@pytest.mark.parametrize("modules", ["1", -1, 1.5, True])
+def test_a_count_of_mtp_modules_that_is_none_is_named(modules: object) -> None:
+    with pytest.raises(InputError, match="'num_nextn_predict_layers' is"):
+        shrink({**DEEPSEEK_V3, "num_nextn_predict_layers": modules})
+
+
+def test_latent_attention_keeps_what_its_kernels_are_made_for() -> None:
+    twin = shrink(DEEPSEEK_V3).config
+    for field in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "n_group", "topk_group"):
+        assert twin[field] == DEEPSEEK_V3[field], field
+    assert (twin["num_attention_heads"], twin["num_key_value_heads"]) == (16, 16)
+    sizes_only = {name: value for name, value in DEEPSEEK_V3.items() if name not in ("n_group", "topk_group")}
+    assert shrink(sizes_only).config["n_group"] == 8
 
 
 def test_lists_of_layers_are_cut() -> None:

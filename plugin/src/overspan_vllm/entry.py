@@ -5,8 +5,10 @@ from __future__ import annotations
 from overspan_vllm import (
     cpu_expert_maps,
     cpu_fork_workers,
+    cpu_mla_context,
     cpu_pipeline_buffers,
     cpu_ray,
+    cpu_rotary_heads,
     cpu_shared_memory_names,
     cpu_sigmoid_routing,
     cpu_variable_collectives,
@@ -18,7 +20,7 @@ from overspan_vllm import (
 )
 from overspan_vllm.mend import arrange, flush
 
-EARLY = [cpu_ray.MEND, cpu_fork_workers.MEND, dynamo_without_torchvision.MEND]
+EARLY = [cpu_ray.MEND, cpu_mla_context.MEND, cpu_fork_workers.MEND, dynamo_without_torchvision.MEND]
 """These mend the platform itself, which Ray's actors ask before they load general plugins, and what Dynamo imports
 before vLLM loads any."""
 
@@ -26,6 +28,7 @@ GENERAL = [
     cpu_sigmoid_routing.MEND,
     cpu_expert_maps.MEND,
     cpu_pipeline_buffers.MEND,
+    cpu_rotary_heads.MEND,
     cpu_variable_collectives.MEND,
     cpu_shared_memory_names.MEND,
     example_connector.MEND,

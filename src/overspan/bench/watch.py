@@ -35,8 +35,10 @@ COUNTERS: Final = {
     "vllm:prefix_cache_hits": "prefix_cache_hits",
     "vllm:prompt_tokens": "prompt_tokens",
     "vllm:generation_tokens": "generation_tokens",
+    "vllm:spec_decode_num_draft_tokens": "drafted_tokens",
+    "vllm:spec_decode_num_accepted_tokens": "accepted_tokens",
 }
-"""From the same file; the exposition adds `_total`."""
+"""From the same file, and v1/spec_decode/metrics.py; the exposition adds `_total`."""
 
 _LINE = re.compile(r"^([A-Za-z_:][A-Za-z0-9_:]*)(?:\{[^}]*\})?\s+(\S+)", re.MULTILINE)
 _INTERVAL_S: Final = 0.5

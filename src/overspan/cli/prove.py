@@ -53,14 +53,16 @@ def prove(  # noqa: PLR0917 - click gives them by name
                 gib(proof.memory_bytes),
                 str(proof.preemptions),
                 str(proof.cached_tokens),
+                f"{proof.accepted} of {proof.drafted}" if proof.drafted else "",
                 proof.error or (proof.first_difference.text if proof.first_difference else ""),
             ]
             for proof in proofs
         ]
-        click.echo(table(["layout", "exact", "time", "memory", "preempted", "cached", "first difference"], rows))
+        header = ["layout", "exact", "time", "memory", "preempted", "cached", "drafts taken", "first difference"]
+        click.echo(table(header, rows))
         missing = sorted({name for proof in proofs for name in proof.not_proven_here})
         if missing:
-            say(f"not proven here, for want of a GPU: {', '.join(missing)}")
+            say(f"not proven here (what has no reason needs a GPU): {', '.join(missing)}")
     ctx.exit(0 if all(proof.exact for proof in proofs) else 1)
 
 

@@ -28,6 +28,8 @@ class Answered(Frozen):
     tokens: list[list[int]]
     preemptions: int
     cached_tokens: int
+    drafted: int = 0
+    accepted: int = 0
 
 
 def ask(endpoint: Endpoint, cases: Sequence[Case]) -> Answered:
@@ -61,6 +63,8 @@ def ask(endpoint: Endpoint, cases: Sequence[Case]) -> Answered:
         tokens=[tokens[number] for number in range(len(cases))],
         preemptions=round(counted.get("preemptions", 0)),
         cached_tokens=round(counted.get("prefix_cache_hits", 0)),
+        drafted=round(counted.get("drafted_tokens", 0)),
+        accepted=round(counted.get("accepted_tokens", 0)),
     )
 
 

@@ -32,10 +32,11 @@ from overspan.schema.layout import Layout, parse_layout
 from overspan.schema.places import cache_dir
 from overspan.schema.plan import Endpoint
 from overspan.schema.recipe import ArgValue, Recipe
+from overspan.twin import speculation
 from overspan.twin.compare import CACHE_TOKENS, Answer, Case, Difference, cases, first_difference
 from overspan.twin.formats import Format
 from overspan.twin.shrink import VOCABULARY, shrink
-from overspan.twin.write import FACTS, TwinFacts, engine_side, write
+from overspan.twin.write import FACTS, TwinFacts, digest, engine_side, write
 
 Say = Callable[[str], None]
 
@@ -49,10 +50,6 @@ TWIN_ARGS: Final[dict[str, ArgValue]] = {
     "max_model_len": 512,
     "max_num_batched_tokens": CHUNK,
     "max_num_seqs": 16,
-    # So few that the last cases are preempted, in every layout: a cache counted in bytes would be larger where ranks
-    # share it. One block is kept free by the engine.
-    "block_size": BLOCK,
-    "num_gpu_blocks_override": CACHE_TOKENS // BLOCK,
     # Several ranks of one machine must not take the default of a gigabyte each.
     "kv_cache_memory_bytes": 128 * 2**20,
     "generation_config": "vllm",
@@ -67,9 +64,10 @@ NEEDS_GPU: Final = (
     "kv_cache_dtype",
     "moe_backend",
     "quantization",
-    "speculative_config",
 )
-"""Arguments of a recipe that nothing on a CPU honours, or that the twin has no part for."""
+"""Arguments of a recipe that nothing on a CPU honours."""
+MLA_BLOCK: Final = 16
+"""The only size of a block that the CPU's kernel for latent attention has (vLLM 0.32, cpu_mla.py)."""
 
 
 class Proof(Frozen):
@@ -85,7 +83,11 @@ class Proof(Frozen):
     tokens: int = 0
     preemptions: int = Field(0, description="requests that the engine put off and began anew")
     cached_tokens: int = Field(0, description="prompt tokens that it took from its prefix cache")
-    not_proven_here: list[str] = Field(default_factory=list, description="engine arguments that need a GPU")
+    drafted: int = Field(0, description="tokens that speculative decoding guessed")
+    accepted: int = Field(0, description="of `drafted`, those that were right")
+    not_proven_here: list[str] = Field(
+        default_factory=list, description="arguments without effect here: for want of a GPU, or with the reason"
+    )
 
 
 def prove(
@@ -115,8 +117,10 @@ def prove(
     for layout in layouts:
         say(f"proving {layout.label}")
         machines = without_gpus(on or here.this_machine(), layout)
-        proof = _prove(_recipe_of(recipe, twin, layout, env or {}, machines), machines, asked, expected)
-        yield proof.model_copy(update={"not_proven_here": sorted(set(recipe.engine_args) & set(NEEDS_GPU))})
+        small = _recipe_of(recipe, twin, layout, env or {}, machines)
+        proof = _prove(small, machines, asked, expected)
+        left_out = [*sorted(set(recipe.engine_args) & set(NEEDS_GPU)), *_drafts(recipe, twin).left_out]
+        yield proof.model_copy(update={"not_proven_here": [*left_out, *proof.not_proven_here]})
 
 
 def _require_memory(layouts: Sequence[Layout]) -> None:
@@ -169,8 +173,7 @@ def twin_of(model: str, say: Say) -> Path:
     """The cached twin of a model, made now if it is not there."""
     _require_sound(model)
     small = shrink(models.config_of(model))
-    digest = hashlib.sha256(small.model_dump_json().encode()).hexdigest()[:12]
-    folder = cache_dir() / "twins" / f"{small.config['model_type']}-{digest}"
+    folder = cache_dir() / "twins" / f"{small.config['model_type']}-{digest(small)}"
     with held(folder.with_suffix(".lock"), doing=f"making the twin of {model}", say=say):
         if not (folder / FACTS).exists():
             say(f"making the twin of {model}: {small.architecture}")
@@ -193,8 +196,8 @@ def _require_sound(model: str) -> None:
 def _reference(twin: Path, asked: Sequence[Case], python: Path, say: Say) -> list[Answer]:
     """What transformers answers; kept beside the twin under a digest of the questions."""
     orders = [{"prompt": case.prompt, "tokens": case.tokens} for case in asked]
-    digest = hashlib.sha256(json.dumps(orders).encode()).hexdigest()[:12]
-    file = twin / f"reference-{digest}.json"
+    asked_for = hashlib.sha256(json.dumps(orders).encode()).hexdigest()[:12]
+    file = twin / f"reference-{asked_for}.json"
     if not file.exists():
         say("asking the reference (transformers, fp32)")
         with tempfile.TemporaryDirectory(dir=twin) as scratch:
@@ -204,14 +207,31 @@ def _reference(twin: Path, asked: Sequence[Case], python: Path, say: Say) -> lis
     return TypeAdapter(list[Answer]).validate_json(file.read_bytes())
 
 
+def _drafts(recipe: Recipe, twin: Path) -> speculation.Speculation:
+    facts = TwinFacts.model_validate_json((twin / FACTS).read_bytes())
+    return speculation.of(recipe.engine_args.get(speculation.NAME), recipe.model, facts.mtp_modules)
+
+
+def _block(twin: Path) -> int:
+    """Tokens of a block of the twin's cache."""
+    return MLA_BLOCK if models.config_of(str(twin)).get("kv_lora_rank") else BLOCK
+
+
 def _recipe_of(recipe: Recipe, twin: Path, layout: Layout, env: dict[str, str], machines: Inventory) -> Recipe:
     """The recipe with the twin in the model's place, on CPUs."""
-    args = {name: value for name, value in recipe.engine_args.items() if name not in NEEDS_GPU}
+    left_out = (*NEEDS_GPU, speculation.NAME)
+    args = {name: value for name, value in recipe.engine_args.items() if name not in left_out} | TWIN_ARGS
+    # So few blocks that the last cases are preempted, in every layout: a cache counted in bytes would be larger where
+    # ranks share it. One block is kept free by the engine.
+    args |= {"block_size": _block(twin), "num_gpu_blocks_override": CACHE_TOKENS // _block(twin)}
+    drafts = _drafts(recipe, twin).config
+    if drafts:
+        args[speculation.NAME] = drafts
     changes = {
         "name": f"prove-{layout.label}-{recipe.name}"[:63].rstrip("-._"),
         "model": str(twin),
         "served_model_name": "twin",
-        "engine_args": {**args, **TWIN_ARGS},
+        "engine_args": args,
         "env": env,
         "layout": layout,
         "engine": recipe.engine,
@@ -246,6 +266,7 @@ def _prove(recipe: Recipe, machines: Inventory, asked: Sequence[Case], expected:
         return proof(exact=False, error=str(error))
     difference = first_difference(asked, expected, answered.tokens)
     missed = _missed(recipe, answered)
+    idle = speculation.not_drafted(answered.drafted, answered.accepted)
     return proof(
         exact=difference is None and missed is None,
         first_difference=difference,
@@ -255,6 +276,9 @@ def _prove(recipe: Recipe, machines: Inventory, asked: Sequence[Case], expected:
         tokens=sum(len(answer) for answer in answered.tokens),
         preemptions=answered.preemptions,
         cached_tokens=answered.cached_tokens,
+        drafted=answered.drafted,
+        accepted=answered.accepted,
+        not_proven_here=[idle] if idle and speculation.NAME in recipe.engine_args else [],
     )
 
 

@@ -17,8 +17,9 @@ _METHODS: Final[Mapping[str, tuple[str, ...]]] = {
     "fp8_block": ("fp8",),
     "nvfp4": ("modelopt", "modelopt_fp4", "compressed-tensors"),
 }
-# Embeddings, norms and routers are quantised by no engine; vLLM builds the router's layer without a quantisation.
-_NEVER: Final = re.compile(r"embed_tokens|norm|\.gate\.weight$|e_score_correction_bias|\.bias$")
+# Embeddings, norms and routers are quantised by no engine; vLLM builds the router's layer without a quantisation, and
+# what stands around the layer of an MTP module too (0.26 and 0.32: models/deepseek_mtp.py).
+_NEVER: Final = re.compile(r"embed_tokens|norm|eh_proj|shared_head|\.gate\.weight$|e_score_correction_bias|\.bias$")
 
 
 def written_as(real: Quantisation | None) -> tuple[Format, str | None]:

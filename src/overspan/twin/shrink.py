@@ -1,8 +1,8 @@
 """From a real config.json to a twin's: small, and refused by the same layouts for the same reasons. Pure.
 
-Counts that parallelism divides (heads, KV heads, experts) stay as they are. Widths become the smallest that the same
-degrees up to 16 divide, in whole quantisation blocks where the real model's are whole. What is only size (layers,
-vocabulary, context, hidden state) becomes small.
+Counts that parallelism divides (heads, KV heads, experts) stay as they are. Widths, and the heads of MLA, whose
+projections are most of such a model, become the smallest that the same degrees up to 16 divide, in whole quantisation
+blocks where the real model's are whole. What is only size (layers, vocabulary, context, hidden state) becomes small.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ VOCABULARY: Final = 320
 """256 bytes and a few more; ids above the real bytes show that every row of the head counts."""
 CONTEXT: Final = 4096
 LARGEST_DEGREE: Final = 16
+_DEGREES: Final = range(1, LARGEST_DEGREE + 1)
+MTP_FIELD: Final = "num_nextn_predict_layers"
 _SMALLEST_WIDTH: Final = 32
 _FILLER: Final = 17
 """A prime above LARGEST_DEGREE: multiplying by it changes no divisibility that we keep."""
@@ -46,6 +48,8 @@ class _Family:
     defaults: tuple[tuple[str, Any], ...] = ()
     few: tuple[tuple[str, int], ...] = ()
     mla: bool = False
+    mtp: str | None = None
+    """The engine's class for its MTP modules (the field `num_nextn_predict_layers`), where there is one."""
     whole_heads: bool = False
     """Its config is refused when the heads do not divide the hidden size, even where `head_dim` is stated."""
 
@@ -53,7 +57,7 @@ class _Family:
 # Sources: transformers 5.19, configuration_*.py of each model type; the defaults of MiniMax-M2 from MiniMaxM2Config
 # and from what vLLM 0.32 reads of the config (models/minimax_m2.py: rotary_dim, scoring_func, use_routing_bias).
 FAMILIES: Final = {
-    # The ranks and widths of MLA stay: its kernels are made for them.
+    # The ranks of MLA and the widths of its heads stay: its kernels are made for them.
     "DeepseekV3ForCausalLM": _Family(
         "deepseek_v3",
         experts="n_routed_experts",
@@ -71,8 +75,13 @@ FAMILIES: Final = {
             "qk_rope_head_dim",
             "v_head_dim",
             "moe_layer_freq",
+            MTP_FIELD,
         ),
         defaults=(
+            ("n_group", 8),
+            ("topk_group", 4),
+            ("routed_scaling_factor", 2.5),
+            ("norm_topk_prob", True),
             ("scoring_func", "sigmoid"),
             ("topk_method", "noaux_tc"),
             ("moe_layer_freq", 1),
@@ -81,8 +90,9 @@ FAMILIES: Final = {
             ("qk_rope_head_dim", 64),
             ("v_head_dim", 128),
         ),
-        few=(("first_k_dense_replace", 1), ("q_lora_rank", 96)),
+        few=(("first_k_dense_replace", 1), ("q_lora_rank", 128)),
         mla=True,
+        mtp="DeepSeekMTPModel",
     ),
     "LlamaForCausalLM": _Family("llama", kept=("attention_bias", "mlp_bias"), whole_heads=True),
     "MiniMaxM2ForCausalLM": _Family(
@@ -136,6 +146,7 @@ class Twin(Frozen):
     notes: list[str] = Field(description="what of the real model the twin has not")
     weights: Format = "fp32"
     quantization_config: dict[str, Any] | None = None
+    mtp_modules: int = Field(0, description="MTP modules in the checkpoint, behind the last layer")
     ignore: list[str] = Field(default_factory=list, description="modules that the real model leaves unquantised")
 
 
@@ -163,6 +174,8 @@ def shrink(real: dict[str, Any], weights: Literal["real"] | Format = "fp32") -> 
     full = dict(family.defaults) | real
     for field in (*_NEEDED, *family.widths, *((family.experts,) if family.experts else ())):
         _number(full, field)
+    if full.get(MTP_FIELD):
+        _number(full, MTP_FIELD)
     own = quantisation.read(real)
     chosen, notes = _format(own, weights)
     _divisible(full, family, block_of(chosen, own))
@@ -182,7 +195,8 @@ def shrink(real: dict[str, Any], weights: Literal["real"] | Format = "fp32") -> 
         config=config,
         extra={name: config[name] for name in family.kept if name in config},
         shrunk={name: (full[name], small) for name, small in sizes.items() if isinstance(full.get(name), int)},
-        notes=[*notes, *_missing(full)],
+        notes=[*notes, *_missing(architecture, full)],
+        mtp_modules=(full.get(MTP_FIELD) or 0) if family.mtp else 0,
         weights=chosen,
         quantization_config=stated(real, chosen),
         ignore=own.ignore if own and chosen not in PLAIN else [],
@@ -196,12 +210,15 @@ def width(real: int, block: int = 1) -> int:
         real: the real width.
         block: values that share a scale: the parts of both widths hold whole blocks at the same degrees.
     """
-    degrees = range(1, LARGEST_DEGREE + 1)
-    small = math.lcm(*(degree for degree in degrees if real % degree == 0))
-    small = math.lcm(small, *(degree * block for degree in degrees if real % (degree * block) == 0))
+    small = math.lcm(_alike(real), *(degree * block for degree in _DEGREES if real % (degree * block) == 0))
     while small < _SMALLEST_WIDTH:
         small *= _FILLER
     return small
+
+
+def _alike(count: int) -> int:
+    """The smallest number that is divided by the same degrees."""
+    return math.lcm(*(degree for degree in _DEGREES if count % degree == 0))
 
 
 def _format(own: Quantisation | None, weights: Literal["real"] | Format) -> tuple[Format, list[str]]:
@@ -231,7 +248,11 @@ def _sizes(full: dict[str, Any], family: _Family, weights: Format, block: int) -
         "max_position_embeddings": CONTEXT,
     }
     sizes |= {name: min(small, full[name]) for name, small in family.few if full.get(name) is not None}
-    if not family.mla:
+    if family.mla:
+        # Every head has keys and values of its own.
+        heads = _alike(full["num_attention_heads"])
+        sizes |= {"num_attention_heads": heads, "num_key_value_heads": heads}
+    else:
         sizes["head_dim"] = head_dim
     if full.get("rotary_dim"):
         sizes["rotary_dim"] = full["rotary_dim"] * head_dim // real_head
@@ -245,12 +266,12 @@ def _cut_lists(full: dict[str, Any], config: dict[str, Any]) -> None:
             config[name] = full[name][: config["num_hidden_layers"]]
 
 
-def _missing(full: dict[str, Any]) -> list[str]:
+def _missing(architecture: str, full: dict[str, Any]) -> list[str]:
     if full.get("num_mtp_modules"):
         # vLLM 0.26 and 0.32: minimax_m2.py skips `layers.<past the last>.`; no MTP class of it is in the registry.
         return ["without MTP modules: vLLM drops those of MiniMax-M2 when it loads, so there is nothing to prove"]
-    if full.get("num_nextn_predict_layers"):
-        return ["without MTP modules: speculative decoding with them is not proven"]
+    if full.get(MTP_FIELD) and FAMILIES[architecture].mtp is None:
+        return [f"without MTP modules: none of {architecture} are known; speculative decoding with them is not proven"]
     return []
 
 

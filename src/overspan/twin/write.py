@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tempfile
 from pathlib import Path
@@ -17,6 +18,7 @@ from overspan.schema.errors import InputError, OverspanError
 from overspan.twin.formats import PLAIN, quantised
 from overspan.twin.shrink import Twin
 
+_SCRIPTS: Final = Path(__file__).parent / "engine_side"
 FACTS: Final = "twin.json"
 DEQUANTISED: Final = "dequantised"
 """Folder in a quantised twin: the same weights in BF16, for the reference."""
@@ -37,10 +39,19 @@ class TwinFacts(Frozen):
     weights: str = "fp32"
     shrunk: dict[str, tuple[int, int]]
     notes: list[str]
+    mtp_modules: int = Field(0, description="in the checkpoint, behind the last layer")
     seed: int
     parameters: int = Field(ge=1)
     weight_bytes: int = Field(ge=1)
     distinct_tokens: int = Field(description="distinct tokens in the dullest of four outputs of 48")
+
+
+def digest(twin: Twin) -> str:
+    """Twelve hex digits: the same for a twin that would be written the same."""
+    total = hashlib.sha256(twin.model_dump_json().encode())
+    for script in sorted(_SCRIPTS.glob("*.py")):
+        total.update(script.read_bytes())
+    return total.hexdigest()[:12]
 
 
 def write(model: str, twin: Twin, out: Path, python: Path) -> TwinFacts:
@@ -72,6 +83,7 @@ def write(model: str, twin: Twin, out: Path, python: Path) -> TwinFacts:
                 weights=twin.weights,
                 shrunk=twin.shrunk,
                 notes=twin.notes,
+                mtp_modules=twin.mtp_modules,
                 seed=seed,
                 **made,
             )
@@ -87,7 +99,7 @@ def _make(twin: Twin, seed: int, folder: Path, python: Path) -> dict[str, Any]:
     plain = folder if twin.weights in PLAIN else scratch / "plain"
     dtype = "bfloat16" if twin.weights == "bf16" else "float32"
     order = {"config": twin.config, "extra": twin.extra, "seed": seed, "dtype": dtype, "out": str(plain)}
-    order["calm"] = twin.weights != "fp32"
+    order |= {"calm": twin.weights != "fp32", "mtp_modules": twin.mtp_modules}
     made: dict[str, Any] = engine_side("build_twin.py", order, python, scratch)
     matrices = made.pop("matrices")
     if twin.weights in PLAIN:
@@ -128,6 +140,6 @@ def engine_side(script: str, order: dict[str, Any], python: Path, scratch: Path)
     lines: list[str] = []
     orders = scratch / f"{script}.json"
     orders.write_text(json.dumps(order), encoding="utf-8")
-    follow([str(python), str(Path(__file__).parent / "engine_side" / script), str(orders)], lines.append)
+    follow([str(python), str(_SCRIPTS / script), str(orders)], lines.append)
     found = [line for line in lines if line.startswith("{")]
     return json.loads(found[-1]) if found else None

@@ -108,6 +108,24 @@ def expert_maps_with_weights_on_the_input():
 
 
 @case
+def rotary_heads():
+    """The largest differences, of queries in four heads and of a key, to what plain torch makes of them."""
+    from vllm.config import VllmConfig, set_current_vllm_config
+    from vllm.model_executor.layers.rotary_embedding import get_rope
+
+    torch.manual_seed(0)
+    plain = {"rope_theta": 1e4, "rope_type": "default"}
+    with set_current_vllm_config(VllmConfig()):
+        rotary = get_rope(64, 4096, is_neox_style=False, rope_parameters=plain, dtype=torch.float32)
+    positions, queries, keys = torch.arange(5), torch.randn(5, 4, 192), torch.randn(5, 576).unsqueeze(1)
+    right = rotary.forward_native(positions, queries[..., 128:].clone(), keys[..., 512:].clone())
+    got = rotary.forward_cpu(positions, queries[..., 128:], keys[..., 512:])
+    flat = rotary.forward_cpu(positions, right[0].reshape(5, 256).clone(), right[1].reshape(5, 64).clone())
+    twice = rotary.forward_native(positions, right[0].reshape(5, 256), right[1].reshape(5, 64))
+    return [(one - other).abs().max().item() for one, other in zip((*got, *flat), (*right, *twice), strict=True)]
+
+
+@case
 def pipeline_buffers():
     """What a stage receives, through a runner that has never been profiled."""
     from vllm.sequence import IntermediateTensors
@@ -237,26 +255,48 @@ def ray_device_key():
     return current_platform.ray_device_key
 
 
-@case
-def start_method():
-    """How workers start, after the platform has seen the configuration of a tiny model."""
+LLAMA = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 1,
+    "vocab_size": 32,
+    "max_position_embeddings": 64,
+}
+
+
+def _engine_config(model, **arguments):
+    """What the engine makes of a model's config.json and of arguments."""
     from vllm.engine.arg_utils import EngineArgs
 
     with tempfile.TemporaryDirectory() as folder:
-        config = {
-            "architectures": ["LlamaForCausalLM"],
-            "model_type": "llama",
-            "hidden_size": 32,
-            "intermediate_size": 32,
-            "num_hidden_layers": 1,
-            "num_attention_heads": 1,
-            "vocab_size": 32,
-            "max_position_embeddings": 64,
-        }
-        Path(folder, "config.json").write_text(json.dumps(config))
-        arguments = EngineArgs(model=folder, skip_tokenizer_init=True, load_format="dummy", enforce_eager=True)
-        arguments.create_engine_config()
+        Path(folder, "config.json").write_text(json.dumps(model))
+        fixed = {"skip_tokenizer_init": True, "load_format": "dummy", "enforce_eager": True}
+        return EngineArgs(model=folder, **fixed, **arguments).create_engine_config()
+
+
+@case
+def start_method():
+    """How workers start, after the platform has seen the configuration of a tiny model."""
+    _engine_config(LLAMA)
     return os.environ["VLLM_WORKER_MULTIPROC_METHOD"]
+
+
+@case
+def latent_attention():
+    """Chunked prefill, tokens of a step and prefix caching of a model with MLA, on a CPU without AMX."""
+    torch.cpu._is_amx_tile_supported = lambda: False
+    model = {**LLAMA, "architectures": ["DeepseekV3ForCausalLM"], "model_type": "deepseek_v3", "num_hidden_layers": 4}
+    model["max_position_embeddings"] = 256
+    found = _engine_config(model, dtype="float32", max_num_batched_tokens=128, enable_prefix_caching=True)
+    scheduler = found.scheduler_config
+    return [
+        scheduler.enable_chunked_prefill,
+        scheduler.max_num_batched_tokens,
+        found.cache_config.enable_prefix_caching,
+    ]
 
 
 def _sleep(told):

@@ -2,8 +2,8 @@
 
     python build_twin.py ORDER.json
 
-ORDER.json holds `config` (of the twin), `extra`, `seed`, `calm`, `dtype`, `out`. The last line printed is one JSON
-document of what was made; `matrices` are the names in the checkpoint of what could be quantised.
+ORDER.json holds `config` (of the twin), `extra`, `seed`, `calm`, `mtp_modules`, `dtype`, `out`. The last line printed
+is one JSON document of what was made; `matrices` are the names in the checkpoint of what could be quantised.
 """
 
 import json
@@ -11,6 +11,7 @@ import math
 import sys
 from pathlib import Path
 
+import mtp_twin
 import torch
 from calm_twin import calm
 from safetensors import safe_open
@@ -28,10 +29,17 @@ def main(order: dict) -> dict:
     torch.manual_seed(order["seed"])
     model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     turned(model, order["extra"].get("rotary_dim"))
-    fill(model, order["seed"])
+    generator = torch.Generator().manual_seed(order["seed"])
+    # A head that is the embedding itself would find the last token again: it is made small beside what layers add.
+    fill(model, generator, words=0.05 if config.tie_word_embeddings else 1.0)
     if order.get("calm"):
         calm(model, order["seed"])
+    elif order.get("mtp_modules"):
+        mtp_twin.foreseeable(model, order["seed"])
     distinct = distinct_tokens(model, config.vocab_size, order["seed"])
+    for layer in mtp_twin.append(model, order.get("mtp_modules", 0)):
+        fill(layer, generator)
+        mtp_twin.foresee(model, layer)
     model.to(getattr(torch, order["dtype"])).save_pretrained(order["out"])
     saved = Path(order["out"], "config.json")
     # What transformers leaves out, and the engine reads.
@@ -59,11 +67,14 @@ def matrices(path: Path) -> list:
         return [name for name in file.keys() if len(file.get_slice(name).get_shape()) == 2]  # noqa: SIM118
 
 
-def fill(model: torch.nn.Module, seed: int) -> None:
-    """Random weights that keep a signal's size; norms and biases are not all alike, so that a wrong slice shows."""
-    generator = torch.Generator().manual_seed(seed)
-    # A head that is the embedding itself would find the last token again: it is made small beside what layers add.
-    words = 0.05 if model.config.tie_word_embeddings else 1.0
+def fill(model: torch.nn.Module, generator: torch.Generator, words: float = 1.0) -> None:
+    """Random weights that keep a signal's size; norms and biases are not all alike, so that a wrong slice shows.
+
+    Args:
+        model: or a part of one.
+        generator: of the noise.
+        words: how large embeddings are.
+    """
     with torch.no_grad():
         for name, value in [*model.named_parameters(), *model.named_buffers()]:
             if not value.is_floating_point() or "inv_freq" in name:
