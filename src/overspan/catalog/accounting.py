@@ -79,6 +79,8 @@ def _by_format(matrices: Iterator[Matrix], dtype: str, rules: Quantisation | Non
 
 def _matrices(shape: shapes.Shape) -> Iterator[Matrix]:
     yield Matrix("model.embed_tokens", "embedding", shape.vocab * shape.hidden)
+    if shape.positions:
+        yield Matrix("model.embed_positions", "embedding", shape.positions * shape.hidden)
     if not shape.tied:
         yield Matrix("lm_head", "lm_head", shape.vocab * shape.hidden)
     yield Matrix("model.norm", "norm", shape.hidden)
@@ -138,6 +140,10 @@ def _mla(shape: shapes.Shape, path: str) -> Iterator[Matrix]:
         yield Matrix(f"{path}.q_proj", "attention", hidden * wide)
     yield Matrix(f"{path}.kv_a_proj_with_mqa", "attention", hidden * (rank + rope))
     yield Matrix(f"{path}.kv_b_proj", "attention", rank * held.heads * (held.head_dim - rope + value))
+    heads, width = (shape.raw.get(f"index_{name}") for name in ("n_heads", "head_dim"))
+    if isinstance(heads, int) and isinstance(width, int):  # DeepSeek V3.2: what chooses the tokens that are read
+        yield Matrix(f"{path}.indexer.wq_b", "attention", (held.q_lora_rank or hidden) * heads * width)
+        yield Matrix(f"{path}.indexer.wk", "attention", hidden * (width + heads))
     yield Matrix(f"{path}.o_proj", "attention", held.heads * value * hidden)
 
 

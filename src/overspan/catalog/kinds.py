@@ -71,6 +71,8 @@ def _sliding(raw: Mapping[str, Any], layers: int) -> list[str]:
     if family in _ALL_SLIDE:
         return ["sliding"] * layers
     each = raw.get("sliding_window_pattern", raw.get("_sliding_window_pattern", _FULL_EACH.get(family)))
+    if isinstance(each, str) and each:  # EXAONE 4 and its like: `LLLG`, over and over
+        return ["full" if each[index % len(each)] == "G" else "sliding" for index in range(layers)]
     if isinstance(each, int) and each > 1:
         return ["full" if (index + 1) % each == 0 else "sliding" for index in range(layers)]
     places = flags(raw, "no_rope_layers", layers)  # Llama 4: layers with positions look at their chunk

@@ -11,12 +11,15 @@ from overspan.schema.model import Attention
 _LIMIT: Final = 10**8
 _DTYPES: Final = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "float": "fp32", "half": "fp16"}
 # The feed-forward part of these has two matrices, not three (no gate). Source: their classes in transformers 5.
-_UNGATED: Final = frozenset({"gpt2", "gpt_neox", "opt", "phi", "starcoder2", "nemotron", "falcon", "bloom", "gptj"})
+_UNGATED: Final = frozenset(
+    {"gpt2", "gpt_neox", "opt", "phi", "starcoder2", "nemotron", "falcon", "bloom", "gptj", "mpt", "gpt_bigcode"}
+)
 # Counted right by the general rules; source: their classes in transformers 5.
 _GATED: Final = """
     llama mistral mixtral qwen2 qwen2_moe qwen3 qwen3_moe minimax_m2 minimax_m3_vl minimax_m3_vl_text deepseek_v2
     deepseek_v3 kimi_k2 glm4 glm4_moe gemma gemma2 gemma3 gemma3_text gpt_oss granite olmo olmo2 phi3 smollm3 cohere
-    ernie4_5 ernie4_5_moe hunyuan_v1_dense seed_oss
+    ernie4_5 ernie4_5_moe hunyuan_v1_dense seed_oss hunyuan_v1_moe llama4 llama4_text phimoe cohere2 dbrx olmoe dots1
+    exaone4 qwen2_vl qwen2_5_vl qwen3_vl qwen3_vl_moe deepseek_v32 stablelm internlm2 mimo baichuan chatglm granitemoe
 """
 KNOWN: Final = frozenset(_GATED.split()) | _UNGATED
 # Each head's queries and keys are normalised by themselves, or all heads together (a collective in TP).
@@ -57,6 +60,14 @@ TEXT: Final = ("text_config", "llm_config", "language_config", "thinker_config",
 _PARTS: Final = ("attn_config", "ffn_config")
 
 
+# Embedding and head are one where the config does not say; its class in transformers leaves the default, true, there.
+_TIED: Final = (
+    "gemma", "cohere", "gpt2", "gpt_bigcode", "opt", "bloom", "mpt", "falcon", "smollm3", "granite", "starcoder2",
+)  # fmt: skip
+# Positions are learned, one vector each; OPT keeps two more. Source: their classes in transformers 5.
+_POSITIONS: Final = {"gpt2": 0, "gpt_bigcode": 0, "opt": 2}
+
+
 class Shape(Frozen):
     """Sizes of one model, as its config.json gives them."""
 
@@ -66,6 +77,7 @@ class Shape(Frozen):
     layers: int
     hidden: int
     vocab: int
+    positions: int
     tied: bool
     max_context: int | None
     attention: Attention
@@ -100,8 +112,8 @@ def read(config: Mapping[str, Any]) -> Shape:
         layers=layers,
         hidden=hidden,
         vocab=_size(raw, *KEYS["vocab_size"]),
-        # transformers' own default for tie_word_embeddings is true only in a few families; they all write it out.
-        tied=bool(raw.get("tie_word_embeddings", config.get("tie_word_embeddings", family.startswith("gemma")))),
+        tied=bool(raw.get("tie_word_embeddings", config.get("tie_word_embeddings", family.startswith(_TIED)))),
+        positions=(_context(raw) or 0) + _POSITIONS[family] if family in _POSITIONS else 0,
         max_context=_context(raw),
         attention=_attention(raw, family, hidden, held),
         intermediate=_dense_width(raw, hidden),
@@ -225,7 +237,11 @@ def _dense_width(raw: Mapping[str, Any], hidden: int) -> int:
 def shared_width(raw: Mapping[str, Any]) -> int:
     """Width of all shared experts of a layer together; 0 where there is none."""
     width = _optional(raw, "shared_expert_intermediate_size", "shared_intermediate_size")
-    number = _optional(raw, "n_shared_experts", "num_shared_experts", limit=1000)
+    number = _optional(
+        raw, "n_shared_experts", "num_shared_experts", "num_shared_expert", "moe_num_shared_experts", limit=1000
+    )
+    if str(raw.get("model_type")).startswith("llama4"):
+        number = 1  # in each layer of experts; its config does not say so (transformers, Llama4TextMoe)
     if width:
         return width * max(1, number)
     return number * _optional(raw, "moe_intermediate_size", "intermediate_size")
