@@ -13,6 +13,7 @@ from overspan.runs.disaggregated import processes
 from overspan.schema.errors import PlanRefused, RecipeError
 from overspan.schema.inventory import Gpu, Host, Inventory, Slurm
 from overspan.schema.plan import EngineChoice
+from overspan.schema.prediction import Demand
 from overspan.schema.process import ProcessSpec
 from overspan.schema.recipe import Recipe
 
@@ -151,3 +152,15 @@ def test_a_failed_transfer_fails_its_request_whatever_the_recipe_says() -> None:
 def test_a_transfer_that_is_no_object_is_refused(given: Any) -> None:
     with pytest.raises(RecipeError, match="kv_transfer_config"):
         kv_transfer(given)
+
+
+def test_sequences_and_graphs_are_sized_for_a_rank_where_the_users_are_stated() -> None:
+    gpus = [Gpu(index=index, kind="h200", memory_bytes=150 * 10**9) for index in range(4)]
+    hosts = [Host(name=f"n{index}", memory_bytes=10**12, gpus=gpus) for index in range(5)]
+    machines = Inventory(hosts=hosts, launcher="slurm", device="cuda", slurm=Slurm())
+    given = {"name": "tiny", "model": "tiny/none", "topology": "1P2D DP4->DP8", "host": "0.0.0.0"}
+    plan = make_plan(Recipe.model_validate(given), machines, ENGINE, Demand(concurrency=500))
+    for spec in processes(plan):
+        flag = "--max-num-seqs"
+        limit = spec.argv[spec.argv.index(flag) + 1] if flag in spec.argv else None
+        assert limit == ("32" if spec.role == "decode" else None)  # 500 users over 2 workers of 8 ranks each

@@ -9,9 +9,14 @@ import pytest
 
 from overspan.launchers import slurm_commands as commands
 from overspan.launchers.slurm_state import Job, nodes_of
+from overspan.planner.make import make_plan
+from overspan.runs.commands_slurm import as_submitted, slurm_commands
+from overspan.runs.planning import processes_of
 from overspan.schema.errors import InputError
-from overspan.schema.inventory import ContainerRuntime, Slurm
+from overspan.schema.inventory import ContainerRuntime, Host, Inventory, Slurm
+from overspan.schema.plan import EngineChoice
 from overspan.schema.process import Mount, ProcessSpec
+from overspan.schema.recipe import Recipe
 
 RUN = "m3-20261122-1-ab12"
 SITE = Slurm(
@@ -189,3 +194,21 @@ def test_weights_are_copied_once_and_again_after_a_killed_copy(tmp_path: Path) -
     inode = (target / "config.json").stat().st_ino
     subprocess.run(argv, check=True)
     assert (target / "config.json").stat().st_ino == inode
+
+
+def test_what_is_printed_is_what_staging_will_make_of_the_plan() -> None:
+    """The model by its alias and from each node's own disk, the image as it is imported, the home folder by name."""
+    hosts = [
+        Host(name=name, memory_bytes=10**12, container=ContainerRuntime(kind="enroot"), cores=8) for name in ("a", "b")
+    ]
+    site = Slurm(local_models="/nvme", images="/shared/images")
+    machines = Inventory(hosts=hosts, launcher="slurm", slurm=site, models={"tiny/none": "/lustre/tiny"})
+    engine = EngineChoice(name="vllm", version="0.32.0", image="nvcr.io/vllm:1")
+    recipe = Recipe.model_validate({"name": "tiny", "model": "tiny/none", "layout": "pp2", "host": "0.0.0.0"})
+    plan = as_submitted(make_plan(recipe, machines, engine))
+    text = slurm_commands(plan, processes_of(plan))
+    assert text.count("sh /lustre/tiny /nvme/tiny") == 2  # the copy on each node
+    assert text.count("vllm serve /nvme/tiny") == 2
+    assert text.count("--container-image=/shared/images/nvcr.io_2f_vllm_3a_1.sqsh") == 2
+    assert text.count("/nvme/tiny:/nvme/tiny") == 2
+    assert '"--chdir=$HOME/overspan/runs/by-hand"' in text

@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 
 from cli.conftest import Refused, Shell
+from overspan.catalog import inventories
 from overspan.runs.sweeps import matrix_of
 from overspan.schema.errors import InputError, PlanRefused
 from overspan.schema.point import Point
 from overspan.schema.sweep import Range
+from overspan.schema.yamlio import dump
 from overspan.sweep.only import chosen
 
 SWEEP = """name: mine
@@ -159,6 +161,12 @@ def test_constraints_hold_every_point(tmp_path: Path) -> None:
     with pytest.raises(PlanRefused) as error:
         matrix_of(str(file), "b200-x8", to_start=False)
     assert error.value.reasons == ["short/tep8: needs 8 GPUs; the sweep's constraints allow 4"]
+
+
+def test_machines_that_stand_beside_the_sweep(tmp_path: Path) -> None:
+    (tmp_path / "two.yaml").write_text(dump(inventories.find("laptop").model_copy(update={"name": "two"})))
+    file = a_sweep(tmp_path, SWEEP + "inventory: two.yaml\n")
+    assert matrix_of(str(file), None, to_start=False).inventory.name == "two"
 
 
 def test_a_filter_leaves_out_what_cannot_run(shell: Shell, tmp_path: Path) -> None:

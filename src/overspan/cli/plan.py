@@ -76,6 +76,7 @@ def plan(
 
         document(manifests(made)) if as_json else click.echo(as_yaml(made), nl=False)
         return
+    made = _submitted(made)
     processes = processes_of(made)
     if as_json:
         found = {**made.model_dump(mode="json"), "processes": [spec.model_dump(mode="json") for spec in processes]}
@@ -92,6 +93,15 @@ def plan(
         _print(made, processes)
         if ranked and stated and ranked["layout"] != made.layout.label:
             click.echo(f"the recipe states {made.layout.label}; --set layout={ranked['layout']} takes the best")
+
+
+def _submitted(made: Plan) -> Plan:
+    """On Slurm the nodes find model and image elsewhere than a plan for this machine says."""
+    if made.inventory.launcher != "slurm":
+        return made
+    from overspan.runs.commands_slurm import as_submitted
+
+    return as_submitted(made)
 
 
 def _sizes_of(model: str) -> None:

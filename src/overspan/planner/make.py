@@ -121,8 +121,12 @@ def _slurm_endpoint(recipe: Recipe, inventory: Inventory, head: Host) -> Endpoin
 
 def _apart(recipe: Recipe, inventory: Inventory, engine: EngineChoice, demand: Demand | None) -> Plan:
     """The plan with prefill and decode apart."""
-    from overspan.planner.apart import place_apart  # imported when asked: most plans have workers of one kind
+    # Imported when asked: most plans have workers of one kind.
+    from overspan.planner.apart import place_apart
+    from overspan.planner.topology import sized, topology_of
 
+    if demand is not None and "concurrency" in demand.model_fields_set:
+        recipe = sized(recipe, topology_of(recipe), demand.concurrency)
     model, notes = sizes(recipe)
     placements, layout = place_apart(recipe, inventory, engine, model, demand)
     return Plan(

@@ -12,7 +12,7 @@ from overspan.schema.inventory import Host, Inventory
 from overspan.schema.model import ModelSpec
 from overspan.schema.plan import Placement
 from overspan.schema.prediction import Demand
-from overspan.schema.recipe import Recipe
+from overspan.schema.recipe import Recipe, RoleSettings
 from overspan.schema.topology import Role, RoleName, Topology, parse_topology
 
 
@@ -186,6 +186,17 @@ def rank_limits(topology: Topology, recipe: Recipe, users: int) -> dict[str, int
     graphs = min(sequences, whole)
     derived = {"max_num_seqs": sequences, "max_cudagraph_capture_size": graphs}
     return {name: value for name, value in derived.items() if name not in args}
+
+
+def sized(recipe: Recipe, topology: Topology, users: int) -> Recipe:
+    """The recipe with the limits of a rank of the decode workers for so many users over all of them."""
+    limits = rank_limits(topology, recipe, users)
+    if not limits:
+        return recipe
+    name = topology.answering.name
+    held = recipe.roles.get(name, RoleSettings())
+    own = held.model_copy(update={"engine_args": {**held.engine_args, **limits}})
+    return recipe.model_copy(update={"roles": {**recipe.roles, name: own}})
 
 
 def topology_refusals(model: ModelSpec | None, recipe: Recipe, placed: Placed, inventory: Inventory) -> list[str]:

@@ -13,7 +13,7 @@ from overspan.provision.solid import solid
 from overspan.runs.folder import RunFolder
 from overspan.runs.launchers import LOGIN, hosts_of, slurm_launcher, slurm_of, transports_of
 from overspan.schema.errors import InputError
-from overspan.schema.inventory import Host
+from overspan.schema.inventory import Host, Slurm
 from overspan.schema.plan import Plan
 from overspan.transport.local import Local
 from overspan.transport.reach import reach
@@ -65,20 +65,30 @@ def stage_slurm(run: RunFolder, plan: Plan, say: Say) -> Plan:
     login = transports[LOGIN]
     try:
         launcher = slurm_launcher(run, plan, transports)
-        changes: dict[str, object] = {}
         if plan.model_path is not None:
             shared.check_weights(login, plan.model_path)
-            if site.local_models:
-                target = f"{site.local_models}/{plan.model_digest or Path(plan.model_path).name}"
-                changes = {"model_path": target, "model_source": plan.model_path}
+        changes = local_copy(site, plan)
         container = hosts_of(plan)[0].container
         if plan.engine.image and container is not None and container.kind == "enroot":
-            images_folder = site.images or f"{launcher.folder.rsplit('/', 2)[0]}/images"
-            image = shared.import_image(login, plan.engine.image, images_folder, say)
+            folder = images_folder(site, launcher.folder.rsplit("/", 2)[0])
+            image = shared.import_image(login, plan.engine.image, folder, say)
             changes["engine"] = plan.engine.model_copy(update={"image": image})
         return plan.model_copy(update=changes)
     finally:
         login.close()
+
+
+def images_folder(site: Slurm, folder: str) -> str:
+    """Where imported images are. `folder`: the one that the nodes share."""
+    return site.images or f"{folder}/images"
+
+
+def local_copy(site: Slurm, plan: Plan) -> dict[str, object]:
+    """What changes in a plan whose weights go to each node's own disk; nothing where none do."""
+    if plan.model_path is None or not site.local_models:
+        return {}
+    target = f"{site.local_models}/{plan.model_digest or Path(plan.model_path).name}"
+    return {"model_path": target, "model_source": plan.model_path}
 
 
 def apply_patches(plan: Plan, say: Say) -> None:

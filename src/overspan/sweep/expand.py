@@ -18,8 +18,8 @@ from overspan.planner.topology import (
     Placed,
     length_refusals,
     place_topology,
-    rank_limits,
     role_recipe,
+    sized,
     topology_refusals,
 )
 from overspan.schema.errors import ModelUnavailable, PlanRefused
@@ -28,7 +28,7 @@ from overspan.schema.model import ModelSpec
 from overspan.schema.plan import Endpoint, EngineChoice, Plan
 from overspan.schema.point import Command, Point, PointRole
 from overspan.schema.process import ProcessSpec
-from overspan.schema.recipe import Recipe, RoleSettings
+from overspan.schema.recipe import Recipe
 from overspan.schema.sweep import Entry, Load, Scenario, Sweep
 from overspan.schema.topology import Role, RoleName, Topology
 from overspan.sweep.estimate import estimate
@@ -136,19 +136,9 @@ def _cases(sweep: Sweep, base: Recipe) -> Iterator[_Case]:
         load = entry_load(sweep, entry)
         for name, lengths in sweep.scenarios.items():
             if entry.scenarios is None or name in entry.scenarios:
-                recipe = _sized(entry_recipe(base, sweep, entry, lengths), entry)
+                # By the most users of the whole entry, whatever runs of it today.
+                recipe = sized(entry_recipe(base, sweep, entry, lengths), entry.topology, max(entry.users))
                 yield _Case(entry, name, lengths, load, recipe)
-
-
-def _sized(recipe: Recipe, entry: Entry) -> Recipe:
-    """Per-rank limits of the decode workers, from the most users of the whole entry, whatever runs of it today."""
-    limits = rank_limits(entry.topology, recipe, max(entry.users))
-    if not limits:
-        return recipe
-    name = entry.topology.answering.name
-    held = recipe.roles.get(name, RoleSettings())
-    own = held.model_copy(update={"engine_args": {**held.engine_args, **limits}})
-    return recipe.model_copy(update={"roles": {**recipe.roles, name: own}})
 
 
 def _sizes(recipe: Recipe) -> ModelSpec | None:

@@ -20,7 +20,7 @@ def names() -> list[str]:
 
 
 def find(name: str) -> Sweep:
-    """A sweep by its name, or the path of a YAML file; its base recipe's path is made one from here.
+    """A sweep by its name, or the path of a YAML file; paths in it are from its folder and are made ones from here.
 
     Raises:
         UnknownName: no such sweep ships, with the nearest names.
@@ -29,8 +29,11 @@ def find(name: str) -> Sweep:
     sweep, _, _ = library.find(Sweep, _FOLDER, name, "sweep")
     if not library.is_path(name):
         return sweep
-    beside = Path(name).resolve().parent / sweep.base
-    return sweep.model_copy(update={"base": str(beside)}) if beside.is_file() else sweep
+    folder = Path(name).resolve().parent
+    given = {"base": sweep.base, "inventory": sweep.inventory}
+    return sweep.model_copy(
+        update={field: str(folder / path) for field, path in given.items() if path and (folder / path).is_file()}
+    )
 
 
 def base_recipe(sweep: Sweep) -> Recipe:
