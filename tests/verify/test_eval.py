@@ -97,6 +97,10 @@ def test_results_of_other_questions_are_not_compared() -> None:
         ("number", 1234, "First 17, then 1,234.0", True),
         ("number", 17, "First 17, then 1,234", False),
         ("number", 17, "None.", False),
+        ("number", 3, "Between 1 and 3, so 1-3", True),
+        ("number", -3, "It is -3", True),
+        ("number", -3, "It is \u22123", True),
+        ("number", 0.5, "It is .5", True),
         ("choice", "b", "A is wrong, so the answer is (B).", True),
         ("choice", "A", "The answer is B", False),
         ("contains", ["four", "4"], "Two and two are 4", True),
@@ -115,6 +119,11 @@ def test_when_a_reply_is_right(match: str, answer: object, reply: str, right: bo
         ('{"prompt": "a"}', "line 1: answer: Field required"),
         ('{"prompt": "a", "answer": "b", "match": "same"}', "line 1: match"),
         ('{"prompt": "a", "answer": "b", "id": "x"}\n' * 2, "the id 'x' stands twice"),
+        ('{"prompt": "a", "answer": " "}', "line 1: .*an empty answer would be right"),
+        ('{"prompt": "a", "answer": "four", "match": "number"}', "line 1: .*'four' is no number"),
+        ('{"prompt": "a", "answer": NaN, "match": "number"}', "line 1: .*'nan' is no number"),
+        ('{"prompt": "a", "answer": "K", "match": "choice"}', "line 1: .*'K' is no letter from A to J"),
+        ('{"prompt": ' + "[" * 100_000, "line 1: too many brackets"),
     ],
 )
 def test_a_file_that_is_none_says_which_line(tmp_path: Path, text: str, says: str) -> None:
@@ -122,6 +131,12 @@ def test_a_file_that_is_none_says_which_line(tmp_path: Path, text: str, says: st
     file.write_text(text)
     with pytest.raises(InputError, match=says):
         read(file)
+
+
+def test_a_mark_at_the_beginning_of_a_file_is_no_part_of_it(tmp_path: Path) -> None:
+    file = tmp_path / "q.jsonl"
+    file.write_text('{"prompt": "a", "answer": "b"}\r\n', encoding="utf-8-sig")
+    assert [question.answer for question in read(file)] == [["b"]]
 
 
 @pytest.fixture
@@ -165,6 +180,17 @@ def test_what_is_not_answered_is_not_wrong(asked: Path, run: Callable[..., tuple
     assert [each.answered for each in found.questions] == [1, 0, 0]
     assert (found.accuracy, found.unanswered) == (1.0, 2)
     assert "EngineDeadError" in (found.questions[1].error or "")
+
+
+def test_what_cannot_be_compared_is_said_before_anything_is_asked(
+    asked: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    other = asked.with_name("other.json")
+    other.write_text(result([1]).model_dump_json())
+    with endpoint() as url:
+        code, said, error = run("--base-url", url, "--eval", str(asked), "--against", str(other))
+    assert (code, said) == (2, "")
+    assert "of other questions" in error
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import httpx
 
@@ -12,6 +13,12 @@ from overspan.schema.errors import OverspanError
 
 _CONNECT_S = 5.0
 """A connection on a fabric never takes longer."""
+MOST_BYTES: Final = 64 * 2**20
+"""Of one answer. The longest that is asked for, with log probabilities of its prompt, takes a few of them."""
+_PATIENCE: Final = 12
+"""An answer may take so many times as long as nothing may come: what drips or never ends is no answer."""
+STRANGE: Final = (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError)
+"""What reading a document raises that is none of those that were asked for."""
 
 
 class NoAnswer(OverspanError):
@@ -51,6 +58,7 @@ class Client:
         self._model = endpoint.model
         self._base_url = endpoint.base_url
         self._api_key = api_key
+        self._longest_s = timeout_s * _PATIENCE
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         timeout = httpx.Timeout(timeout_s, connect=_CONNECT_S, pool=None)
         # trust_env=False: a proxy of the environment is not between us and our own endpoint.
@@ -69,9 +77,13 @@ class Client:
         # Two tokens at least: one alone ends an engine whose cache is handed over in files (vLLM 0.32, docs/log.md).
         body = {"model": self._model, "prompt": "Hello there", "max_tokens": 1, "temperature": 0}
         reply = self.post("/completions", body)
-        if not reply.get("choices") or not reply.get("usage", {}).get("completion_tokens"):
+        try:
+            counted, text = reply["usage"]["completion_tokens"], str(reply["choices"][0].get("text", ""))
+        except STRANGE:
+            counted = None
+        if not counted:
             raise NoAnswer(f"{self._base_url} answered without a token", quote=self._quote(json.dumps(reply)))
-        return str(reply["choices"][0].get("text", ""))
+        return text
 
     def answer(self, prompt: str, max_tokens: int) -> str:
         """The reply to one question, greedily.
@@ -84,7 +96,7 @@ class Client:
         reply = self.post("/chat/completions", body)
         try:
             return str(reply["choices"][0]["message"]["content"] or "")
-        except (KeyError, IndexError, TypeError):
+        except STRANGE:
             raise NoAnswer(
                 f"{self._base_url} answered without a message", quote=self._quote(json.dumps(reply))
             ) from None
@@ -108,9 +120,8 @@ class Client:
         try:
             with self._http.stream("POST", path, json={**body, "stream": True}) as response:
                 if response.status_code != 200:
-                    response.read()
                     raise self._refused(response)
-                for line in _lines(response):
+                for line in _lines(self._parts(response)):
                     if line == b"data: [DONE]":
                         return
                     if line.startswith(b"data: "):
@@ -121,14 +132,7 @@ class Client:
 
     def _event(self, line: bytes) -> dict[str, Any]:
         quote = self._quote(line.decode(errors="replace"))
-        try:
-            event = json.loads(line.decode("utf-8"))
-        except UnicodeDecodeError:
-            raise NoAnswer(f"{self._base_url} sent bytes that are no UTF-8", quote=quote) from None
-        except ValueError:
-            event = None
-        if not isinstance(event, dict):
-            raise NoAnswer(f"{self._base_url} sent what is no chat event", quote=quote)
+        event = self._object(line, "sent what is no chat event")
         if "error" in event:
             raise NoAnswer(f"{self._base_url} sent an error in the stream", quote=quote)
         return event
@@ -138,8 +142,8 @@ class Client:
             for choice in event["choices"]:
                 piece = choice["delta"].get("content") or choice["delta"].get("reasoning") or ""
                 if piece:
-                    yield piece
-        except (KeyError, TypeError, AttributeError):
+                    yield str(piece)
+        except STRANGE:
             raise NoAnswer(
                 f"{self._base_url} sent what is no chat event", quote=self._quote(json.dumps(event))
             ) from None
@@ -152,33 +156,50 @@ class Client:
             NoAnswer: nothing, or what is no JSON object in UTF-8.
         """
         try:
-            response = self._http.post(path, json=body)
+            with self._http.stream("POST", path, json=body) as response:
+                if response.status_code != 200:
+                    raise self._refused(response)
+                content = b"".join(self._parts(response))
         except httpx.HTTPError as error:
             raise NoAnswer(f"{self._base_url} does not answer: {_say(error)}") from None
-        if response.status_code != 200:
-            raise self._refused(response)
+        return self._object(content, "answered with what is no JSON object")
+
+    def _object(self, content: bytes, otherwise: str) -> dict[str, Any]:
+        quote = self._quote(content[:4000].decode(errors="replace"))
         try:
-            reply = json.loads(response.content.decode("utf-8"))
+            found = json.loads(content.decode("utf-8"))
         except UnicodeDecodeError:
-            raise NoAnswer(f"{self._base_url} sent bytes that are no UTF-8", quote=self._quote(response.text)) from None
-        except ValueError:
-            reply = None
-        if not isinstance(reply, dict):
-            raise NoAnswer(f"{self._base_url} answered with what is no JSON object", quote=self._quote(response.text))
-        return reply
+            raise NoAnswer(f"{self._base_url} sent bytes that are no UTF-8", quote=quote) from None
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise NoAnswer(f"{self._base_url} {otherwise}", quote=quote)
+        return found
+
+    def _parts(self, response: httpx.Response) -> Iterator[bytes]:
+        """The body as it comes, which must end within bounds."""
+        until, size = time.monotonic() + self._longest_s, 0
+        for part in response.iter_bytes():
+            size += len(part)
+            if size > MOST_BYTES:
+                raise NoAnswer(f"{self._base_url} sent more than {MOST_BYTES >> 20} MiB in one answer")
+            if time.monotonic() > until:
+                raise NoAnswer(f"{self._base_url} did not end its answer within {self._longest_s:.0f} s")
+            yield part
 
     def _refused(self, response: httpx.Response) -> Refused:
+        text = b"".join(self._parts(response)).decode(errors="replace")
         what = f"{self._base_url} answered HTTP {response.status_code}"
-        return Refused(what, code=response.status_code, quote=self._quote(response.text))
+        return Refused(what, code=response.status_code, quote=self._quote(text))
 
     def _quote(self, text: str) -> str:
         return (text.replace(self._api_key, "[removed]") if self._api_key else text)[:300]
 
 
-def _lines(response: httpx.Response) -> Iterator[bytes]:
+def _lines(parts: Iterator[bytes]) -> Iterator[bytes]:
     """Whole lines as they come; httpx's own decoder would hide bytes that are no UTF-8."""
     rest = b""
-    for part in response.iter_bytes():
+    for part in parts:
         *lines, rest = (rest + part).split(b"\n")
         yield from (line.rstrip(b"\r") for line in lines)
     if rest:

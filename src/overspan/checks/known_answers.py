@@ -29,7 +29,8 @@ def _ask(client: Client, question: KnownAnswer) -> Finding:
         reply = client.answer(question.prompt, question.max_tokens)
     except NoAnswer as error:
         return Finding(rule=RULE, status="failed", cause=error.what, evidence=Evidence(text=error.quote or error.what))
-    evidence = Evidence(text=f"{question.prompt} -> {reply}")
+    whole = reply.encode("utf-8", "backslashreplace").decode("utf-8")
+    evidence = Evidence(text=f"{question.prompt} -> {whole}")
     if question.expect.casefold() in reply.casefold():
         return Finding(rule=RULE, status="passed", evidence=evidence)
     return Finding(

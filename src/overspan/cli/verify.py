@@ -158,13 +158,15 @@ def _line(finding: Finding) -> str:
 
 
 def _eval(aim: _Aim, *, questions: Path, against: str | None, out: Path | None, as_json: bool, **how: Any) -> int:
-    from overspan.checks.evals.evaluate import compare, evaluate
+    from overspan.checks.evals.evaluate import compare, evaluate, require_comparable
     from overspan.checks.evals.questions import read
     from overspan.runs.evaluating import earlier, keep
     from overspan.runs.folder import write_whole
 
     asked = read(questions)
     other = earlier(against, questions) if against else None
+    if other:
+        require_comparable(questions, asked, how["samples"], other)
     ticker = Ticker()
     settings = {name: how[name] for name in _OF_EVAL}
     try:

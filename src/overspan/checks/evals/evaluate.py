@@ -110,7 +110,8 @@ def evaluate(
         nonlocal ended
         try:
             reply = ask.chat(question.prompt, question.max_tokens or max_tokens, temperature=temperature)
-            found: str | NoAnswer = reply.text
+            # Half of a surrogate pair, which JSON can spell, would end the result that is to be kept.
+            found: str | NoAnswer = reply.text.encode("utf-8", "backslashreplace").decode("utf-8")
         except NoAnswer as error:
             found = error
         ended += 1
@@ -165,12 +166,7 @@ def compare(one: EvalResult, other: EvalResult) -> Comparison:
     Raises:
         InputError: they are of other questions, or sampled unequally often.
     """
-    if one.digest != other.digest:
-        raise InputError(
-            f"the results are of other questions: {one.file} ({one.digest}), {other.file} ({other.digest})"
-        )
-    if one.samples != other.samples:
-        raise InputError(f"the results have {one.samples} and {other.samples} samples a question; they must be equal")
+    _require_alike(one.file, one.digest, one.samples, other)
     both = [
         (a.right, b.right)
         for a, b in zip(one.questions, other.questions, strict=True)
@@ -185,6 +181,22 @@ def compare(one: EvalResult, other: EvalResult) -> Comparison:
         worse=sum(a < b for a, b in both),
         p=paired_p(ones, others),
     )
+
+
+def require_comparable(file: Path, questions: Sequence[Question], samples: int, other: EvalResult) -> None:
+    """Before anything is asked: what will come can be compared with a result that was kept.
+
+    Raises:
+        InputError: they are of other questions, or sampled unequally often.
+    """
+    _require_alike(str(file), _digest(questions), samples, other)
+
+
+def _require_alike(file: str, digest: str, samples: int, other: EvalResult) -> None:
+    if digest != other.digest:
+        raise InputError(f"the results are of other questions: {file} ({digest}), {other.file} ({other.digest})")
+    if samples != other.samples:
+        raise InputError(f"the results have {samples} and {other.samples} samples a question; they must be equal")
 
 
 def load(path: Path) -> EvalResult:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+from collections import Counter
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError
 
 Match = Literal["contains", "exact", "number", "choice"]
-_NUMBER: Final = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+_NUMBER: Final = re.compile(r"(?:(?<![\w)])[-\u2212])?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
+"""A dash after a digit or a word is none of its signs: 1-3, GPT-4."""
 _CHOICE: Final = re.compile(r"(?<![A-Za-z])([A-J])(?![A-Za-z'])")
 
 
@@ -37,6 +40,17 @@ class Question(Frozen):
             return [str(value)]
         return value
 
+    @model_validator(mode="after")
+    def _can_be_right(self) -> Self:
+        for answer in self.answer:
+            if not answer.strip():
+                raise ValueError("an empty answer would be right, or wrong, whatever is said")
+            if self.match == "number" and not isinstance(_value(answer), float):
+                raise ValueError(f"'{answer}' is no number, and match is number")
+            if self.match == "choice" and not _CHOICE.fullmatch(answer.strip().upper()):
+                raise ValueError(f"'{answer}' is no letter from A to J, and match is choice")
+        return self
+
     def right(self, reply: str) -> bool:
         """Whether a reply is right."""
         return any(_RIGHT[self.match](reply, answer) for answer in self.answer)
@@ -49,7 +63,7 @@ def read(path: Path) -> list[Question]:
         InputError: it cannot be read, or a line is no question; names line and field.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:
@@ -57,8 +71,8 @@ def read(path: Path) -> list[Question]:
     questions = [_question(line, path, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not questions:
         raise InputError(f"{path} holds no question", next='one a line: {"prompt": "...", "answer": "..."}')
-    names = [question.id for question in questions if question.id is not None]
-    twice = next((name for name in names if names.count(name) > 1), None)
+    names = Counter(question.id for question in questions if question.id is not None)
+    twice = next((name for name, times in names.items() if times > 1), None)
     if twice is not None:
         raise InputError(f"{path}: the id '{twice}' stands twice")
     return questions
@@ -69,6 +83,8 @@ def _question(line: str, path: Path, number: int) -> Question:
         return Question.model_validate(json.loads(line))
     except json.JSONDecodeError as error:
         raise InputError(f"{path}, line {number}: no JSON: {error.msg}", quote=line[:120]) from None
+    except RecursionError:
+        raise InputError(f"{path}, line {number}: too many brackets in each other", quote=line[:120]) from None
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         field = ".".join(str(part) for part in problem["loc"]) or "the line"
@@ -91,9 +107,10 @@ def _number(reply: str, answer: str) -> bool:
 
 def _value(text: str) -> float | str:
     try:
-        return float(text.replace(",", ""))
+        found = float(text.replace(",", "").replace("\u2212", "-"))
     except ValueError:
         return text
+    return found if math.isfinite(found) else text
 
 
 def _choice(reply: str, answer: str) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from overspan.checks.client import Addressed, Client, NoAnswer
+from overspan.checks.client import STRANGE, Addressed, Client, NoAnswer
 
 
 @dataclass(frozen=True)
@@ -60,16 +60,16 @@ class _Gathered:
         self.usage = event.get("usage") or self.usage
         for choice in event["choices"]:
             delta = choice.get("delta", choice)
-            self.text.append(delta.get("content") or delta.get("text") or "")
+            self.text.append(_text(delta.get("content")) or _text(delta.get("text")))
             self.reasoning.append(_reasoning(delta))
             for call in delta.get("tool_calls") or []:
                 name, arguments = self.calls.setdefault(call.get("index", 0), ["", ""])
                 function = call.get("function") or {}
                 self.calls[call.get("index", 0)] = [
-                    name + (function.get("name") or ""),
-                    arguments + (function.get("arguments") or ""),
+                    name + _text(function.get("name")),
+                    arguments + _text(function.get("arguments")),
                 ]
-            self.finish = choice.get("finish_reason") or self.finish
+            self.finish = _text(choice.get("finish_reason")) or self.finish
 
     def reply(self) -> Reply:
         calls = tuple((name, arguments) for _, (name, arguments) in sorted(self.calls.items()))
@@ -118,12 +118,25 @@ class Asker:
                 reply = _gather(self.client.events(path, body))
             else:
                 reply = _read(self.client.post(path, body))
-        except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        except STRANGE as error:
             what = f"{self._base_url}{path} answered with a document that is no answer"
             raise NoAnswer(what, quote=f"{type(error).__name__}: {error}") from None
         with self._lock:
             self.said.append(reply)
         return reply
+
+
+def _text(value: Any) -> str:
+    """A text, or nothing where there is none.
+
+    Raises:
+        TypeError: it is something else.
+    """
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise TypeError(f"{type(value).__name__} in the place of a text")
+    return value
 
 
 def _gather(events: Iterable[dict[str, Any]]) -> Reply:
@@ -136,12 +149,13 @@ def _gather(events: Iterable[dict[str, Any]]) -> Reply:
 def _read(document: dict[str, Any]) -> Reply:
     choice = document["choices"][0]
     message = choice.get("message") or {}
-    calls = tuple((call["function"]["name"], call["function"]["arguments"]) for call in message.get("tool_calls") or [])
+    called = [call["function"] for call in message.get("tool_calls") or []]
+    calls = tuple((_text(each["name"]), _text(each["arguments"])) for each in called)
     listed = (choice.get("logprobs") or {}).get("tokens")
     return Reply(
-        message.get("content") or choice.get("text") or "",
+        _text(message.get("content")) or _text(choice.get("text")),
         _reasoning(message),
-        choice.get("finish_reason"),
+        _text(choice.get("finish_reason")) or None,
         *_counts(document.get("usage") or {}),
         calls,
         None if listed is None else len(listed),
@@ -150,7 +164,7 @@ def _read(document: dict[str, Any]) -> Reply:
 
 def _reasoning(message: dict[str, Any]) -> str:
     """vLLM calls it `reasoning`; older versions and others call it `reasoning_content`."""
-    return message.get("reasoning") or message.get("reasoning_content") or ""
+    return _text(message.get("reasoning")) or _text(message.get("reasoning_content"))
 
 
 def _counts(usage: dict[str, Any]) -> tuple[int | None, int | None, int | None]:
@@ -164,5 +178,5 @@ def is_object(text: str) -> bool:
     """Whether a text is one JSON object."""
     try:
         return isinstance(json.loads(text), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False

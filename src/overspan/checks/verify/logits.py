@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from overspan.checks.client import NoAnswer, Refused
+from overspan.checks.client import STRANGE, NoAnswer, Refused
 from overspan.checks.verify.ask import Asker
 from overspan.checks.verify.reference import Continuation
 from overspan.checks.verify.subject import Subject, failed, not_evaluated, passed
@@ -38,8 +38,10 @@ def logits(ask: Asker, subject: Subject) -> Finding:
             if margin >= SURE:
                 compared += 1
                 agreed += rank == 1
+    if not compared:
+        return not_evaluated(rule, f"the reference is sure of none of its tokens ({reference.source})")
     seen = (
-        f"{agreed} of {compared} sure tokens agree ({agreed / max(1, compared):.1%}); log probabilities differ by "
+        f"{agreed} of {compared} sure tokens agree ({agreed / compared:.1%}); log probabilities differ by "
         f"{sum(apart) / len(apart):.3f} on average, {max(apart):.3f} at most ({reference.source})"
     )
     if agreed < LEAST_AGREEMENT * compared:
@@ -71,6 +73,6 @@ def _forced(ask: Asker, subject: Subject, each: Continuation) -> list[tuple[int,
             (int(place[str(token)]["rank"]), float(place[str(token)]["logprob"]))
             for place, token in zip(places, each.tokens, strict=True)
         ]
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+    except STRANGE:
         quote = json.dumps(reply)[:300]
         raise NoAnswer("the log probabilities of a prompt are not those of its tokens", quote=quote) from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from overspan.checks.client import Addressed, Client, NoAnswer
+from overspan.checks.client import STRANGE, Addressed, Client, NoAnswer
 from overspan.checks.verify.reference import Continuation, Reference
 
 PROMPTS: Final = (
@@ -57,6 +57,6 @@ def _continuation(client: Client, model: str, prompt: str) -> Continuation:
             logprobs=choice["logprobs"]["token_logprobs"],
             margins=[values[0] - values[1] for values in best],
         )
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError):
+    except STRANGE:
         quote = json.dumps(reply)[:300]
         raise NoAnswer("the endpoint tells no token ids with their log probabilities", quote=quote) from None

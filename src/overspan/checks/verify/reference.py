@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from overspan.catalog import files
 from overspan.schema.base import Frozen
@@ -18,6 +20,13 @@ class Continuation(Frozen):
     tokens: list[int] = Field(min_length=1)
     logprobs: list[float]
     margins: list[float]
+
+    @model_validator(mode="after")
+    def _one_of_each(self) -> Self:
+        counts = {len(self.tokens), len(self.logprobs), len(self.margins)}
+        if len(counts) > 1 or not all(map(math.isfinite, [*self.logprobs, *self.margins])):
+            raise ValueError("tokens, logprobs and margins must be as many, and finite")
+        return self
 
 
 class Reference(Frozen):
