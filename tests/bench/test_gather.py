@@ -2,14 +2,19 @@
 
 from array import array
 
+import pytest
+
 from overspan.bench.gather import Gather
+from overspan.bench.run import Bench
+from overspan.schema.workload import Workload
+from support.openai_server import serving, steady
 
 MS = 1_000_000
 
 
 def gather(gap_ms: int, took_ms: int = 10_000, events: int = 1) -> Gather:
     made = Gather()
-    made.gap(array("q", [0, gap_ms * MS, 2 * gap_ms * MS]))
+    made.gap(array("q", [chunk * gap_ms * MS for chunk in range(16)]))
     made.took(took_ms * MS)
     made.events = events
     return made
@@ -30,3 +35,25 @@ def test_not_at_all_for_few_streams_short_requests_or_when_much_is_waiting() -> 
     assert gather(20, took_ms=50).pause_s(1024, 0.05) == 0
     assert gather(20, events=32).pause_s(1024, 0.05) == 0
     assert Gather().pause_s(1024, 0.05) == 0, "nothing is known of the gaps yet"
+
+
+def test_a_role_and_a_first_token_that_leave_together_tell_no_gap() -> None:
+    made = gather(20)
+    made.gap(array("q", [0, 10_000]))
+    assert made.pause_s(1024, 0.05) == 0.001
+
+
+def test_streams_in_flight_are_gathered_from_their_first_chunks_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses = []
+    pause_s = Gather.pause_s
+
+    def noted(self: Gather, in_flight: int, limit_s: float) -> float:
+        pauses.append(pause_s(self, in_flight, limit_s))
+        return pauses[-1]
+
+    monkeypatch.setattr(Gather, "pause_s", noted)
+    asked = {"concurrency": [20], "requests": 20, "input_tokens": 24, "output_tokens": 60, "timeout_s": 60.0}
+    with serving(steady(itl_s=0.03)) as server:
+        result = Bench(server.base_url, None, Workload.model_validate(asked), calibrated=False).run()
+    assert result.points[0].requests.ok == 20
+    assert sum(pause > 0 for pause in pauses) > 20, "one wave of requests, of which none had ended before"

@@ -12,6 +12,9 @@ _LEAST_S: Final = 0.0001
 _FROM: Final = 16
 """Requests in flight. Fewer have little to gather."""
 
+_ENOUGH: Final = 8
+"""Chunks of a stream. The first ones come as they can: a role and its first token leave together."""
+
 _PLENTY: Final = 32
 """Events of one poll that show that there is no need to wait for more."""
 
@@ -32,8 +35,8 @@ class Gather:
         self.events = 0
 
     def gap(self, stamps: array[int]) -> None:
-        """Learn the gap between chunks from a stream's stamps, nanoseconds."""
-        if len(stamps) > 1:
+        """Learn the gap between chunks from a stream's stamps, nanoseconds; a few say nothing yet."""
+        if len(stamps) >= _ENOUGH:
             self._gap_s = (stamps[-1] - stamps[0]) / (len(stamps) - 1) / 1e9
 
     def took(self, nanoseconds: int) -> None:

@@ -216,8 +216,6 @@ class Loop:
             if stream.take(data, stamp):
                 self._end(connection, stream)
                 return
-        if connection.kernel_stamps:
-            self._gather.gap(stream.stamps)
 
     def _read_tls(self, connection: Connection, polled: int) -> None:
         while connection.state == "open":
@@ -371,6 +369,8 @@ class Loop:
             self._drop(connection)
             stream.fail("timeout", f"not ended {self._timeout_ns / 1e9:g} s after its send", now)
             self._ended(stream)
+        if deadlines and deadlines[0][2].kernel_stamps:
+            self._gather.gap(deadlines[0][1].stamps)
         for connection in [c for c in self._connecting.values() if now - c.opened_ns > CONNECT_TIMEOUT_S * 1e9]:
             self._drop(connection)
             self._refused(TimeoutError(110, f"no answer within {CONNECT_TIMEOUT_S:g} s"))
