@@ -10,7 +10,7 @@ from overspan.runs.folder import all_runs
 from slurm.conftest import Rack, failed
 from support.waiting import until
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+pytestmark = pytest.mark.real
 
 
 def test_up_status_chat_then_found_again_and_stopped(rack: Rack) -> None:
@@ -57,7 +57,6 @@ def test_queued_then_served_then_cancelled_from_outside(rack: Rack) -> None:
     rack.nothing_left()
 
 
-@pytest.mark.slow
 def test_cancelled_and_node_lost_while_queued(rack: Rack) -> None:
     data = {"nodes": "named"}
     rack.inventory.write_text(
@@ -77,7 +76,6 @@ def test_cancelled_and_node_lost_while_queued(rack: Rack) -> None:
     rack.nothing_left()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("when", ["loading", "serving"])
 def test_a_node_that_fails_is_named(rack: Rack, when: str) -> None:
     run = rack.submit(*(["--set", "env.FAKE_LOAD_S=600"] if when == "loading" else []))
@@ -92,7 +90,6 @@ def test_a_node_that_fails_is_named(rack: Rack, when: str) -> None:
     rack.nothing_left()
 
 
-@pytest.mark.slow
 def test_time_limit_and_preemption(rack: Rack) -> None:
     rack.change(time_limit="10:00")
     run = rack.submit()
