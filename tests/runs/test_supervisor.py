@@ -1,6 +1,8 @@
 """One `kill -9` of any process of a run ends the run, with its cause, and leaves no orphan."""
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +14,7 @@ from overspan.checks.client import Client
 from overspan.launchers import proc
 from overspan.runs.status import status
 from overspan.runs.stop import stop
-from support.runs import FakeRun, kill
+from support.runs import ENGINE, FakeRun, kill
 from support.waiting import until
 
 Launch = Callable[..., FakeRun]
@@ -45,6 +47,26 @@ def test_an_engine_that_never_gives_a_token_is_quoted(launch: Launch, monkeypatc
     (line,) = last.data["lines"]
     assert "answered HTTP 401" in line or "does not answer" in line  # the latter where the machine is busy
     run.nothing_left()
+
+
+def test_the_right_answer_of_somebody_elses_server_is_none(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_HOST", "127.0.0.2")  # the engine is up, and not where it was to be
+    run = launch("elsewhere", ready_timeout_s=6)
+    port = run.folder.plan().endpoint.port
+    other = subprocess.Popen(
+        [sys.executable, str(ENGINE), str(port)], env={**os.environ, "FAKE_HOST": "127.0.0.1"}, start_new_session=True
+    )
+    try:
+        assert run.wait_for("verified", "failed") == "failed"
+        (line,) = run.folder.last_state().data["lines"]
+        assert line.startswith(f"port {port} on 127.0.0.1 is answered by ")
+        assert line.endswith(f"(pid {other.pid}), which is not of this run")
+        run.nothing_left()
+        assert other.poll() is None, "a stranger is left alone"
+    finally:
+        for process in proc.in_session(other.pid):
+            kill(process)
+        other.wait()
 
 
 @pytest.mark.parametrize(

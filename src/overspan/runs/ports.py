@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import socket
 from typing import Any
 
@@ -49,6 +50,27 @@ def holder(port: int) -> str:
             opener = _opener(process, port)
             return f"{proc.title(opener)[:120]} (pid {opener.pid})"
     return "a process that this user may not see"
+
+
+def stranger(endpoint: Endpoint) -> str | None:
+    """Who answers in the place of this session's own processes, which have not bound the port yet; None when nobody.
+
+    A port that was free when the run was planned may be somebody else's by the time the engine binds it.
+    """
+    try:
+        connections: list[Any] = psutil.net_connections("tcp")
+    except psutil.AccessDenied:
+        return None
+    places = {endpoint.host, "0.0.0.0", "::"}  # noqa: S104 - compared, not bound
+    others = []
+    for each in connections:
+        if not _listens(each, endpoint.port) or each.laddr.ip not in places or not each.pid:
+            continue
+        with contextlib.suppress(ProcessLookupError):
+            if os.getsid(each.pid) == os.getsid(0):
+                return None
+            others.append(each.pid)
+    return f"{proc.title(psutil.Process(others[0]))[:120]} (pid {others[0]})" if others else None
 
 
 def _listens(connection: Any, port: int) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from overspan.checks import known_answers, nccl_transport, transfer
 from overspan.checks.client import Client, NoAnswer
 from overspan.launchers.base import Death, Launcher
-from overspan.runs import acts, joined, keys, restart
+from overspan.runs import acts, joined, keys, ports, restart
 from overspan.runs.folder import RunFolder
 from overspan.runs.gathering import Gathering
 from overspan.runs.launchers import LOGIN, launcher_for, transports_of
@@ -223,6 +223,7 @@ def _probe(
     while not over.wait(POLL_INTERVAL_S):
         try:
             text = client.one_token()
+            _require_own(plan)
         except NoAnswer as error:
             if (line := f"{error.what}{f': {error.quote}' if error.quote else ''}") != refused:
                 refused = line
@@ -236,6 +237,18 @@ def _probe(
         news.put(_Verdict(findings))
         break
     client.close()
+
+
+def _require_own(plan: Plan) -> None:
+    """A right answer of somebody else's server would prove nothing.
+
+    Raises:
+        NoAnswer: it was one.
+    """
+    if plan.inventory.launcher == "local" and (who := ports.stranger(plan.endpoint)) is not None:
+        raise NoAnswer(
+            f"port {plan.endpoint.port} on {plan.endpoint.host} is answered by {who}, which is not of this run"
+        )
 
 
 def _transport(run: RunFolder, plan: Plan) -> list[Finding]:
