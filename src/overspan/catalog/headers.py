@@ -87,7 +87,10 @@ def kept(model: str) -> list[Tensor]:
     """What was kept of a hub's model; nothing where nothing was, or it is damaged."""
     try:
         rows = json.loads(_kept(model).read_text(encoding="utf-8"))
-        return [Tensor(str(name), str(dtype), tuple(map(int, shape)), int(size)) for name, dtype, shape, size in rows]
+        return [
+            Tensor(str(name), str(dtype), tuple(map(int, shape)), int(size), *map(int, copies))
+            for name, dtype, shape, size, *copies in rows
+        ]
     except (OSError, ValueError, TypeError):
         return []
 
