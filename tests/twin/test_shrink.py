@@ -126,9 +126,34 @@ def test_a_bad_number_is_named(field: str, value: object) -> None:
         shrink({**LLAMA, field: value})
 
 
+GARBAGE: list[object] = [None, 0, -1, 5, "x", True, 1e999, 3.5, [], ["x"], [[1]], [None], {}, {"a": 1}, 10**30]
+FIELDS = ("head_dim", "rotary_dim", "rope_parameters", "rope_scaling", "layer_types", "attn_type_list", "topk_group")
+
+
+@pytest.mark.parametrize(
+    "real", [M2, LLAMA, QWEN3_MOE, DEEPSEEK_V3], ids=["minimax-m2", "llama", "qwen3-moe", "deepseek"]
+)
+def test_whatever_stands_in_a_config_ends_in_a_twin_or_in_one_clear_error(real: dict[str, object]) -> None:
+    refused = set()
+    for field in {*real, *FIELDS}:
+        for value in GARBAGE:
+            try:
+                assert shrink({**real, field: value}, "real").model_dump_json()
+            except (InputError, UnknownName) as error:
+                assert field in error.what or field in ("architectures", "quantization_config"), error.what
+                refused.add(field)
+    assert {"architectures", "hidden_size", "head_dim", "rope_parameters"} <= refused
+
+
 @pytest.mark.parametrize(
     ("real", "said"),
     [
+        (
+            DEEPSEEK_V3 | {"n_group": 7},
+            r"n_group \(7\) does not divide 'n_routed_experts' \(256\); nearest: 252 and 259",
+        ),
+        (DEEPSEEK_V3 | {"topk_group": 9}, "'topk_group' is 9, and 'n_group' 8"),
+        (QWEN3_MOE | {"num_experts_per_tok": 200}, "'num_experts_per_tok' is 200, and 'num_experts' 128"),
         (
             LLAMA | {"num_key_value_heads": 4},
             r"num_key_value_heads \(4\) does not divide 'num_attention_heads' \(9\); nearest: 8 and 12",

@@ -58,6 +58,12 @@ def test_what_has_no_twin_is_named_and_not_started(asked: ArgValue, modules: int
     assert (found.config, found.left_out) == (None, [said])
 
 
+def test_the_v1_runner_drafts_in_no_pipeline() -> None:
+    found = speculation.of(MTP, MODEL, mtp_modules=1, stages=2)
+    assert found.config is None
+    assert "drafts in no pipeline" in found.left_out[0]
+
+
 @pytest.mark.parametrize(
     ("drafted", "accepted", "said"),
     [

@@ -119,7 +119,7 @@ def prove(
         machines = without_gpus(on or here.this_machine(), layout)
         small = _recipe_of(recipe, twin, layout, env or {}, machines)
         proof = _prove(small, machines, asked, expected)
-        left_out = [*sorted(set(recipe.engine_args) & set(NEEDS_GPU)), *_drafts(recipe, twin).left_out]
+        left_out = [*sorted(set(recipe.engine_args) & set(NEEDS_GPU)), *_drafts(recipe, twin, layout).left_out]
         yield proof.model_copy(update={"not_proven_here": [*left_out, *proof.not_proven_here]})
 
 
@@ -207,9 +207,9 @@ def _reference(twin: Path, asked: Sequence[Case], python: Path, say: Say) -> lis
     return TypeAdapter(list[Answer]).validate_json(file.read_bytes())
 
 
-def _drafts(recipe: Recipe, twin: Path) -> speculation.Speculation:
+def _drafts(recipe: Recipe, twin: Path, layout: Layout) -> speculation.Speculation:
     facts = TwinFacts.model_validate_json((twin / FACTS).read_bytes())
-    return speculation.of(recipe.engine_args.get(speculation.NAME), recipe.model, facts.mtp_modules)
+    return speculation.of(recipe.engine_args.get(speculation.NAME), recipe.model, facts.mtp_modules, layout.pp)
 
 
 def _block(twin: Path) -> int:
@@ -224,7 +224,7 @@ def _recipe_of(recipe: Recipe, twin: Path, layout: Layout, env: dict[str, str], 
     # So few blocks that the last cases are preempted, in every layout: a cache counted in bytes would be larger where
     # ranks share it. One block is kept free by the engine.
     args |= {"block_size": _block(twin), "num_gpu_blocks_override": CACHE_TOKENS // _block(twin)}
-    drafts = _drafts(recipe, twin).config
+    drafts = _drafts(recipe, twin, layout).config
     if drafts:
         args[speculation.NAME] = drafts
     changes = {

@@ -133,6 +133,19 @@ _KEPT: Final = (
     "rope_parameters",
     "tie_word_embeddings",
 )
+_COUNTS: Final = (
+    "head_dim",
+    "kv_lora_rank",
+    "n_group",
+    "num_experts_per_tok",
+    "num_key_value_heads",
+    "q_lora_rank",
+    "qk_nope_head_dim",
+    "qk_rope_head_dim",
+    "topk_group",
+    "v_head_dim",
+)
+_MAY_BE_NONE: Final = ("first_k_dense_replace", "n_shared_experts", "num_mtp_modules", "rotary_dim", MTP_FIELD)
 _NEEDED: Final = ("hidden_size", "num_hidden_layers", "num_attention_heads")
 
 
@@ -162,7 +175,8 @@ def shrink(real: dict[str, Any], weights: Literal["real"] | Format = "fp32") -> 
         UnknownName: the architecture is not one that twins are made of.
         InputError: a field is missing or is no positive number, or the format is not the model's; names it.
     """
-    architecture = (real.get("architectures") or ["(none)"])[0]
+    named = real.get("architectures")
+    architecture = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else "(none)"
     family = FAMILIES.get(architecture)
     if architecture in GPU_ONLY:
         raise InputError(
@@ -170,12 +184,9 @@ def shrink(real: dict[str, Any], weights: Literal["real"] | Format = "fp32") -> 
             next="after launch, overspan verify RUN proves the endpoint",
         )
     if family is None:
-        raise UnknownName("architecture", str(architecture), list(FAMILIES), next="twins are made of those named here")
+        raise UnknownName("architecture", architecture, list(FAMILIES), next="twins are made of those named here")
     full = dict(family.defaults) | real
-    for field in (*_NEEDED, *family.widths, *((family.experts,) if family.experts else ())):
-        _number(full, field)
-    if full.get(MTP_FIELD):
-        _number(full, MTP_FIELD)
+    _sound(full, family)
     own = quantisation.read(real)
     chosen, notes = _format(own, weights)
     _divisible(full, family, block_of(chosen, own))
@@ -185,7 +196,7 @@ def shrink(real: dict[str, Any], weights: Literal["real"] | Format = "fp32") -> 
         kept[family.experts] = full[family.experts]
     config = {**kept, **sizes, "model_type": family.model_type, "bos_token_id": None, "pad_token_id": None}
     config["eos_token_id"] = VOCABULARY - 1
-    if config.get("rotary_dim"):
+    if sizes.get("rotary_dim"):
         # transformers before 5.19 knows no rotary_dim and turns whole heads; this name is known to all.
         stated_rope = {"rope_type": "default", "rope_theta": full["rope_theta"], **(full.get("rope_parameters") or {})}
         config["rope_parameters"] = stated_rope | {"partial_rotary_factor": config["rotary_dim"] / config["head_dim"]}
@@ -254,7 +265,7 @@ def _sizes(full: dict[str, Any], family: _Family, weights: Format, block: int) -
         sizes |= {"num_attention_heads": heads, "num_key_value_heads": heads}
     else:
         sizes["head_dim"] = head_dim
-    if full.get("rotary_dim"):
+    if full.get("rotary_dim") and "rotary_dim" in family.kept:
         sizes["rotary_dim"] = full["rotary_dim"] * head_dim // real_head
     return sizes
 
@@ -280,16 +291,36 @@ def _divisible(full: dict[str, Any], family: _Family, block: int) -> None:
     parts = [(name, "a block of its quantisation", block) for name in family.widths]
     if full.get("num_key_value_heads"):
         parts.append(("num_attention_heads", "num_key_value_heads", full["num_key_value_heads"]))
+    if family.experts and full.get("n_group"):
+        parts.append((family.experts, "n_group", full["n_group"]))
     if not full.get("head_dim") and not family.mla:
         parts.append(("hidden_size", "num_attention_heads", full["num_attention_heads"]))
     for field, what, part in parts:
-        if isinstance(part, int) and part > 0 and full[field] % part:
+        if full[field] % part:
             below = full[field] // part * part
             near = f"{below} and {below + part}" if below else str(part)
             raise InputError(f"config.json: {what} ({part}) does not divide '{field}' ({full[field]}); nearest: {near}")
 
 
-def _number(config: dict[str, Any], field: str) -> None:
+def _sound(full: dict[str, Any], family: _Family) -> None:
+    """Raises InputError where a field is not of the kind that is reckoned with: names it."""
+    for field in (*_NEEDED, *family.widths, *((family.experts,) if family.experts else ())):
+        _number(full, field)
+    for field in (*_COUNTS, *_MAY_BE_NONE):
+        if full.get(field) is not None:
+            _number(full, field, least=int(field not in _MAY_BE_NONE))
+    for field in ("rope_parameters", "rope_scaling"):
+        if not isinstance(full.get(field) or {}, dict):
+            raise InputError(f"config.json: '{field}' is {str(full[field])[:80]!r}; it must be a mapping")
+    chosen, among = full.get("num_experts_per_tok") or 1, full[family.experts] if family.experts else None
+    if among is not None and chosen > among:
+        raise InputError(f"config.json: 'num_experts_per_tok' is {chosen}, and '{family.experts}' {among}")
+    if (full.get("topk_group") or 1) > (full.get("n_group") or math.inf):
+        raise InputError(f"config.json: 'topk_group' is {full['topk_group']}, and 'n_group' {full['n_group']}")
+
+
+def _number(config: dict[str, Any], field: str, least: int = 1) -> None:
     value = config.get(field)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(f"config.json: '{field}' is {value!r}; it must be a whole number above 0")
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        wanted = f"a whole number {'above 0' if least else 'from 0 on'}"
+        raise InputError(f"config.json: '{field}' is {repr(value)[:80]}; it must be {wanted}")

@@ -26,30 +26,38 @@ class Speculation(Frozen):
     left_out: list[str] = Field(default_factory=list)
 
 
-def of(asked: ArgValue | None, model: str, mtp_modules: int) -> Speculation:
+def of(asked: ArgValue | None, model: str, mtp_modules: int, stages: int = 1) -> Speculation:
     """What a twin is asked to draft.
 
     Args:
         asked: the recipe's speculative_config, a mapping or a JSON document.
         model: the recipe's; MTP may name it as the draft's.
         mtp_modules: of the twin.
+        stages: of the layout's pipeline.
     """
     if not asked:
         return Speculation()
     config = _mapping(asked)
-    if config is None:
-        return Speculation(left_out=[f"{NAME} (it is no JSON mapping)"])
+    why = "it is no JSON mapping" if config is None else _why_not(config, model, mtp_modules, stages)
+    if config is None or why:
+        return Speculation(left_out=[f"{NAME} ({why})"])
+    kept = {name: value for name, value in config.items() if name not in (*_GPU_KEYS, "model")}
+    return Speculation(config=kept, left_out=[f"{NAME}.{name}" for name in _GPU_KEYS if name in config])
+
+
+def _why_not(config: dict[str, Any], model: str, mtp_modules: int, stages: int) -> str | None:
     method = str(config.get("method") or "")
     drafts_itself = method == "mtp" or method.endswith("_mtp")
     if not drafts_itself and method != "ngram":
-        what = method or "a draft model"
-        return Speculation(left_out=[f"{NAME} ({what}: its weights have no twin)"])
+        return f"{method or 'a draft model'}: its weights have no twin"
     if drafts_itself and not mtp_modules:
-        return Speculation(left_out=[f"{NAME} ({method}: the twin has no MTP modules)"])
+        return f"{method}: the twin has no MTP modules"
     if config.get("model") not in (None, model):
-        return Speculation(left_out=[f"{NAME} ({method} of {config['model']}, which has no twin)"])
-    kept = {name: value for name, value in config.items() if name not in (*_GPU_KEYS, "model")}
-    return Speculation(config=kept, left_out=[f"{NAME}.{name}" for name in _GPU_KEYS if name in config])
+        return f"{method} of {config['model']}, which has no twin"
+    if stages > 1:
+        # Only its last stage has a drafter, and all ask for it (gpu_model_runner.py, _check_and_update_cudagraph_mode).
+        return "vLLM 0.32's V1 runner, which CPUs have, drafts in no pipeline"
+    return None
 
 
 def not_drafted(drafted: int, accepted: int) -> str | None:
