@@ -65,3 +65,26 @@ def test_a_folder_that_an_engine_would_not_load_is_no_model_to_prove(tmp_path: P
     with pytest.raises(ModelUnavailable, match=re.escape(said)):
         next(prove.prove(recipes.for_model(str(model)), prove.layouts_of("tp1", RECIPE), print))
     assert not (tmp_path / "twin").exists()
+
+
+@pytest.mark.parametrize(
+    ("layouts", "said"),
+    [
+        ("tp0", "does not parse at 'tp0'"),
+        ("tp2,,pp2", "layout '' names no degree"),
+        ("tp2tp2", "names tp twice"),
+        ("tp999999999999", "layout 'tp999999999999': tp: Input should be less than or equal to 1024"),
+        ("tp1024dp1024ep", "layout 'tp1024dp1024ep': ep: Input should be less than or equal to 4096"),
+        ("tp" + "9" * 5000, "does not parse at '999"),
+    ],
+)
+def test_a_layout_that_is_none_says_where(layouts: str, said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        prove.layouts_of(layouts, RECIPE)
+
+
+def test_a_link_to_weights_that_are_gone_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    (tmp_path / "model.safetensors").symlink_to(tmp_path / "gone")
+    with pytest.raises(ModelUnavailable, match=r"model\.safetensors: No such file"):
+        prove.write_twin(str(tmp_path), tmp_path / "twin")

@@ -124,6 +124,13 @@ def read_file(file: Path) -> list[Tensor]:
     Raises:
         ModelUnavailable: cut short, or the header is not true to the file.
     """
+    try:
+        return _read(file)
+    except OSError as error:  # a link of the hub's cache whose file was deleted
+        raise ModelUnavailable(f"{file}: {error.strerror}", next="download it again") from None
+
+
+def _read(file: Path) -> list[Tensor]:
     size = file.stat().st_size
     with file.open("rb") as stream:
         start = stream.read(8)

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, model_validator
 from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError
 
-_TERM = re.compile(r"(tep|dep|tp|pp|dp)([1-9][0-9]*)|(ep)")
+_TERM = re.compile(r"(tep|dep|tp|pp|dp)([1-9][0-9]{0,18})|(ep)")
 ALLOWED = "tp2, tep2, dp2, dep2, pp2, pp2tp2, pp2tep2, pp2dp2, tp2dp2ep"
 
 
@@ -82,7 +82,7 @@ def parse_layout(text: str) -> Layout:
     if not degrees:
         raise InputError(f"layout '{text}' names no degree", next=f"write it like {ALLOWED}")
     ep = degrees.get("tp", 1) * degrees.get("dp", 1) if expert_parallel else 1
-    return Layout(tp=degrees.get("tp", 1), pp=degrees.get("pp", 1), dp=degrees.get("dp", 1), ep=ep)
+    return _made({**degrees, "ep": ep}, f"layout '{text[:40]}': ")
 
 
 def one_layout(notation: str | None, degrees: Mapping[str, int | None]) -> Layout | None:
@@ -98,8 +98,14 @@ def one_layout(notation: str | None, degrees: Mapping[str, int | None]) -> Layou
         return parse_layout(notation)
     if not given:
         return None
+    return _made(given)
+
+
+def _made(degrees: Mapping[str, int], where: str = "") -> Layout:
     try:
-        return Layout(**given)
+        return Layout(**degrees)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        raise InputError(problem["msg"].removeprefix("Value error, "), next=f"layouts are {ALLOWED}") from None
+        field = "".join(f"{part}: " for part in problem["loc"])
+        said = problem["msg"].removeprefix("Value error, ")
+        raise InputError(f"{where}{field}{said}", next=f"layouts are {ALLOWED}") from None
