@@ -201,6 +201,19 @@ def test_a_server_that_refuses_unknown_fields_is_asked_plainly() -> None:
     assert any("plain OpenAI fields" in note for note in result.notes)
 
 
+def test_a_server_that_wants_the_newer_limit_gets_it() -> None:
+    def newer(body: dict[str, Any], send: Send, number: int) -> None:
+        if "max_tokens" in body or "temperature" in body:
+            send(fake.plain("400 Bad Request", b'{"error":{"message":"use max_completion_tokens"}}'))
+            return
+        fake.answer({**body, "max_tokens": body["max_completion_tokens"]}, send, ttft_s=0.01, itl_s=0.001)
+
+    with serving(newer) as server:
+        result = measure(server)
+    assert result.points[0].requests.ok == 12
+    assert server.requests[-1]["max_completion_tokens"] == workload().output_tokens
+
+
 def test_without_usage_chunks_are_counted_and_it_says_so() -> None:
     def uncounted(body: dict[str, Any], send: Send, number: int) -> None:
         send(fake.HEAD + b"".join(fake.chunk(fake.delta(" a")) for _ in range(5)))

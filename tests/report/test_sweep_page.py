@@ -67,6 +67,17 @@ def test_a_hover_tells_the_point_its_numbers_and_its_command() -> None:
         assert said in shown
 
 
+def test_what_each_role_does_stands_in_a_chart_of_its_own() -> None:
+    sweep = a_sweep(failed=0, missing=0)
+    traces = {trace["name"]: trace for trace in charts(sweep.ended)["roles"]["data"]}
+    (point,) = (point for point in sweep.points if point.topology == "1P2D DEP4->DEP4")
+    seen = sweep.results[point.id].measured
+    assert seen is not None and seen.output_tokens_per_s is not None and seen.input_tokens_per_s is not None
+    assert traces["1P2D DEP4-&gt;DEP4 output"]["y"] == [pytest.approx(seen.output_tokens_per_s / 8, abs=1e-3)]
+    assert traces["1P2D DEP4-&gt;DEP4 input"]["y"] == [pytest.approx(seen.input_tokens_per_s / 4, abs=1e-3)]
+    assert 'id="chart-roles"' in render_sweep(sweep)
+
+
 @needs_chromium
 @pytest.mark.real
 def test_the_page_draws_and_the_reader_picks(tmp_path: Path) -> None:

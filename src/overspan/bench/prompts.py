@@ -24,10 +24,14 @@ SmolLM2. Whether that holds on the server at hand is seen from its own count, no
 
 _POOL_WORDS: Final = 1 << 14
 
+_NEWER_LIMIT: Final = "max_completion_tokens"
+"""In place of max_tokens, which OpenAI's reasoning models refuse. Source: OpenAI's API reference, chat completions."""
+
 EXTRAS: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
     ("vLLM's fields", {"ignore_eos": True, "temperature": 0.0}),
     ("plain OpenAI fields", {"temperature": 0.0}),
     ("no optional fields", {}),
+    ("OpenAI's newer limit", {_NEWER_LIMIT: True}),
 )
 """What is asked beside the prompt, richest first; a server that refuses unknown fields gets the next."""
 
@@ -58,6 +62,8 @@ class Bodies:
         for word in picked:
             self._starts.append(self._starts[-1] + len(word) + 1)
         self._endpoint: Endpoint = endpoint
+        extras = dict(extras)
+        self._limit = _NEWER_LIMIT if extras.pop(_NEWER_LIMIT, False) and endpoint == "chat" else "max_tokens"
         self._fields: dict[str, Any] = {"model": model, **extras, "stream": True}
         if usage:
             self._fields["stream_options"] = {"include_usage": True}
@@ -74,7 +80,7 @@ class Bodies:
 
     def body(self, messages: list[Message], output_tokens: int) -> bytes:
         """The JSON body that asks for an answer to these messages."""
-        fields = {**self._fields, "max_tokens": output_tokens}
+        fields = {**self._fields, self._limit: output_tokens}
         if self._endpoint == "chat":
             fields["messages"] = messages
         else:

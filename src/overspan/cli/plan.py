@@ -126,7 +126,8 @@ def _as_text(found: dict[str, Any]) -> str:
 
 def _print(made: Plan, processes: list[ProcessSpec]) -> None:
     engine = made.engine
-    click.echo(f"{made.recipe.name}: {made.layout.label} of {made.recipe.model} on {made.inventory.name}")
+    shape = made.recipe.topology or made.layout.label
+    click.echo(f"{made.recipe.name}: {shape} of {made.recipe.model} on {made.inventory.name}")
     click.echo(f"engine {engine.name} {engine.version}{f', image {engine.image}' if engine.image else ''}")
     click.echo(f"endpoint {made.endpoint.base_url} as {made.endpoint.model}")
     rows = [

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from overspan.report.figures import Figure, axis, layout, safe, series_style
@@ -55,8 +56,9 @@ def charts(results: Sequence[Result]) -> dict[str, Figure]:
     measured = drawn_of(results)
     drawn = {
         "pareto": _pareto(measured),
-        "load-ttft": _against_load(measured, "ttft_ms", "TTFT, ms"),
-        "load-tpot": _against_load(measured, "tpot_ms", "TPOT, ms"),
+        "load-ttft": _against_load(measured, _statistics("ttft_ms"), "TTFT, ms"),
+        "load-tpot": _against_load(measured, _statistics("tpot_ms"), "TPOT, ms"),
+        "roles": _against_load(measured, _roles(measured), f"Tokens per second per {unit_of(measured)}"),
         "predicted": _predicted(measured),
     }
     return {name: chart for name, chart in drawn.items() if chart is not None}
@@ -196,23 +198,56 @@ def _wrapped(text: str, width: int = 90) -> str:
     return "<br>".join(f"<span>{safe(each)}</span>" for each in [*lines, line] if each)
 
 
-def _against_load(results: Sequence[Result], metric: str, title: str) -> Figure | None:
+@dataclass(frozen=True)
+class _Line:
+    """One of the values that a chart draws for each point: what it is, in what unit, and how it is found."""
+
+    name: str
+    unit: str
+    of: Callable[[Result], float | None]
+
+
+def _statistics(metric: str) -> tuple[_Line, _Line]:
+    """Median and 99th percentile of a latency."""
+
+    def line(name: str) -> _Line:
+        return _Line(name, "ms", lambda result: getattr(getattr(result.measured, metric), name))
+
+    return line("p50"), line("p99")
+
+
+def _roles(results: Sequence[Result]) -> tuple[_Line, _Line]:
+    """What the GPUs of each role do; those that do both count in both."""
+    unit = unit_of(results)
+
+    def line(role: str, kind: str) -> _Line:
+        def of(result: Result) -> float | None:
+            roles: dict[str, dict[str, float | None]] = result.derived["per_role"]
+            return roles.get(role, roles.get("aggregated", {})).get(kind)
+
+        return _Line(kind, f"tok/s per {role} {unit}", of)
+
+    return line("decode", "output"), line("prefill", "input")
+
+
+def _against_load(results: Sequence[Result], lines: tuple[_Line, _Line], title: str) -> Figure | None:
+    """Both values by users: the first as a line, the second thin and dotted."""
     traces: list[Figure] = []
     for index, held in _groups(results):
-        for statistic, width, dash in (("p50", 2.0, None), ("p99", 1.0, "dot")):
-            known = [(each, value) for each in held if (value := _statistic(each, metric, statistic)) is not None]
+        for line, width, dash in ((lines[0], 2.0, None), (lines[1], 1.0, "dot")):
+            known = [(each, value) for each in held if (value := line.of(each)) is not None]
             if not known:
                 continue
             style = series_style(index)
             traces.append({
                 "type": "scatter",
                 "mode": "lines+markers",
-                "name": f"{safe(series_name(known[0][0]))} {statistic}",
+                "name": f"{safe(series_name(known[0][0]))} {line.name}",
                 "meta": {"scenario": known[0][0].point.scenario},
                 "x": [each.point.concurrency for each, _ in known],
                 "y": [value for _, value in known],
                 "hoverinfo": "text",
-                "hovertext": [f"{statistic} {figure(value)} ms<br>{hover(each)}" for each, value in known],
+                "hovertext": [f"{line.name} {figure(value)} {line.unit}<br>{hover(each)}" for each, value in known],
                 "line": {"color": style["color"], "dash": dash or style["dash"], "width": width},
                 "marker": _marker([each for each, _ in known], style) | {"size": 9 if dash is None else 5},
             })  # fmt: skip
@@ -220,11 +255,6 @@ def _against_load(results: Sequence[Result], metric: str, title: str) -> Figure 
         return None
     x_axis = axis("Users at once", [float(x) for trace in traces for x in trace["x"]])
     return {"data": traces, "layout": layout(x_axis, axis(title, [y for trace in traces for y in trace["y"]]))}
-
-
-def _statistic(result: Result, metric: str, statistic: str) -> float | None:
-    value: float | None = getattr(getattr(result.measured, metric), statistic)
-    return value
 
 
 def _predicted(results: Sequence[Result]) -> Figure | None:
