@@ -14,6 +14,7 @@ from overspan.report import RunDocuments
 from overspan.runs.folder import RunFolder
 from overspan.schema import places
 from overspan.schema.workload import Workload
+from support import run_documents as made
 from support.openai_server import serving, steady
 from support.run_documents import events, request_lines, run
 
@@ -78,7 +79,7 @@ def test_a_run_without_bench_and_checks_gets_a_report(capsys: pytest.CaptureFixt
     assert "whether its answers are right" in page
 
 
-def test_what_a_bench_writes_is_what_the_report_draws() -> None:
+def test_what_a_bench_writes_is_what_the_report_draws(capsys: pytest.CaptureFixture[str]) -> None:
     folder = on_disk(run("measured", bench=None))
     load = Workload(concurrency=[1, 3], requests=6, input_tokens=16, output_tokens=5)
     with serving(steady(ttft_s=0.03, itl_s=0.004)) as server:
@@ -98,6 +99,27 @@ def test_what_a_bench_writes_is_what_the_report_draws() -> None:
             assert below * 0.99 <= summary.p50 <= above * 1.01
             assert trace["y"][-1] == 100.0
     assert "join the percentiles" not in page
+    # What an earlier bench left is of no point of this one.
+    (folder.path / "requests-9.jsonl").write_bytes((folder.path / "requests-3.jsonl").read_bytes())
+    capsys.readouterr()
+    assert overspan("compare", "measured", "measured", "--json") == 0
+    assert {each["point"] for each in json.loads(capsys.readouterr().out)["differences"]} == {"1", "3"}
+
+
+def test_an_open_loop_is_told_by_its_rates_and_takes_no_curve_of_an_earlier_bench() -> None:
+    folder = on_disk(run("rated", users=(3,)))  # requests-3.jsonl, of users
+    again = made.bench([made.point(3, rate_per_s=2.0), made.point(3, rate_per_s=8.0, speed=2.0)])
+    folder.write("bench.json", again)
+    for rate, speed in ((2, 1.0), (8, 2.0)):
+        (folder.path / f"requests-rate-{rate}.jsonl").write_text("\n".join(request_lines(3, 16, speed=speed)))
+    assert overspan("report", "rated") == 0
+    page = (folder.path / "report.html").read_text()
+    held = re.search(r'id="figures">(.*?)</script>', page, re.DOTALL)
+    assert held
+    slow, quick = json.loads(held[1])["ttft_ms"]["data"]
+    assert (slow["name"], quick["name"]) == ("2 requests/s", "8 requests/s")
+    assert slow["x"] != quick["x"] and len(slow["x"]) <= 16
+    assert "3 users" not in page
 
 
 def test_bad_input_ends_with_one_error_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

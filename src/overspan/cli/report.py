@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from overspan.cli.output import document
 from overspan.report import RunDocuments, SweepDocuments, render, render_sweep, request_curves
+from overspan.report.documents import Curve
 from overspan.runs.folder import RunFolder, all_runs, open_run, write_whole
 from overspan.schema.errors import InputError, UnknownName
 from overspan.sweep.folder import open_sweep
 
 FILE_NAME = "report.html"
-_REQUESTS = re.compile(r"requests-([0-9]+)\.jsonl")
 
 
 @click.command()
@@ -63,18 +64,22 @@ def _sweep(names: tuple[str, ...]) -> tuple[Path, SweepDocuments] | None:
 
 
 def _documents(run: RunFolder) -> RunDocuments:
-    curves = {}
-    for path in sorted(run.path.glob("requests-*.jsonl")):
-        if named := _REQUESTS.fullmatch(path.name):
-            with path.open(encoding="utf-8", errors="replace") as lines:
-                curves[int(named[1])] = request_curves(lines, str(path))
     has_processes = (run.path / "processes.json").exists()
-    return RunDocuments(
+    made = RunDocuments(
         name=run.id,
         plan=run.plan(),
         processes=run.processes() if has_processes else [],
         events=run.events() if (run.path / "events.jsonl").exists() else [],
         findings=run.findings(),
         bench=run.bench(),
-        latencies=curves,
     )
+    return replace(made, latencies=dict(_curves(run, made)))
+
+
+def _curves(run: RunFolder, made: RunDocuments) -> Iterator[tuple[int | str, Mapping[str, Curve]]]:
+    """Of the last bench's points alone: files of earlier ones may lie beside theirs."""
+    for level in map(made.level, made.points):
+        path = run.path / f"requests-{level}.jsonl"
+        if path.exists():
+            with path.open(encoding="utf-8", errors="replace") as lines:
+                yield level, request_curves(lines, str(path))

@@ -36,7 +36,7 @@ class RunDocuments:
 
     Args:
         name: the run's name, as its commands take it.
-        latencies: by concurrency, then by metric: the curves read from requests-*.jsonl.
+        latencies: by what `level` says of a point, then by metric: the curves read from requests-*.jsonl.
     """
 
     name: str
@@ -45,7 +45,7 @@ class RunDocuments:
     events: Sequence[Event] = ()
     findings: Sequence[Finding] | None = None
     bench: BenchResult | None = None
-    latencies: Mapping[int, Mapping[str, Curve]] = field(default_factory=dict)
+    latencies: Mapping[int | str, Mapping[str, Curve]] = field(default_factory=dict)
 
     @property
     def state(self) -> State | None:
@@ -62,6 +62,10 @@ class RunDocuments:
         """Measured points by rising concurrency."""
         return sorted(self.bench.points, key=lambda point: point.concurrency) if self.bench else []
 
+    def level(self, point: BenchPoint) -> int | str:
+        """What tells a point from the others, and names its file of requests."""
+        return self.bench.level(point) if self.bench else point.concurrency
+
     @property
     def summarised(self) -> list[str]:
         """Metrics of which only a summary is known at some point: requests-*.jsonl does not hold them."""
@@ -69,14 +73,14 @@ class RunDocuments:
             label
             for metric, (label, _) in METRICS.items()
             if any(
-                getattr(point, metric).p50 is not None and not self.latencies.get(point.concurrency, {}).get(metric)
+                getattr(point, metric).p50 is not None and not self.latencies.get(self.level(point), {}).get(metric)
                 for point in self.points
             )
         ]
 
     def curve(self, point: BenchPoint, metric: str) -> Curve:
         """A metric's distribution at one point: from its requests where they were kept, else from the summary."""
-        curve = self.latencies.get(point.concurrency, {}).get(metric)
+        curve = self.latencies.get(self.level(point), {}).get(metric)
         return curve if curve else summary_curve(getattr(point, metric))
 
 
@@ -92,7 +96,7 @@ def request_curves(lines: Iterable[str], where: str) -> dict[str, Curve]:
     Values are kept to three significant figures, so that memory is bounded however many tokens there were.
 
     Args:
-        lines: of a requests-<concurrency>.jsonl, one request each.
+        lines: of a requests-<level>.jsonl, one request each.
         where: the file, for errors.
 
     Raises:

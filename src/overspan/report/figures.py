@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from overspan.report.documents import METRICS, Curve, RunDocuments
-from overspan.report.text import count, figure, plain
+from overspan.report.text import count, figure, load_of, plain
 from overspan.schema.workload import BenchPoint
 
 Figure = dict[str, Any]
@@ -78,7 +78,7 @@ def _throughput_trace(run: RunDocuments, index: int, named: bool) -> Figure | No
         "name": safe(run.name),
         "x": [x for x, _, _ in drawn],
         "y": [y for _, y, _ in drawn],
-        "text": [count(point.concurrency, "user") for _, _, point in drawn],
+        "text": [load_of(point) for _, _, point in drawn],
         "textposition": "top right",
         "textfont": {"color": "--ink-2", "size": 12},
         "cliponaxis": False,
@@ -103,7 +103,7 @@ def is_doubtful(point: BenchPoint) -> bool:
 def _point_text(run: RunDocuments, point: BenchPoint, named: bool) -> str:
     counts = point.requests
     rate = point.output_tokens_per_s
-    lines = [f"<b>{count(point.concurrency, 'user')}</b>" + (f", {safe(run.name)}" if named else "")]
+    lines = [f"<b>{load_of(point)}</b>" + (f", {safe(run.name)}" if named else "")]
     lines += [f"{figure(rate)} tok/s out"] if rate is not None else []
     if rate is not None and run.gpus_used:
         lines.append(f"{figure(rate / run.gpus_used)} tok/s per GPU ({run.gpus_used} used)")
@@ -134,12 +134,17 @@ def latency_figures(runs: Sequence[RunDocuments]) -> dict[str, Figure]:
     return figures
 
 
-def _single_run_traces(run: RunDocuments, metric: str) -> list[Figure]:
+def shown_points(run: RunDocuments) -> list[BenchPoint]:
+    """The points whose curves one chart shows."""
     levels = shown_levels([point.concurrency for point in run.points])
-    points = [point for point in run.points if point.concurrency in levels]
+    return [point for point in run.points if point.concurrency in levels]
+
+
+def _single_run_traces(run: RunDocuments, metric: str) -> list[Figure]:
+    points = shown_points(run)
     styles = [level_style(index, len(points)) for index in range(len(points))]
     return [
-        _curve_trace(curve, style, metric, count(point.concurrency, "user"), point.concurrency)
+        _curve_trace(curve, style, metric, load_of(point), point.concurrency)
         for point, style in zip(points, styles, strict=True)
         if (curve := run.curve(point, metric))
     ]
@@ -151,7 +156,7 @@ def _compared_traces(runs: Sequence[RunDocuments], metric: str) -> list[Figure]:
     for index, run in enumerate(runs):
         for point in run.points:
             if curve := run.curve(point, metric):
-                name = f"{safe(run.name)}, {count(point.concurrency, 'user')}"
+                name = f"{safe(run.name)}, {load_of(point)}"
                 trace = _curve_trace(curve, series_style(index), metric, name, point.concurrency)
                 traces.append({**trace, "visible": point.concurrency == chosen})
     return traces

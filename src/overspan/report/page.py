@@ -68,6 +68,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(_FILTERS)
+    environment.globals["load_of"] = text.load_of
     return environment
 
 

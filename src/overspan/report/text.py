@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 
 from overspan.schema.process import ProcessSpec
+from overspan.schema.workload import BenchPoint
 
 NOTHING = "–"
 HIDDEN = "(hidden)"
@@ -40,6 +41,11 @@ def column(values: Sequence[float | None]) -> list[str]:
 def figure(value: float) -> str:
     """One number for a sentence: `415`, `44`, `4.2`, `0.31`."""
     return number(value, 0 if abs(value) >= 10 else 1 if abs(value) >= 1 else 2)
+
+
+def load_of(point: BenchPoint) -> str:
+    """What a point was loaded with: `16 users`, or `2.5 requests/s` of an open loop."""
+    return count(point.concurrency, "user") if point.rate_per_s is None else f"{point.rate_per_s:g} requests/s"
 
 
 def count(amount: int, noun: str) -> str:

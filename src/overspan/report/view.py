@@ -10,8 +10,8 @@ from typing import Any
 
 from overspan.catalog import recipes
 from overspan.report.documents import METRICS, RunDocuments
-from overspan.report.figures import default_level, interactivity, level_style, series_style, shown_levels
-from overspan.report.text import NOTHING, column, count, duration, figure, plain
+from overspan.report.figures import default_level, interactivity, level_style, series_style, shown_points
+from overspan.report.text import NOTHING, column, count, duration, figure, load_of, plain
 from overspan.schema.event import FINAL_STATES, Event
 from overspan.schema.finding import Finding
 from overspan.schema.inventory import Host
@@ -91,9 +91,9 @@ def headline(runs: Sequence[RunDocuments]) -> str:
     what = f"{run.plan.recipe.public_name} as {run.plan.layout.label} on {machine(run)}"
     best, first = best_point(run), first_token_point(run)
     if best and best.output_tokens_per_s:
-        sentence = f"{what} gave {_rate(best)} at {count(best.concurrency, 'user')}"
+        sentence = f"{what} gave {_rate(best)} at {load_of(best)}"
         if first and first.ttft_ms.p50 is not None:
-            sentence += f", and its first token after {_ms(first)} with {count(first.concurrency, 'user')}"
+            sentence += f", and its first token after {_ms(first)} with {load_of(first)}"
         return sentence + "."
     if run.state == "failed":
         return f"{what} failed."
@@ -105,13 +105,11 @@ def _headline_of_several(runs: Sequence[RunDocuments]) -> str:
     if not measured:
         return f"{len(runs)} runs, none of them measured yet."
     run, best = max(measured, key=lambda pair: pair[1].output_tokens_per_s or 0.0)
-    sentence = f"Of {len(runs)} runs, {run.name} gave the most: {_rate(best)} at {count(best.concurrency, 'user')}."
+    sentence = f"Of {len(runs)} runs, {run.name} gave the most: {_rate(best)} at {load_of(best)}."
     firsts = [(other, first) for other in runs if (first := first_token_point(other))]
     if firsts:
         other, first = min(firsts, key=lambda pair: pair[1].ttft_ms.p50 or 0.0)
-        sentence += (
-            f" The soonest first token came from {other.name}: {_ms(first)} with {count(first.concurrency, 'user')}."
-        )
+        sentence += f" The soonest first token came from {other.name}: {_ms(first)} with {load_of(first)}."
     return sentence
 
 
@@ -130,10 +128,10 @@ def tiles(run: RunDocuments) -> list[Tile]:
         return []
     found = []
     if best := best_point(run):
-        label = f"output at {count(best.concurrency, 'user')}, the most"
+        label = f"output at {load_of(best)}, the most"
         found.append(Tile(figure(best.output_tokens_per_s or 0.0), "tok/s", label))
     if first := first_token_point(run):
-        users = count(first.concurrency, "user")
+        users = load_of(first)
         found.append(Tile(figure(first.ttft_ms.p50 or 0.0), "ms", f"TTFT at {users}, median"))
         if speed := interactivity(first):
             found.append(Tile(figure(speed), "tok/s/user", f"interactivity at {users}"))
@@ -287,8 +285,8 @@ def legend(runs: Sequence[RunDocuments]) -> list[tuple[str, dict[str, str]]]:
 
 def level_legend(runs: Sequence[RunDocuments]) -> list[tuple[str, dict[str, str]]]:
     """Label and style of each curve of a single run's latency charts."""
-    levels = shown_levels([point.concurrency for point in runs[0].points])
-    return [(count(level, "user"), level_style(index, len(levels))) for index, level in enumerate(levels)]
+    points = shown_points(runs[0])
+    return [(load_of(point), level_style(index, len(points))) for index, point in enumerate(points)]
 
 
 def chosen_level(runs: Sequence[RunDocuments]) -> int | None:

@@ -40,8 +40,11 @@ def _of_run(which: str) -> Measured:
     except UnknownName as error:
         error.next = f"overspan list; sweeps: {', '.join(folder.id for folder in all_sweeps()[:5]) or 'none'}"
         raise
-    files = sorted(run.path.glob("requests-*.jsonl"), key=lambda path: (len(path.name), path.name))
-    return Measured(run.id, {path.stem.removeprefix("requests-"): _read(path) for path in files})
+    bench = run.bench()
+    # Of the last bench alone: files of earlier ones may lie beside its own.
+    levels = [str(bench.level(point)) for point in bench.points] if bench else []
+    files = {level: run.path / f"requests-{level}.jsonl" for level in levels}
+    return Measured(run.id, {level: _read(path) for level, path in files.items() if path.exists()})
 
 
 def _of_sweep(folder: SweepFolder) -> dict[str, Path]:

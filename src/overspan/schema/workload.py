@@ -120,3 +120,9 @@ class BenchResult(Frozen):
     points: list[BenchPoint]
     overspan_version: str
     notes: list[str] = Field(default_factory=list)
+
+    def level(self, point: BenchPoint) -> int | str:
+        """What tells a point from the others of this bench, and its `requests-<level>.jsonl`: users, rate or trace."""
+        if point.rate_per_s is not None:
+            return f"rate-{point.rate_per_s:g}"
+        return "trace" if self.workload.arrival == "trace" else point.concurrency
