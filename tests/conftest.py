@@ -14,6 +14,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 _BEDS = {"session_bed": "hosts", "slurm_bed": "slurm"}
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Real parts of one kind are held by one worker, of which `make test` has two: each kind exists once."""
     for item in items:
