@@ -17,7 +17,6 @@ from overspan.runs import prove
 from overspan.runs.prove import Proof
 from overspan.schema.errors import EngineMissing
 from overspan.schema.layout import parse_layout
-from support.deepseek import DEEPSEEK_V3
 from support.mixtral import MIXTRAL
 from support.qwen import QWEN3_MOE
 
@@ -89,7 +88,7 @@ def test_other_architectures_are_exact(model: Path, tmp_path: Path, name: str, l
 @pytest.fixture(scope="module")
 def deepseek(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("deepseek-v3")
-    (folder / "config.json").write_text(json.dumps(DEEPSEEK_V3))
+    (folder / "config.json").write_text(json.dumps(models.config_of("deepseek-ai/DeepSeek-V3")))
     return folder
 
 
