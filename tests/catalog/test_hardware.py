@@ -1,11 +1,17 @@
 """Hardware is data, and a number in the wrong unit is caught."""
 
+import functools
+import json
+import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from overspan.catalog import hardware, images
 from overspan.schema.errors import RecipeError, UnknownName
+from overspan.schema.hardware import HardwareSpec
+from overspan.schema.yamlio import make
 
 ISSUE_7 = {"gb10", "h100", "h200", "b200", "b300", "gb200", "gb300", "a100", "l40s", "rtx-pro-6000", "cpu"}
 
@@ -47,6 +53,61 @@ def test_unit_errors(old: str, new: str, said: str, tmp_path: Path) -> None:
     assert hardware.find("gb10") is not None
     with pytest.raises(RecipeError) as caught:
         hardware.find(str(file))
+    assert said in caught.value.what
+
+
+SHEET = {
+    "name": "mine", "family": "hopper",
+    "memory": {"bytes": 141e9, "source": "x"},
+    "bandwidth": {"bytes_per_s": 4.8e12, "source": "x"},
+    "rates": {name: {"flop_per_s": rate, "source": "x"} for name, rate in (("bf16", 989e12), ("fp8", 1979e12))},
+    "within": {"latency_s": 5e-6, "bytes_per_s": 450e9, "source": "x"},
+    "between": {"latency_s": 3e-5, "bytes_per_s": 50e9, "source": "x"},
+    "launch": {"seconds": 6e-6, "source": "x"},
+    "clock": {"hz": 1.98e9, "source": "x"},
+}  # fmt: skip
+
+
+def changed(field: str, value: object) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(json.dumps(SHEET))
+    *parts, last = field.split(".")
+    functools.reduce(lambda part, name: part[name], parts, document)[last] = value
+    return document
+
+
+@pytest.mark.parametrize("factor", [1e-12, 1e-9, 1e-6, 1e-3, 1e3, 1e6, 1e9, 0, -1, math.inf, math.nan])
+@pytest.mark.parametrize(
+    "field",
+    [
+        *("memory.bytes", "bandwidth.bytes_per_s", "rates.bf16.flop_per_s", "rates.fp8.flop_per_s", "launch.seconds"),
+        *("within.latency_s", "within.bytes_per_s", "between.latency_s", "between.bytes_per_s", "clock.hz"),
+    ],
+)
+def test_every_field_is_refused_in_another_unit(field: str, factor: float) -> None:
+    """GB for bytes, TB for GB, ms for us, none, less than none: told by the field's own name."""
+    found: Any = functools.reduce(lambda part, name: part[name], field.split("."), changed("name", "mine"))
+    value = float(found)
+    assert make(HardwareSpec, changed(field, value), "mine.yaml").name == "mine"
+    with pytest.raises(RecipeError) as caught:
+        make(HardwareSpec, changed(field, value * factor), "mine.yaml")
+    assert field in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("bandwidth.bytes_per_s", 4.8e9, "did you mean 4.8e+12?"),
+        ("rates.bf16.flop_per_s", 989e9, "did you mean 9.89e+14?"),
+        ("rates.fp8.flop_per_s", 3958e12, "no plausible value"),  # the sheet's, with sparsity
+        ("between.latency_s", 0.03, "did you mean 3e-05?"),
+        ("within.bytes_per_s", 9e12, "more than the memory's"),
+        ("memory.reserve_bytes", 4.0, "did you mean 4e+09?"),
+        ("memory.reserve_bytes", 100e9, "of 1.41e+11"),
+    ],
+)
+def test_numbers_that_do_not_go_together(field: str, value: float, said: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        make(HardwareSpec, changed(field, value), "mine.yaml")
     assert said in caught.value.what
 
 

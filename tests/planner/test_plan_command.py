@@ -115,7 +115,7 @@ def test_impossible_limits_name_the_nearest_that_hold(capsys: pytest.CaptureFixt
     assert "no layout keeps TPOT 1 ms; the nearest is" in out
     limits = out.split("--slo ")[1].split()[0]
     assert document(capsys, *words, "--slo", limits)["meets_slo"]
-    with pytest.raises(InputError, match="no layout keeps TPOT 1 ms for 1 users here") as caught:
+    with pytest.raises(InputError, match="no layout keeps TPOT 1 ms for 1 user here") as caught:
         plan_of(Wanted(ID, "two-sparks", IMAGE, slo="tpot=1"), to_start=True)
     assert "the nearest is" in str(caught.value.next)
 
@@ -165,3 +165,17 @@ def test_sizes_without_a_checkpoint_say_so(capsys: pytest.CaptureFixture[str]) -
 def test_an_image_that_is_named_stays(capsys: pytest.CaptureFixture[str]) -> None:
     found = document(capsys, ID, "--on", "two-sparks", "--set", "image=vllm/vllm-openai:v0.27.0")
     assert json.dumps(found["engine"]).count("v0.27.0") == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--isl", "nan"], "'--isl': nan is no finite number"),
+        (["--osl", "inf"], "'--osl': inf is no finite number"),
+        (["--slo", "tpot=1,tpot=2"], "tpot is given twice"),
+    ],
+)
+def test_loads_and_limits_that_are_none(capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
+    code, _, err = run(capsys, "minimax-m2.5", "--gpu", "h200", *words)
+    assert code == 2
+    assert said in err

@@ -22,19 +22,23 @@ class Matrix(NamedTuple):
     copies: int = 1
 
 
-def count(name: str, config: Mapping[str, Any], *, sidecar: Mapping[str, Any] | None = None) -> ModelSpec:
+def count(
+    name: str, config: Mapping[str, Any], *, sidecar: Mapping[str, Any] | None = None, with_headers: bool = False
+) -> ModelSpec:
     """The model that a config.json describes.
 
     Args:
         name: what to call it.
         config: the parsed config.json; of a model for text and images, its text part is counted.
         sidecar: the parsed hf_quant_config.json, where there is one.
+        with_headers: the headers of the weights are at hand, and tell each module's format.
 
     Raises:
         ModelUnavailable: a size is missing or absurd, or the quantisation contradicts itself.
     """
     shape = shapes.read(config)
-    rules = quantisation.read({**shape.raw, **{k: v for k, v in config.items() if k.endswith("_config")}}, sidecar)
+    parts = {key: value for key, value in config.items() if key.endswith("_config")}
+    rules = quantisation.read({**shape.raw, **parts}, sidecar, with_headers=with_headers)
     modules = _by_format(_matrices(shape), shape.dtype, rules)
     drafting = _by_format(_mtp(shape), shape.dtype, rules)
     warnings = list(shape.warnings)

@@ -237,13 +237,13 @@ def _format(held: list[Tensor], integer_bits: int) -> tuple[str, int]:
     rest = sum(tensor.values * tensor.copies for tensor in weights if tensor is not main)
     blocks = max(scales, key=lambda tensor: tensor.values, default=None)
     name, each = _main_format(main, blocks, integer_bits)
-    return name, main.values * main.copies * each + rest
+    return name, round(main.values * main.copies * each) + rest
 
 
-def _main_format(main: Tensor, blocks: Tensor | None, integer_bits: int) -> tuple[str, int]:
+def _main_format(main: Tensor, blocks: Tensor | None, integer_bits: int) -> tuple[str, float]:
     """The format of a weight, by its type and that of its scales, and how many parameters one stored value holds."""
     if main.dtype == "I32":
-        each = 32 // integer_bits
+        each = 32 / integer_bits
         return f"int{integer_bits}_g{_group(main, blocks, each)}", each
     if blocks is not None and main.dtype in ("U8", "F4"):
         return ("nvfp4" if blocks.dtype == "F8_E4M3" else "mxfp4"), 2 if main.dtype == "U8" else 1
@@ -257,10 +257,10 @@ def _main_format(main: Tensor, blocks: Tensor | None, integer_bits: int) -> tupl
     return _PLAIN.get(main.dtype, "fp32"), 1
 
 
-def _group(main: Tensor, blocks: Tensor | None, per_integer: int) -> int:
+def _group(main: Tensor, blocks: Tensor | None, per_integer: float) -> int:
     if blocks is None or not blocks.values:
         return 4096
-    return max(1, main.values * per_integer // blocks.values)
+    return max(1, round(main.values * per_integer / blocks.values))
 
 
 def module_of(path: str, layers: int) -> Module:

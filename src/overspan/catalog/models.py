@@ -17,6 +17,8 @@ _FOLDER = "models"
 _MAX_CONFIG: Final = 20_000_000
 # Headers and config.json count the same thing; more than this apart and the folder is not what its config says.
 _AGREE: Final = 0.02
+# Integers of few bits are packed, and the config alone tells how many: sizes this far apart, and it tells wrong.
+_FAR: Final = 0.2
 
 
 def names() -> list[str]:
@@ -111,7 +113,7 @@ def _read(folder: Path, name: str | None, _stamp: tuple[tuple[str, int, int], ..
     if not tensors:
         return accounting.count(called, config, sidecar=rules)
     full = inferred.complete(config, tensors)
-    spec = accounting.count(called, full.config, sidecar=rules)
+    spec = accounting.count(called, full.config, sidecar=rules, with_headers=True)
     return _counted(spec, tensors, full)
 
 
@@ -192,6 +194,12 @@ def _differences(said: ModelSpec, counted: ModelSpec) -> list[str]:
             f"contradictory quantisation: config.json says {rules.format}, all weights are {', '.join(sorted(held))}",
             next="take quantization_config out of config.json, or give the quantised weights",
         )
+    if rules and _kind(rules.format) not in {_kind(name) for name in held}:
+        found = ", ".join(sorted(held - {"bf16", "fp16", "fp32"}))
+        raise ModelUnavailable(
+            f"contradictory quantisation: config.json says {rules.format}, the weights are {found}",
+            next="put the config.json that belongs to these weights beside them",
+        )
     plain = [module for module in counted.modules if module.module not in ("mtp", "vision")]
     packed = [module for module in plain if module.format not in {"bf16", "fp16", "fp32"}]
     if rules is None and 2 * sum(module.parameters for module in packed) > sum(module.parameters for module in plain):
@@ -201,11 +209,26 @@ def _differences(said: ModelSpec, counted: ModelSpec) -> list[str]:
             next="put the quantization_config (or hf_quant_config.json) that belongs to these weights beside them",
         )
     here, there = sum(module.parameters for module in plain), said.parameters
+    sure = not any(warning.startswith("unknown") for warning in said.warnings)
+    if rules and rules.format.startswith("int") and sure and there and abs(here / there - 1) > _FAR:
+        raise ModelUnavailable(
+            f"contradictory quantisation: as {rules.format}, which config.json says, the headers would hold "
+            f"{here / 1e9:.2f} B parameters; its sizes ask for {there / 1e9:.2f} B",
+            next="bits or group_size of quantization_config is not that of these weights",
+        )
     if there and abs(here / there - 1) > _AGREE:
         return [
             f"the headers hold {here / 1e9:.2f} B parameters, config.json asks for {there / 1e9:.2f} B: headers used"
         ]
+    if rules and rules.block and rules.format.startswith("int") and rules.format.removesuffix("_zp") not in held:
+        packed_as = ", ".join(sorted(held - {"bf16", "fp16", "fp32"}))
+        return [f"config.json says {rules.format}, the weights are {packed_as}: headers used"]
     return []
+
+
+def _kind(name: str) -> str:
+    """What formats have in common whose names a config may mix up: FP8 with any scales, integers of one width."""
+    return "fp8" if "fp8" in name else "fp4" if "fp4" in name else name.partition("_")[0]
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from overspan.catalog import formats
 from overspan.schema.errors import ModelUnavailable
 from overspan.schema.model import Quantisation
 
@@ -22,12 +23,15 @@ _ALGORITHMS = {
 }
 
 
-def read(config: Mapping[str, Any], sidecar: Mapping[str, Any] | None = None) -> Quantisation | None:
+def read(
+    config: Mapping[str, Any], sidecar: Mapping[str, Any] | None = None, *, with_headers: bool = False
+) -> Quantisation | None:
     """The quantisation of a model, or None when its weights are plain.
 
     Args:
         config: config.json, the text part.
         sidecar: hf_quant_config.json of modelopt, where there is one.
+        with_headers: the headers of the weights tell each module's format: several are taken, told by the smallest.
 
     Raises:
         ModelUnavailable: it contradicts itself, or names no method.
@@ -36,9 +40,11 @@ def read(config: Mapping[str, Any], sidecar: Mapping[str, Any] | None = None) ->
     if own and not isinstance(own, Mapping):
         raise ModelUnavailable(f"config.json: quantization_config: expected keys and values, found {own!r:.60}")
     inner = sidecar.get("quantization") if sidecar else None
-    first = _parse(own, "config.json") if isinstance(own, Mapping) and own else None
+    first = _parse(own, "config.json", with_headers=with_headers) if isinstance(own, Mapping) and own else None
     second = (
-        _parse({"quant_method": "modelopt", **inner}, "hf_quant_config.json") if isinstance(inner, Mapping) else None
+        _parse({"quant_method": "modelopt", **inner}, "hf_quant_config.json", with_headers=with_headers)
+        if isinstance(inner, Mapping)
+        else None
     )
     if first and second and first.format != second.format:
         raise ModelUnavailable(
@@ -48,18 +54,18 @@ def read(config: Mapping[str, Any], sidecar: Mapping[str, Any] | None = None) ->
     return first or second
 
 
-def _parse(data: Mapping[str, Any], file: str) -> Quantisation:
+def _parse(data: Mapping[str, Any], file: str, *, with_headers: bool) -> Quantisation:
     method = str(data.get("quant_method", "")).lower()
     ignore: list[Any] = next((data[key] for key in _IGNORE_KEYS if isinstance(data.get(key), list)), [])
     kv_format = (
         "fp8" if str(data.get("kv_cache_quant_algo", "")).lower() == "fp8" or data.get("kv_cache_scheme") else None
     )
     if method in ("modelopt", "modelopt_fp4", "modelopt_mxfp8"):
-        weights, block = _modelopt(data, file)
+        weights, block = _modelopt(data, file, with_headers=with_headers)
     elif method == "compressed-tensors":
-        weights, block = _compressed_tensors(data, file)
-    elif method in ("fp8", "mxfp8"):
-        weights, block = _fp8(data, method)
+        weights, block = _compressed_tensors(data, file, with_headers=with_headers)
+    elif method in ("fp8", "mxfp8", "fbgemm_fp8"):
+        weights, block = _fp8(data, method, file)
     elif method == "mxfp4":
         weights, block = "mxfp4", (1, 32)
     elif method in ("awq", "gptq", "awq_marlin", "gptq_marlin", "auto-round"):
@@ -67,14 +73,18 @@ def _parse(data: Mapping[str, Any], file: str) -> Quantisation:
     else:
         raise ModelUnavailable(
             f"{file}: quantization_config names {'the unknown method ' + method if method else 'no quant_method'}",
-            next="known: fp8, mxfp8, mxfp4, modelopt, compressed-tensors, awq, gptq",
+            next="known: fp8, fbgemm_fp8, mxfp8, mxfp4, modelopt, compressed-tensors, awq, gptq",
         )
     names = [str(item) for item in ignore]
     return Quantisation(method=method, format=weights, block=block, ignore=names, kv_format=kv_format)
 
 
-def _modelopt(data: Mapping[str, Any], file: str) -> tuple[str, tuple[int, int] | None]:
+def _modelopt(data: Mapping[str, Any], file: str, *, with_headers: bool) -> tuple[str, tuple[int, int] | None]:
     algorithm = str(data.get("quant_algo", "")).lower()
+    layers = data.get("quantized_layers")
+    if algorithm == "mixed_precision" and isinstance(layers, Mapping):
+        names = {str(held.get("quant_algo", "")).lower() for held in layers.values() if isinstance(held, Mapping)}
+        return _one_of({_ALGORITHMS[name] for name in names if name in _ALGORITHMS}, file, with_headers=with_headers)
     if algorithm not in _ALGORITHMS:
         raise ModelUnavailable(
             f"{file}: unknown quant_algo '{data.get('quant_algo')}'; known: {', '.join(_ALGORITHMS)}"
@@ -82,13 +92,28 @@ def _modelopt(data: Mapping[str, Any], file: str) -> tuple[str, tuple[int, int] 
     return _ALGORITHMS[algorithm]
 
 
-def _fp8(data: Mapping[str, Any], method: str) -> tuple[str, tuple[int, int] | None]:
+def _one_of(
+    found: set[tuple[str, tuple[int, int] | None]], file: str, *, with_headers: bool
+) -> tuple[str, tuple[int, int] | None]:
+    """The format of the weights; of several the smallest, where the headers tell which module has which."""
+    if len(found) == 1 or (found and with_headers):
+        return min(found, key=lambda held: formats.bits(held[0]))
+    said = ", ".join(sorted(name for name, _ in found)) or "formats that are not known here"
+    raise ModelUnavailable(
+        f"{file}: its layers mix {said}: counted from the headers of the weights only",
+        next="give the folder with its *.safetensors",
+    )
+
+
+def _fp8(data: Mapping[str, Any], method: str, file: str) -> tuple[str, tuple[int, int] | None]:
     block = data.get("weight_block_size")
     if method == "mxfp8" or block == [1, 32]:
         return "mxfp8", (1, 32)
-    if isinstance(block, list) and len(block) == 2 and all(isinstance(side, int) and side > 0 for side in block):
+    if block is None:
+        return "fp8", None
+    if isinstance(block, list) and len(block) == 2 and all(type(side) is int and side > 0 for side in block):
         return "fp8_block", (block[0], block[1])
-    return "fp8", None
+    raise ModelUnavailable(f"{file}: weight_block_size is {block!r}: expected two whole numbers above 0")
 
 
 def _grouped(data: Mapping[str, Any], file: str) -> tuple[str, tuple[int, int] | None]:
@@ -102,18 +127,14 @@ def _grouped(data: Mapping[str, Any], file: str) -> tuple[str, tuple[int, int] |
     return f"int{width}_g{group}" + ("_zp" if data.get("zero_point") else ""), (1, group)
 
 
-def _compressed_tensors(data: Mapping[str, Any], file: str) -> tuple[str, tuple[int, int] | None]:
+def _compressed_tensors(
+    data: Mapping[str, Any], file: str, *, with_headers: bool
+) -> tuple[str, tuple[int, int] | None]:
     groups = data.get("config_groups")
     if not isinstance(groups, Mapping) or not groups:
         raise ModelUnavailable(f"{file}: compressed-tensors without config_groups")
     found = {_scheme(group.get("weights"), file) for group in groups.values() if isinstance(group, Mapping)}
-    if len(found) != 1:
-        formats = ", ".join(sorted(name for name, _ in found))
-        raise ModelUnavailable(
-            f"{file}: config_groups mix {formats}: counted from the headers of the weights only",
-            next="give the folder with its *.safetensors",
-        )
-    return found.pop()
+    return _one_of(found, file, with_headers=with_headers)
 
 
 def _scheme(weights: Any, file: str) -> tuple[str, tuple[int, int] | None]:
@@ -131,6 +152,8 @@ def _scheme(weights: Any, file: str) -> tuple[str, tuple[int, int] | None]:
         return f"int{width}_g{group}" + ("" if weights.get("symmetric", True) else "_zp"), (1, group)
     if kind == "int" and width == 8:
         return "int8", None
+    if kind == "int" and isinstance(width, int) and 2 <= width < 8:
+        return f"int{width}_g4096", None  # one scale a channel
     raise ModelUnavailable(f"{file}: weights of type {kind!r} with {width!r} bits are no format known here")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,9 +15,21 @@ if TYPE_CHECKING:
 Function = TypeVar("Function", bound=Callable[..., Any])
 Option = Callable[[Function], Function]
 
+
+class Finite(click.FloatRange):
+    """A number in a range, never endless and never none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number; click's own range lets NaN and infinity pass."""
+        found = super().convert(value, param, ctx)
+        if not math.isfinite(found):
+            self.fail(f"{value} is no finite number.", param, ctx)
+        return found
+
+
 LOAD: Sequence[Option[Any]] = (
-    click.option("--isl", type=click.FloatRange(1), help="Input tokens of a request. Default: 1024."),
-    click.option("--osl", type=click.FloatRange(1), help="Output tokens of a request. Default: 1024."),
+    click.option("--isl", type=Finite(1), help="Input tokens of a request. Default: 1024."),
+    click.option("--osl", type=Finite(1), help="Output tokens of a request. Default: 1024."),
     click.option("--concurrency", type=click.IntRange(1), help="Users at a time. Default: 1."),
     click.option("--slo", metavar="ttft=MS,tpot=MS", help="Limits; layouts that keep them come first."),
 )

@@ -6,19 +6,21 @@ import json
 
 import click
 
+from overspan.cli.asked import Finite
+
 
 @click.command()
 @click.argument("model")
 @click.option("--gpu", required=True, metavar="KIND", help="Kind of GPU, or a hardware YAML.")
 @click.option("--fleet", type=click.IntRange(1, 100_000), required=True, help="GPUs in all.")
 @click.option("--topology", metavar="NOTATION", help="One unit: TEP8, or 1P2D DEP4->TEP8. Default: the best of a host.")
-@click.option("--isl", type=click.FloatRange(1), default=1024, show_default=True, help="Input tokens of a request.")
-@click.option("--osl", type=click.FloatRange(1), default=1024, show_default=True, help="Output tokens of a request.")
-@click.option("--rate", "rate_per_s", type=click.FloatRange(0, min_open=True), help="Requests a second of the fleet.")
+@click.option("--isl", type=Finite(1), default=1024, show_default=True, help="Input tokens of a request.")
+@click.option("--osl", type=Finite(1), default=1024, show_default=True, help="Output tokens of a request.")
+@click.option("--rate", "rate_per_s", type=Finite(0, min_open=True), help="Requests a second of the fleet.")
 @click.option("--slo", metavar="ttft=MS,tpot=MS", help="Limits; without --rate the highest rate that keeps them.")
-@click.option("--share", type=click.FloatRange(0, 1, min_open=True), default=0.99, show_default=True,
+@click.option("--share", type=Finite(0, 1, min_open=True), default=0.99, show_default=True,
               help="Of the requests that must keep the limits.")  # fmt: skip
-@click.option("--price", type=click.FloatRange(0), help="Of one GPU for an hour, in any currency.")
+@click.option("--price", type=Finite(0), help="Of one GPU for an hour, in any currency.")
 @click.option(
     "--requests", type=click.IntRange(100, 5_000_000), help="To simulate. Default: four times those in flight."
 )

@@ -21,5 +21,7 @@ def parse_slo(text: str | None) -> Slo:
             number = 0.0
         if name not in ("ttft", "tpot") or not 0 < number < float("inf"):
             raise InputError(f"--slo {text}: '{part.strip()}' is no limit", next="write it like ttft=2000,tpot=30 (ms)")
+        if f"{name}_ms" in limits:
+            raise InputError(f"--slo {text}: {name} is given twice", next="leave one of them out")
         limits[f"{name}_ms"] = number
     return Slo.model_validate(limits)

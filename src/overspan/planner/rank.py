@@ -145,7 +145,7 @@ def how_many(
     if not seen:
         raise InputError(f"{model.name} does not fit {limit} {kind}", next="overspan plan --explain tells why")
     raise InputError(
-        f"no layout of up to {limit} {kind} keeps {said(slo)} for {demand.concurrency} users", next=nearest(seen, slo)
+        f"no layout of up to {limit} {kind} keeps {said(slo)} for {users(demand)}", next=nearest(seen, slo)
     )
 
 
@@ -162,6 +162,11 @@ def _miss(prediction: Prediction, slo: Slo) -> float:
     ratios = [prediction.ttft_ms / slo.ttft_ms] if slo.ttft_ms else []
     ratios += [prediction.tpot_ms / slo.tpot_ms] if slo.tpot_ms else []
     return max(ratios, default=0.0)
+
+
+def users(demand: Demand) -> str:
+    """`1 user`, `16 users`."""
+    return f"{demand.concurrency} user{'s' if demand.concurrency > 1 else ''}"
 
 
 def said(slo: Slo) -> str:
