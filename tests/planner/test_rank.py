@@ -115,3 +115,13 @@ def test_wrong_questions(question: answer.Question, said: str) -> None:
     with pytest.raises(InputError) as caught:
         answer.answer(question)
     assert said in caught.value.what
+
+
+def test_more_gpus_than_a_layout_may_have_ranks() -> None:
+    """64 racks: no degree beyond what a layout may have, and not every one of the hundred thousand is tried."""
+    found = list(rank.layouts(models.find("minimax-m2.5"), 4608))
+    assert max(layout.dp for layout in found) == 1024
+    assert max(layout.ep for layout in found) <= 4096
+    assert 100 < len(found) < 10_000
+    few = {(one.tp, one.pp, one.dp) for one in rank.layouts(models.find("minimax-m2.5"), 8)}
+    assert {(1, 1, 5), (7, 1, 1), (1, 7, 1)} <= few

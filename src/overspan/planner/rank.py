@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from pydantic import Field
 
@@ -16,6 +17,10 @@ from overspan.schema.model import ModelSpec
 from overspan.schema.plan import Rejection
 from overspan.schema.prediction import Calibration, Demand, Prediction, Slo
 from overspan.schema.recipe import Recipe
+
+_MOST_GROUPS: Final = 1024  # data-parallel groups that a layout may have (schema.layout)
+_MOST_EXPERT_RANKS: Final = 4096  # the same of ranks with experts
+_RACK: Final = 72  # GPUs of an NVL72
 
 
 class Ranked(Frozen):
@@ -46,13 +51,23 @@ class Ranking(Frozen):
 
 
 def layouts(model: ModelSpec, gpus: int) -> Iterator[Layout]:
-    """Every TP x PP x DP that some GPUs hold, with experts spread and without."""
-    for tp in range(1, min(gpus, model.attention.heads) + 1):
-        for pp in range(1, min(gpus // tp, model.layers) + 1):
-            for dp in range(1, gpus // (tp * pp) + 1):
+    """Every TP x PP x DP that some GPUs hold, with experts spread and without.
+
+    Of more GPUs than a rack has, only degrees that are products of 2 and 3: all of them would be some hundred thousand.
+    """
+    for tp in _degrees(min(gpus, model.attention.heads), gpus):
+        for pp in _degrees(min(gpus // tp, model.layers), gpus):
+            for dp in _degrees(min(gpus // (tp * pp), _MOST_GROUPS), gpus):
                 yield Layout(tp=tp, pp=pp, dp=dp)
-                if model.experts and tp * dp > 1:
+                if model.experts and 1 < tp * dp <= _MOST_EXPERT_RANKS:
                     yield Layout(tp=tp, pp=pp, dp=dp, ep=tp * dp)
+
+
+def _degrees(most: int, gpus: int) -> list[int]:
+    """Degrees of parallelism up to some number that are tried on some GPUs."""
+    if gpus <= _RACK:
+        return list(range(1, most + 1))
+    return sorted(2**two * 3**three for two in range(13) for three in range(3) if 2**two * 3**three <= most)
 
 
 def rank(
