@@ -239,7 +239,7 @@ class Loop:
     def _end(self, connection: Connection, stream: Stream) -> None:
         connection.stream = None
         reply = stream.reply
-        if reply.complete and reply.keep_alive and stream.error != "garbage":
+        if reply.complete and reply.keep_alive and stream.error != "garbage" and not connection.unsent:
             self._idle.append(connection)
         else:
             self._drop(connection)
