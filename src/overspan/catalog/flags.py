@@ -29,13 +29,13 @@ _FOLDER = "engine_flags"
 def known() -> Flags:
     """Every flag of every vLLM known here, as the one that ships has it, by the name that it has in a recipe."""
     learned = [_kept(file, file.stat().st_mtime_ns) for file in sorted(_learned().glob("vllm-*.json"))]
-    return functools.reduce(lambda all_, flags: flags | all_, learned, _shipped()) if learned else _shipped()
+    return functools.reduce(lambda all_, flags: flags | all_, learned, shipped()) if learned else shipped()
 
 
 def exact(version: str | None) -> Flags | None:
     """The flags of just that version; None where only other versions are known."""
     if version == LATEST:
-        return _shipped()
+        return shipped()
     file = _file_of(version) if version else None
     return _kept(file, file.stat().st_mtime_ns) if file is not None and file.exists() else None
 
@@ -66,7 +66,8 @@ def _file_of(version: str) -> Path:
 
 
 @functools.lru_cache(maxsize=1)
-def _shipped() -> Flags:
+def shipped() -> Flags:
+    """Every flag of the vLLM that ships with Overspan."""
     return _with_limits(json.loads(files.text(_FOLDER, f"vllm-{LATEST}.json"))["flags"])
 
 

@@ -19,12 +19,23 @@ def place(layout: Layout, inventory: Inventory) -> list[Placement]:
     Raises:
         PlanRefused: more ranks than the machines hold, or ranks that do not spread evenly; with the arithmetic.
     """
+    count = hosts_needed(layout, inventory)
+    each = layout.world_size // count
+    return [_placement(index, host, each, inventory) for index, host in enumerate(inventory.hosts[:count])]
+
+
+def hosts_needed(layout: Layout, inventory: Inventory) -> int:
+    """How many of the hosts, from the first on, a layout fills.
+
+    Raises:
+        PlanRefused: see `place`.
+    """
     world = layout.world_size
     hosts = inventory.hosts
     slots = [_slots(host, inventory, world) for host in hosts]
     for count in range(1, len(hosts) + 1):
         if world % count == 0 and all(world // count <= each for each in slots[:count]):
-            return [_placement(index, host, world // count, inventory) for index, host in enumerate(hosts[:count])]
+            return count
     what = "GPUs" if inventory.device == "cuda" else "ranks"
     room = " + ".join(f"{each} on {host.name}" for each, host in zip(slots, hosts, strict=True))
     if world > sum(slots):

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from overspan.catalog import flags, hardware, images
 from overspan.planner import memory
-from overspan.planner.placement import place
+from overspan.planner.placement import hosts_needed
 from overspan.schema.errors import PlanRefused, UnknownName
 from overspan.schema.inventory import Host, Inventory
 from overspan.schema.layout import Layout
@@ -91,14 +91,14 @@ def slots(host: Host, inventory: Inventory) -> int:
 def hosts_used(layout: Layout, inventory: Inventory) -> int:
     """The hosts that the ranks of a layout are placed on; 0 where they cannot be."""
     try:
-        return len(place(layout, inventory))
+        return hosts_needed(layout, inventory)
     except PlanRefused:
         return 0
 
 
 def _too_many_ranks(layout: Layout, inventory: Inventory) -> Iterator[str]:
     try:
-        place(layout, inventory)
+        hosts_needed(layout, inventory)
     except PlanRefused as refused:
         yield from refused.reasons
 
@@ -169,15 +169,19 @@ def _longest(model: ModelSpec, layout: Layout, recipe: Recipe, fit: memory.Memor
 
 
 def rank_memory(layout: Layout, inventory: Inventory) -> Iterator[tuple[Host, float, float]]:
-    """For each host that holds ranks: memory of one rank and what the system keeps of it, in bytes."""
+    """Memory of a rank and what the system keeps of it, in bytes, on hosts that hold ranks; of equal ones the first."""
     used = hosts_used(layout, inventory)
+    told = set()
     for host in inventory.hosts[: used or None]:
+        size, reserve = 0.0, 0.0
         if inventory.device == "cuda" and host.gpus:
             smallest = min(host.gpus, key=lambda gpu: gpu.memory_bytes)
-            yield host, float(smallest.memory_bytes), _reserve(smallest.kind) if smallest.unified_memory else 0.0
+            size, reserve = float(smallest.memory_bytes), _reserve(smallest.kind) if smallest.unified_memory else 0.0
         elif inventory.device == "cpu":
-            ranks = max(1, layout.world_size // max(1, used))
-            yield host, host.memory_bytes / ranks, 0.0
+            size = host.memory_bytes / max(1, layout.world_size // max(1, used))
+        if size and (size, reserve) not in told:
+            told.add((size, reserve))
+            yield host, size, reserve
 
 
 def _reserve(kind: str) -> float:
