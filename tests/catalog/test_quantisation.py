@@ -1,7 +1,6 @@
 """Each way in which a checkpoint is quantised, as its headers hold it; and a config that is not that of its weights."""
 
 import json
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,8 @@ import pytest
 
 from overspan.catalog import models
 from overspan.schema.errors import ModelUnavailable
+from support.hollow import Tensors as Parts
+from support.hollow import write_weights
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 1024, "num_hidden_layers": 1,
@@ -21,8 +22,6 @@ SHAPES = {
     "self_attn.o_proj": (1024, 1024), "mlp.gate_proj": (4096, 1024), "mlp.up_proj": (4096, 1024),
     "mlp.down_proj": (1024, 4096),
 }  # fmt: skip
-BITS = {"BF16": 16, "F16": 16, "F32": 32, "I32": 32, "I64": 64, "U8": 8, "I8": 8, "F8_E4M3": 8}
-Parts = dict[str, tuple[str, list[int]]]
 
 
 def gptq(out: int, inputs: int, bits: int = 4, group: int = 128) -> Parts:
@@ -68,19 +67,9 @@ def folder_of(tmp_path: Path, quantised: dict[str, Any], parts: dict[str, Parts]
     tensors: Parts = {f"{name}.weight": ("BF16", [3200, 1024]) for name in ("model.embed_tokens", "lm_head")}
     for name, held in parts.items():
         tensors |= {f"model.layers.0.{name}.{part}": tensor for part, tensor in held.items()}
-    header, end = {}, 0
-    for name, (dtype, shape) in tensors.items():
-        size = BITS[dtype] // 8
-        for side in shape:
-            size *= side
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + size]}
-        end += size
-    text = json.dumps(header).encode()
-    with (tmp_path / "model.safetensors").open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        file.truncate(8 + len(text) + end)
+    size = write_weights(tmp_path, tensors)
     (tmp_path / "config.json").write_text(json.dumps({**CONFIG, "quantization_config": quantised}))
-    return tmp_path, end
+    return tmp_path, size
 
 
 INT4 = {"num_bits": 4, "type": "int", "group_size": 128}

@@ -1,7 +1,6 @@
 """Architectures that nothing here knows: counted from the headers, with all that is unknown named."""
 
 import json
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +9,12 @@ import pytest
 from overspan.catalog import models
 from overspan.cli.main import main
 from overspan.schema.errors import InputError, ModelUnavailable
-
-_BITS = {"BF16": 16, "F32": 32, "F8_E4M3": 8, "U8": 8, "I32": 32}
-Tensors = dict[str, tuple[str, list[int]]]
+from support.hollow import Tensors, write_weights
 
 
 def folder_of(tmp_path: Path, config: dict[str, Any], tensors: Tensors) -> Path:
     """A model's folder whose weights are a header and a hole."""
-    header, end = {}, 0
-    for name, (dtype, shape) in tensors.items():
-        size = _BITS[dtype] // 8
-        for side in shape:
-            size *= side
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + size]}
-        end += size
-    text = json.dumps(header).encode()
-    with (tmp_path / "model.safetensors").open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        file.truncate(8 + len(text) + end)
+    write_weights(tmp_path, tensors)
     (tmp_path / "config.json").write_text(json.dumps(config))
     return tmp_path
 

@@ -16,7 +16,7 @@ from overspan.bench.prompts import WORDS, Bodies, path_of
 from overspan.bench.stream import Stream
 from overspan.bench.target import Target, make_target
 from overspan.bench.trace import read_trace
-from overspan.schema.workload import Workload
+from overspan.schema.workload import Workload, level_of
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,7 @@ class Level:
     @property
     def name(self) -> str:
         """For file names and seeds."""
-        if self.users is not None:
-            return str(self.users)
-        return "trace" if self.rate_per_s is None else f"rate-{self.rate_per_s:g}"
+        return str(level_of(self.users, self.rate_per_s))
 
 
 @dataclass(frozen=True)

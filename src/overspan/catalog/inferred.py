@@ -123,11 +123,13 @@ def module_by_shape(name: str, held: list[Tensor], spec: ModelSpec, layers: Laye
 
 
 class Completed(NamedTuple):
-    """A config with what its headers tell filled in, and what was: counted, and assumed."""
+    """A config with what its headers tell filled in, what was (counted, and assumed), and what they hold."""
 
     config: dict[str, Any]
     counted: list[str]
     assumed: list[str]
+    layers: Layers | None = None
+    experts: Experts | None = None
 
 
 def complete(config: Mapping[str, Any], tensors: list[Tensor]) -> Completed:
@@ -157,7 +159,7 @@ def complete(config: Mapping[str, Any], tensors: list[Tensor]) -> Completed:
     if "layer_types" not in raw and str(raw.get("model_type")) not in shapes.KNOWN:
         _kinds(raw, tensors, layers, counted)
     outer = {key: value for key, value in config.items() if key not in raw and key not in shapes.TEXT}
-    return Completed({**outer, **raw}, counted, assumed)
+    return Completed({**outer, **raw}, counted, assumed, layers, experts)
 
 
 def _missing(raw: Mapping[str, Any], key: str) -> bool:

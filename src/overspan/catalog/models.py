@@ -119,7 +119,7 @@ def _read(folder: Path, name: str | None, _stamp: tuple[tuple[str, int, int], ..
 
 def _counted(said: ModelSpec, tensors: list[headers.Tensor], full: inferred.Completed) -> ModelSpec:
     """The model as its headers hold it, with a warning for all that config.json says otherwise or not at all."""
-    layers = inferred.layers_of(tensors)
+    layers, experts = full.layers, full.experts if said.experts else None
     width = said.quantisation.format[3:4] if said.quantisation else ""
     packed = int(width) if width.isdigit() else 4
     if layers is None:
@@ -127,7 +127,6 @@ def _counted(said: ModelSpec, tensors: list[headers.Tensor], full: inferred.Comp
         counted = said.model_copy(update={"modules": modules, "counted_from": "headers"})
         return counted.model_copy(update={"warnings": [*said.warnings, *_differences(said, counted)]})
     _same_layers(said, layers)
-    experts = inferred.experts_of(tensors, layers) if said.experts else None
     modules = headers.by_module(
         tensors, lambda owner, held: inferred.module_by_shape(owner, held, said, layers, experts), packed
     )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
@@ -65,21 +64,17 @@ def _sweep(names: tuple[str, ...]) -> tuple[Path, SweepDocuments] | None:
 
 def _documents(run: RunFolder) -> RunDocuments:
     has_processes = (run.path / "processes.json").exists()
-    made = RunDocuments(
+    return RunDocuments(
         name=run.id,
         plan=run.plan(),
         processes=run.processes() if has_processes else [],
         events=run.events() if (run.path / "events.jsonl").exists() else [],
         findings=run.findings(),
         bench=run.bench(),
+        latencies={level: _curves(path) for level, path in run.requests().items()},
     )
-    return replace(made, latencies=dict(_curves(run, made)))
 
 
-def _curves(run: RunFolder, made: RunDocuments) -> Iterator[tuple[int | str, Mapping[str, Curve]]]:
-    """Of the last bench's points alone: files of earlier ones may lie beside theirs."""
-    for level in map(made.level, made.points):
-        path = run.path / f"requests-{level}.jsonl"
-        if path.exists():
-            with path.open(encoding="utf-8", errors="replace") as lines:
-                yield level, request_curves(lines, str(path))
+def _curves(path: Path) -> Mapping[str, Curve]:
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        return request_curves(lines, str(path))

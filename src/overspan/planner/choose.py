@@ -37,7 +37,7 @@ def with_layout(
         return recipe, None
     _require(ranking.ranked, slo, asked)
     best = ranking.best.prediction.layout
-    load = f"{rank.users(asked)}, {asked.isl:.0f} tokens in, {asked.osl:.0f} out"
+    load = f"{rank.users(asked.concurrency)}, {asked.isl:.0f} tokens in, {asked.osl:.0f} out"
     why = f"layout {best.label}: the best of {len(ranking.ranked)} that can run, for {load}"
     return recipe.model_copy(update={"layout": best}), why if _several(inventory) else None
 
@@ -57,5 +57,6 @@ def rank_one(recipe: Recipe, model: ModelSpec, inventory: Inventory, demand: Dem
 def _require(ranked: list[rank.Ranked], slo: Slo, demand: Demand) -> None:
     if ranked and not any(item.meets for item in ranked):
         raise InputError(
-            f"no layout keeps {rank.said(slo)} for {rank.users(demand)} here", next=rank.nearest(ranked, slo)
+            f"no layout keeps {rank.said(slo)} for {rank.users(demand.concurrency)} here",
+            next=rank.nearest(ranked, slo),
         )

@@ -160,7 +160,7 @@ def how_many(
     if not seen:
         raise InputError(f"{model.name} does not fit {limit} {kind}", next="overspan plan --explain tells why")
     raise InputError(
-        f"no layout of up to {limit} {kind} keeps {said(slo)} for {users(demand)}", next=nearest(seen, slo)
+        f"no layout of up to {limit} {kind} keeps {said(slo)} for {users(demand.concurrency)}", next=nearest(seen, slo)
     )
 
 
@@ -179,9 +179,9 @@ def _miss(prediction: Prediction, slo: Slo) -> float:
     return max(ratios, default=0.0)
 
 
-def users(demand: Demand) -> str:
+def users(number: int) -> str:
     """`1 user`, `16 users`."""
-    return f"{demand.concurrency} user{'s' if demand.concurrency > 1 else ''}"
+    return f"{number} user{'s' if number > 1 else ''}"
 
 
 def said(slo: Slo) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from overspan.planner import rank
+
 
 def as_text(found: dict[str, Any]) -> str:
     """The answer of `answer.answer` as lines of text."""
@@ -25,7 +27,7 @@ def as_text(found: dict[str, Any]) -> str:
 
 def _head(found: dict[str, Any]) -> str:
     load = found["demand"]
-    users = f"{load['concurrency']} user{'s' if load['concurrency'] > 1 else ''}"
+    users = rank.users(load["concurrency"])
     return f"{found['model']} on {found['inventory']}: {users}, {load['isl']:.0f} tokens in, {load['osl']:.0f} out"
 
 

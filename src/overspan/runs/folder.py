@@ -104,6 +104,13 @@ class RunFolder:
             return None
         return self._read("bench.json", TypeAdapter(BenchResult))  # type: ignore[no-any-return]
 
+    def requests(self) -> dict[int | str, Path]:
+        """The files of the last bench's requests, by level; files of earlier benches may lie beside them."""
+        bench = self.bench()
+        levels = map(bench.level, bench.points) if bench else ()
+        files = {level: self.path / f"requests-{level}.jsonl" for level in levels}
+        return {level: path for level, path in files.items() if path.exists()}
+
     def write(self, file: str, document: BaseModel | list[Any]) -> None:
         """Write one of the run's JSON documents, whole or not at all."""
         items = TypeAdapter(type(document)).dump_json(document, indent=2)

@@ -40,11 +40,7 @@ def _of_run(which: str) -> Measured:
     except UnknownName as error:
         error.next = f"overspan list; sweeps: {', '.join(folder.id for folder in all_sweeps()[:5]) or 'none'}"
         raise
-    bench = run.bench()
-    # Of the last bench alone: files of earlier ones may lie beside its own.
-    levels = [str(bench.level(point)) for point in bench.points] if bench else []
-    files = {level: run.path / f"requests-{level}.jsonl" for level in levels}
-    return Measured(run.id, {level: _read(path) for level, path in files.items() if path.exists()})
+    return Measured(run.id, {str(level): _read(path) for level, path in run.requests().items()})
 
 
 def _of_sweep(folder: SweepFolder) -> dict[str, Path]:

@@ -47,8 +47,7 @@ def holder(port: int) -> str:
         return "another user's process"
     for each in connections:
         if _listens(each, port) and each.pid and (process := proc.living(each.pid)):
-            opener = _opener(process, port)
-            return f"{proc.title(opener)[:120]} (pid {opener.pid})"
+            return _named(process, port)
     return "a process that this user may not see"
 
 
@@ -69,8 +68,14 @@ def stranger(endpoint: Endpoint) -> str | None:
         with contextlib.suppress(ProcessLookupError):
             if os.getsid(each.pid) == os.getsid(0):
                 return None
-            others.append(each.pid)
-    return f"{proc.title(psutil.Process(others[0]))[:120]} (pid {others[0]})" if others else None
+            if process := proc.living(each.pid):
+                others.append(process)
+    return _named(others[0], endpoint.port) if others else None
+
+
+def _named(process: psutil.Process, port: int) -> str:
+    opener = _opener(process, port)
+    return f"{proc.title(opener)[:120]} (pid {opener.pid})"
 
 
 def _listens(connection: Any, port: int) -> bool:

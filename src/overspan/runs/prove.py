@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import psutil
 from pydantic import Field, TypeAdapter
@@ -117,9 +117,10 @@ def prove(
     for layout in layouts:
         say(f"proving {layout.label}")
         machines = without_gpus(on or here.this_machine(), layout)
-        small = _recipe_of(recipe, twin, layout, env or {}, machines)
+        drafts = _drafts(recipe, twin, layout)
+        small = _recipe_of(recipe, twin, layout, env or {}, machines, drafts=drafts.config)
         proof = _prove(small, machines, asked, expected)
-        left_out = [*sorted(set(recipe.engine_args) & set(NEEDS_GPU)), *_drafts(recipe, twin, layout).left_out]
+        left_out = [*sorted(set(recipe.engine_args) & set(NEEDS_GPU)), *drafts.left_out]
         yield proof.model_copy(update={"not_proven_here": [*left_out, *proof.not_proven_here]})
 
 
@@ -217,14 +218,22 @@ def _block(twin: Path) -> int:
     return MLA_BLOCK if models.config_of(str(twin)).get("kv_lora_rank") else BLOCK
 
 
-def _recipe_of(recipe: Recipe, twin: Path, layout: Layout, env: dict[str, str], machines: Inventory) -> Recipe:
+def _recipe_of(
+    recipe: Recipe,
+    twin: Path,
+    layout: Layout,
+    env: dict[str, str],
+    machines: Inventory,
+    *,
+    drafts: dict[str, Any] | None,
+) -> Recipe:
     """The recipe with the twin in the model's place, on CPUs."""
     left_out = (*NEEDS_GPU, speculation.NAME)
     args = {name: value for name, value in recipe.engine_args.items() if name not in left_out} | TWIN_ARGS
     # So few blocks that the last cases are preempted, in every layout: a cache counted in bytes would be larger where
     # ranks share it. One block is kept free by the engine.
-    args |= {"block_size": _block(twin), "num_gpu_blocks_override": CACHE_TOKENS // _block(twin)}
-    drafts = _drafts(recipe, twin, layout).config
+    block = _block(twin)
+    args |= {"block_size": block, "num_gpu_blocks_override": CACHE_TOKENS // block}
     if drafts:
         args[speculation.NAME] = drafts
     changes = {

@@ -122,7 +122,12 @@ class BenchResult(Frozen):
     notes: list[str] = Field(default_factory=list)
 
     def level(self, point: BenchPoint) -> int | str:
-        """What tells a point from the others of this bench, and its `requests-<level>.jsonl`: users, rate or trace."""
-        if point.rate_per_s is not None:
-            return f"rate-{point.rate_per_s:g}"
-        return "trace" if self.workload.arrival == "trace" else point.concurrency
+        """See `level_of`."""
+        return level_of(None if self.workload.arrival == "trace" else point.concurrency, point.rate_per_s)
+
+
+def level_of(users: int | None, rate_per_s: float | None) -> int | str:
+    """What tells a point from the others of a bench, and names its `requests-<level>.jsonl`: users, rate or trace."""
+    if rate_per_s is not None:
+        return f"rate-{rate_per_s:g}"
+    return "trace" if users is None else users
