@@ -27,11 +27,13 @@ prove: $(VENV)/.core
 system-parts:
 	tests/support/system_parts.sh
 
-# Pure tests on every core; then the real parts, one at a time: two at once took no less time (docs/log.md).
+# Pure tests on every core while engines are installed; then the real parts, one at a time: two at once took no less
+# time (docs/log.md).
 test: $(VENV)/.dev system-parts
-	$(BIN)/overspan engine install cpu
+	( $(BIN)/overspan engine install cpu && $(BIN)/overspan engine install router ) & engines=$$!; \
 	status=0; \
 	$(BIN)/python -m pytest -m "$(MARKERS) and not real" -n 2 --dist loadfile || status=$$?; \
+	wait $$engines || status=$$?; \
 	$(BIN)/python -m pytest -m "$(MARKERS) and real" || status=$$?; \
 	exit $$status
 

@@ -46,6 +46,27 @@ def test_ranks_share_memory_on_one_host_only(mended: Outcome, plain: Outcome) ->
     assert plain.value("names_on_two_hosts") is True
 
 
+def test_ranks_of_one_host_talk_through_memory_and_gloo_finds_the_same(mended: Outcome, plain: Outcome) -> None:
+    assert mended.value("collectives_by_memory") == ["SharedMemory", [True, True], []]
+    assert "NotImplementedError" in plain.cases["collectives_by_memory"]["error"]
+
+
+@pytest.mark.parametrize("case", ["collectives_of_two_hosts", "collectives_without_room_in_memory"])
+def test_ranks_that_share_no_memory_talk_through_gloo(mended: Outcome, case: str) -> None:
+    assert mended.value(case) == ["module", [True, True], []]
+
+
+def test_dp_ranks_agree_on_a_step_through_memory(mended: Outcome, plain: Outcome) -> None:
+    assert mended.value("padding_of_dp") == [[[3, 4], [5, 6], [0, 0], [0, 1]], 1]
+    assert plain.value("padding_of_dp") == [[[3, 4], [5, 6], [0, 0], [0, 1]], 0]
+
+
+def test_who_waits_for_a_message_leaves_the_core_to_others(mended: Outcome, plain: Outcome) -> None:
+    busy, *others = mended.value("waits_of_a_queue")
+    assert others == plain.value("waits_of_a_queue")[1:] == ["timed out", True, "cancelled"]
+    assert busy < 0.1 < plain.value("waits_of_a_queue")[0]
+
+
 def test_a_prompt_of_one_token_is_no_hit_below_zero(mended: Outcome, plain: Outcome) -> None:
     assert mended.value("one_token_of_a_cache_in_files") == [0, 16]
     assert plain.value("one_token_of_a_cache_in_files") == [-16, 16]
@@ -73,6 +94,11 @@ def test_heads_in_a_dimension_of_their_own_are_all_turned(mended: Outcome, plain
 def test_workers_are_forked_where_the_switch_is_on(mended: Outcome, plain: Outcome) -> None:
     assert mended.value("start_method") == "fork"
     assert plain.value("start_method") == "spawn"
+
+
+def test_api_servers_are_forked_and_count_together(mended: Outcome, plain: Outcome) -> None:
+    assert mended.value("start_method_of_servers") == ["fork", 1.0]
+    assert plain.value("start_method_of_servers") == ["spawn"]
 
 
 def test_a_child_of_the_engine_does_not_outlive_its_parent(mended: Outcome, plain: Outcome) -> None:

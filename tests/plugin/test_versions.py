@@ -1,5 +1,9 @@
 """A mend does nothing where its fault is not."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from support.vllm_plugin import FakeVllm
@@ -50,6 +54,27 @@ def test_a_switch_that_is_off_changes_nothing(fake_vllm: FakeVllm) -> None:
 
 def test_a_switch_that_is_on_forks(fake_vllm: FakeVllm) -> None:
     assert fake_vllm.run("0.32.0+cpu", START, OVERSPAN_FORK_WORKERS="1")[-1] == "fork"
+
+
+PROGRAM = (
+    "import gc, site\nsite.addsitedir({site!r})\nbefore = gc.isenabled()\n"
+    "from overspan_vllm.entry import general\ngeneral()\nprint(before, gc.isenabled(), gc.get_freeze_count() > 0)\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("program", "switch", "printed"),
+    [("vllm", "1", "False True True"), ("vllm", "0", "True True False"), ("ray", "1", "True True False")],
+)
+def test_the_engine_looks_for_no_garbage_until_all_is_imported(
+    fake_vllm: FakeVllm, program: str, switch: str, printed: str
+) -> None:
+    file = fake_vllm.folder / "bin" / program
+    file.parent.mkdir()
+    file.write_text(PROGRAM.format(site=str(fake_vllm.site)))
+    environment = {**os.environ, "PYTHONPATH": str(fake_vllm.folder), "OVERSPAN_QUICK_IMPORTS": switch}
+    done = subprocess.run([sys.executable, str(file)], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == printed
 
 
 def test_a_module_that_was_imported_before_is_mended_too(fake_vllm: FakeVllm) -> None:

@@ -42,7 +42,7 @@ def test_one_of_another_version_is_replaced_whole(environment: Path) -> None:
     assert [each.name for each in site.glob("overspan_vllm_plugin-*")] == [info.name]
     assert not (site / "overspan_vllm/gone_today.py").exists()
     assert sorted(each.name for each in site.iterdir()) == sorted(
-        ["overspan_vllm", info.name, "vllm-0.32.0+cpu.dist-info"]
+        ["overspan_vllm", "overspan_vllm.pth", info.name, "vllm-0.32.0+cpu.dist-info"]
     )
 
 

@@ -15,7 +15,7 @@ from support import ladder
 from support.live import Overspan
 from support.waiting import until
 
-pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.real, pytest.mark.timeout(1200)]
 
 
 def folder() -> SweepFolder | None:

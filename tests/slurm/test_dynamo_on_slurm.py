@@ -10,7 +10,7 @@ from overspan.runs.folder import all_runs
 from slurm.conftest import Rack, failed
 from support.fake_dynamo import add_dynamo
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+pytestmark = pytest.mark.real
 
 
 def test_ready_when_all_are_registered_and_named_when_etcd_is_killed(rack: Rack) -> None:

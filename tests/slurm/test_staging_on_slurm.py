@@ -6,7 +6,7 @@ from overspan.runs.folder import all_runs
 from slurm.conftest import Rack
 from support.fake_enroot import add_enroot, asked
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+pytestmark = pytest.mark.real
 
 
 def test_two_sweeps_import_one_image_once(rack: Rack, monkeypatch: pytest.MonkeyPatch) -> None:

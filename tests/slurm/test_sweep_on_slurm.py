@@ -8,7 +8,7 @@ from overspan.runs.folder import all_runs
 from overspan.sweep.folder import all_sweeps
 from slurm.conftest import Rack
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+pytestmark = pytest.mark.real
 
 SWEEP = """name: racked
 base: {recipe}

@@ -10,7 +10,7 @@ from overspan.runs.folder import all_runs
 from slurm.conftest import Rack, failed
 from support.waiting import until
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+pytestmark = pytest.mark.real
 
 
 def test_up_status_chat_then_found_again_and_stopped(rack: Rack) -> None:

@@ -14,7 +14,7 @@ from overspan.schema.yamlio import dump
 from slurm.conftest import Rack, failed
 from support.waiting import until
 
-pytestmark = [pytest.mark.real, pytest.mark.slow]
+pytestmark = pytest.mark.real
 
 PROMPTS = [
     "The capital of France is a city that lies on the river Seine and has been the seat of kings, and its name is",
@@ -64,6 +64,7 @@ points:
 """
 
 
+@pytest.mark.slow
 def test_a_sweep_with_prefill_and_decode_apart(rack_apart: Rack) -> None:
     file = rack_apart.folder / "apart.yaml"
     file.write_text(SWEEP)

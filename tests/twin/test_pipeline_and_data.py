@@ -14,7 +14,7 @@ from overspan.catalog import recipes
 from overspan.checks.verify.ask import Asker, Reply
 from overspan.provision import engines
 from overspan.runs import prove
-from overspan.runs.scratch import running
+from overspan.runs.scratch import launched, verified
 from overspan.schema.errors import EngineMissing
 from overspan.schema.layout import parse_layout
 from overspan.schema.recipe import Recipe
@@ -61,7 +61,8 @@ def recipe_of(model: str, tmp_path: Path) -> Recipe:
 
 def answers(recipe: Recipe, layout: str) -> tuple[list[Reply], set[str]]:
     """Every prompt whole and streamed, all at once; and the engines that gave tokens."""
-    with running(recipe.model_copy(update={"layout": parse_layout(layout)})) as run:
+    with launched(recipe.model_copy(update={"layout": parse_layout(layout)})) as run:
+        verified(run)
         endpoint = run.plan().endpoint
         ask = Asker(endpoint, timeout_s=900)
 

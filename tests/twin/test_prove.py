@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from overspan.catalog import models, recipes
+from overspan.launchers import proc
 from overspan.provision import engines
 from overspan.runs import prove
 from overspan.runs.prove import Proof
@@ -70,8 +71,8 @@ def test_a_layout_on_ray_is_exact_and_leaves_nothing(model: Path) -> None:
     proof = _prove(model, "tp2", engine="vllm-ray")
     assert proof.exact, proof
     assert proof.tokens > 900
-    left = [process.info["name"] for process in psutil.process_iter(["name"])]
-    assert not {"raylet", "gcs_server"} & set(left)
+    left = {process.name() for process in psutil.process_iter() if proc.is_alive(process)}
+    assert not {"raylet", "gcs_server"} & left
 
 
 @pytest.mark.parametrize(("name", "layout"), [("qwen3-30b-a3b", "tep2"), ("llama-3.3-70b", "pp2")])

@@ -10,7 +10,6 @@ from types import ModuleType
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from overspan_vllm.mend import Mend
 
@@ -31,7 +30,7 @@ def _gather(communicator: Any, tensor: torch.Tensor, sizes: Sequence[int] | None
     padded = tensor.new_zeros((max(rows), *tensor.shape[1:]))
     padded[: tensor.shape[0]] = tensor
     gathered = [torch.empty_like(padded) for _ in rows]
-    dist.all_gather(gathered, padded, group=communicator.device_group)
+    communicator.dist_module.all_gather(gathered, padded, group=communicator.device_group)
     return torch.cat([each[:count] for each, count in zip(gathered, rows, strict=True)])
 
 
@@ -39,7 +38,7 @@ def reduce_scatterv(self: Any, input_: torch.Tensor, dim: int = -1, sizes: Seque
     """Sum every rank's tensor; rank r gets `sizes[r]` rows of the sum along `dim`, or an equal share."""
     rows = list(sizes) if sizes is not None else [input_.shape[dim] // self.world_size] * self.world_size
     total = input_.contiguous().clone()
-    dist.all_reduce(total, group=self.device_group)
+    self.dist_module.all_reduce(total, group=self.device_group)
     return total.narrow(dim, sum(rows[: self.rank_in_group]), rows[self.rank_in_group]).contiguous()
 
 

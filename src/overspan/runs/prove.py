@@ -1,7 +1,7 @@
 """`prove`: a twin of the model runs in each layout on the real engine, and must give the reference's tokens exactly.
 
-Each layout is started as any run is (`up`), asked, and ended before the next one starts, so that one engine's memory
-bounds the whole. What interrupts it ends what it started.
+Each layout is started as any run is (`up`), asked, and ended. While one is asked the next one loads, where memory
+allows two. What interrupts it ends what it started.
 """
 
 from __future__ import annotations
@@ -10,7 +10,9 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import ExitStack, closing
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -22,8 +24,9 @@ from overspan.inventory import here
 from overspan.provision import engines, weights
 from overspan.provision.locks import held
 from overspan.runs import asking, ports
+from overspan.runs.folder import RunFolder
 from overspan.runs.peak import Peak
-from overspan.runs.scratch import running, without_gpus
+from overspan.runs.scratch import launched, verified, without_gpus
 from overspan.schema.base import Frozen
 from overspan.schema.defaults import LOOPBACK
 from overspan.schema.errors import InputError, OverspanError, PlanRefused, RunFailed
@@ -39,6 +42,8 @@ from overspan.twin.shrink import VOCABULARY, shrink
 from overspan.twin.write import FACTS, TwinFacts, digest, engine_side, write
 
 Say = Callable[[str], None]
+Known = tuple[Path, list[Case], list[Answer]]
+"""A twin, what is asked of it, and what the reference answers."""
 
 ALL: Final = ("tp1", "tp2", "tep2", "pp2", "dp2", "dep2", "pp2dp2", "pp2tp2", "pp2tep2", "tp2dp2ep")
 CHUNK: Final = 128
@@ -77,7 +82,7 @@ class Proof(Frozen):
     exact: bool
     first_difference: Difference | None = None
     error: str | None = None
-    seconds: float
+    seconds: float = Field(description="from its launch to its end; the next one may load meanwhile")
     start_s: float | None = Field(None, description="of `seconds`, until the engine answered")
     memory_bytes: int | None = Field(None, description="peak of all its processes, what they share counted once")
     tokens: int = 0
@@ -111,21 +116,30 @@ def prove(
         EngineMissing: there is no CPU engine on this machine.
         OverspanError: the twin or its reference cannot be made.
     """
-    if on is None:
-        _require_memory(layouts)
-    twin, asked, expected = known_tokens(recipe.model, say)
-    for layout in layouts:
-        say(f"proving {layout.label}")
-        machines = without_gpus(on or here.this_machine(), layout)
-        drafts = _drafts(recipe, twin, layout)
-        small = _recipe_of(recipe, twin, layout, env or {}, machines, drafts=drafts.config)
-        proof = _prove(small, machines, asked, expected)
-        left_out = [*sorted(set(recipe.engine_args) & set(NEEDS_GPU)), *drafts.left_out]
-        yield proof.model_copy(update={"not_proven_here": [*left_out, *proof.not_proven_here]})
+    fit = _fit(layouts) if on is None else 1
+    # Ray's ports, and those of several hosts, are fixed: there a layout is over before the next one starts.
+    ahead = recipe.engine == "vllm" and fit > 1
+    known = known_tokens(recipe.model, say)
+    machines = on or here.this_machine()
+    with ExitStack() as started:
+        trials = []
+        for layout in layouts:
+            steps = _prove(recipe, layout, known, env or {}, without_gpus(machines, layout))
+            trials.append(started.enter_context(closing(_Trial(steps))))
+        for layout, trial, following in zip_longest(layouts, trials, trials[1:]):
+            say(f"proving {layout.label}")
+            trial.reach("answering")
+            if ahead and following:
+                following.reach("launched")
+            yield trial.end()
 
 
-def _require_memory(layouts: Sequence[Layout]) -> None:
-    """Refuse layouts that would drive this machine out of memory."""
+def _fit(layouts: Sequence[Layout]) -> int:
+    """How many of them may be up at once, without driving this machine out of memory.
+
+    Raises:
+        InputError: not even the largest.
+    """
     free = psutil.virtual_memory().available
     needed = {layout.label: ENGINE_BYTES + layout.world_size * RANK_BYTES for layout in layouts}
     worst = max(needed, key=lambda label: needed[label])
@@ -136,9 +150,10 @@ def _require_memory(layouts: Sequence[Layout]) -> None:
             f"{free / 2**30:.1f} GiB are free",
             next=f"--layouts {','.join(fitting)}" if fitting else "end something that takes memory (overspan list)",
         )
+    return free // needed[worst]
 
 
-def known_tokens(model: str, say: Say) -> tuple[Path, list[Case], list[Answer]]:
+def known_tokens(model: str, say: Say) -> Known:
     """A model's twin, what is asked of it, and the reference's answers; made where they are not in the cache.
 
     Raises:
@@ -167,7 +182,7 @@ def layouts_of(text: str | None, recipe: Recipe) -> list[Layout]:
     if text is None:
         return [recipe.layout]
     names = ALL if text.strip() == "all" else text.split(",")
-    return [parse_layout(name) for name in names]
+    return list(dict.fromkeys(parse_layout(name) for name in names))
 
 
 def twin_of(model: str, say: Say) -> Path:
@@ -253,18 +268,59 @@ def _recipe_of(
     return Recipe.model_validate(changes)
 
 
-def _prove(recipe: Recipe, machines: Inventory, asked: Sequence[Case], expected: Sequence[Answer]) -> Proof:
+_Step = Literal["launched", "answering"]
+
+
+class _Trial:
+    """One layout's way to its proof, which may come early: something failed."""
+
+    def __init__(self, steps: Generator[_Step, None, Proof]) -> None:
+        self._steps = steps
+        self._at: _Step | Proof | None = None
+
+    def reach(self, step: _Step) -> None:
+        """Go on until that step is done, or the way has ended."""
+        while not isinstance(self._at, Proof) and self._at not in {step, "answering"}:
+            self._go_on()
+
+    def end(self) -> Proof:
+        """Go on to the proof."""
+        while not isinstance(self._at, Proof):
+            self._go_on()
+        return self._at
+
+    def close(self) -> None:
+        """End what was started."""
+        self._steps.close()
+
+    def _go_on(self) -> None:
+        try:
+            self._at = next(self._steps)
+        except StopIteration as end:
+            self._at = end.value
+
+
+def _prove(
+    recipe: Recipe, layout: Layout, known: Known, env: dict[str, str], machines: Inventory
+) -> Generator[_Step, None, Proof]:
     started = time.monotonic()
-    label = recipe.layout.label
+    twin, asked, expected = known
+    drafts = _drafts(recipe, twin, layout)
+    left_out = [*sorted(set(recipe.engine_args) & set(NEEDS_GPU)), *drafts.left_out]
+    small = _recipe_of(recipe, twin, layout, env, machines, drafts=drafts.config)
 
     def proof(**found: object) -> Proof:
-        return Proof.model_validate({"layout": label, "seconds": round(time.monotonic() - started, 1), **found})
+        seconds = round(time.monotonic() - started, 1)
+        return Proof.model_validate({"layout": layout.label, "seconds": seconds, "not_proven_here": left_out} | found)
 
     try:
-        with running(recipe, machines) as run:
-            ready = time.monotonic()
+        with launched(small, machines) as run:
+            yield "launched"
+            verified(run)
+            yield "answering"
             with Peak(run) as peak:
                 answered = asking.ask(run.plan().endpoint, asked)
+            start_s = _start_s(run)
     except PlanRefused as error:
         return proof(exact=False, error=f"refused: {error}")
     except InputError:  # the same for every layout: the twin's folder, a port, the engine
@@ -274,21 +330,28 @@ def _prove(recipe: Recipe, machines: Inventory, asked: Sequence[Case], expected:
     except OverspanError as error:
         return proof(exact=False, error=str(error))
     difference = first_difference(asked, expected, answered.tokens)
-    missed = _missed(recipe, answered)
+    missed = _missed(small, answered)
     idle = speculation.not_drafted(answered.drafted, answered.accepted)
     return proof(
         exact=difference is None and missed is None,
         first_difference=difference,
         error=missed,
-        start_s=round(ready - started, 1),
+        start_s=start_s,
         memory_bytes=peak.bytes,
         tokens=sum(len(answer) for answer in answered.tokens),
         preemptions=answered.preemptions,
         cached_tokens=answered.cached_tokens,
         drafted=answered.drafted,
         accepted=answered.accepted,
-        not_proven_here=[idle] if idle and speculation.NAME in recipe.engine_args else [],
+        not_proven_here=[*left_out, *([idle] if idle and speculation.NAME in small.engine_args else [])],
     )
+
+
+def _start_s(run: RunFolder) -> float:
+    """From the plan to the first right answer, whoever was waited for then."""
+    events = run.events()
+    answered = next(event.at for event in events if event.state == "verified")
+    return round((answered - events[0].at).total_seconds(), 1)
 
 
 def _missed(recipe: Recipe, answered: asking.Answered) -> str | None:

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from overspan.inventory import here
+from overspan.runs import up
 from overspan.runs.folder import RunFolder
-from overspan.runs.planning import Wanted
+from overspan.runs.planning import Wanted, plan_of
 from overspan.runs.stop import stop
-from overspan.runs.up import up
 from overspan.schema.inventory import Inventory
 from overspan.schema.layout import Layout
 from overspan.schema.recipe import Recipe
@@ -20,8 +20,8 @@ from overspan.schema.yamlio import dump
 
 
 @contextmanager
-def running(recipe: Recipe, machines: Inventory | None = None) -> Iterator[RunFolder]:
-    """A recipe as a run of its own. Its folder stays if the start or the block failed.
+def launched(recipe: Recipe, machines: Inventory | None = None) -> Iterator[RunFolder]:
+    """A recipe as a run of its own, which loads; `verified` waits for it. Its folder stays if the block failed.
 
     Args:
         recipe: what to run.
@@ -29,15 +29,14 @@ def running(recipe: Recipe, machines: Inventory | None = None) -> Iterator[RunFo
 
     Raises:
         InputError: it cannot start.
-        RunFailed: it started and died.
     """
     where = machines or without_gpus(here.this_machine(), recipe.layout)
     with tempfile.TemporaryDirectory(prefix="overspan-scratch-") as scratch:
         files = {"recipe.yaml": recipe, "inventory.yaml": where}
         for name, held_document in files.items():
             Path(scratch, name).write_text(dump(held_document), encoding="utf-8")
-        wanted = Wanted(f"{scratch}/recipe.yaml", f"{scratch}/inventory.yaml")
-        run = up(wanted, _nothing, _follow)
+        plan = plan_of(Wanted(f"{scratch}/recipe.yaml", f"{scratch}/inventory.yaml"), to_start=True)
+        run = up.launched(None, plan, _nothing)
     try:
         yield run
     except BaseException:
@@ -45,6 +44,15 @@ def running(recipe: Recipe, machines: Inventory | None = None) -> Iterator[RunFo
         raise
     stop(run, grace_s=0.0)
     shutil.rmtree(run.path)
+
+
+def verified(run: RunFolder) -> None:
+    """Wait until it answers.
+
+    Raises:
+        RunFailed: it died.
+    """
+    up.verified(run, _follow)
 
 
 def without_gpus(found: Inventory, layout: Layout) -> Inventory:

@@ -58,14 +58,37 @@ def start(
     before_launch: Callable[[RunFolder, Plan], None] = lambda run, plan: None,
 ) -> RunFolder:
     """The same for a plan that is made. `before_launch` may refuse by raising, when all is staged."""
+    return verified(launched(name, plan, say, before_launch), follow)
+
+
+def launched(
+    name: str | None,
+    plan: Plan,
+    say: Say,
+    before_launch: Callable[[RunFolder, Plan], None] = lambda run, plan: None,
+) -> RunFolder:
+    """The run of a plan, handed to its supervisor: it loads. `verified` waits for it."""
     with closing(NameLock(name or plan.recipe.name)) as lock:
         run = _staged(lock, plan, say, before_launch)
         try:
             launch(run, lock)
-            follow(run, _events(run))
         except BaseException:
             stop(run, grace_s=0.0)
             raise
+    return run
+
+
+def verified(run: RunFolder, follow: Callable[[RunFolder, Iterator[Event | None]], None]) -> RunFolder:
+    """The run, once it is verified; what interrupts the wait stops it.
+
+    Raises:
+        RunFailed: it died.
+    """
+    try:
+        follow(run, _events(run))
+    except BaseException:
+        stop(run, grace_s=0.0)
+        raise
     if run.state() == "failed":
         raise failure(run)
     return run

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -176,6 +177,7 @@ def _communicator(rank):
     from vllm.distributed.device_communicators.cpu_communicator import CpuCommunicator
 
     communicator = CpuCommunicator.__new__(CpuCommunicator)
+    communicator.dist_module = dist
     communicator.device_group = dist.group.WORLD
     communicator.world_size = 2
     communicator.rank_in_group = rank
@@ -234,6 +236,145 @@ def names_on_one_host():
 @case
 def names_on_two_hosts():
     return _two_ranks(_names_with_own_shm)
+
+
+def _made_communicator():
+    """One of DP, whose collectives vLLM never takes from shared memory."""
+    from vllm.distributed.device_communicators.cpu_communicator import CpuCommunicator
+
+    return CpuCommunicator(dist.group.WORLD, torch.device("cpu"), dist.group.WORLD, unique_name="dp:0")
+
+
+def _by_memory(rank):
+    """Where ranks talk, whether all is as gloo has it, and what is left in /dev/shm."""
+    communicator, checks = _made_communicator(), []
+    by, world = communicator.dist_module, dist.group.WORLD
+    torch.manual_seed(rank)
+    tensors = [
+        torch.randn(7, 3),
+        torch.randn(5).to(torch.bfloat16),
+        torch.arange(9, dtype=torch.int32) * (rank + 1),
+        torch.randn(1500, 1024),  # more than a rank says at once
+        torch.randn(6, 4).t(),
+        torch.zeros(0, 4),
+    ]
+    for tensor in tensors:
+        mine, other = tensor.clone(memory_format=torch.preserve_format), tensor.clone()
+        by.all_reduce(mine, group=world)
+        dist.all_reduce(other, group=world)
+        checks.append(bool(torch.equal(mine, other)))
+        gathered = communicator.all_gather(tensor, 0)
+        parts = [torch.empty(tensor.shape, dtype=tensor.dtype) for _ in range(2)]
+        dist.all_gather(parts, tensor.contiguous())
+        checks.append(bool(torch.equal(gathered, torch.cat(parts))))
+        told = communicator.gather(tensor.contiguous(), 1, 0)
+        checks.append(bool(torch.equal(told, torch.cat(parts))) if rank == 1 else told is None)
+        sizes = [len(part) for part in parts]
+        checks.append(bool(torch.equal(communicator.all_gatherv(tensor.contiguous(), 0, sizes), torch.cat(parts))))
+    for number in range(2000):  # one rank is always ahead of the other
+        word = torch.full((3,), float(number + rank))
+        by.all_reduce(word)
+        checks.append(word.tolist() == [2.0 * number + 1] * 3)
+    found = [None, None]
+    dist.all_gather_object(found, all(checks))
+    return [type(by).__name__, found, [each.name for each in Path("/dev/shm").glob("overspan-*")]]
+
+
+@case
+def collectives_by_memory():
+    return _two_ranks(_by_memory)
+
+
+def _without_room(rank):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    os.posix_fallocate = full
+    return _by_memory(rank)
+
+
+@case
+def collectives_without_room_in_memory():
+    return _two_ranks(_without_room)
+
+
+def _without_shared_memory(rank):
+    if rank == 1:
+        _own_shared_memory()
+    return _by_memory(rank)
+
+
+@case
+def collectives_of_two_hosts():
+    return _two_ranks(_without_shared_memory)
+
+
+def _padding(rank):
+    """The tokens of each DP rank, as every rank learns them for a step."""
+    from vllm.v1.worker import dp_utils
+
+    group = SimpleNamespace(
+        cpu_group=dist.group.WORLD, device="cpu", device_group=None, device_communicator=_made_communicator()
+    )
+    by, calls = group.device_communicator.dist_module, []
+    group.device_communicator.dist_module = SimpleNamespace(
+        all_reduce=lambda tensor, group: calls.append(by.all_reduce(tensor, group=group))
+    )
+    dp_utils.get_dp_group = lambda: group
+    parallel = SimpleNamespace(data_parallel_size=2, data_parallel_rank=rank, disable_nccl_for_dp_synchronization=True)
+    found = dp_utils._run_ar(False, 3 + rank, 5 + rank, rank, parallel)
+    return [found.tolist(), len(calls)]
+
+
+@case
+def padding_of_dp():
+    return _two_ranks(_padding)
+
+
+def _read(handle, pause_s, told):
+    from vllm.distributed.device_communicators.shm_broadcast import MessageQueue
+
+    queue = MessageQueue.create_from_handle(handle, 0)
+    queue.wait_until_ready()
+    queue.dequeue()
+    before = time.process_time()
+    queue.dequeue()  # comes after a pause
+    busy = time.process_time() - before
+    try:
+        queue.dequeue(timeout=0.05)
+        late = "a message out of nowhere"
+    except TimeoutError:
+        late = "timed out"
+    told.put("go on")
+    numbers = [queue.dequeue() for _ in range(3000)]
+    told.put([busy / pause_s, late, numbers == list(range(3000))])
+    threading.Timer(0.2, queue.shutdown).start()
+    try:
+        queue.dequeue(indefinite=True)
+    except RuntimeError as error:
+        told.put(str(error))
+    os._exit(0)
+
+
+@case
+def waits_of_a_queue():
+    """The share of a core that a reader takes while it waits; what else it finds."""
+    from vllm.distributed.device_communicators.shm_broadcast import MessageQueue
+
+    context = mp.get_context("fork")
+    queue, told, pause_s = MessageQueue(1, 1), context.SimpleQueue(), 0.9
+    reader = context.Process(target=_read, args=(queue.export_handle(), pause_s, told))
+    reader.start()
+    queue.wait_until_ready()
+    queue.enqueue("first")
+    time.sleep(pause_s)
+    queue.enqueue("second")
+    told.get()
+    for number in range(3000):
+        queue.enqueue(number)
+        if number % 300 == 0:
+            time.sleep(0.002)
+    return [*told.get(), told.get()]
 
 
 @case
@@ -297,6 +438,32 @@ def latent_attention():
         scheduler.max_num_batched_tokens,
         found.cache_config.enable_prefix_caching,
     ]
+
+
+def _count():
+    from prometheus_client import Counter
+
+    Counter("overspan_test_total", "Counted in another process").inc()
+
+
+@case
+def start_method_of_servers():
+    """How API servers start, and whether all processes find what one of them counts."""
+    from vllm.v1 import utils
+
+    context = utils.multiprocessing.get_context("spawn")
+    if context.get_start_method() != "fork":
+        return [context.get_start_method()]
+    from prometheus_client import CollectorRegistry, multiprocess
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # as vLLM does before it starts several
+        server = utils.multiprocessing.get_context("spawn").Process(target=_count)
+        server.start()
+        server.join()
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)
+        return [context.get_start_method(), registry.get_sample_value("overspan_test_total")]
 
 
 def _sleep(told):
