@@ -1,11 +1,14 @@
 """What the slurm launcher makes of what Slurm says, on a scripted login node (test_up_on_slurm.py has a real one)."""
 
 import base64
+import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from overspan.launchers import slurm
 from overspan.launchers.slurm import SlurmLauncher
 from overspan.schema.errors import InputError
 from overspan.schema.inventory import Host, Slurm
@@ -95,6 +98,38 @@ def test_the_first_step_to_end_is_named_first_with_its_signal_and_lines(tmp_path
     assert first.how == "was ended by signal 9"
     assert second.process == "api"
     assert (tmp_path / "worker1.log").read_text() == "it broke\n"
+
+
+def test_a_line_that_no_job_writes_costs_no_other(tmp_path: Path) -> None:
+    replies = [
+        job("RUNNING"), reading(NODES), job("FAILED"), reading("", "", "", " 143 api\n200.1 137 worker1\n"), NOTHING,
+    ]  # fmt: skip
+    made, _ = launcher(tmp_path, replies)
+    (death,) = made.wait(8)
+    assert (death.process, death.code) == ("worker1", -9)
+
+
+def test_the_job_tells_a_steps_end_without_other_programs(tmp_path: Path) -> None:
+    """Slurm ends a job's processes all at once: a `date` that was to tell the time would be gone before it does."""
+    programs = {
+        "scontrol": "#!/bin/sh\necho n1\n",
+        "getent": "#!/bin/sh\necho 10.0.0.1 STREAM n1\n",
+        "mv": '#!/bin/sh\nexec /bin/mv "$@"\n',
+    }
+    for name, text in programs.items():
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    folder = tmp_path / "run"
+    for part in ("steps", "logs"):
+        (folder / part).mkdir(parents=True)
+    (folder / "hosts").write_text("a\n")
+    (folder / "steps" / "api").write_bytes(b"/bin/false\0")
+    script = Path(slurm.__file__).with_name("batch.sh")
+    environment = {"PATH": str(tmp_path / "bin"), "SLURM_JOB_NODELIST": "n1"}
+    subprocess.run(["/bin/bash", str(script), str(folder)], env=environment, check=True, timeout=30)
+    at, code, name = (folder / "ended").read_text().split()
+    assert (abs(float(at) - time.time()) < 60, code, name) == (True, "1", "api")
 
 
 def test_a_controller_that_does_not_answer_is_no_death(tmp_path: Path) -> None:

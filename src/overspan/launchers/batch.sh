@@ -38,7 +38,10 @@ run_step() { # steps/NAME or stage/NAME
 }
 
 tell_end() { # code name
-  printf '%s %s %s\n' "$(date -u +%s.%N)" "$1" "$2" >>ended
+  # Without another program: where Slurm ends the job, it ends that one first. Bash 4 has whole seconds alone.
+  local at=${EPOCHREALTIME/,/.}
+  [ -n "$at" ] || printf -v at '%(%s)T' -1
+  printf '%s %s %s\n' "$at" "$1" "$2" >>ended
 }
 
 if [ -d stage ]; then # weights to the nodes' own disks, all at once

@@ -7,6 +7,7 @@ output and ends come back, read a few times a second over the one way to the log
 from __future__ import annotations
 
 import base64
+import re
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -46,6 +47,8 @@ LAST_LINES: Final = 12
 SIGNAL_BASE: Final = 128
 """srun gives 128 + N for a task that signal N ended. Source: srun(1), EXIT VALUES, and POSIX shells."""
 
+_END: Final = re.compile(r"(?P<at>[0-9]+(\.[0-9]+)?) (?P<code>[0-9]+) (?P<name>.+)")
+"""What `tell_end` of batch.sh writes: seconds since the epoch, the step's exit code, the step."""
 JOB: Final = "job"
 """The name of the job itself among the processes: its log is the batch script's output."""
 
@@ -222,9 +225,10 @@ class SlurmLauncher:
                 with (self._logs / f"{name}.log").open("ab") as log:
                     log.write(data)
         *whole, self._pending_ends = (self._pending_ends + ends).split(b"\n")
-        for line in whole:
-            at, code, name = line.decode().split(" ", 2)
-            self._ends.append((float(at), int(code), name))
+        found = [(_END.fullmatch(line.decode(errors="replace")), line) for line in whole]
+        self._ends += [(float(end["at"]), int(end["code"]), end["name"]) for end, _ in found if end]
+        for line in (line for end, line in found if end is None):
+            raise OverspanError(f"{self.folder}/ended has a line that no job of ours writes", quote=repr(line[:200]))
 
     def _settle(self) -> None:
         """Hear the controller's verdict, and everything that was written until then."""
