@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 MARKERS ?= not slow and not gpu
-TWO := -n 2 --dist loadfile --no-loadscope-reorder
+TWO := -n 2 --dist loadfile
 
 .PHONY: doctor-score doctor-docs demo prove system-parts test test-slow test-newest lint fmt clean
 
