@@ -39,7 +39,7 @@ from overspan.schema.places import cache_dir
 
 TTFT_MS = 200
 LARGE = 4096
-PEER_TIMEOUT_S = 300
+PEER_TIMEOUT_S = 900
 BUSY = 0.05
 """Of one core, taken by others during a run: such a run is done again, TRIES times at most."""
 TRIES = 3
