@@ -1,7 +1,4 @@
-"""`prove --on`: a twin over two real hosts, in containers, natively and on Ray, token for token.
-
-TP2 on Ray is in tests/hosts/test_ray.py, with what else Ray is asked for.
-"""
+"""`prove --on`: a twin over two real hosts, in containers, natively and on Ray, token for token."""
 
 import json
 from pathlib import Path
@@ -28,7 +25,8 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return str(tmp_path / "mixtral")
 
 
-@pytest.mark.parametrize(("engine", "layout"), [("vllm-ray", "pp2"), ("vllm", "tp2"), ("vllm", "pp2")])
+@pytest.mark.parametrize("layout", ["tp2", "pp2"])
+@pytest.mark.parametrize("engine", ["vllm", "vllm-ray"])
 def test_a_twin_over_two_hosts_is_exact(bed: Bed, model: str, engine: str, layout: str) -> None:
     try:
         engines.find("cpu")
