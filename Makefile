@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 BIN := $(VENV)/bin
 MARKERS ?= not slow and not gpu
-TWO := -n 2 --dist loadfile
+FILES := --dist loadfile
 
 .PHONY: doctor-score doctor-docs demo prove system-parts test test-slow test-newest lint fmt clean
 
@@ -29,13 +29,13 @@ system-parts:
 	tests/support/system_parts.sh
 
 # Pure tests on every core while engines are installed; then the real parts, which wait more than they work, a file at a
-# time in two workers.
+# time in three workers.
 test: $(VENV)/.dev system-parts
 	( $(BIN)/overspan engine install cpu && $(BIN)/overspan engine install router ) & engines=$$!; \
 	status=0; \
-	$(BIN)/python -m pytest -m "$(MARKERS) and not real" $(TWO) || status=$$?; \
+	$(BIN)/python -m pytest -m "$(MARKERS) and not real" -n 2 $(FILES) || status=$$?; \
 	wait $$engines || status=$$?; \
-	$(BIN)/python -m pytest -m "$(MARKERS) and real" $(TWO) || status=$$?; \
+	$(BIN)/python -m pytest -m "$(MARKERS) and real" -n 3 $(FILES) || status=$$?; \
 	exit $$status
 
 test-slow: $(VENV)/.dev system-parts
