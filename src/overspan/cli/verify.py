@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,14 @@ if TYPE_CHECKING:
 
 _MARKS = {"passed": "passed", "failed": "FAILED", "not_evaluated": "not evaluated"}
 _OF_EVAL = ("samples", "temperature", "max_tokens", "concurrency")
+_MANNERS = ("harness", "record", "questions", "short")
+"""What is done in place of asking every rule: one at a time."""
+_EXCLUDE = [
+    ("run", "base_url"),
+    *itertools.combinations(_MANNERS, 2),
+    *itertools.product(_MANNERS, ("reference", "expect")),
+]
+_NEED = {"questions": ("against", "out", *_OF_EVAL), "base_url": ("model", "expect")}
 _FILE = click.Path(path_type=Path)
 
 
@@ -44,23 +54,57 @@ def verify(run: str | None, base_url: str | None, model: str | None, harness: st
 
     Exit code 0 where nothing failed, 1 where something did. An endpoint's key is taken from OVERSPAN_API_KEY.
     """
+    _require_fitting()
+    for name in ("out", "record"):
+        _require_writable(f"--{name}", how[name])
+    aim = _of_run(run) if base_url is None else _of_url(base_url, model)
+    if harness is not None:
+        return _harness(aim, harness, as_json=how["as_json"])
+    if how["record"] is not None:
+        return _record(aim, how["record"], as_json=how["as_json"])
+    return _rules(aim, **how) if how["questions"] is None else _eval(aim, **how)
+
+
+def _require_fitting() -> None:
+    """Refuse options of which one would drop another.
+
+    Raises:
+        InputError: names both.
+    """
     from overspan.schema.errors import InputError
 
-    if run is not None and base_url is not None:
-        raise InputError("RUN and --base-url exclude each other", next="give one of them")
-    if base_url is None and (model or how["expect"]):
-        raise InputError("--model and --expect are for --base-url: a run's recipe tells them", next="leave them out")
-    if how["questions"] is None and (how["against"] or how["out"]):
-        raise InputError("--against and --out are for --eval", next="give --eval FILE.jsonl")
-    aim = _of_url(base_url, model) if base_url else _of_run(run)
-    if harness is not None:
-        from overspan.checks.evals.harness import command
+    context = click.get_current_context()
+    names = {
+        each.name: each.human_readable_name if each.name == "run" else each.opts[0] for each in context.command.params
+    }
+    left = (None, click.core.ParameterSource.DEFAULT)
+    given = {name for name in names if context.get_parameter_source(name) not in left}
+    for one, other in _EXCLUDE:
+        if one in given and other in given:
+            raise InputError(f"{names[one]} and {names[other]} exclude each other", next="give one of them")
+    for needed, others in _NEED.items():
+        stray = [names[each] for each in others if each in given]
+        if stray and needed not in given:
+            what = f"{' and '.join(stray)} {'are' if len(stray) > 1 else 'is'} for {names[needed]}"
+            raise InputError(what, next=f"give {names[needed]}, or leave {stray[0]} out")
 
-        click.echo(command(harness, aim.endpoint, aim.key_file))
-        return 0
-    if how["record"] is not None:
-        return _record(aim, how["record"])
-    return _eval(aim, **how) if how["questions"] else _rules(aim, **how)
+
+def _require_writable(option: str, out: Path | None) -> None:
+    """Before anything is asked: what is found can be written.
+
+    Raises:
+        InputError: there is no such folder, or the file is one.
+    """
+    from overspan.schema.errors import InputError
+
+    if out is None:
+        return
+    folder = out.resolve().parent
+    if not folder.is_dir():
+        raise InputError(f"{option} {out}: there is no folder {folder}", next=f"mkdir -p '{folder}'")
+    if out.is_dir() or not os.access(folder, os.W_OK):
+        why = "that is a folder" if out.is_dir() else f"{folder} cannot be written to"
+        raise InputError(f"{option} {out}: {why}", next="give the path of a file")
 
 
 @dataclass(frozen=True)
@@ -91,7 +135,18 @@ def _of_url(base_url: str, model: str | None) -> _Aim:
     return _Aim(identify(base_url, model, key), key)
 
 
-def _record(aim: _Aim, out: Path) -> int:
+def _harness(aim: _Aim, harness: str, *, as_json: bool) -> int:
+    from overspan.checks.evals.harness import command
+
+    line = command(harness, aim.endpoint, aim.key_file)
+    if as_json:
+        document({"harness": harness, "command": line})
+    else:
+        click.echo(line)
+    return 0
+
+
+def _record(aim: _Aim, out: Path, *, as_json: bool) -> int:
     from datetime import UTC, datetime
 
     from overspan.checks.verify.record import record
@@ -102,7 +157,11 @@ def _record(aim: _Aim, out: Path) -> int:
     source = f"{what} at {aim.endpoint.base_url}, {datetime.now(UTC):%Y-%m-%d}"
     found = record(aim.endpoint, source, aim.api_key)
     write_whole(out, found.model_dump_json(indent=2) + "\n")
-    say(f"{out}: {sum(len(each.tokens) for each in found.continuations)} tokens of {found.model}")
+    tokens = sum(len(each.tokens) for each in found.continuations)
+    if as_json:
+        document({"reference": str(out), "model": found.model, "source": found.source, "tokens": tokens})
+    else:
+        say(f"{out}: {tokens} tokens of {found.model}")
     return 0
 
 
@@ -112,7 +171,7 @@ def _rules(aim: _Aim, *, as_json: bool, short: bool, reference: Path | None, exp
     from overspan.checks.verify.reference import load
     from overspan.runs.verifying import verify_run
 
-    held = load(reference) if reference else None
+    held = load(reference) if reference is not None else None
     rules = SHORT if short else RULES
     ticker = Ticker()
 
@@ -164,7 +223,7 @@ def _eval(aim: _Aim, *, questions: Path, against: str | None, out: Path | None, 
     from overspan.runs.folder import write_whole
 
     asked = read(questions)
-    other = earlier(against, questions) if against else None
+    other = None if against is None else earlier(against, questions)
     if other:
         require_comparable(questions, asked, how["samples"], other)
     ticker = Ticker()

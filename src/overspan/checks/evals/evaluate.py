@@ -6,9 +6,9 @@ import hashlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from overspan.checks.client import Addressed, NoAnswer
 from overspan.checks.evals.questions import Question
@@ -25,8 +25,8 @@ class Scored(Frozen):
     """One question: how many of its samples were right, and what was said."""
 
     id: str
-    right: int
-    answered: int
+    right: int = Field(ge=0)
+    answered: int = Field(ge=0)
     replies: list[str]
     error: str | None = None
 
@@ -43,7 +43,14 @@ class EvalResult(Frozen):
     accuracy: float
     low: float = Field(description="lower end of the 95 % interval (Wilson, over questions)")
     high: float
-    questions: list[Scored]
+    questions: list[Scored] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _no_more_than_asked(self) -> Self:
+        for each in self.questions:
+            if not each.right <= each.answered <= self.samples:
+                raise ValueError(f"question {each.id}: {each.right} right of {each.answered} of {self.samples} samples")
+        return self
 
     @property
     def unanswered(self) -> int:
@@ -124,7 +131,8 @@ def evaluate(
     finally:
         ask.close()
     scored = [
-        _scored(question, replies[at * samples : (at + 1) * samples], at + 1) for at, question in enumerate(questions)
+        _scored(question, replies[at * samples : (at + 1) * samples], name)
+        for at, (question, name) in enumerate(zip(questions, _ids(questions), strict=True))
     ]
     answered = sum(each.answered for each in scored)
     accuracy = sum(each.right for each in scored) / max(1, answered)
@@ -143,16 +151,21 @@ def evaluate(
     )
 
 
-def _scored(question: Question, replies: Sequence[str | NoAnswer], number: int) -> Scored:
+def _scored(question: Question, replies: Sequence[str | NoAnswer], name: str) -> Scored:
     said = [reply for reply in replies if isinstance(reply, str)]
     errors = [reply for reply in replies if isinstance(reply, NoAnswer)]
     return Scored(
-        id=question.id or str(number),
+        id=name,
         right=sum(question.right(reply) for reply in said),
         answered=len(said),
         replies=said,
         error=f"{errors[0].what}: {errors[0].quote or ''}".rstrip(": ") if errors else None,
     )
+
+
+def _ids(questions: Sequence[Question]) -> list[str]:
+    """The name of each question in a result: its id, or its number from 1."""
+    return [question.id or str(number) for number, question in enumerate(questions, 1)]
 
 
 def _digest(questions: Sequence[Question]) -> str:
@@ -166,7 +179,7 @@ def compare(one: EvalResult, other: EvalResult) -> Comparison:
     Raises:
         InputError: they are of other questions, or sampled unequally often.
     """
-    _require_alike(one.file, one.digest, one.samples, other)
+    _require_alike(one.file, one.digest, [each.id for each in one.questions], one.samples, other)
     both = [
         (a.right, b.right)
         for a, b in zip(one.questions, other.questions, strict=True)
@@ -189,14 +202,19 @@ def require_comparable(file: Path, questions: Sequence[Question], samples: int, 
     Raises:
         InputError: they are of other questions, or sampled unequally often.
     """
-    _require_alike(str(file), _digest(questions), samples, other)
+    _require_alike(str(file), _digest(questions), _ids(questions), samples, other)
 
 
-def _require_alike(file: str, digest: str, samples: int, other: EvalResult) -> None:
+def _require_alike(file: str, digest: str, ids: Sequence[str], samples: int, other: EvalResult) -> None:
     if digest != other.digest:
         raise InputError(f"the results are of other questions: {file} ({digest}), {other.file} ({other.digest})")
     if samples != other.samples:
         raise InputError(f"the results have {samples} and {other.samples} samples a question; they must be equal")
+    found = [each.id for each in other.questions]
+    if found != list(ids):
+        differs = next((pair for pair in zip(ids, found, strict=False) if pair[0] != pair[1]), None)
+        how = f"'{differs[1]}' where '{differs[0]}' is asked" if differs else f"{len(found)} for {len(ids)}"
+        raise InputError(f"the result of {other.file} is damaged: its questions are not those of {file}: {how}")
 
 
 def load(path: Path) -> EvalResult:
@@ -211,4 +229,5 @@ def load(path: Path) -> EvalResult:
         raise InputError(f"{path}: {error.strerror}") from None
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
-        raise InputError(f"{path} is no result of verify --eval: {problem['msg']}") from None
+        place = ".".join(str(part) for part in problem["loc"]) or "the document"
+        raise InputError(f"{path} is no result of verify --eval: {place}: {problem['msg']}") from None

@@ -33,7 +33,7 @@ def identify(base_url: str, model: str | None = None, api_key: str | None = None
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     try:
         reply = httpx.get(f"{url}/models", headers=headers, timeout=_TIMEOUT_S, trust_env=False)
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: a name that IDNA refuses
         raise InputError(
             f"{url} does not answer: {str(error) or type(error).__name__}", next="overspan list, or check --base-url"
         ) from None
@@ -65,7 +65,7 @@ def _served(reply: httpx.Response, url: str) -> list[str]:
         raise InputError(f"{url} is not an OpenAI endpoint: HTTP {reply.status_code}", next=hint)
     try:
         served = [item["id"] for item in reply.json()["data"]]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         served = []
     if not served or not all(isinstance(name, str) for name in served):
         raise InputError(

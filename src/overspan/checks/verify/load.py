@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from overspan.checks.client import NoAnswer
 from overspan.checks.verify.ask import Asker, Reply
-from overspan.checks.verify.subject import Subject, agreeing, failed, passed, shown
+from overspan.checks.verify.subject import Subject, agreeing, failed, not_evaluated, passed, shown
 from overspan.schema.finding import Finding
 
 IN_SEQUENCE: Final = 20
 """Engines were seen that answered 10 requests of 10 in one setting, and died after 8 in another (seed 000)."""
 BEGINNING: Final = 4
-"""Characters that answers to one question have in common; later ones may fall apart by rounding."""
+"""Characters that two answers to one question have in common; what follows may fall apart by rounding."""
 FOREIGN: Final = 12
-"""So many characters of another question's answer are no chance."""
+"""So many characters that only another question's answer has are no chance."""
+STEP: Final = 3
+"""So many answers at the end, each other than those before, are no rounding: that comes and goes."""
 TOPICS: Final = (
     "What is the capital of France?",
     "Count from one to twenty.",
@@ -45,22 +47,38 @@ def sequence(ask: Asker, _: Subject) -> Finding:
                 f"the endpoint answered {number - 1} requests and no more",
                 "overspan doctor RUN; CUDA graphs over Ray and pipelines over Ray were seen to die so (seed 000)",
             )
-        if not replies[-1]:
-            return failed(rule, f"request {number} of {IN_SEQUENCE}: empty", "an answer is empty")
-        if agreeing(replies[0], replies[-1]) < min(BEGINNING, len(replies[0])):
-            return failed(
-                rule,
-                f"request 1: {shown(replies[0])}; request {number}: {shown(replies[-1])}",
-                "the same question gets another answer after some requests: state is left over or lost",
-            )
+        if not replies[-1].strip():
+            return failed(rule, f"request {number} of {IN_SEQUENCE}: {shown(replies[-1])}", "an answer is empty")
+    changed = _changed(replies)
+    if changed is not None:
+        return failed(
+            rule,
+            f"request 1: {shown(replies[0])}; request {changed + 1}: {shown(replies[changed])}",
+            "the same question gets another answer after some requests: state is left over or lost",
+        )
     return passed(rule, f"{IN_SEQUENCE} of {IN_SEQUENCE} answered, {len(set(replies))} different")
+
+
+def _changed(replies: Sequence[str]) -> int | None:
+    """Which of the answers to one question, asked alone each time, is another than rounding makes of it."""
+    first = replies[0]
+    for number, reply in enumerate(replies):
+        shorter = min(len(first), len(reply))
+        if agreeing(first, reply) < min(len(first), max(BEGINNING, shorter // 2)):
+            return number
+    step = next((number for number, reply in enumerate(replies) if reply != first), len(replies))
+    # After the first request a prefix cache has the prompt, which may round otherwise ever after.
+    stays = 2 <= step <= len(replies) - STEP and first not in replies[step:]
+    return step if stays else None
 
 
 def burst(ask: Asker, _: Subject, count: int = BURST) -> Finding:
     """Many requests at once, of several lengths, half of them streamed, are answered as each is alone."""
     rule = "verify.burst"
     lengths = [LENGTHS[number // len(TOPICS) % len(LENGTHS)] for number in range(count)]
-    alone = [ask.chat(topic, max(lengths)).whole for topic in TOPICS]
+
+    def lone() -> list[str]:
+        return [ask.chat(topic, max(lengths)).whole for topic in TOPICS]
 
     def one(number: int) -> Reply | NoAnswer:
         try:
@@ -68,17 +86,9 @@ def burst(ask: Asker, _: Subject, count: int = BURST) -> Finding:
         except NoAnswer as error:
             return error
 
+    alone = lone()
     with ThreadPoolExecutor(max_workers=count) as pool:
         replies = list(pool.map(one, range(count)))
-    return _judged(rule, replies, alone)
-
-
-def short_burst(ask: Asker, subject: Subject) -> Finding:
-    """The burst, with each question once."""
-    return burst(ask, subject, len(TOPICS))
-
-
-def _judged(rule: str, replies: Sequence[Reply | NoAnswer], alone: Sequence[str]) -> Finding:
     refused = [reply for reply in replies if isinstance(reply, NoAnswer)]
     if refused:
         return failed(
@@ -86,23 +96,45 @@ def _judged(rule: str, replies: Sequence[Reply | NoAnswer], alone: Sequence[str]
             f"{len(refused)} of {len(replies)}: {refused[0].what}: {refused[0].quote or ''}".rstrip(": "),
             f"of {len(replies)} requests at once, {len(refused)} were not answered",
         )
+    return _judged(rule, [reply.whole for reply in replies if isinstance(reply, Reply)], alone, lone)
+
+
+def short_burst(ask: Asker, subject: Subject) -> Finding:
+    """The burst, with each question once."""
+    return burst(ask, subject, len(TOPICS))
+
+
+def _judged(rule: str, texts: Sequence[str], alone: Sequence[str], lone: Callable[[], list[str]]) -> Finding:
     same = apart = 0
-    for number, reply in enumerate(replies):
-        text = reply.whole if isinstance(reply, Reply) else ""
-        own = alone[number % len(alone)]
-        common = agreeing(own, text)
-        same += common == min(len(own), len(text))
-        if common >= min(BEGINNING, len(own)):
-            continue
-        apart += 1
-        foreign = next((each for each in alone if each != own and agreeing(each, text) >= FOREIGN), None)
-        if foreign is not None:
+    for number, text in enumerate(texts):
+        topic = number % len(alone)
+        own = alone[topic]
+        if not own.strip() or not text.strip():
+            how = "at once with others" if own.strip() else "alone"
+            return failed(rule, f"{TOPICS[topic]!r}, asked {how}: {shown('')}", "an answer is empty")
+        if any(agreeing(other, text) >= _common(other, alone) + FOREIGN for other in alone if other != own):
             return failed(
                 rule,
-                f"{TOPICS[number % len(alone)]!r} -> {shown(text)}",
+                f"{TOPICS[topic]!r} -> {shown(text)}",
                 "a request got the answer of another one that was under way: requests are mixed up",
             )
-    seen = f"{len(replies)} requests at once: {same} as alone to their end, {apart} from their beginning on otherwise"
-    if apart > len(replies) // 4:
+        common, shorter = agreeing(own, text), min(len(own), len(text))
+        same += common == shorter
+        apart += common < min(shorter, _common(own, alone) + BEGINNING)
+    seen = f"{len(texts)} requests at once: {same} as alone to their end, {apart} from their beginning on otherwise"
+    if apart > len(texts) // 4:
         return failed(rule, seen, "together with others, questions get other answers than alone")
-    return passed(rule, seen)
+    if 2 * same >= len(texts):
+        return passed(rule, seen)
+    if 4 * same < len(texts) and lone() == alone:
+        return failed(rule, seen, "together with others, nearly all answers depart from those that repeat alone")
+    return not_evaluated(
+        rule,
+        f"{seen}: too few are as alone to tell rounding from a fault",
+        "ask an idle endpoint, and one of more precision: bf16 for fp8, tp=1",
+    )
+
+
+def _common(own: str, alone: Sequence[str]) -> int:
+    """With how many characters an answer begins as that to another question does: 'The', 'Okay, the user asks'."""
+    return max((agreeing(own, each) for each in alone if each != own), default=0)

@@ -16,6 +16,9 @@ LEAST_AGREEMENT: Final = 0.99
 SURE: Final = 0.5
 """In nats: by so much a token must beat the next best to count. BF16 moves SmolLM2's log probabilities by 0.03 on
 average and 0.12 at most (192 tokens, transformers, 2026-11-22)."""
+UNKNOWN: Final = (400, 404, 422)
+"""HTTP codes of a server that does not know what it was asked for. With any other it tried, and failed."""
+_NONE: Final = "the endpoint gives no log probabilities of a prompt"
 
 
 def logits(ask: Asker, subject: Subject) -> Finding:
@@ -30,9 +33,11 @@ def logits(ask: Asker, subject: Subject) -> Finding:
         try:
             found = _forced(ask, subject, each)
         except Refused as error:
-            return not_evaluated(rule, f"the endpoint gives no log probabilities of a prompt: {error.quote}")
+            if error.code not in UNKNOWN:
+                raise
+            return not_evaluated(rule, f"{_NONE}: HTTP {error.code}: {error.quote}{subject.other_model}")
         if found is None:
-            return not_evaluated(rule, "the endpoint gives no log probabilities of a prompt (`prompt_logprobs`)")
+            return not_evaluated(rule, f"{_NONE} (`prompt_logprobs`)")
         for (rank, logprob), expected, margin in zip(found, each.logprobs, each.margins, strict=True):
             apart.append(abs(logprob - expected))
             if margin >= SURE:
@@ -42,7 +47,7 @@ def logits(ask: Asker, subject: Subject) -> Finding:
         return not_evaluated(rule, f"the reference is sure of none of its tokens ({reference.source})")
     seen = (
         f"{agreed} of {compared} sure tokens agree ({agreed / compared:.1%}); log probabilities differ by "
-        f"{sum(apart) / len(apart):.3f} on average, {max(apart):.3f} at most ({reference.source})"
+        f"{sum(apart) / len(apart):.3f} on average, {max(apart):.3f} at most ({reference.source}){subject.other_model}"
     )
     if agreed < LEAST_AGREEMENT * compared:
         return failed(

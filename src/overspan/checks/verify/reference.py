@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -12,12 +12,15 @@ from overspan.catalog import files
 from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError
 
+TokenId = Annotated[int, Field(ge=0, lt=2**31)]
+"""Engines keep token ids in 32 bits with a sign."""
+
 
 class Continuation(Frozen):
     """Tokens that a model gave greedily after a prompt, each with its log probability and its lead over the next."""
 
-    prompt: list[int] = Field(min_length=1)
-    tokens: list[int] = Field(min_length=1)
+    prompt: list[TokenId] = Field(min_length=1)
+    tokens: list[TokenId] = Field(min_length=1)
     logprobs: list[float]
     margins: list[float]
 

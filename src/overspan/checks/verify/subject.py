@@ -24,6 +24,15 @@ class Subject:
     tools: Parsing = "unknown"
     reasoning: Parsing = "unknown"
     reference: Reference | None = None
+    hf_id: str | None = None
+
+    @property
+    def other_model(self) -> str:
+        """A sentence on a reference that is of a model by another name; nothing where the names agree."""
+        names = {self.endpoint.model, self.hf_id or self.endpoint.model}
+        if self.reference is None or self.reference.model in names:
+            return ""
+        return f"; the reference is of {self.reference.model}, the endpoint serves {self.endpoint.model}"
 
 
 def subject_of(
@@ -39,6 +48,7 @@ def subject_of(
         "asked" if tools else "not_asked",
         "asked" if args.get("reasoning_parser") else "not_asked",
         reference,
+        recipe.model,
     )
 
 

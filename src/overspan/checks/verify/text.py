@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from overspan.checks.verify.ask import Asker, Reply
@@ -21,6 +23,8 @@ LEAD: Final = "The days of the week are Monday, Tuesday,"
 STREAM_TOKENS: Final = 48
 STORY_TOKENS: Final = 192
 """Long enough that a collapse, which a broken cache brings after its first blocks, has room to show."""
+LONGEST: Final = 6144
+"""Characters of a story that are looked at for what repeats: STORY_TOKENS of 32 each, longer than any."""
 TRIES: Final = 4
 
 
@@ -28,53 +32,94 @@ def streamed(ask: Asker, _: Subject) -> Finding:
     """The text of a stream is the text of a whole answer."""
     rule = "verify.streamed"
     for question in QUESTIONS:
-        whole: list[str] = []
-        parts: list[str] = []
-        for _attempt in range(TRIES):
-            whole.append(ask.chat(question, STREAM_TOKENS).whole)
-            parts.append(ask.chat(question, STREAM_TOKENS, stream=True).whole)
-            if set(whole) & set(parts):
-                break
-        else:
-            if len(set(whole)) > 1:
+        asked = partial(ask.chat, question, STREAM_TOKENS)
+        wholes, parts = _paired(asked, partial(asked, stream=True))
+        said = [reply.whole for reply in wholes]
+        if not said[0].strip():
+            return failed(rule, f"{shown(question)} -> {shown(said[0])}", "the answer is empty")
+        steady = len(set(said)) == 1
+        wrong = _losing(wholes[0], parts) if steady else None
+        if wrong is None and not _alike(wholes, parts):
+            if not steady:
                 return not_evaluated(
                     rule,
-                    f"whole answers to one question differ among themselves at temperature 0: {shown(whole[0])} and "
-                    f"{shown(next(text for text in whole if text != whole[0]))}",
+                    f"whole answers to one question differ among themselves at temperature 0: {shown(said[0])} and "
+                    f"{shown(next(text for text in said if text != said[0]))}",
                     "ask an idle endpoint; other load changes the batches, and rounding with them",
                 )
+            wrong = parts[0]
+        if wrong is not None:
             return failed(
                 rule,
-                f"whole: {shown(whole[0])}; streamed: {shown(parts[0])}",
+                f"whole: {shown(said[0])}; streamed: {shown(wrong.whole)}",
                 "a streamed answer is another than the whole one: text is lost, doubled or cut between chunks",
                 "look at the detokenizer and at whatever stands between the client and the engine",
             )
     return passed(rule, f"{len(QUESTIONS)} answers are the same streamed and whole")
 
 
+def _paired(one: Callable[[], Reply], other: Callable[[], Reply]) -> tuple[list[Reply], list[Reply]]:
+    """Answers asked in two ways: once where they are equal at once, else several times."""
+    ones, others = [one()], [other()]
+    while not _alike(ones[:1], others[:1]) and len(ones) < TRIES:
+        ones.append(one())
+        others.append(other())
+    return ones, others
+
+
+def _alike(ones: Iterable[Reply], others: Iterable[Reply]) -> bool:
+    """Whether one of these equals one of those: what is wrong with one way never does, what rounds otherwise may."""
+    return not {reply.whole for reply in ones}.isdisjoint(reply.whole for reply in others)
+
+
+def _losing(whole: Reply, parts: Sequence[Reply]) -> Reply | None:
+    """The part that is the whole with text left out or doubled, where rounding does not explain it.
+
+    Rounding gives other words. The same words with a hole are a loss where as many tokens are counted, and where there
+    are two of them.
+    """
+    holed = [part for part in parts if _holed(*sorted((whole.whole, part.whole), key=len))]
+    counted = [part for part in holed if part.completion_tokens == whole.completion_tokens is not None]
+    return next(iter(counted or holed[1:]), None)
+
+
+def _holed(shorter: str, longer: str) -> bool:
+    rest = iter(longer)
+    return len(shorter) < len(longer) and all(character in rest for character in shorter)
+
+
 def stop_strings(ask: Asker, _: Subject) -> Finding:
-    """An answer ends before its stop string, streamed as well."""
+    """An answer is the free one up to its stop string, streamed as well."""
     rule = "verify.stop"
     free = ask.complete(LEAD, 32).text
     found = _stop_in(free)
     if found is None:
         return not_evaluated(rule, f"no text to stop in: {shown(free)}")
-    for stream in (False, True):
-        reply = ask.complete(LEAD, 32, stream=stream, stop=[found])
-        how = "streamed" if stream else "whole"
-        if found in reply.text:
-            return failed(
-                rule,
-                f"stop {shown(found)}, {how}: {shown(reply.text)}",
-                "the stop string is not honoured: it stands in the answer",
-            )
-        if reply.finish != "stop" and free.startswith(reply.text):
-            return failed(
-                rule,
-                f"stop {shown(found)}, {how}: finish_reason is {reply.finish!r}",
-                "an answer that a stop string ended does not say so",
-            )
-    return passed(rule, f"ended before {shown(found)}, whole and streamed")
+    wrong = _stopped(rule, ask, found, stream=False) or _stopped(rule, ask, found, stream=True)
+    return wrong or passed(rule, f"ended before {shown(found)}, whole and streamed")
+
+
+def _stopped(rule: str, ask: Asker, stop: str, *, stream: bool) -> Finding | None:
+    """What is wrong with answers that a stop string ends; None where nothing is."""
+
+    def before() -> Reply:
+        free = ask.complete(LEAD, 32)
+        return replace(free, text=free.text.partition(stop)[0])
+
+    frees, stopped = _paired(before, partial(ask.complete, LEAD, 32, stream=stream, stop=[stop]))
+    seen = f"stop {shown(stop)}, {'streamed' if stream else 'whole'}: "
+    for reply in stopped:
+        if stop in reply.text:
+            return failed(rule, seen + shown(reply.text), "the stop string is not honoured: it stands in the answer")
+        if reply.finish != "stop" and frees[0].text.startswith(reply.text):
+            cause = "an answer that a stop string ended does not say so"
+            return failed(rule, f"{seen}finish_reason is {reply.finish!r}", cause)
+    if _alike(frees, stopped):
+        return None
+    seen += f"{shown(stopped[0].text)}; free, up to there: {shown(frees[0].text)}"
+    if len({reply.text for reply in frees}) > 1:
+        return not_evaluated(rule, f"free answers differ among themselves at temperature 0. {seen}")
+    return failed(rule, seen, "with a stop string the text before it is another: text is lost or changed")
 
 
 def _stop_in(text: str) -> str | None:
@@ -123,6 +168,8 @@ def _miscounts(whole: Reply, parts: Reply, longer: Reply) -> Iterator[str]:
         counts = (reply.prompt_tokens, reply.completion_tokens, reply.total_tokens)
         if None not in counts and (counts[0] or 0) + (counts[1] or 0) != counts[2]:
             yield f"{counts[0]} prompt tokens and {counts[1]} completion tokens are not {counts[2]} in total"
+    if None not in (whole.prompt_tokens, parts.prompt_tokens) and whole.prompt_tokens != parts.prompt_tokens:
+        yield "the same prompt is counted otherwise when its answer is streamed"
     if parts.completion_tokens is None:
         yield "a stream with stream_options.include_usage ends without its counts"
     elif parts.text == whole.text and parts.completion_tokens != whole.completion_tokens:
@@ -184,12 +231,12 @@ def _collapses(texts: Iterable[str]) -> Iterator[str]:
             yield f"{shown(found)} again and again at the end of {shown(text[:40])}"
 
 
-def collapse(text: str, most: int = 48, least: int = 6) -> str | None:
-    """The unit (of at most `most` characters) that a text repeats `least` times or more at its end, if it does so.
+def collapse(text: str, least: int = 6) -> str | None:
+    """The unit that a text repeats `least` times or more at its end, if it does so: a word, or a whole sentence.
 
     What repeats must also be a quarter of the text: a table's ruler is no collapse.
     """
-    for size in range(1, most + 1):
+    for size in range(1, min(len(text), LONGEST) // least + 1):
         unit = text[-size:]
         count = 0
         while len(unit) == size and text.endswith(unit, 0, len(text) - count * size):
