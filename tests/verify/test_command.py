@@ -62,7 +62,22 @@ def test_a_failed_rule_ends_with_1_and_is_told_with_its_evidence(verify: Verify)
         (["--base-url", "{sound}", "some-run"], "exclude each other"),
         (["--base-url", "{sound}", "--reference", "nowhere.json"], "No such file"),
         (["--base-url", "{sound}", "--reference", __file__], "Invalid JSON"),
-        (["--expect", "reasoning"], "are for --base-url"),
+        (["--expect", "reasoning"], "--expect is for --base-url"),
+        (["--model", "m", "--expect", "reasoning"], "--model and --expect are for --base-url"),
+        (["--base-url", ""], "'' is not a base URL"),
+        (["--base-url", "http://xn--/v1"], "http://xn--/v1 does not answer"),
+        (["--base-url", f"http://{'a' * 64}/v1"], "label too long"),
+        (["--base-url", "{sound}", ""], "RUN and --base-url exclude each other"),
+        (
+            ["--base-url", "{sound}", "--record", "/nowhere/x.json", "--eval", "q.jsonl"],
+            "--record and --eval exclude each other",
+        ),
+        (["--base-url", "{sound}", "--short", "--reference", "x.json"], "--short and --reference exclude each other"),
+        (["--base-url", "{sound}", "--harness", "lm-eval", "--short"], "--harness and --short exclude each other"),
+        (["--base-url", "{sound}", "--eval", "q.jsonl", "--expect", "reasoning"], "--eval and --expect exclude"),
+        (["--base-url", "{sound}", "--samples", "1"], "--samples is for --eval"),
+        (["--base-url", "{sound}", "--record", "/nowhere/x.json"], "--record /nowhere/x.json: there is no folder"),
+        (["--base-url", "{sound}", "--record", "."], "--record .: that is a folder"),
         (["no-such-run"], "unknown run"),
     ],
 )
@@ -109,7 +124,10 @@ def test_findings_are_added_to_those_of_the_run(tmp_path: Path, monkeypatch: pyt
 def test_what_one_endpoint_gives_is_recorded_and_another_is_compared_with_it(verify: Verify, tmp_path: Path) -> None:
     file = str(tmp_path / "reference.json")
     with endpoint() as url:
-        assert verify("--base-url", url, "--record", file).returncode == 0
+        done = verify("--base-url", url, "--record", file, "--json")
+        assert (done.returncode, json.loads(done.stdout)["reference"]) == (0, file)
+        done = verify("--base-url", url, "--harness", "lm-eval", "--json")
+        assert json.loads(done.stdout)["command"].startswith("lm_eval --model")
         done = verify("--base-url", url, "--reference", file, "--json")
     logits = next(each for each in json.loads(done.stdout) if each["rule"] == "verify.logits")
     assert (done.returncode, logits["status"]) == (0, "passed")

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shlex
 import subprocess
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overspan.checks.evals.evaluate import Comparison, EvalResult, Scored, compare, evaluate
+from overspan.checks.evals.evaluate import Comparison, EvalResult, Scored, compare, digest_of, evaluate
 from overspan.checks.evals.harness import HARNESSES, command
 from overspan.checks.evals.questions import Question, read
 from overspan.checks.evals.statistics import paired_p, wilson
@@ -19,12 +20,13 @@ from overspan.checks.verify.identify import Address, identify
 from overspan.cli.main import main
 from overspan.schema.errors import InputError
 from support.endpoint import endpoint
+from support.openai_server import serving
 
 HERE = Address("http://127.0.0.1:1/v1", "m")
 
 
 def result(right: list[int], samples: int = 1, digest: str = "d") -> EvalResult:
-    scored = [Scored(id=str(at), right=each, answered=samples, replies=[]) for at, each in enumerate(right)]
+    scored = [Scored(id=str(at), right=each, answered=samples, replies=[]) for at, each in enumerate(right, 1)]
     share = sum(right) / len(right) / samples
     low, high = wilson(share, len(right))
     return EvalResult(
@@ -39,6 +41,14 @@ def result(right: list[int], samples: int = 1, digest: str = "d") -> EvalResult:
         high=high,
         questions=scored,
     )
+
+
+def renamed(kept: EvalResult) -> EvalResult:
+    return kept.model_copy(update={"questions": [each.model_copy(update={"id": "x"}) for each in kept.questions]})
+
+
+def miscounted(kept: EvalResult) -> EvalResult:
+    return kept.model_copy(update={"questions": [each.model_copy(update={"right": 5}) for each in kept.questions]})
 
 
 # Published values: R `binom.confint(x, n, methods="wilson")`, to three figures.
@@ -104,6 +114,27 @@ def test_results_of_other_questions_are_not_compared() -> None:
         ("choice", "b", "A is wrong, so the answer is (B).", True),
         ("choice", "A", "The answer is B", False),
         ("contains", ["four", "4"], "Two and two are 4", True),
+        ("contains", "巴黎", "法国的首都是巴黎。", True),
+        ("contains", "Paris", "答案是Paris。", True),
+        ("contains", "서울", "수도는 서울입니다.", True),
+        ("contains", "4", "共14个", False),
+        ("contains", "caf\u00e9", "Le cafe\u0301 noir", True),
+        ("contains", "cafe", "Le cafe\u0301 noir", False),
+        ("contains", "दिल", "दिल्ली", False),
+        ("exact", "caf\u00e9", "Cafe\u0301", True),
+        ("number", 1e-05, "It is 1e-05.", True),
+        ("number", "1e-05", "It is 0.00001", True),
+        ("number", 1500, "1.5E3 m", True),
+        ("number", 3, "So 3e", True),
+        ("choice", "B", "The answer is B, I think.", True),
+        ("choice", "I", "The answer is B, I think.", False),
+        ("choice", "I", "So it is I.", True),
+        ("choice", "B", "b", True),
+        ("choice", "B", "(b) Paris, e.g. the city", True),
+        ("choice", "B", "the answer is b, a city", True),
+        ("choice", "B", "'B'. A city in France", True),
+        ("choice", "A", "A is right.", True),
+        ("choice", "C", "A is wrong, (B) is wrong, so c.", True),
     ],
 )
 def test_when_a_reply_is_right(match: str, answer: object, reply: str, right: bool) -> None:
@@ -124,6 +155,7 @@ def test_when_a_reply_is_right(match: str, answer: object, reply: str, right: bo
         ('{"prompt": "a", "answer": NaN, "match": "number"}', "line 1: .*'nan' is no number"),
         ('{"prompt": "a", "answer": "K", "match": "choice"}', "line 1: .*'K' is no letter from A to J"),
         ('{"prompt": ' + "[" * 100_000, "line 1: too many brackets"),
+        ('{"prompt": "a", "answer": ' + "9" * 5000 + "}", "line 1: a number of more than 4300 digits"),
     ],
 )
 def test_a_file_that_is_none_says_which_line(tmp_path: Path, text: str, says: str) -> None:
@@ -186,11 +218,20 @@ def test_what_cannot_be_compared_is_said_before_anything_is_asked(
     asked: Path, run: Callable[..., tuple[int, str, str]]
 ) -> None:
     other = asked.with_name("other.json")
-    other.write_text(result([1]).model_dump_json())
-    with endpoint() as url:
-        code, said, error = run("--base-url", url, "--eval", str(asked), "--against", str(other))
-    assert (code, said) == (2, "")
-    assert "of other questions" in error
+    of_these = digest_of(read(asked))
+    for kept, says in (
+        (result([1]), "of other questions"),
+        (result([1], digest=of_these), "its questions are not those of .*: 1 for 2"),
+        (result([1, 1, 0], digest=of_these).model_copy(update={"questions": []}), "questions: List should have"),
+        (renamed(result([1, 1], digest=of_these)), "its questions are not those of .*: 'x' where '1' is asked"),
+        (result([1, 1], digest=of_these).model_copy(update={"samples": 0}), "no result of verify --eval: samples"),
+        (miscounted(result([1, 1], digest=of_these)), "question 1: 5 right of 1 of 1 samples"),
+    ):
+        other.write_text(kept.model_dump_json())
+        with serving() as server:
+            code, said, error = run("--base-url", server.base_url, "--eval", str(asked), "--against", str(other))
+            assert (code, said, server.requests) == (2, "", [])
+        assert re.search(says, error), error
 
 
 @pytest.mark.parametrize(
@@ -199,6 +240,8 @@ def test_what_cannot_be_compared_is_said_before_anything_is_asked(
         (["--samples", "4"], "several samples at temperature 0"),
         (["--against", "no-such-run"], "unknown run"),
         (["--against", "nowhere.json"], "No such file"),
+        (["--against", ""], "unknown run ''"),
+        (["--out", "/nowhere/x.json"], "--out /nowhere/x.json: there is no folder /nowhere"),
     ],
 )
 def test_bad_input(

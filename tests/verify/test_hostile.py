@@ -168,7 +168,7 @@ def test_a_reference_that_is_sure_of_nothing_proves_nothing(monkeypatch: pytest.
 def test_a_reference_with_fewer_log_probabilities_than_tokens_is_none(tmp_path: Path) -> None:
     file = tmp_path / "reference.json"
     document = json.loads(REFERENCE.model_dump_json())
-    document["continuations"][0]["logprobs"] = [-0.25]
-    file.write_text(json.dumps(document))
-    with pytest.raises(InputError, match=r"continuations\.0.*as many"):
-        load(file)
+    for field, value, says in (("logprobs", [-0.25], "as many"), ("tokens", [7, 2**31], "less than 2147483648")):
+        file.write_text(json.dumps(spoiled(document, ("continuations", 0, field), value)))
+        with pytest.raises(InputError, match=rf"continuations\.0.*{says}"):
+            load(file)

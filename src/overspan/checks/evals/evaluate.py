@@ -141,7 +141,7 @@ def evaluate(
         model=endpoint.model,
         base_url=endpoint.base_url,
         file=str(file),
-        digest=_digest(questions),
+        digest=digest_of(questions),
         samples=samples,
         temperature=temperature,
         accuracy=accuracy,
@@ -168,7 +168,8 @@ def _ids(questions: Sequence[Question]) -> list[str]:
     return [question.id or str(number) for number, question in enumerate(questions, 1)]
 
 
-def _digest(questions: Sequence[Question]) -> str:
+def digest_of(questions: Sequence[Question]) -> str:
+    """What tells a set of questions from any other, in its order."""
     text = "\n".join(question.model_dump_json() for question in questions)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -202,7 +203,7 @@ def require_comparable(file: Path, questions: Sequence[Question], samples: int, 
     Raises:
         InputError: they are of other questions, or sampled unequally often.
     """
-    _require_alike(str(file), _digest(questions), _ids(questions), samples, other)
+    _require_alike(str(file), digest_of(questions), _ids(questions), samples, other)
 
 
 def _require_alike(file: str, digest: str, ids: Sequence[str], samples: int, other: EvalResult) -> None:
