@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -76,3 +77,41 @@ def test_a_fork_that_still_bears_its_parents_title_is_not_mourned(tmp_path: Path
         assert death.what.startswith("VLLM::Worker")
     finally:
         assert launcher.end(0.0) == []
+
+
+SUPERVISOR = """
+import sys
+from pathlib import Path
+from overspan.launchers import proc
+from overspan.launchers.local import LocalLauncher
+from overspan.schema.process import ProcessSpec
+from support.waiting import until
+proc.become_subreaper()
+log = Path(sys.argv[1], "api.log")
+launcher = LocalLauncher(log.parent)
+launcher.start(ProcessSpec(name="api", host="here", argv=[sys.executable, "-c", sys.argv[2]]), {})
+until(lambda: log.read_text().endswith("\\n"), "its first word")
+assert Path(log.read_text().strip()).exists()
+assert launcher.end(0.0) == []
+print(Path(log.read_text().split()[0]).exists())
+"""
+LEAVING = """
+import signal
+from multiprocessing import shared_memory
+print("/dev/shm/" + shared_memory.SharedMemory(create=True, size=4096).name, flush=True)
+signal.pause()
+"""
+STUBBORN = """
+import signal, subprocess, sys
+orders = "import time\\nif 1: time.sleep(60)\\nfrom multiprocessing.resource_tracker import main"
+print(f"/proc/{subprocess.Popen([sys.executable, '-c', orders], start_new_session=True).pid}", flush=True)
+signal.pause()
+"""
+
+
+@pytest.mark.parametrize("program", [LEAVING, STUBBORN], ids=["its shared memory", "a tracker that does not end"])
+def test_a_family_that_is_killed_at_once_leaves_nothing(tmp_path: Path, program: str) -> None:
+    """Python's resource tracker alone unlinks the shared memory of the killed, so it ends after them."""
+    command = [sys.executable, "-c", SUPERVISOR, str(tmp_path), program]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.stdout, done.stderr) == ("False\n", "")

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 
 from overspan.catalog import features, images, inventories, overrides, recipes
+from overspan.planner import requires
 from overspan.planner.make import make_plan
 from overspan.schema.errors import PlanRefused, RecipeError
 from overspan.schema.plan import EngineChoice, Plan
-from overspan.schema.recipe import Recipe
+from overspan.schema.recipe import Patch, Recipe
 
 SPARKS = inventories.find("two-sparks")
 
@@ -59,6 +60,19 @@ def test_a_feature_of_no_release_is_refused_with_its_patch() -> None:
     recipe = recipes.find("minimax-m2.5-nvfp4").model_copy(update={"requires": ["moe.marlin.sm12x"]})
     with pytest.raises(PlanRefused, match=r"no release is known to have it; the patch https://.*/pull/40923"):
         plan(recipe, "vllm/vllm-openai:v0.32.0")
+
+
+@pytest.mark.parametrize("launcher", ["docker", "local"])
+def test_a_patch_of_the_recipe_itself_brings_the_feature_of_its_name(launcher: str) -> None:
+    own = Patch(name="moe.marlin.sm12x", file="vllm/x.py", anchor="a", replacement="b", source="pull 40923")
+    recipe = Recipe(name="x", model="a/b", image="vllm/vllm-openai:v0.32.0", requires=["moe.marlin.sm12x"])
+    engine = EngineChoice(name="vllm", version="0.32.0", image=recipe.image)
+    machines = SPARKS.model_copy(update={"launcher": launcher})
+    assert list(requires.missing(recipe, machines, engine))
+    patched = recipe.model_copy(update={"patches": [own]})
+    assert list(requires.missing(patched, machines, engine)) == []
+    unknown = engine.model_copy(update={"version": None, "image": "a/b:c"})
+    assert list(requires.unsure(patched, machines, unknown)) == []
 
 
 def test_an_unknown_feature_is_told_with_the_nearest(tmp_path: Path) -> None:

@@ -155,17 +155,37 @@ def send(processes: Iterable[psutil.Process], sig: int) -> None:
             process.send_signal(sig)
 
 
+_TRACKER_S = 2.0
+"""How long a resource tracker may go on after the last of its family: it needs milliseconds to remove what they left."""
+
+
+def _is_tracker(process: psutil.Process) -> bool:
+    """Whether it is what alone unlinks the shared memory of killed Python processes; their pipe's end ends it.
+
+    Source: CPython 3.11 to 3.14, Lib/multiprocessing/resource_tracker.py (`ensure_running`).
+    """
+    return "from multiprocessing.resource_tracker import main" in title(process)
+
+
 def kill_all(find: Iterable[list[psutil.Process]], timeout_s: float = 10.0) -> list[psutil.Process]:
     """Kill what `find` gives, again and again until it gives nothing: a dying family may still fork.
+
+    Resource trackers end by themselves after all others; one that does not is killed too.
 
     Returns:
         What is left after `timeout_s` (processes in uninterruptible sleep).
     """
     deadline = time.monotonic() + timeout_s
+    patience = 0.0
     for left in find:
-        if not left or time.monotonic() > deadline:
+        now = time.monotonic()
+        others = [process for process in left if not _is_tracker(process)]
+        if others or not patience:
+            patience = now + _TRACKER_S
+        late = now > min(deadline, patience)
+        send(left if late else others, signal.SIGKILL)
+        if not left or now > deadline:
             return left
-        send(left, signal.SIGKILL)
         psutil.wait_procs(left, timeout=0.2)
         reap()
     return []

@@ -33,10 +33,11 @@ def unsure(recipe: Recipe, inventory: Inventory, engine: EngineChoice) -> Iterat
 
 
 def _engine(recipe: Recipe, inventory: Inventory, engine: EngineChoice) -> tuple[str, str | None, list[str]]:
-    """The engine in words, its version where that is known, and the features that it is known to bring by patches."""
+    """The engine in words, its version where that is known, and the features that patches are known to bring it."""
+    own = [patch.name for patch in recipe.patches]
     if inventory.launcher == "local":
-        return f"vLLM {engine.version}", engine.version, []
+        return f"vLLM {engine.version}", engine.version, own
     image = engine.image or recipe.image
     version = images.engine_version(image)
     holds = f"image {image}" + (f" (vLLM {version})" if version else " does not tell its vLLM")
-    return holds, version, images.brings(image)
+    return holds, version, [*own, *images.brings(image)]
