@@ -19,6 +19,7 @@ from overspan.schema.recipe import Recipe
 from overspan.twin import write
 from overspan.twin.formats import quantised
 from overspan.twin.shrink import shrink, width
+from support.deepseek import DEEPSEEK_V3
 
 LAYOUTS = [Layout(tp=tp) for tp in range(1, 17)] + [Layout(tp=tp, ep=tp) for tp in range(2, 17)]
 E2M1 = [0, 0.5, 1, 1.5, 2, 3, 4, 6]
@@ -68,8 +69,16 @@ def test_what_the_config_names_and_routers_and_embeddings_are_left_as_they_were(
     names += [f"model.layers.4.{rest}.weight" for rest in ("eh_proj", "enorm", "shared_head.head", "embed_tokens")]
     names += ["lm_head.weight", "model.embed_tokens.weight", "model.layers.0.e_score_correction_bias"]
     ignore = ["lm_head", "model.layers.*.self_attn*"]
-    assert quantised(names, ignore) == ["model.layers.0.mlp.experts.3.w1.weight"]
-    assert quantised(names, ["lm_head"])[0] == "model.layers.0.self_attn.q_proj.weight"
+    assert quantised(names, ignore, "modelopt") == ["model.layers.0.mlp.experts.3.w1.weight"]
+    assert quantised(names, ["lm_head"], "modelopt")[0] == "model.layers.0.self_attn.q_proj.weight"
+
+
+@pytest.mark.parametrize(
+    ("method", "is_quantised"), [("fp8", False), ("compressed-tensors", False), ("modelopt", True)]
+)
+def test_the_head_is_quantised_where_the_engine_does_so(method: str, is_quantised: bool) -> None:
+    """DeepSeek-V3's own config names nothing to be left as it was."""
+    assert ("lm_head.weight" in quantised(["lm_head.weight", "x.q_proj.weight"], [], method)) == is_quantised
 
 
 def test_the_config_keeps_the_ignore_list_and_gets_what_the_engine_needs() -> None:
@@ -136,6 +145,34 @@ def test_what_is_stored_means_what_the_reference_reads(tmp_path: Path) -> None:
     agree = json.loads(said[-1])
     assert agree["bf16"] > 0.98  # 256 experts: 0.998; few routes leave more words to choose among
     assert agree["shifted"] < 0.7
+
+
+@pytest.mark.real
+@pytest.mark.slow
+def test_blocks_are_of_the_sides_that_the_config_names_and_the_head_is_plain(tmp_path: Path) -> None:
+    try:
+        engines.find("cpu")
+    except EngineMissing as missing:
+        pytest.skip(f"{missing.what}; run `{missing.next}`")
+    real = tmp_path / "real"
+    real.mkdir()
+    fp8 = {**DEEPSEEK_V3["quantization_config"], "weight_block_size": [64, 128]}
+    few = {"n_routed_experts": 16, "num_hidden_layers": 2, "num_nextn_predict_layers": 0}
+    sizes = {"intermediate_size": 2048, "moe_intermediate_size": 2048}
+    (real / "config.json").write_text(json.dumps({**DEEPSEEK_V3, **few, **sizes, "quantization_config": fp8}))
+    assert write_twin(str(real), tmp_path / "twin").weights == "fp8_block"
+    stored = _Tensors(tmp_path / "twin")
+    assert stored.header["lm_head.weight"]["dtype"] == "BF16"
+    assert "lm_head.weight_scale_inv" not in stored.header
+    name = "model.layers.0.mlp.down_proj.weight"
+    (rows, columns), scales = stored.header[name]["shape"], stored.header[f"{name}_scale_inv"]["shape"]
+    assert scales == [rows / 64, columns / 128]
+    meant = _Tensors(tmp_path / "twin" / "dequantised").bytes(name)
+    for row in range(0, rows, 31):
+        (scale,) = struct.unpack_from("<f", stored.bytes(f"{name}_scale_inv"), row // 64 * scales[1] * 4)
+        (value,) = struct.unpack("<f", b"\0\0" + meant[row * columns * 2 : row * columns * 2 + 2])
+        code = stored.bytes(name)[row * columns]
+        assert value == (-1) ** (code >> 7) * _e4m3(code & 127) * scale
 
 
 class _Tensors:

@@ -21,6 +21,10 @@ _METHODS: Final[Mapping[str, tuple[str, ...]]] = {
 # what stands around the layer of an MTP module too (0.26 and 0.32: models/deepseek_mtp.py).
 _NEVER: Final = re.compile(r"embed_tokens|norm|eh_proj|shared_head|\.gate\.weight$|e_score_correction_bias|\.bias$")
 
+# Methods that quantise the LM head too, unless the config says not to. Source, vLLM 0.32: modelopt.py has it among its
+# layers, fp8.py has not, and to compressed-tensors' usual target `Linear` it is none (find_matched_target).
+_WITH_HEAD: Final = ("modelopt", "modelopt_fp4")
+
 
 def written_as(real: Quantisation | None) -> tuple[Format, str | None]:
     """The format of a twin that is stored as the real model is, and a note where it cannot be.
@@ -55,15 +59,17 @@ def stated(real: Mapping[str, Any], weights: Format) -> dict[str, Any] | None:
     return {"group_size": 16, **own}
 
 
-def quantised(names: Iterable[str], ignore: list[str]) -> list[str]:
+def quantised(names: Iterable[str], ignore: list[str], method: str) -> list[str]:
     """Of a checkpoint's matrices those that are quantised.
 
     Args:
         names: of the tensors with two dimensions, as in the checkpoint.
         ignore: the modules that the real model's config leaves as they were.
+        method: its `quant_method`.
     """
+    left = ignore if method in _WITH_HEAD else [*ignore, "lm_head"]
     return [
         name
         for name in names
-        if name.endswith(".weight") and not _NEVER.search(name) and not ignored(ignore, name.removesuffix(".weight"))
+        if name.endswith(".weight") and not _NEVER.search(name) and not ignored(left, name.removesuffix(".weight"))
     ]

@@ -105,14 +105,15 @@ def _make(twin: Twin, seed: int, folder: Path, python: Path) -> dict[str, Any]:
     if twin.weights in PLAIN:
         return made
     stated = twin.quantization_config or {}
+    method = str(stated.get("quant_method"))
     order = {
         "seed": seed,
         "plain": str(plain),
         "out": str(folder),
         "dequantised": str(folder / DEQUANTISED),
-        "names": quantised(matrices, twin.ignore),
+        "names": quantised(matrices, twin.ignore, method),
         "format": twin.weights,
-        "layout": "compressed-tensors" if stated.get("quant_method") == "compressed-tensors" else _LAYOUT[twin.weights],
+        "layout": method if method == "compressed-tensors" else _LAYOUT[twin.weights],
         "quantization_config": stated,
     }
     stored: dict[str, Any] = engine_side("quantise_twin.py", order, python, scratch)

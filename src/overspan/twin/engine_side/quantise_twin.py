@@ -25,7 +25,6 @@ from transformers import AutoModelForCausalLM
 E2M1 = torch.tensor([0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0])
 E2M1_MAX, E4M3_MAX = 6.0, 448.0
 GROUP = 16
-BLOCK = 128
 INPUT_SCALE = 2.0**-9
 """For activations of about 5: 5 / (6 * 448). Weight-only kernels (Marlin) do not read it."""
 FUSED = [(r"\.(w1|w3)\.", ".w13."), (r"\.(q|k|v)_proj\.", ".qkv."), (r"\.(gate|up)_proj\.", ".gate_up.")]
@@ -38,12 +37,13 @@ def main(order: dict) -> dict:
     quantised, dequantised = {}, {}
     tensors = load(Path(order["plain"]))
     scales = shared_scales(tensors, chosen, order["format"])
+    block = order["quantization_config"].get("weight_block_size")
     for name, value in tensors.items():
         if name not in chosen:
             plain = value if "e_score_correction_bias" in name else value.to(torch.bfloat16)
             quantised[name] = dequantised[name] = plain
             continue
-        stored, meant = quantise(value.float(), order["format"], scales.get(fused(name)))
+        stored, meant = quantise(value.float(), order["format"], scales.get(fused(name)), block)
         dequantised[name] = meant.to(torch.bfloat16)
         if not torch.equal(dequantised[name].float(), meant):
             raise SystemExit(f"{name}: its dequantised values are not exact in BF16")
@@ -102,9 +102,9 @@ def shared_scales(tensors: dict, chosen: set, form: str) -> dict:
     }
 
 
-def quantise(weight: torch.Tensor, form: str, scale: float | None) -> tuple[dict, torch.Tensor]:
+def quantise(weight: torch.Tensor, form: str, scale: float | None, block: list | None) -> tuple[dict, torch.Tensor]:
     """What is stored of a matrix, and the values that it means."""
-    return nvfp4(weight, scale) if form == "nvfp4" else fp8_block(weight)
+    return nvfp4(weight, scale) if form == "nvfp4" else fp8_block(weight, block)
 
 
 def nvfp4(weight: torch.Tensor, scale: float) -> tuple[dict, torch.Tensor]:
@@ -120,15 +120,16 @@ def nvfp4(weight: torch.Tensor, scale: float) -> tuple[dict, torch.Tensor]:
     return {"packed": codes[:, 0::2] | (codes[:, 1::2] << 4), "blocks": blocks, "scale": scale}, meant
 
 
-def fp8_block(weight: torch.Tensor) -> tuple[dict, torch.Tensor]:
-    """E4M3 values, an FP32 scale for each 128 x 128 of them; the last block of a side may be smaller."""
+def fp8_block(weight: torch.Tensor, block: list) -> tuple[dict, torch.Tensor]:
+    """E4M3 values, an FP32 scale for each block (its rows, its columns); the last one of a side may be smaller."""
     rows, columns = weight.shape
-    tall, wide = math.ceil(rows / BLOCK), math.ceil(columns / BLOCK)
-    padded = torch.zeros(tall * BLOCK, wide * BLOCK)
+    high, wide = min(block[0], rows), min(block[1], columns)
+    down, across = math.ceil(rows / high), math.ceil(columns / wide)
+    padded = torch.zeros(down * high, across * wide)
     padded[:rows, :columns] = weight
-    peaks = padded.reshape(tall, BLOCK, wide, BLOCK).abs().amax((1, 3)).clamp(2.0**-100)
+    peaks = padded.reshape(down, high, across, wide).abs().amax((1, 3)).clamp(2.0**-100)
     scales = torch.exp2(torch.ceil(torch.log2(peaks / E4M3_MAX)))
-    spread = scales.repeat_interleave(BLOCK, 0)[:rows].repeat_interleave(BLOCK, 1)[:, :columns]
+    spread = scales.repeat_interleave(high, 0)[:rows].repeat_interleave(wide, 1)[:, :columns]
     stored = (weight / spread).to(torch.float8_e4m3fn)
     return {"values": stored, "scales": scales}, stored.float() * spread
 
