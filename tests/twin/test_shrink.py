@@ -126,6 +126,46 @@ def test_a_bad_number_is_named(field: str, value: object) -> None:
         shrink({**LLAMA, field: value})
 
 
+@pytest.mark.parametrize(
+    ("real", "field", "values", "allowed"),
+    [
+        (LLAMA, "hidden_act", ["x", "", 5, ["silu"]], "one of silu, swish, gelu"),
+        (LLAMA, "rms_norm_eps", ["x", 0, True, [1], float("nan")], "a number between 0 and 1"),
+        (LLAMA, "rope_theta", [0, -1, "x", 1e999, 10**30], "a number above 0"),
+        (LLAMA, "tie_word_embeddings", ["x", 0, 1], "true or false"),
+        (LLAMA, "attention_bias", ["x", {}], "true or false"),
+        (LLAMA, "rope_scaling", ["", 5, []], "a mapping"),
+        (QWEN3_MOE, "decoder_sparse_step", [0, "x", True], "a whole number above 0"),
+        (QWEN3_MOE, "mlp_only_layers", [5, "x", ["x"], [-1], {}], "a list of layers' numbers"),
+        (DEEPSEEK_V3, "moe_layer_freq", [0, 1.5], "a whole number above 0"),
+        (DEEPSEEK_V3, "scoring_func", ["x", "softmax", 1], "sigmoid"),
+        (DEEPSEEK_V3, "topk_method", ["greedy"], "noaux_tc"),
+        (DEEPSEEK_V3, "routed_scaling_factor", ["x", 0.0, 1], "a number with a decimal point"),
+    ],
+)
+def test_a_kept_field_that_no_engine_takes_is_named_with_what_it_may_be(
+    real: dict[str, object], field: str, values: list[object], allowed: str
+) -> None:
+    for value in values:
+        with pytest.raises(InputError) as refused:
+            shrink({**real, field: value})
+        assert refused.value.what.startswith(f"config.json: '{field}' is {value!r}; it must be {allowed}")
+        assert refused.value.exit_code == 2
+
+
+def test_a_kind_of_positions_that_is_none_is_named() -> None:
+    with pytest.raises(InputError, match=r"'rope_scaling.rope_type' is 'x'; it must be one of default, linear"):
+        shrink({**LLAMA, "rope_scaling": {"rope_type": "x", "factor": 2.0}})
+
+
+def test_what_published_configs_state_is_kept() -> None:
+    published = {"hidden_act": "gelu_pytorch_tanh", "rope_theta": 500000, "rms_norm_eps": 1e-5, "attention_bias": None}
+    kept = shrink(LLAMA | published).config
+    assert {name: kept.get(name) for name in published} == published
+    # A null is no value: the family's own stands in its place.
+    assert shrink({**M2, "rope_theta": None}).config["rope_parameters"]["rope_theta"] == 5_000_000
+
+
 GARBAGE: list[object] = [None, 0, -1, 5, "x", True, 1e999, 3.5, [], ["x"], [[1]], [None], {}, {"a": 1}, 10**30]
 FIELDS = ("head_dim", "rotary_dim", "rope_parameters", "rope_scaling", "layer_types", "attn_type_list", "topk_group")
 

@@ -17,6 +17,7 @@ from overspan.catalog import quantisation
 from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError, UnknownName
 from overspan.schema.model import Quantisation
+from overspan.twin import fields
 from overspan.twin.formats import PLAIN, Format, block_of, stated, written_as
 
 HIDDEN: Final = 64
@@ -185,7 +186,7 @@ def shrink(real: dict[str, Any], weights: Literal["real"] | Format = "fp32") -> 
         )
     if family is None:
         raise UnknownName("architecture", architecture, list(FAMILIES), next="twins are made of those named here")
-    full = dict(family.defaults) | real
+    full = dict(family.defaults) | {name: value for name, value in real.items() if value is not None}
     _sound(full, family)
     own = quantisation.read(real)
     chosen, notes = _format(own, weights)
@@ -309,9 +310,7 @@ def _sound(full: dict[str, Any], family: _Family) -> None:
     for field in (*_COUNTS, *_MAY_BE_NONE):
         if full.get(field) is not None:
             _number(full, field, least=int(field not in _MAY_BE_NONE))
-    for field in ("rope_parameters", "rope_scaling"):
-        if not isinstance(full.get(field) or {}, dict):
-            raise InputError(f"config.json: '{field}' is {str(full[field])[:80]!r}; it must be a mapping")
+    fields.check(full, (*_KEPT, *family.kept))
     chosen, among = full.get("num_experts_per_tok") or 1, full[family.experts] if family.experts else None
     if among is not None and chosen > among:
         raise InputError(f"config.json: 'num_experts_per_tok' is {chosen}, and '{family.experts}' {among}")
