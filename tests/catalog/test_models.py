@@ -201,6 +201,25 @@ def test_damaged_and_malicious_headers(content: Any, said: str, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
+    ("places", "size", "said"),
+    [
+        ({"a": [0, 2], "b": [1, 3]}, 3, "'b' begins at byte 1, not at 2: damaged"),
+        ({"a": [0, 2], "b": [3, 5]}, 5, "'b' begins at byte 3, not at 2: damaged"),
+        ({"a": [1, 3]}, 3, "'a' begins at byte 1, not at 0: damaged"),
+        ({"a": [0, 2]}, 8, "6 bytes follow the last tensor: damaged"),
+    ],
+)
+def test_tensors_lie_side_by_side_as_safetensors_wants_them(
+    places: dict[str, list[int]], size: int, said: str, tmp_path: Path
+) -> None:
+    folder_of(tmp_path, CONFIG)
+    text = json.dumps({name: {"dtype": "BF16", "shape": [1], "data_offsets": at} for name, at in places.items()})
+    (tmp_path / "model.safetensors").write_bytes(struct.pack("<Q", len(text)) + text.encode() + bytes(size))
+    with pytest.raises(ModelUnavailable, match=said):
+        models.from_folder(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("index", "said"),
     [
         ('{"weight_map": {"a": "../../etc/passwd"}}', "outside its folder"),

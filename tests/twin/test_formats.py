@@ -112,6 +112,27 @@ def test_too_little_memory_is_said_before_anything_is_made(tmp_path: Path, monke
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("file", "Not a directory"),
+        ("file/twin", "File exists|Not a directory"),
+        ("/proc/x", "cannot be made"),
+        ("full", "is not empty"),
+        ("x" * 300, "File name too long"),
+    ],
+)
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path, out: str, said: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine").touch()
+    with pytest.raises(InputError, match=said) as refused:
+        write.write("m", shrink(models.config_of("minimax-m2.5-bf16")), tmp_path / out, Path("/nowhere/python"))
+    assert refused.value.what.startswith(str(tmp_path / out))
+    assert (tmp_path / "file").read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 @pytest.mark.real
 @pytest.mark.slow
 def test_what_is_stored_means_what_the_reference_reads(tmp_path: Path) -> None:

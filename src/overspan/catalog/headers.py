@@ -148,9 +148,23 @@ def _read(file: Path) -> list[Tensor]:
         raise ModelUnavailable(f"{file}: its header is not JSON: damaged", next="download it again") from None
     if not isinstance(header, dict):
         raise ModelUnavailable(f"{file}: its header names no tensors: damaged")
-    return [
-        _tensor(file, str(name), item, size - 8 - length) for name, item in header.items() if name != "__metadata__"
-    ]
+    header.pop("__metadata__", None)
+    available = size - 8 - length
+    tensors = [_tensor(file, str(name), item, available) for name, item in header.items()]
+    _side_by_side(file, header, available)
+    return tensors
+
+
+def _side_by_side(file: Path, header: dict[str, Any], available: int) -> None:
+    """Refuse tensors that overlap or leave bytes between them, and bytes after the last, as safetensors does
+    (0.8, tensor.rs: Metadata::validate)."""
+    at = 0
+    for begin, end, name in sorted((*item["data_offsets"], name) for name, item in header.items()):
+        if begin != at:
+            raise ModelUnavailable(f"{file}: '{name[:200]}' begins at byte {begin}, not at {at}: damaged")
+        at = end
+    if at != available:
+        raise ModelUnavailable(f"{file}: {available - at} bytes follow the last tensor: damaged")
 
 
 def _tensor(file: Path, name: str, item: Any, available: int) -> Tensor:

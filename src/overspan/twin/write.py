@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any, Final
@@ -64,12 +65,11 @@ def write(model: str, twin: Twin, out: Path, python: Path) -> TwinFacts:
         python: an interpreter with transformers: an engine's.
 
     Raises:
-        InputError: the folder holds something already.
+        InputError: the folder holds something already, or cannot be made.
         OverspanError: the engine's Python failed, or every seed gave a twin that repeats itself.
     """
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"{out} is not empty", next="name a folder that does not exist yet")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    out = Path(os.path.realpath(out))
+    _require_new(out)
     _room(twin)
     for seed in range(_SEEDS):
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=".twin-") as temporary:
@@ -91,6 +91,19 @@ def write(model: str, twin: Twin, out: Path, python: Path) -> TwinFacts:
             folder.rename(out)
             return facts
     raise OverspanError(f"the twin of {model} repeats itself with every seed tried ({_SEEDS}): it would prove nothing")
+
+
+def _require_new(out: Path) -> None:
+    """Raises InputError where a folder cannot be made, or is one that holds something."""
+    elsewhere = "name a folder that does not exist yet"
+    try:
+        if out.exists() and any(out.iterdir()):
+            raise InputError(f"{out} is not empty", next=elsewhere)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=".twin-"):
+            pass
+    except OSError as error:
+        raise InputError(f"{out} cannot be made: {error.strerror}", next=elsewhere) from None
 
 
 def _make(twin: Twin, seed: int, folder: Path, python: Path) -> dict[str, Any]:
