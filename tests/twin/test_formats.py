@@ -177,7 +177,7 @@ def test_blocks_are_of_the_sides_that_the_config_names_and_the_head_is_plain(tmp
         pytest.skip(f"{missing.what}; run `{missing.next}`")
     real = tmp_path / "real"
     real.mkdir()
-    fp8 = {**DEEPSEEK_V3["quantization_config"], "weight_block_size": [64, 128]}
+    fp8 = {"quant_method": "fp8", "weight_block_size": [64, 128]}
     few = {"n_routed_experts": 16, "num_hidden_layers": 2, "num_nextn_predict_layers": 0}
     sizes = {"intermediate_size": 2048, "moe_intermediate_size": 2048}
     (real / "config.json").write_text(json.dumps({**DEEPSEEK_V3, **few, **sizes, "quantization_config": fp8}))

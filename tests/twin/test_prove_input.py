@@ -3,12 +3,14 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from overspan.catalog import recipes
 from overspan.runs import prove
 from overspan.schema.errors import InputError, ModelUnavailable
+from overspan.twin.shrink import Twin
 
 RECIPE = recipes.find("minimax-m2.5-nvfp4")
 HEADER = b'{"x":{"dtype":"F32","shape":[4],"data_offsets":[0,99999]}}'
@@ -34,6 +36,26 @@ def test_where_none_fits_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match="not enough memory") as refused:
         next(prove.prove(RECIPE, prove.layouts_of(None, RECIPE), print))
     assert "end something that takes memory" in (refused.value.next or "")
+
+
+@pytest.mark.parametrize(("layouts", "layers"), [("tp1", 4), ("tp2,pp6tp2", 6), ("pp8", 8), ("pp64", 62)])
+def test_the_twin_has_a_layer_for_each_stage_that_the_real_model_has_one_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, layouts: str, layers: int
+) -> None:
+    """A shorter one would be refused where the real model is not."""
+
+    class Made(Exception):
+        pass
+
+    def write(_: str, twin: Twin, *__: object) -> None:
+        raise Made(twin.config["num_hidden_layers"])
+
+    free(monkeypatch, 64.0)
+    monkeypatch.setattr(prove, "cache_dir", lambda: tmp_path)
+    monkeypatch.setattr(prove, "write", write)
+    monkeypatch.setattr("overspan.provision.engines.find", lambda _: SimpleNamespace(python=Path("/nowhere")))
+    with pytest.raises(Made, match=str(layers)):
+        next(prove.prove(RECIPE, prove.layouts_of(layouts, RECIPE), print))
 
 
 CONFIG = {

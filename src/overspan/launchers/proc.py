@@ -156,7 +156,7 @@ def send(processes: Iterable[psutil.Process], sig: int) -> None:
 
 
 _TRACKER_S = 2.0
-"""How long a resource tracker may go on after the last of its family: it needs milliseconds to remove what they left."""
+"""How long a resource tracker may go on after the last of its family: milliseconds do to remove what they left."""
 
 
 def _is_tracker(process: psutil.Process) -> bool:

@@ -119,7 +119,7 @@ def prove(
     fit = _fit(layouts) if on is None else 1
     # Ray's ports, and those of several hosts, are fixed: there a layout is over before the next one starts.
     ahead = recipe.engine == "vllm" and fit > 1
-    known = known_tokens(recipe.model, say)
+    known = known_tokens(recipe.model, say, max(layout.pp for layout in layouts))
     machines = on or here.this_machine()
     with ExitStack() as started:
         trials = []
@@ -153,15 +153,16 @@ def _fit(layouts: Sequence[Layout]) -> int:
     return free // needed[worst]
 
 
-def known_tokens(model: str, say: Say) -> Known:
-    """A model's twin, what is asked of it, and the reference's answers; made where they are not in the cache.
+def known_tokens(model: str, say: Say, stages: int = 1) -> Known:
+    """A model's twin for pipelines of so many stages, what is asked of it, and the reference's answers; made where they
+    are not in the cache.
 
     Raises:
         EngineMissing: there is no CPU engine on this machine.
         OverspanError: the twin or its reference cannot be made.
     """
     python = engines.find("cpu").python
-    twin = twin_of(model, say)
+    twin = twin_of(model, say, stages)
     asked = cases(VOCABULARY, CHUNK)
     return twin, asked, _reference(twin, asked, python, say)
 
@@ -185,10 +186,10 @@ def layouts_of(text: str | None, recipe: Recipe) -> list[Layout]:
     return list(dict.fromkeys(parse_layout(name) for name in names))
 
 
-def twin_of(model: str, say: Say) -> Path:
-    """The cached twin of a model, made now if it is not there."""
+def twin_of(model: str, say: Say, stages: int = 1) -> Path:
+    """The cached twin of a model for pipelines of so many stages, made now if it is not there."""
     _require_sound(model)
-    small = shrink(models.config_of(model))
+    small = shrink(models.config_of(model), stages=stages)
     folder = cache_dir() / "twins" / f"{small.config['model_type']}-{digest(small)}"
     with held(folder.with_suffix(".lock"), doing=f"making the twin of {model}", say=say):
         if not (folder / FACTS).exists():

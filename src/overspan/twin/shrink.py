@@ -26,7 +26,8 @@ HEAD_DIM: Final = 32
 QUANTISED_HIDDEN: Final = 128
 """One block of FP8-block; vLLM's Marlin kernels for NVFP4 want multiples of 64 (0.26: marlin_utils_fp4.py)."""
 LAYERS: Final = 4
-"""Two a stage with two stages: a residual crosses a stage's edge, and a layer lies on each side of it."""
+"""Two a stage with two stages: a residual crosses a stage's edge, and a layer lies on each side of it. A twin that goes
+through longer pipelines has one for each stage."""
 VOCABULARY: Final = 320
 """256 bytes and a few more; ids above the real bytes show that every row of the head counts."""
 CONTEXT: Final = 4096
@@ -164,13 +165,14 @@ class Twin(Frozen):
     ignore: list[str] = Field(default_factory=list, description="modules that the real model leaves unquantised")
 
 
-def shrink(real: dict[str, Any], weights: Literal["real"] | Format = "fp32") -> Twin:
+def shrink(real: dict[str, Any], weights: Literal["real"] | Format = "fp32", stages: int = 1) -> Twin:
     """The twin of a model, from its config.json.
 
     Args:
         real: the config.json.
         weights: the format that the twin is written in; `real` is the real model's own, or BF16 where that is not
             written. FP8-block and NVFP4 are written only for a model that has them.
+        stages: of the longest pipeline that it is to go through.
 
     Raises:
         UnknownName: the architecture is not one that twins are made of.
@@ -192,6 +194,7 @@ def shrink(real: dict[str, Any], weights: Literal["real"] | Format = "fp32") -> 
     chosen, notes = _format(own, weights)
     _divisible(full, family, block_of(chosen, own))
     sizes = _sizes(full, family, chosen, block_of(chosen, own))
+    sizes["num_hidden_layers"] = min(max(LAYERS, stages), full["num_hidden_layers"])
     kept = {name: full[name] for name in (*_KEPT, *family.kept) if full.get(name) is not None}
     if family.experts:
         kept[family.experts] = full[family.experts]
@@ -255,7 +258,6 @@ def _sizes(full: dict[str, Any], family: _Family, weights: Format, block: int) -
     hidden = HIDDEN if weights in PLAIN else QUANTISED_HIDDEN
     sizes |= {
         "hidden_size": math.lcm(hidden, full["num_attention_heads"]) if family.whole_heads else hidden,
-        "num_hidden_layers": min(LAYERS, full["num_hidden_layers"]),
         "vocab_size": VOCABULARY,
         "max_position_embeddings": CONTEXT,
     }
