@@ -56,6 +56,14 @@ def test_ranks_that_share_no_memory_talk_through_gloo(mended: Outcome, case: str
     assert mended.value(case) == ["module", [True, True], []]
 
 
+def test_who_waits_for_a_rank_that_has_ended_is_told_so(mended: Outcome) -> None:
+    late = [[2.0, 2.0], [2.0, 2.0]]
+    ended = "rank 1 of this group (pid of the child) has ended; rank 0 waits"
+    assert mended.value("a_rank_that_ended") == [*late, ended]
+    # In another namespace of ids its number is another process's here: its lateness is no end.
+    assert mended.value("a_rank_with_ids_of_its_own") == late
+
+
 def test_dp_ranks_agree_on_a_step_through_memory(mended: Outcome, plain: Outcome) -> None:
     assert mended.value("padding_of_dp") == [[[3, 4], [5, 6], [0, 0], [0, 1]], 1]
     assert plain.value("padding_of_dp") == [[[3, 4], [5, 6], [0, 0], [0, 1]], 0]

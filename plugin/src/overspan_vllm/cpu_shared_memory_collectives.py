@@ -30,6 +30,40 @@ SLOT_BYTES = 2**20
 """What a rank says at once; more of it takes turns."""
 _LINE_BYTES = 64
 """A cache line, so that ranks do not write into one another's."""
+_PATIENCE_S = 1.0
+"""How long a rank waits for another before it looks whether that one still lives."""
+
+
+class _Process(ctypes.Structure):
+    """Who a rank is, beside its turn: of all processes ever in a namespace of ids one alone has this id and start."""
+
+    _fields_ = (("pid", ctypes.c_uint64), ("namespace", ctypes.c_uint64), ("born", ctypes.c_uint64))
+
+    def is_me(self) -> None:
+        """Say so, unless /proc shows the processes of another namespace of ids: then nobody may look here."""
+        if Path("/proc/self").readlink().name == str(os.getpid()):
+            self.namespace, self.born = _namespace(), _state_and_birth(os.getpid())[1]
+            self.pid = os.getpid()  # last: what stands there is whole
+
+    def is_gone(self, me: _Process) -> bool:
+        """Whether it has surely ended; False where that cannot be seen from here."""
+        if not (self.pid and me.pid and self.namespace == me.namespace):
+            return False
+        try:
+            state, born = _state_and_birth(self.pid)
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        return state in "ZX" or born != self.born
+
+
+def _namespace() -> int:
+    return Path("/proc/self/ns/pid").stat().st_ino
+
+
+def _state_and_birth(pid: int) -> tuple[str, int]:
+    """Its state, and its start in ticks since the boot. Source: proc_pid_stat(5), fields 3 and 22."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    return fields[0], int(fields[19])
 
 
 class SharedMemory:
@@ -43,6 +77,8 @@ class SharedMemory:
             world_size: ranks of the group.
         """
         self._turns = [ctypes.c_uint32.from_buffer(memory, rank * _LINE_BYTES) for rank in range(world_size)]
+        self._processes = [_Process.from_buffer(memory, rank * _LINE_BYTES + 8) for rank in range(world_size)]
+        self._processes[rank].is_me()
         slots = torch.frombuffer(memory, dtype=torch.uint8, offset=world_size * _LINE_BYTES)
         self._slots = slots.view(2, world_size, SLOT_BYTES)
         self._rank = rank
@@ -97,10 +133,18 @@ class SharedMemory:
             self._turns[self._rank].value = self._turn
             futex.wake(self._turns[self._rank])
             # x86 shows one core's writes to the others in their order.
-            for turn in self._turns:
-                while turn.value == before:
-                    futex.wait(turn, before)
+            for rank in range(len(self._turns)):
+                self._wait_for(rank, before)
             yield start, slots
+
+    def _wait_for(self, rank: int, before: int) -> None:
+        """Until a rank has said this turn's word; RuntimeError where its process has ended without it."""
+        turn, process = self._turns[rank], self._processes[rank]
+        while turn.value == before:
+            futex.wait(turn, before, _PATIENCE_S)
+            # Asked in this order: it may have spoken, and then ended.
+            if turn.value == before and process.is_gone(self._processes[self._rank]) and turn.value == before:
+                raise RuntimeError(f"rank {rank} of this group (pid {process.pid}) has ended; rank {self._rank} waits")
 
 
 def shared_by(group: dist.ProcessGroup, rank: int, world_size: int) -> SharedMemory | None:

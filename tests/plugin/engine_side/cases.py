@@ -5,6 +5,7 @@ Prints one JSON document: case -> {"value": ...} | {"error": "Type: text"} | {"s
 
 import json
 import logging
+import mmap
 import multiprocessing as mp
 import os
 import signal
@@ -215,17 +216,23 @@ def _names_with_own_shm(rank):
 
 
 def _own_shared_memory():
+    _own_mount(b"tmpfs", b"/dev/shm", b"size=16m")
+
+
+def _own_mount(kind, place, data=None):
+    """Give this process a file system of its own."""
+    new_mounts, private_recursive = 0x00020000, 0x40000 | 0x4000  # linux/sched.h, linux/mount.h
+    _checked("unshare", new_mounts)
+    _checked("mount", b"none", b"/", None, private_recursive, None)
+    _checked("mount", kind, place, kind, 0, data)
+
+
+def _checked(call, *arguments):
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
-    new_mounts, private_recursive = 0x00020000, 0x40000 | 0x4000  # linux/sched.h, linux/mount.h
-    for code in (
-        libc.unshare(new_mounts),
-        libc.mount(b"none", b"/", None, private_recursive, None),
-        libc.mount(b"tmpfs", b"/dev/shm", b"tmpfs", 0, b"size=16m"),
-    ):
-        if code != 0:
-            raise OSError(ctypes.get_errno(), "cannot give a process its own /dev/shm")
+    if getattr(libc, call)(*arguments) != 0:
+        raise OSError(ctypes.get_errno(), f"{call} of {arguments}")
 
 
 @case
@@ -307,6 +314,57 @@ def _without_shared_memory(rank):
 @case
 def collectives_of_two_hosts():
     return _two_ranks(_without_shared_memory)
+
+
+def _slow_rank(memory):
+    """Rank 1: speaks, is late, speaks, and ends."""
+    from overspan_vllm.cpu_shared_memory_collectives import SharedMemory
+
+    by = SharedMemory(memory, 1, 2)
+    by.all_reduce(torch.ones(2))
+    time.sleep(1.3)
+    by.all_reduce(torch.ones(2))
+    os._exit(0)
+
+
+def _beside(rank_1, words):
+    """What rank 0 finds beside a rank that says two words, the second of them late, and ends."""
+    from overspan_vllm.cpu_shared_memory_collectives import SharedMemory
+
+    signal.alarm(60)
+    memory = mmap.mmap(-1, SharedMemory.size(2))
+    child = os.fork()
+    if child == 0:
+        rank_1(memory)
+    by, found = SharedMemory(memory, 0, 2), []
+    try:
+        for _ in range(words):
+            word = torch.ones(2)
+            by.all_reduce(word)
+            found.append(word.tolist())
+    except RuntimeError as error:
+        found.append(str(error).replace(f"pid {child}", "pid of the child"))
+    return found
+
+
+@case
+def a_rank_that_ended():
+    return _beside(_slow_rank, 3)
+
+
+def _elsewhere(memory):
+    """Rank 1 in a namespace of ids of its own, where it is number 1: so is another process here."""
+    _checked("unshare", 0x20000000)  # CLONE_NEWPID, linux/sched.h
+    if os.fork() == 0:
+        _own_mount(b"proc", b"/proc")
+        _slow_rank(memory)
+    os.wait()
+    os._exit(0)
+
+
+@case
+def a_rank_with_ids_of_its_own():
+    return _beside(_elsewhere, 2)
 
 
 def _padding(rank):
