@@ -7,6 +7,7 @@ import socket
 import ssl
 import subprocess
 import threading
+import time
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from overspan.bench import watch
 from overspan.bench.calibration import calibrate, compared
 from overspan.bench.run import Bench
 from overspan.bench.stream import Stream
@@ -68,6 +70,14 @@ def test_shards_share_the_load_and_lose_no_request(tmp_path: Path) -> None:
     assert [line["index"] for line in lines] == list(range(25))
     texts = [request["messages"][0]["content"] for request in server.requests[1:]]
     assert len(set(texts)) == 25
+
+
+def test_there_are_no_more_processes_than_requests() -> None:
+    with serving(steady()) as server:
+        point = (
+            Bench(server.base_url, None, load(requests=2, concurrency=[4], shards=4), calibrated=False).run().points[0]
+        )
+    assert (point.requests.ok, point.client["processes"]) == (2, 2)
 
 
 def test_an_open_loop_in_shards_keeps_its_times() -> None:
@@ -137,6 +147,27 @@ def test_the_server_is_watched_during_a_point() -> None:
         server.close()
     assert point.server["running"] == {"mean": 5.0, "max": 5.0}
     assert point.server["samples"] >= 2
+
+
+def test_metrics_without_an_end_do_not_hold_up_a_bench(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Dripping(fake.Server):
+        def _reply(self, head: str, body: bytes, connection: socket.socket) -> None:
+            if not head.startswith("GET /metrics"):
+                super()._reply(head, body, connection)
+                return
+            connection.sendall(b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\n\r\n")
+            while True:
+                connection.sendall(b"#")
+                time.sleep(0.1)
+
+    monkeypatch.setattr(watch, "_PATIENCE_S", 0.5)
+    server = Dripping(steady(), fake.models("mock"))
+    try:
+        point = Bench(server.base_url, None, load(), calibrated=False).run().points[0]
+    finally:
+        server.close()
+    assert point.requests.ok == point.requests.planned
+    assert point.server == {"not_read": "/metrics had no end within 0.5 s"}
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import pytest
 
 from overspan.bench.run import Bench
 from overspan.bench.target import make_target
+from overspan.cli.output import document
 from overspan.schema.errors import HostUnreachable, InputError, UnknownName
 from overspan.schema.workload import BenchResult, Workload
 from support import openai_server as fake
@@ -188,6 +189,18 @@ def test_a_connection_closed_after_each_reply_is_opened_again() -> None:
     assert (point.requests.ok, point.requests.failed) == (12, 0)
 
 
+def test_the_end_of_a_connection_is_no_read_without_a_stamp() -> None:
+    def closing(body: dict[str, Any], send: Send, number: int) -> None:
+        answer = fake.HEAD.replace(b"transfer-encoding: chunked", b"connection: close")
+        send(answer + fake.delta(" the") + fake.delta(" end", "length") + fake.usage(32, 2) + fake.event("[DONE]"))
+        raise fake.Hangup
+
+    with serving(closing) as server:
+        point = measure(server).points[0]
+    assert point.requests.ok == 12
+    assert point.client["timestamps"] == "kernel"
+
+
 def test_a_server_that_refuses_unknown_fields_is_asked_plainly() -> None:
     def strict(body: dict[str, Any], send: Send, number: int) -> None:
         if "ignore_eos" in body:
@@ -281,6 +294,37 @@ def test_what_a_base_url_may_not_hold(url: str) -> None:
     with pytest.raises(InputError) as caught:
         make_target(url)
     assert "@" not in url or "hunter2" not in f"{caught.value.what}{caught.value.next}"
+
+
+def usage_of(prompt: object, completion: object) -> fake.Behaviour:
+    def behave(body: dict[str, Any], send: Send, number: int) -> None:
+        counted = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": 1}
+        last = json.dumps({"choices": [], "usage": counted}).replace('"HUGE"', "9" * 401)
+        tokens = [*(fake.delta(" the") for _ in range(7)), fake.delta(" the", "length"), fake.event(last)]
+        send(fake.HEAD + b"".join(map(fake.chunk, [*tokens, fake.event("[DONE]")])) + fake.END)
+
+    return behave
+
+
+@pytest.mark.parametrize("count", ["HUGE", -5, True, 1.5, "8"])
+def test_a_usage_that_is_no_count_is_not_counted(count: object) -> None:
+    with serving(usage_of(count, count)) as server:
+        result = measure(server)
+    (point,) = result.points
+    assert point.requests.ok == 12
+    assert point.output_tokens_per_s == pytest.approx(12 * 8 / (point.duration_s or 0), rel=1e-3)
+    assert point.input_tokens_per_s is None
+    assert point.miscounted == 12
+    assert "which is no count" in (point.miscount or "")
+
+
+def test_half_a_surrogate_pair_in_an_error_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    reply = fake.plain("500 Oops", b'{"error":{"message":"broken \\ud800 text"}}')
+    with serving(failing(4, lambda body, send, number: send(reply))) as server:
+        point = measure(server).points[0]
+    assert point.requests.details["http_500"] == "broken ? text"
+    document({"from a model": "\ud800"})
+    assert json.loads(capsys.readouterr().out) == {"from a model": "?"}
 
 
 @pytest.mark.parametrize("counted", [0.1, 10, None])

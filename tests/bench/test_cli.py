@@ -43,10 +43,17 @@ def test_the_table_and_the_notes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "set by the server's count" in shown.err
 
 
-@pytest.mark.parametrize("users", ["0", "1,,2", "a", "1;2", "-1", "1,4,1", "", "1.5"])
+@pytest.mark.parametrize("users", ["0", "1,,2", "9" * 5000, "a", "1;2", "-1", "1,4,1", "", "1.5"])
 def test_a_malformed_list(users: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert call("--base-url", "http://127.0.0.1:9/v1", "-c", users) == 2
     assert "concurrency" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["duration", "timeout", "ramp", "burstiness", "slo-share", "trace-speed"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_number_that_is_none(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call("--base-url", "http://127.0.0.1:9/v1", "-c", "1", f"--{option}", value) == 2
+    assert f"--{option}" in capsys.readouterr().err
 
 
 def test_every_request_failed(capsys: pytest.CaptureFixture[str]) -> None:

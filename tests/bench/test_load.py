@@ -177,6 +177,14 @@ def test_a_mooncake_trace_is_replayed_with_its_times_and_shared_blocks(tmp_path:
     assert 0.1 <= (point.duration_s or 0) < 5
 
 
+def test_other_line_ends_in_a_text_end_no_line(tmp_path: Path) -> None:
+    file = tmp_path / "talks.jsonl"
+    talk = {"conversations": [{"value": "one\u2028two\u0085three"}, {"value": "four"}]}
+    file.write_text("\ufeff" + json.dumps(talk, ensure_ascii=False) + "\r\n", encoding="utf-8")
+    (entry,), timed = read_trace(file)
+    assert (entry.text, timed) == ("one\u2028two\u0085three", False)
+
+
 @pytest.mark.parametrize("lines", [False, True])
 def test_sharegpt_texts_are_asked(lines: bool, tmp_path: Path) -> None:
     path = tmp_path / "share.json"

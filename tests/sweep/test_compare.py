@@ -38,6 +38,27 @@ def test_the_same_load_twice_is_noise_nineteen_times_of_twenty() -> None:
     assert called.count("noise") / len(called) > 0.85  # batches of ten points still depend on each other a little
 
 
+@pytest.mark.parametrize(("users", "waves"), [(16, 4), (64, 4), (16, 10)])
+def test_what_slows_all_that_are_in_flight_is_noise(users: int, waves: int) -> None:
+    def wavy(seed: int) -> list[dict[str, Any]]:
+        """Waves of requests, each with its own slowness, which all of a wave share."""
+        draw, begin, requests = random.Random(seed), 0.0, list[dict[str, Any]]()
+        for _ in range(waves):
+            slow = 1 + draw.gauss(0, 0.1)
+            for _ in range(users):
+                first, each = 100 * slow * draw.gauss(1, 0.02), 20 * slow
+                end = begin + first + 15 * each
+                requests.append({
+                    "ok": True, "ttft_ms": first, "tpot_ms": each, "e2e_ms": end - begin, "output_tokens": 16,
+                    "send_at_ms": begin, "first_token_at_ms": begin + first, "last_token_at_ms": end, "end_at_ms": end,
+                })  # fmt: skip
+            begin = max(request["end_at_ms"] for request in requests)
+        return requests
+
+    called = [each.verdict for seed in range(100) for each in found(wavy(seed), wavy(1000 + seed)).values()]
+    assert called.count("noise") + called.count("too few requests") > 0.9 * len(called)
+
+
 def test_a_change_is_seen_with_its_sign_and_inside_its_interval() -> None:
     each = found(load(1), load(2, tpot=26.0))["tpot_ms"]
     assert each.verdict == "higher"
@@ -59,7 +80,8 @@ def test_points_of_one_alone_are_not_compared() -> None:
 
 def test_failed_requests_have_no_latency_and_damage_is_told() -> None:
     lines = [json.dumps(each) for each in [*load(1, count=3), {"ok": False, "error": "timeout"}]]
-    read = read_requests(lines[::-1], "file")
+    read, failed = read_requests(lines[::-1], "file")
+    assert failed == 1
     assert [each["end_at_ms"] for each in read] == sorted(each["end_at_ms"] for each in load(1, count=3))
     with pytest.raises(RunDamaged, match="file, line 2"):
         read_requests([lines[0], "{"], "file")

@@ -12,7 +12,9 @@ import yaml
 from cli.conftest import Shell
 from overspan.runs.sweeps import matrix_of
 from overspan.schema.point import Result
+from overspan.schema.workload import BenchPoint
 from overspan.sweep.folder import read_results
+from overspan.sweep.results import derive
 
 SWEEP = """name: tiny
 base: smollm2-135m
@@ -141,6 +143,46 @@ def damaged(repository: Repository) -> None:
         lines.write('{"point": 1}\n')
 
 
+def shadowed(repository: Repository) -> None:
+    (repository.folder / "sweeps" / "zz.yaml").write_text(SWEEP)
+
+
+def unended(repository: Repository) -> None:
+    with (repository.folder / "results" / "tiny.jsonl").open("a") as lines:
+        lines.write("GARBAGE")
+
+
+def forge(repository: Repository, **changes: object) -> None:
+    (last,) = read_results(repository.folder / "results" / "tiny.jsonl")
+    forged = last.model_copy(update={"point": last.point.model_copy(update=changes)})
+    with (repository.folder / "results" / "tiny.jsonl").open("a") as lines:
+        lines.write(forged.model_dump_json() + "\n")
+
+
+def other_users(repository: Repository) -> None:
+    forge(repository, concurrency=64)
+
+
+def other_image(repository: Repository) -> None:
+    forge(repository, image="somebody/else:1")
+
+
+def better_numbers(repository: Repository) -> None:
+    (last,) = read_results(repository.folder / "results" / "tiny.jsonl")
+    measured = BenchPoint.model_validate(
+        {"concurrency": 1, "requests": {"planned": 10, "ok": 10, "failed": 0}, "output_tokens_per_s": 8.0}
+        | {name: {} for name in ("ttft_ms", "tpot_ms", "itl_ms", "e2e_ms")}
+    )
+    derived = derive(last.point, measured)
+    honest = last.model_copy(update={"measured": measured, "derived": derived})
+    better = honest.model_copy(update={"derived": {**derived, "per_gpu": {"output": 99999.0}}})
+    with (repository.folder / "results" / "tiny.jsonl").open("a") as lines:
+        lines.write(honest.model_dump_json() + "\n")
+        lines.flush()
+        assert repository.check() == []
+        lines.write(better.model_dump_json() + "\n")
+
+
 def nowhere(repository: Repository) -> None:
     repository.entries(FIRST, {**MORE, "points": ["tinny/*"]})
 
@@ -157,6 +199,11 @@ def nowhere(repository: Repository) -> None:
         (foreign, "was made with recipe 0000000000000000; planned is"),
         (forgotten, "results that were there are changed or gone"),
         (damaged, "line 2 is no result"),
+        (shadowed, "tiny/s/tp1/c1 is planned by two files"),
+        (unended, "tiny.jsonl: its last line has no end"),
+        (other_users, "line 2: the result of s/tp1/c1 says concurrency 64; planned is 1"),
+        (other_image, "says image somebody/else:1; planned is None"),
+        (better_numbers, "says per_gpu {'output': 99999.0}; what was measured gives"),
         (nowhere, "names 'tinny/*', which is no point"),
     ],
 )
@@ -164,6 +211,23 @@ def test_what_the_gate_stops(repository: Repository, change: Callable[[Repositor
     change(repository)
     problems = repository.check()
     assert any(said in problem for problem in problems), problems
+
+
+def test_attributes_of_the_repository_hide_nothing_and_change_nothing(repository: Repository) -> None:
+    (repository.folder / ".gitattributes").write_text(
+        "ledger.yaml export-ignore\nresults/* export-ignore\n*.jsonl text eol=crlf\n"
+    )
+    repository.commit()
+    results = repository.folder / "results" / "tiny.jsonl"
+    results.unlink()
+    repository.git("checkout", "--", str(results))
+    assert results.read_bytes().endswith(b"\r\n")
+    assert repository.check() == []
+    rewrite(repository)
+    forgotten(repository)
+    problems = repository.check()
+    assert any("was changed" in problem for problem in problems)
+    assert any("changed or gone" in problem for problem in problems)
 
 
 def test_bad_input(repository: Repository, tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ def counts(ok: int, failed: int, planned: int = 40, **errors: int) -> RequestCou
         ({"requests": counts(0, 40, http_500=40)}, 0.99, "none of 40 requests succeeded (http_500 40)"),
         ({"requests": counts(30, 0)}, 0.0, "10 of 40 requests are not accounted for"),
         ({"output_tokens_per_s": 0.0}, 0.0, "no token was generated"),
+        ({"output_tokens_per_s": -159.9}, 0.0, "no token was generated"),
         ({"output_tokens_per_s": None}, 0.0, "no token was generated"),
     ],
 )
@@ -72,6 +73,13 @@ def test_a_table_has_a_row_a_point_and_the_same_columns_everywhere() -> None:
     assert len(text) == 16
     assert text[0].startswith("id,sweep,scenario,isl,osl,topology")
     assert as_csv([]).strip() == ""
+
+
+def test_other_line_ends_in_a_reason_end_no_line(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    for reason in ("a\u2028b", "c\u0085d"):
+        folder.add(LADDER.ended[0].model_copy(update={"reason": reason}))
+    assert [result.reason for result in folder.results()] == ["a\u2028b", "c\u0085d"]
 
 
 def test_half_a_line_is_no_result_and_damage_in_the_middle_is_told(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 import json
 import os
 import signal
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from cli.conftest import Shell
+from overspan.runs.measured import requests_of
 from overspan.sweep.folder import SweepFolder, all_sweeps
 from support.shell import Done
 from support.waiting import until
@@ -86,6 +88,37 @@ def test_a_point_that_fails_does_not_end_the_sweep(shell: Shell) -> None:
     assert len(shell.runs()) == runs + 1
 
 
+def test_on_other_machines_it_is_measured_anew(shell: Shell) -> None:
+    file = a_sweep(shell, GOOD)
+    laptop = (resources.files("overspan.catalog") / "inventories" / "laptop.yaml").read_text()
+    others = shell.home / "others.yaml"
+    others.write_text(laptop.replace("cores: 4", "cores: 64"))
+    for inventory, runs in (("laptop", 1), (str(others), 2), ("laptop", 2)):
+        done = shell.run("sweep", str(file), "--on", inventory, "--json")
+        assert (done.returncode, set(ended(done).values())) == (0, {"ok"}), done.stderr
+        assert len(shell.runs()) == runs
+    assert len(all_sweeps()) == 2
+
+
+def test_what_is_no_longer_planned_is_neither_exported_nor_compared(shell: Shell) -> None:
+    for token_s in (0.0, 0.001):
+        file = a_sweep(shell, GOOD, token_s=token_s)
+        assert shell.run("sweep", str(file), "--json").returncode == 0
+    assert len(folder().results()) == 4
+    assert [result.point.recipe_hash for result in folder().current()] == [
+        result.point.recipe_hash for result in folder().results()[2:]
+    ]
+    out = shell.home / "points.csv"
+    assert shell.run("export", "ladder", "--out", str(out)).returncode == 0
+    assert len(out.read_text().splitlines()) == 3
+    assert requests_of("ladder").points.keys() == {"s/tp1-good/c1", "s/tp1-good/c2"}
+    assert {len(list(each.iterdir())) for each in (folder().path / "points").iterdir()} == {1}
+    # A recipe that fails is not compared by what an earlier one gave.
+    file.write_text(file.read_text().replace("{FAKE_TOKEN_S: 0.001}", '{FAKE_TOKEN_S: 0.001, FAKE_DIES: "no kernel"}'))
+    assert shell.run("sweep", str(file), "--json").returncode == 1
+    assert requests_of("ladder").points == {}
+
+
 def test_killed_and_resumed_exactly_where_it_was(shell: Shell) -> None:
     file = a_sweep(shell, GOOD + LATER, token_s=0.05)
     with shell.start("sweep", str(file)) as sweep:
@@ -113,6 +146,7 @@ def test_ctrl_c_stops_the_deployment_and_the_same_command_goes_on(shell: Shell) 
         until(lambda: all_sweeps() and len(folder().results()) == 1, "the first point")
         sweep.send_signal(signal.SIGINT)
         assert sweep.wait(timeout=60) == 130
+        assert f"it goes on with: overspan sweep {file}" in (sweep.stderr.read() if sweep.stderr else "")
     until(lambda: not shell.processes(), "the end of every process")
     assert [result.point.concurrency for result in folder().results()] == [1]
     done = shell.run("sweep", str(file), "--only", "conc=1", "--json")

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from overspan.bench import truth
+from overspan.bench.interrupts import deaf_to_ctrl_c
 from overspan.bench.load import ClosedLoop
 from overspan.bench.loop import Loop
 from overspan.bench.metrics import NS_PER_MS, summary
@@ -36,7 +37,8 @@ def calibrate(streams: int) -> dict[str, Any]:
     ours, theirs = context.Pipe()
     arguments = (theirs, int(TTFT_MS * NS_PER_MS), int(ITL_MS * NS_PER_MS), TOKENS)
     process = context.Process(target=truth.serve, args=arguments, daemon=True)
-    process.start()
+    with deaf_to_ctrl_c():
+        process.start()
     theirs.close()
     try:
         port = ours.recv()
@@ -45,6 +47,9 @@ def calibrate(streams: int) -> dict[str, Any]:
         known = ours.recv()
     except (EOFError, ConnectionError):
         raise OverspanError("the calibration's own server died", next="run it again") from None
+    except KeyboardInterrupt:
+        process.terminate()
+        raise
     finally:
         ours.close()
         process.join(2)
@@ -61,7 +66,7 @@ def _load(port: int, streams: int) -> list[Stream]:
         body = json.dumps({"user": user}).encode()
         return b"%b%d\r\n\r\n%b" % (head, len(body), body)
 
-    return Loop(target, ClosedLoop(streams, streams, message), timeout_s=5.0).run()
+    return Loop(target, ClosedLoop(streams, streams, message), timeout_s=5.0).run_whole()
 
 
 def compared(measured: Sequence[Stream], known: dict[int, tuple[int, list[int]]]) -> dict[str, Any]:

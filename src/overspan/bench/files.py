@@ -27,8 +27,9 @@ def raise_open_files(connections: int) -> None:
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return
     if hard != resource.RLIM_INFINITY and hard < needed:
+        fewer = f"lower --concurrency to {hard - _SPARE_FILES} or " if hard > _SPARE_FILES else ""
         raise InputError(
             f"{connections} connections need {needed} open files, and this shell's hard limit is {hard}",
-            next=f"lower --concurrency to {hard - _SPARE_FILES} or raise the limit: ulimit -Hn {needed}",
+            next=f"{fewer}raise the limit: ulimit -Hn {needed}",
         )
     resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from overspan.schema.errors import InputError
 
+_DIGITS = 8
+"""Of ten million."""
 _FORMS = "128, uniform:64-256, normal:128,32 (mean, deviation) or file:PATH (a number a line)"
 
 
@@ -51,7 +53,7 @@ def _pair(text: str, separator: str, notation: str) -> tuple[int, int]:
 
 def _at_least_one(text: str, notation: str) -> int:
     clean = text.strip()
-    if not clean.isascii() or not clean.isdigit() or not 1 <= int(clean) <= 10_000_000:
+    if not clean.isascii() or not clean.isdigit() or len(clean) > _DIGITS or not 1 <= int(clean) <= 10_000_000:
         raise InputError(f"'{notation}' is not a length: '{clean}' is not a number of tokens", next=f"write {_FORMS}")
     return int(clean)
 

@@ -104,6 +104,17 @@ class Loop:
             gc.unfreeze()
         return self.ended
 
+    def run_whole(self) -> list[Stream]:
+        """As `run`, for a load that is worth nothing in part.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C ended it early.
+        """
+        ended = self.run()
+        if self.audit.cancelled:
+            raise KeyboardInterrupt
+        return ended
+
     def _open_ahead(self) -> None:
         deadline = time.monotonic() + CONNECT_TIMEOUT_S
         wanted = self._load.connections
@@ -193,7 +204,7 @@ class Loop:
                 audit.lags.append(time.time_ns() - stamp)
         else:
             stamp = polled
-            audit.unstamped += 1
+            audit.unstamped += bool(data)  # the end of a connection carries no stamp
         stream = connection.stream
         if stream is None or not data:
             self._broke(connection, "the server closed the connection")

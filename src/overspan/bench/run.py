@@ -84,6 +84,10 @@ class Bench:
         try:
             for point in self._points(self._first_request(), watch):
                 points.append(point)
+        except KeyboardInterrupt:  # between two loads: inside of one the loop itself ends it
+            if not points:
+                raise
+            self.interrupted = True
         except OverspanError as error:
             if not points:
                 raise

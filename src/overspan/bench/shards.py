@@ -8,9 +8,12 @@ import signal
 from array import array
 from collections.abc import Sequence
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from types import FrameType
 from typing import Any, Final
 
 from overspan.bench.account import Audit
+from overspan.bench.interrupts import deaf_to_ctrl_c, hear_ctrl_c
 from overspan.bench.job import Job, run_job, times_of
 from overspan.bench.load import connections_for
 from overspan.bench.loop import Progress
@@ -24,9 +27,8 @@ STREAMS_A_SHARD: Final = 2000
 def shards_for(job: Job) -> int:
     """How many processes a job takes: those asked for, or one per 2,000 streams and no more than the cores."""
     streams = job.level.users or connections_for(times_of(job))
-    if job.workload.shards is not None:
-        return min(job.workload.shards, streams)
-    return max(1, min(-(-streams // STREAMS_A_SHARD), len(os.sched_getaffinity(0))))
+    wanted = job.workload.shards or min(-(-streams // STREAMS_A_SHARD), len(os.sched_getaffinity(0)))
+    return max(1, min(wanted, streams, job.requests or streams))
 
 
 def run_shards(job: Job, progress: Progress | None = None) -> tuple[list[Stream], list[Audit], int]:
@@ -45,23 +47,35 @@ def run_shards(job: Job, progress: Progress | None = None) -> tuple[list[Stream]
     for shard in range(count):
         ours, theirs = context.Pipe()
         process = context.Process(target=_shard, args=(job.share(shard, count), theirs), daemon=True)
-        process.start()
+        with deaf_to_ctrl_c():
+            process.start()
         theirs.close()
         pipes.append(ours)
         processes.append(process)
     try:
-        return _gather(pipes, progress)
-    finally:
+        whole = _gather(pipes, processes, progress)
+    except BaseException:
         for process in processes:
-            process.join(5)
-            if process.is_alive():
-                process.terminate()
+            process.terminate()
+        raise
+    for process in processes:
+        process.join(5)
+    return whole
 
 
-def _gather(pipes: list[Connection], progress: Progress | None) -> tuple[list[Stream], list[Audit], int]:
+def _gather(
+    pipes: list[Connection], processes: Sequence[SpawnProcess], progress: Progress | None
+) -> tuple[list[Stream], list[Audit], int]:
     for pipe in pipes:
         _receive(pipe, "ready")
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every shard; each ends and reports
+
+    def hand_on(number: int, frame: FrameType | None) -> None:
+        """Each shard ends and reports, whether it was meant too or this process alone."""
+        for process in processes:
+            if process.pid is not None and process.is_alive():
+                os.kill(process.pid, signal.SIGINT)
+
+    before = signal.signal(signal.SIGINT, hand_on)
     for pipe in pipes:
         pipe.send("go")
     try:
@@ -109,6 +123,7 @@ def _shard(job: Job, pipe: Connection) -> None:
     def start_together() -> None:
         pipe.send(("ready",))
         pipe.recv()
+        hear_ctrl_c()
 
     def tell(ended: int, failed: int, in_flight: int) -> None:
         pipe.send(("progress", ended, failed, in_flight))
@@ -117,6 +132,9 @@ def _shard(job: Job, pipe: Connection) -> None:
         result = run_job(job, progress=tell, before_start=start_together)
     except OverspanError as error:
         pipe.send(("error", error.what))
+        return
+    except KeyboardInterrupt:
+        pipe.send(("error", "interrupted before its first request"))
         return
     pipe.send(("result", *result))
 

@@ -11,6 +11,10 @@ from overspan.bench.wire import MAX_EVENT_BYTES, Events, Garbage, Reply, error_t
 _EVENTS_TO_LEARN: Final = 4
 """Token events parsed in full before the form of those to come is taken as known: the first may carry a role."""
 
+_MOST_TOKENS: Final = 2**31
+"""Of one request: more than any context holds."""
+_QUOTED: Final = 40
+
 _PLAIN: Final = b'finish_reason":null'
 _PLAIN_SPACED: Final = b'finish_reason": null'
 
@@ -229,7 +233,8 @@ class Stream:
 
     def fail(self, kind: str, detail: str, stamp_ns: int) -> bool:
         """End the request as failed; always True, for `return`."""
-        self.error, self.detail, self.end_ns = kind, detail, stamp_ns
+        # Half of a surrogate pair, which JSON can carry, can be written nowhere.
+        self.error, self.detail, self.end_ns = kind, detail.encode("utf-8", "replace").decode(), stamp_ns
         return True
 
     def forget(self) -> None:
@@ -246,8 +251,7 @@ class Stream:
     @property
     def input_tokens(self) -> int | None:
         """The server's count of the prompt."""
-        counted = (self.usage or {}).get("prompt_tokens")
-        return counted if isinstance(counted, int) else None
+        return _count(self.usage, "prompt_tokens")
 
     @property
     def text_bytes(self) -> int:
@@ -260,6 +264,9 @@ class Stream:
         """Why the server's count cannot be of what came: a chunk with text is one token at least, and a token one byte
         of text at least (special ones, which are left out of a text, are none). None where it can."""
         counted, chunks, size = completion_tokens(self.usage), len(self.stamps), self.text_bytes
+        said = (self.usage or {}).get("completion_tokens")
+        if counted is None and said is not None:
+            return f"completion_tokens is {str(said)[:_QUOTED]}, which is no count"
         if counted is None or chunks <= counted <= size:
             return None
         return f"{counted} tokens counted, {chunks} chunks with {size} bytes of text came"
@@ -280,6 +287,10 @@ class Stream:
 
 
 def completion_tokens(usage: dict[str, Any] | None) -> int | None:
-    """`completion_tokens` of a usage, where it is there and a number."""
-    counted = (usage or {}).get("completion_tokens")
-    return counted if isinstance(counted, int) else None
+    """`completion_tokens` of a usage, where it is there and can be a count."""
+    return _count(usage, "completion_tokens")
+
+
+def _count(usage: dict[str, Any] | None, name: str) -> int | None:
+    counted = (usage or {}).get(name)
+    return counted if type(counted) is int and 0 <= counted <= _MOST_TOKENS else None

@@ -41,7 +41,7 @@ def read_trace(path: Path) -> tuple[list[Entry], bool]:
         InputError: the file cannot be read, or an entry is wrong; names the line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"the trace {path} cannot be read: {error}") from None
     first = text.lstrip().partition("\n")[0]
@@ -54,7 +54,7 @@ def read_trace(path: Path) -> tuple[list[Entry], bool]:
 
 def _mooncake(text: str, path: Path) -> list[Entry]:
     entries = []
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -74,7 +74,7 @@ def _mooncake_entry(item: dict[str, Any]) -> Entry:
 
 
 def _sharegpt(text: str, path: Path) -> list[Entry]:
-    lines = [line for line in text.splitlines() if line.strip()]
+    lines = [line for line in text.split("\n") if line.strip()]
     try:
         items = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in lines]
     except (ValueError, RecursionError) as error:

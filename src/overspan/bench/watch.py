@@ -8,13 +8,13 @@ import math
 import multiprocessing
 import re
 import shutil
-import signal
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from overspan.bench.interrupts import deaf_to_ctrl_c
 from overspan.bench.target import Target
 from overspan.schema.errors import OverspanError
 from overspan.transport.local import Local
@@ -42,6 +42,9 @@ COUNTERS: Final = {
 
 _LINE = re.compile(r"^([A-Za-z_:][A-Za-z0-9_:]*)(?:\{[^}]*\})?\s+(\S+)", re.MULTILINE)
 _INTERVAL_S: Final = 0.5
+_READ_S: Final = 2.0
+_PATIENCE_S: Final = 3 * _READ_S
+"""For a sample that was begun, and one more, with what nvidia-smi takes."""
 _NVIDIA_SMI: Final = "nvidia-smi --query-gpu=power.draw,memory.used,utilization.gpu --format=csv,noheader,nounits"
 
 
@@ -101,6 +104,7 @@ class Watch:
 
     def __init__(self, target: Target) -> None:
         self._pipe: Connection | None = None
+        self._gave_up = ""
         if target.tls is not None or target.proxy is not None:
             return
         context = multiprocessing.get_context("spawn")
@@ -108,7 +112,8 @@ class Watch:
         path = urlsplit(target.base_url).path.removesuffix("/v1") + "/metrics"
         arguments = (theirs, target.host, target.port, path, target.api_key)
         self._process = context.Process(target=_watch, args=arguments, daemon=True)
-        self._process.start()
+        with deaf_to_ctrl_c():
+            self._process.start()
         theirs.close()
 
     def begin(self) -> None:
@@ -116,14 +121,18 @@ class Watch:
         self._ask("begin")
 
     def end(self) -> dict[str, Any]:
-        """The point ended: what was seen since `begin`, with a sample now."""
-        return summarise(self._ask("end"))
+        """The point ended: what was seen since `begin`, with a sample now; or why nothing was."""
+        return summarise(self._ask("end")) or ({"not_read": self._gave_up} if self._gave_up else {})
 
     def _ask(self, what: str) -> list[Sample]:
         if self._pipe is None:
             return []
         try:
             self._pipe.send(what)
+            if not self._pipe.poll(_PATIENCE_S):
+                self._gave_up = f"/metrics had no end within {_PATIENCE_S:g} s"
+                self.close()
+                return []
             answer: list[Sample] = self._pipe.recv()
         except (EOFError, OSError):
             self._pipe = None
@@ -134,13 +143,13 @@ class Watch:
         """End the process."""
         if self._pipe is not None:
             self._pipe.close()
+            self._pipe = None
             self._process.join(2)
             if self._process.is_alive():
                 self._process.terminate()
 
 
 def _watch(pipe: Connection, host: str, port: int, path: str, api_key: str | None) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     gpus = shutil.which("nvidia-smi") is not None and host in ("127.0.0.1", "localhost", "::1")
     samples: list[Sample] = []
     while True:
@@ -160,7 +169,7 @@ def _watch(pipe: Connection, host: str, port: int, path: str, api_key: str | Non
 
 def _sample(host: str, port: int, path: str, api_key: str | None, *, gpus: bool) -> Sample:
     found: Sample = {}
-    connection = http.client.HTTPConnection(host, port, timeout=2)
+    connection = http.client.HTTPConnection(host, port, timeout=_READ_S)
     with contextlib.suppress(OSError, http.client.HTTPException):  # a server without metrics has no samples
         connection.request("GET", path, headers={"Authorization": f"Bearer {api_key}"} if api_key else {})
         reply = connection.getresponse()
@@ -169,5 +178,5 @@ def _sample(host: str, port: int, path: str, api_key: str | None, *, gpus: bool)
     connection.close()
     if gpus:
         with contextlib.suppress(OverspanError):  # a driver that does not answer is no reason to end a bench
-            found |= read_gpus(Local().run(_NVIDIA_SMI.split(), timeout_s=2).stdout)
+            found |= read_gpus(Local().run(_NVIDIA_SMI.split(), timeout_s=_READ_S).stdout)
     return found

@@ -12,6 +12,7 @@ from overspan.bench.lengths import parse_lengths
 from overspan.bench.metrics import SLO_METRICS
 from overspan.bench.run import Bench
 from overspan.bench.trace import read_trace
+from overspan.cli.asked import Finite
 from overspan.cli.output import Ticker, document, say, table
 from overspan.runs import keys
 from overspan.runs.folder import RunFolder, open_run
@@ -19,12 +20,15 @@ from overspan.schema.errors import InputError, NotReady
 from overspan.schema.event import SERVING_STATES
 from overspan.schema.workload import BenchPoint, BenchResult, Distribution, Workload
 
+_DIGITS = 7
+"""Of a million."""
+
 
 def _users(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int]:
     """`1,4,16,64`: whole numbers from 1, each once."""
     entries = [] if value is None else [entry.strip() for entry in value.split(",")]
     for entry in entries:
-        if not entry.isascii() or not entry.isdigit() or not 1 <= int(entry) <= 1_000_000:
+        if not entry.isascii() or not entry.isdigit() or len(entry) > _DIGITS or not 1 <= int(entry) <= 1_000_000:
             raise click.BadParameter(f"'{entry}' in '{value}' is no number of users: write 1,4,16", ctx, param)
     return _once([int(entry) for entry in entries], ctx, param)
 
@@ -62,7 +66,7 @@ def _slo(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[
     return limits
 
 
-_POSITIVE = click.FloatRange(min=0, min_open=True)
+_POSITIVE = Finite(min=0, min_open=True)
 
 
 @click.command()
@@ -80,7 +84,7 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
     help="At each point. Default: 4 a user, 100 at a rate, all of a trace.",
 )
 @click.option("--duration", "duration_s", type=_POSITIVE, help="Seconds a point, in place of --requests.")
-@click.option("--ramp", "ramp_s", type=click.FloatRange(min=0), default=0.0, help="Users start over so many seconds.")
+@click.option("--ramp", "ramp_s", type=Finite(min=0), default=0.0, help="Users start over so many seconds.")
 @click.option("--warmup", type=click.IntRange(min=0), default=0, show_default=True, help="Uncounted requests a point.")
 @click.option("--input-tokens", default="128", show_default=True, help="N, uniform:A-B, normal:MEAN,DEV or file:PATH.")
 @click.option("--output-tokens", default="64", show_default=True, help="In the same forms.")
@@ -89,7 +93,7 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 @click.option("--trace", help="Replay this file: Mooncake's JSON lines, or ShareGPT's JSON.")
 @click.option("--trace-speed", type=_POSITIVE, default=1.0, show_default=True)
 @click.option("--slo", "slo_ms", callback=_slo, help="Limits in ms, like ttft=500,tpot=50: goodput is reported.")
-@click.option("--slo-share", type=click.FloatRange(0, 1, min_open=True), default=0.99, show_default=True)
+@click.option("--slo-share", type=Finite(0, 1, min_open=True), default=0.99, show_default=True)
 @click.option("--search", is_flag=True, help="Look for the highest load that keeps within --slo.")
 @click.option("--endpoint", type=click.Choice(["chat", "completions"]), default="chat", show_default=True)
 @click.option("--seed", type=int, help="Makes the prompts repeatable; a prefix cache then knows them the second time.")

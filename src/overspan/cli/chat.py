@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import click
 
+from overspan.cli.asked import Finite
 from overspan.cli.output import say
 from overspan.runs.chat import Conversation
 from overspan.runs.folder import open_run
@@ -17,7 +18,7 @@ from overspan.runs.folder import open_run
 @click.argument("run", required=False)
 @click.option("--prompt", "-p", multiple=True, help="Say this and end; several make a conversation.")
 @click.option("--max-tokens", type=click.IntRange(min=1), default=512, show_default=True)
-@click.option("--temperature", type=click.FloatRange(0, 2), default=0.0, show_default=True)
+@click.option("--temperature", type=Finite(0, 2), default=0.0, show_default=True)
 def chat(run: str | None, prompt: tuple[str, ...], max_tokens: int, temperature: float) -> None:
     """Talk with RUN (default: the active one); the answer is shown as it arrives. An empty line or Ctrl-D ends."""
     conversation = Conversation(open_run(run), max_tokens, temperature)

@@ -24,13 +24,20 @@ def compare(first: str, second: str, as_json: bool) -> None:
         raise InputError(f"{one.name} and {two.name} have no measured point in common", next=held)
     apart = [*one.points.keys() ^ two.points.keys()]
     if as_json:
-        document({"first": one.name, "second": two.name, "differences": _plain(found), "only_in_one": sorted(apart)})
+        document(
+            {"first": one.name, "second": two.name, "differences": _plain(found), "only_in_one": sorted(apart)}
+            | {"failed_requests": {"first": one.failed, "second": two.failed}}
+        )
         return
     header = ["point", "metric", one.name[-24:], two.name[-24:], "change", "95 % interval", "verdict"]
     click.echo(table(header, [_row(each) for each in found]))
     real = sum(each.verdict in ("lower", "higher") for each in found)
     say(f"{real} of {len(found)} differ by more than noise")
     say("an interval holds for these two loads, not for another day, another machine or another seed")
+    for each in (one, two):
+        for point, failed in each.failed.items():
+            asked = failed + len(each.points[point])
+            say(f"note: {failed} of {asked} requests of {each.name} at {point} failed: left out")
     for name in sorted(apart):
         say(f"note: {name} is in one of them only")
 

@@ -17,7 +17,7 @@ from overspan.sweep.folder import open_sweep
 @click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="A .csv or .parquet file.")
 def export(sweep: str, out: Path) -> None:
     """Write the results of SWEEP as a table, a row a point, by the ending of --out."""
-    results = list(open_sweep(sweep).latest().values())
+    results = open_sweep(sweep).current()
     if not out.resolve().parent.is_dir():
         raise InputError(f"there is no folder {out.resolve().parent}", next=f"mkdir -p '{out.resolve().parent}'")
     if out.suffix == ".csv":

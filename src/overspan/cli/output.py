@@ -15,7 +15,12 @@ from pydantic import BaseModel
 
 def document(data: Any) -> None:
     """Print one JSON document on stdout."""
-    click.echo(json.dumps(_plain(data), indent=2, ensure_ascii=False))
+    click.echo(_printable(json.dumps(_plain(data), indent=2, ensure_ascii=False)))
+
+
+def _printable(text: str) -> str:
+    """Without halves of surrogate pairs, which JSON can carry here and no terminal takes."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _plain(data: Any) -> Any:
@@ -28,7 +33,7 @@ def _plain(data: Any) -> Any:
 
 def say(text: str) -> None:
     """A line for the person, on stderr."""
-    click.echo(text, err=True)
+    click.echo(_printable(text), err=True)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from overspan.cli.asked import Finite
 from overspan.cli.output import document, duration, gib, table
 from overspan.runs.folder import RunFolder, open_run
 from overspan.runs.live import Live, Row, Sight
@@ -20,7 +21,7 @@ _INTERVAL_S = 2.0
 @click.command()
 @click.argument("run", required=False)
 @click.option("--watch", is_flag=True, help="A live view of ranks, GPUs and traffic, until the run's end or Ctrl-C.")
-@click.option("--interval", "interval_s", type=click.FloatRange(min=0.1), help="Seconds between two views. Default: 2.")
+@click.option("--interval", "interval_s", type=Finite(min=0.1), help="Seconds between two views. Default: 2.")
 @click.option("--json", "as_json", is_flag=True)
 def status(run: str | None, watch: bool, interval_s: float | None, as_json: bool) -> int:
     """Show how RUN is (default: the active one). Exit code: 0 ready, 3 not ready, 4 a host does not answer."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from overspan.cli.asked import Finite
 from overspan.cli.output import document
 from overspan.runs.folder import open_run
 from overspan.runs.stop import stop as stop_run
@@ -11,7 +12,7 @@ from overspan.runs.stop import stop as stop_run
 
 @click.command()
 @click.argument("run", required=False)
-@click.option("--grace", "grace_s", type=click.FloatRange(min=0), help="Seconds for streams in flight.")
+@click.option("--grace", "grace_s", type=Finite(min=0), help="Seconds for streams in flight.")
 @click.option("--json", "as_json", is_flag=True)
 def stop(run: str | None, grace_s: float | None, as_json: bool) -> None:
     """Stop RUN (default: the active one): streams in flight end, then every process does. Twice is fine."""

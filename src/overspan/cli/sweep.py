@@ -41,15 +41,16 @@ def sweep(  # noqa: PLR0917 - click gives them by name
     if dry_run:
         _show_plan(matrix, points, as_json=as_json)
         return 0
-    return _measure(matrix, points, fresh=fresh, retry_failed=retry_failed, as_json=as_json)
+    again = shlex.join(["overspan", "sweep", sweep, *(["--on", inventory] if inventory else [])])
+    return _measure(matrix, points, fresh=fresh, retry_failed=retry_failed, as_json=as_json, again=again)
 
 
-def _measure(matrix: Matrix, points: list[Point], *, fresh: bool, retry_failed: bool, as_json: bool) -> int:
+def _measure(matrix: Matrix, points: list[Point], *, fresh: bool, retry_failed: bool, as_json: bool, again: str) -> int:
     from overspan.runs.sweeping import Told, require_startable, run_sweep
 
     require_startable(matrix, points)
     signal.signal(signal.SIGTERM, _interrupt)
-    folder = (None if fresh else newest(matrix.sweep.name)) or SweepFolder.create(matrix.sweep)
+    folder = (None if fresh else newest(matrix.sweep.name, matrix.points)) or SweepFolder.create(matrix.sweep)
     ticker = Ticker()
 
     def progress(point: Point, ended: int, failed: int, in_flight: int) -> None:
@@ -64,7 +65,7 @@ def _measure(matrix: Matrix, points: list[Point], *, fresh: bool, retry_failed: 
         run_sweep(matrix, points, folder, Told(tell, progress), retry_failed=retry_failed)
     except KeyboardInterrupt:
         ticker.clear()
-        say(f"interrupted; the same command goes on: overspan sweep {matrix.sweep.name}")
+        say(f"interrupted; it goes on with: {again}")
         return 130
     finally:
         ticker.clear()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from overspan.cli.asked import Finite
 from overspan.cli.output import Ticker, document, say
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--against", help="Compare the score with this result (.json), or with this run's, question by question.")
 @click.option("--out", type=_FILE, help="Write the result of --eval here as well.")
 @click.option("--samples", type=click.IntRange(1, 1000), default=1, show_default=True, help="Answers a question.")
-@click.option("--temperature", type=click.FloatRange(0, 2), default=0.0, show_default=True)
+@click.option("--temperature", type=Finite(0, 2), default=0.0, show_default=True)
 @click.option("--max-tokens", type=click.IntRange(min=1), default=512, show_default=True)
 @click.option("--concurrency", type=click.IntRange(1, 1000), default=8, show_default=True)
 @click.option("--harness", type=click.Choice(["lm-eval", "evalscope"]), help="Print its command for this endpoint.")

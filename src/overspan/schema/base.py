@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 class Frozen(BaseModel):
     """A value: it never changes once made, and a key it does not know is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def text_like(pattern: str, words: str) -> AfterValidator:

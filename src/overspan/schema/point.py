@@ -56,6 +56,7 @@ class Point(Frozen):
     warmup: int
     deployment: str
     recipe_hash: str
+    machines: str = Field("", description="digest of what it is placed on: measured elsewhere it is another number")
     model: str
     engine: str
     image: str | None = None

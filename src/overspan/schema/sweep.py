@@ -1,7 +1,7 @@
 """A sweep: one base recipe, scenarios, a ladder of topologies and their concurrencies, and what differs at each."""
 
 from collections import Counter
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -85,8 +85,10 @@ class Entry(Frozen):
     name: str = Field("", pattern=r"^[a-z0-9][a-z0-9._-]*$|^$", description="tells entries of one topology apart")
     concurrency: list[int] | None = None
     concurrency_range: Range | None = None
-    scenarios: list[str] | None = Field(None, description="all of the sweep's where not given")
-    nodes: dict[RoleName, int] = Field(default_factory=dict, description="reserved nodes by role: checked, not needed")
+    scenarios: list[str] | None = Field(None, min_length=1, description="all of the sweep's where not given")
+    nodes: dict[RoleName, Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict, description="reserved nodes by role: checked, not needed"
+    )
     overrides: Changes = Changes()
     load: dict[str, Any] = Field(default_factory=dict, description="fields of the sweep's load that differ")
 

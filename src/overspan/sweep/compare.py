@@ -1,9 +1,9 @@
 """Two measurements of one thing: how far apart, with an interval, and whether that is more than noise.
 
 Requests of one load are not independent: a slow second slows all that are in flight. So each point's requests are taken
-in their order and cut into batches; the scatter of the batches' means, not of the requests, gives the interval (batch
-means, Law and Kelton, Simulation Modeling and Analysis, chapter 9). Two points differ when Welch's 95 % interval of
-their difference leaves zero out.
+in their order and cut into batches, none smaller than what is in flight at a time; the scatter of the batches' means,
+not of the requests, gives the interval (batch means, Law and Kelton, Simulation Modeling and Analysis, chapter 9). Two
+points differ when Welch's 95 % interval of their difference leaves zero out.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from overspan.schema.errors import RunDamaged
 
 BATCHES: Final = 10
 LEAST_BATCHES: Final = 4
+_ROUNDING: Final = 1e-3
+"""Times are kept to a tenth of a microsecond."""
 # 97.5 % of Student's t by degrees of freedom. Source: any table, e.g. NIST/SEMATECH e-Handbook, 1.3.6.7.2.
 _STUDENT: Final = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 10: 2.228,
                    12: 2.179, 15: 2.131, 18: 2.101, 20: 2.086, 25: 2.060, 30: 2.042}  # fmt: skip
@@ -52,13 +54,13 @@ def compare(first: Mapping[str, Requests], second: Mapping[str, Requests]) -> li
     ]
 
 
-def read_requests(lines: Iterable[str], where: str) -> list[dict[str, Any]]:
-    """The requests of one point that were answered, in the order of their ends.
+def read_requests(lines: Iterable[str], where: str) -> tuple[list[dict[str, Any]], int]:
+    """The requests of one point that were answered, in the order of their ends, and how many were not.
 
     Raises:
         RunDamaged: a line is none.
     """
-    found = []
+    found, failed = [], 0
     for number, line in enumerate(lines, 1):
         try:
             request = json.loads(line)
@@ -67,7 +69,8 @@ def read_requests(lines: Iterable[str], where: str) -> list[dict[str, Any]]:
             raise RunDamaged(f"{where}, line {number} is no request of a bench", quote=line.strip()[:200]) from None
         if ok:
             found.append(request)
-    return sorted(found, key=lambda request: float(request["end_at_ms"]))
+        failed += not ok
+    return sorted(found, key=lambda request: float(request["end_at_ms"])), failed
 
 
 def _means(metric: str) -> Callable[[Requests], list[float]]:
@@ -75,11 +78,20 @@ def _means(metric: str) -> Callable[[Requests], list[float]]:
 
     def of(requests: Requests) -> list[float]:
         values = [float(request[metric]) for request in requests if request.get(metric) is not None]
-        count = min(BATCHES, len(values) // 2) or min(1, len(values))
+        count = _batches(requests, len(values))
         edges = [len(values) * index // count for index in range(count + 1)] if count else []
         return [fmean(values[begin:end]) for begin, end in itertools.pairwise(edges)]
 
     return of
+
+
+def _batches(requests: Requests, count: int) -> int:
+    """How many batches so many of the requests make."""
+    begin = min(float(item["end_at_ms"]) - float(item["e2e_ms"]) for item in requests)
+    end = max(float(item["end_at_ms"]) for item in requests)
+    busy = sum(float(item["e2e_ms"]) for item in requests)
+    in_flight = math.ceil(busy / (end - begin) - _ROUNDING) if end > begin else 1
+    return min(BATCHES, count // max(2, in_flight)) or min(1, count)
 
 
 def _rates(requests: Requests) -> list[float]:
@@ -96,7 +108,7 @@ def _rates(requests: Requests) -> list[float]:
         return []
     begin, end = min(span[0] for span in spans), max(span[1] for span in spans)
     begin, end = begin + (end - begin) * 0.1, end - (end - begin) * 0.1
-    count = max(1, min(BATCHES, len(spans) // 2))
+    count = _batches(requests, len(spans))
     width = (end - begin) / count
     if width <= 0:
         return []

@@ -255,6 +255,7 @@ def _point(
         warmup=load.warmup_per_user * users,
         deployment=deployment.id,
         recipe_hash=_digest(content),
+        machines=_digest(_machines(deployment, inventory)),
         model=recipe.model,
         engine=recipe.engine,
         image=inventory.images.get(recipe.image, recipe.image) if recipe.image else None,
@@ -336,6 +337,26 @@ def _distinct(deployments: list[Deployment]) -> list[Deployment]:
 
 def _essence(recipe: Recipe) -> dict[str, Any]:
     return recipe.model_dump(mode="json", exclude=set(_UNHASHED), exclude_defaults=True)
+
+
+def _machines(deployment: Deployment, inventory: Inventory) -> dict[str, Any]:
+    """What of the machines a number depends on; not their names and addresses, nor what changes from day to day."""
+    image = deployment.recipe.image
+    held = [placed for worker in deployment.placed.workers for placed in worker.placements]
+    hosts = {host.name: host for host in inventory.hosts}
+    return {
+        "launcher": inventory.launcher,
+        "device": inventory.device,
+        "env": inventory.env,
+        "image": inventory.images.get(image, image) if image else None,
+        "ranks": [
+            {
+                "gpus": [gpu.kind for gpu in hosts[each.host].gpus if gpu.index in each.gpus],
+                **hosts[each.host].model_dump(include={"arch", "cpu_model", "cores", "env"}),
+            }
+            for each in held
+        ],
+    }
 
 
 def _digest(content: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ import fcntl
 import json
 import os
 import secrets
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,7 @@ class SweepFolder:
 
     def requests(self, point: Point) -> Path:
         """The folder of a point's single requests; made when asked for."""
-        path = self.path / "points" / point.id.replace("/", "--")
+        path = self.path / "points" / f"{point.id.replace('/', '--')}--{point.recipe_hash}"
         path.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -117,6 +118,12 @@ class SweepFolder:
         """The last result of each point, by its id and recipe hash."""
         return {(result.point.id, result.point.recipe_hash): result for result in self.results()}
 
+    def current(self) -> list[Result]:
+        """The last result of each point as it is planned now, in the plan's order."""
+        latest = self.latest()
+        keys = ((point.id, point.recipe_hash) for point in self.points())
+        return [latest[key] for key in keys if key in latest]
+
     def state_of(self, points: list[Point]) -> dict[str, tuple[PointState, str]]:
         """Each point's state and reason: one without a result of its own recipe is missing."""
         latest = self.latest()
@@ -153,9 +160,18 @@ def all_sweeps() -> list[SweepFolder]:
     return [SweepFolder(path) for path in sorted(paths, key=lambda path: path.name.rsplit("-", 3)[1:], reverse=True)]
 
 
-def newest(name: str) -> SweepFolder | None:
-    """The newest running of a sweep."""
-    return next((folder for folder in all_sweeps() if folder.name == name), None)
+def newest(name: str, points: Sequence[Point] = ()) -> SweepFolder | None:
+    """The newest running of a sweep; where points are given, of those on the machines that they are planned on."""
+    machines = {point.id: point.machines for point in points}
+    return next(
+        (
+            folder
+            for folder in all_sweeps()
+            if folder.name == name
+            and all(machines.get(point.id, point.machines) == point.machines for point in folder.points())
+        ),
+        None,
+    )
 
 
 def open_sweep(which: str) -> SweepFolder:
@@ -179,7 +195,8 @@ def _lines(path: Path) -> list[str]:
         return []
     text = path.read_bytes()
     whole = text[: text.rfind(b"\n") + 1]
-    return [line for line in whole.decode(errors="replace").splitlines() if line.strip()]
+    # Not splitlines: JSON may hold other ends of lines than "\n", raw.
+    return [line for line in whole.decode(errors="replace").split("\n") if line.strip()]
 
 
 def _mend(path: Path) -> None:

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from overspan.schema.errors import InputError, OverspanError
 from overspan.schema.ledger import Ledger, LedgerEntry
-from overspan.schema.point import Point
+from overspan.schema.point import Point, Result
 from overspan.schema.yamlio import load
 from overspan.sweep.folder import read_results
+from overspan.sweep.results import derive
 from overspan.transport.local import Local
 
 LEDGER = "ledger.yaml"
 RESULTS = "results"
 SWEEPS = "sweeps"
+
+_AS_COMMITTED = "* -export-ignore -export-subst -text -eol -filter -ident -working-tree-encoding\n"
+"""Source: gitattributes(5)."""
+_PLANNED = (
+    *("scenario", "isl", "osl", "topology", "concurrency", "requests", "warmup", "model", "engine", "image"),
+    *("nodes", "ranks", "gpus_used", "gpus_reserved"),
+)
+"""What a result says of its point that its numbers are read by."""
 
 PointsOf = Callable[[Path], list[Point]]
 """The points of one sweep's file."""
@@ -26,11 +36,15 @@ PointsOf = Callable[[Path], list[Point]]
 
 @dataclass(frozen=True)
 class Book:
-    """A folder at one moment: its entries, every planned point by its name in the ledger, its results' texts."""
+    """A folder at one moment: its entries, every planned point by its name in the ledger, its results' texts.
+
+    `twice` are the points that two sweeps of one name both plan.
+    """
 
     entries: list[LedgerEntry]
     points: dict[str, Point]
     results: dict[str, bytes]
+    twice: Sequence[str] = ()
 
 
 def read_book(folder: Path, points_of: PointsOf) -> Book:
@@ -41,10 +55,14 @@ def read_book(folder: Path, points_of: PointsOf) -> Book:
     """
     file = folder / LEDGER
     entries = load(Ledger, file).entries if file.exists() else []
-    files = sorted((folder / SWEEPS).glob("*.yaml"))
-    points = {f"{point.sweep}/{point.id}": point for each in files for point in points_of(each)}
-    results = {each.name: each.read_bytes() for each in sorted((folder / RESULTS).glob("*.jsonl"))}
-    return Book(entries, points, results)
+    planned = [point for each in sorted((folder / SWEEPS).glob("*.yaml")) for point in points_of(each)]
+    names = Counter(f"{point.sweep}/{point.id}" for point in planned)
+    # As git keeps them, whatever ends of lines it was told to write here.
+    results = {
+        each.name: each.read_bytes().replace(b"\r\n", b"\n") for each in sorted((folder / RESULTS).glob("*.jsonl"))
+    }
+    twice = [name for name, times in names.items() if times > 1]
+    return Book(entries, {f"{point.sweep}/{point.id}": point for point in planned}, results, twice)
 
 
 def at_revision(folder: Path, revision: str, points_of: PointsOf) -> Book:
@@ -67,14 +85,31 @@ def at_revision(folder: Path, revision: str, points_of: PointsOf) -> Book:
         ).check("git ls-tree")
         if not listed.stdout.strip():
             return Book([], {}, {})
-        archive = str(Path(scratch, "then.tar"))
-        git.run(
-            ["git", "archive", "--format=tar", "-o", archive, known.stdout.strip(), "--", str(below)],
-            cwd=top.stdout.strip(),
-        ).check("git archive")
-        with tarfile.open(archive) as held:
-            held.extractall(scratch, filter="data")
+        _extract(Path(top.stdout.strip()), known.stdout.strip(), str(below), Path(scratch))
         return read_book(Path(scratch) / below, points_of)
+
+
+def _extract(repository: Path, commit: str, below: str, out: Path) -> None:
+    """Write a commit's files as they were committed.
+
+    Attributes that the repository sets can leave files out of an archive, or change them: so the archive is made from
+    another repository, with the same objects and attributes of its own, which come first.
+    """
+    git = Local()
+    where = str(repository)
+    objects = git.run(["git", "rev-parse", "--path-format=absolute", "--git-path", "objects"], cwd=where)
+    form = git.run(["git", "rev-parse", "--show-object-format"], cwd=where).check("git rev-parse")
+    plain = out / "plain.git"
+    made = git.run(["git", "init", "--quiet", "--bare", f"--object-format={form.stdout.strip()}", str(plain)])
+    made.check("git init")
+    (plain / "objects" / "info" / "alternates").write_text(objects.check("git rev-parse").stdout, encoding="utf-8")
+    (plain / "info").mkdir(exist_ok=True)
+    (plain / "info" / "attributes").write_text(_AS_COMMITTED, encoding="utf-8")
+    archive = str(out / "then.tar")
+    command = ["git", "archive", "--format=tar", "-o", archive, commit, "--", below]
+    git.run(command, cwd=str(plain), env={"GIT_DIR": str(plain)}).check("git archive")
+    with tarfile.open(archive) as held:
+        held.extractall(out, filter="data")
 
 
 def problems(then: Book, now: Book, folder: Path) -> list[str]:
@@ -111,6 +146,8 @@ def _history(then: Book, now: Book) -> Iterator[str]:
 def _changes(then: Book, now: Book) -> Iterator[str]:
     """Points that are new or other than before, each against the entries that were added."""
     entries = added(then, now)
+    for name in now.twice:
+        yield f"{name} is planned by two files: a sweep's name stands once"
     for name, point in now.points.items():
         before = then.points.get(name)
         how = _altered(before, point) if before else "is new"
@@ -138,23 +175,45 @@ def _results(then: Book, now: Book, folder: Path) -> Iterator[str]:
     for name, text in then.results.items():
         if not now.results.get(name, b"").startswith(text):
             yield f"{RESULTS}/{name}: results that were there are changed or gone: lines are only added"
-    for name in now.results:
+    for name, text in now.results.items():
+        if text and not text.endswith(b"\n"):
+            yield f"{RESULTS}/{name}: its last line has no end: it was cut, or written by hand"
         old = then.results.get(name, b"").count(b"\n")
         try:
             results = read_results(folder / RESULTS / name)
         except OverspanError as error:
             yield error.what
             continue
-        last = {f"{result.point.sweep}/{result.point.id}": index for index, result in enumerate(results)}
-        for index, result in enumerate(results):
-            point = f"{result.point.sweep}/{result.point.id}"
-            planned = now.points.get(point)
-            if index < old and last[point] != index:
-                continue
-            if planned is None and index >= old:
-                yield f"{RESULTS}/{name}, line {index + 1}: a result of {point}, which no sweep here plans"
-            elif planned is not None and planned.recipe_hash != result.point.recipe_hash:
-                yield (
-                    f"{RESULTS}/{name}, line {index + 1}: the result of {point} was made with recipe "
-                    f"{result.point.recipe_hash}; planned is {planned.recipe_hash}"
-                )
+        for index, wrong in _wrong(results, old, now.points):
+            yield f"{RESULTS}/{name}, line {index + 1}: {wrong}"
+
+
+def _wrong(results: list[Result], old: int, points: dict[str, Point]) -> Iterator[tuple[int, str]]:
+    """By index, what is wrong with results: those that were added, and of those that were there the last of a point."""
+    last = {f"{result.point.sweep}/{result.point.id}": index for index, result in enumerate(results)}
+    for index, result in enumerate(results):
+        point = f"{result.point.sweep}/{result.point.id}"
+        planned = points.get(point)
+        if index < old and last[point] != index:
+            continue
+        if planned is None and index >= old:
+            yield index, f"a result of {point}, which no sweep here plans"
+        elif planned is not None and planned.recipe_hash != result.point.recipe_hash:
+            made = result.point.recipe_hash
+            yield index, f"the result of {point} was made with recipe {made}; planned is {planned.recipe_hash}"
+        elif planned is not None:
+            yield from ((index, wrong) for wrong in _untrue(result, planned))
+
+
+def _untrue(result: Result, planned: Point) -> Iterator[str]:
+    """What a result says of its point and of its numbers, and is otherwise."""
+    for field in _PLANNED:
+        said, real = getattr(result.point, field), getattr(planned, field)
+        if said != real:
+            yield f"the result of {planned.id} says {field} {said}; planned is {real}"
+    if result.measured is not None:
+        follows = derive(result.point, result.measured)
+        wrong = [name for name, value in result.derived.items() if name in follows and follows[name] != value]
+        if wrong:
+            said, real = result.derived[wrong[0]], follows[wrong[0]]
+            yield f"the result of {planned.id} says {wrong[0]} {said}; what was measured gives {real}"

@@ -24,7 +24,7 @@ def why_not(measured: BenchPoint, verification: list[Finding], constraints: Cons
     if counts.failed > constraints.failed_share * counts.planned:
         limit = f"the limit is {constraints.failed_share:.1%}"
         return f"{counts.failed} of {counts.planned} requests failed ({kinds}); {limit}"
-    if not measured.output_tokens_per_s:
+    if not measured.output_tokens_per_s or measured.output_tokens_per_s <= 0:
         return "no token was generated"
     return ""
 
