@@ -77,6 +77,7 @@ def test_a_failed_rule_ends_with_1_and_is_told_with_its_evidence(verify: Verify)
         (["--base-url", "{sound}", "--eval", "q.jsonl", "--expect", "reasoning"], "--eval and --expect exclude"),
         (["--base-url", "{sound}", "--samples", "1"], "--samples is for --eval"),
         (["--base-url", "{sound}", "--record", "/nowhere/x.json"], "--record /nowhere/x.json: there is no folder"),
+        (["--base-url", "{sound}", "--record", "a" * 250], "File name too long"),
         (["--base-url", "{sound}", "--record", "."], "--record .: that is a folder"),
         (["no-such-run"], "unknown run"),
     ],

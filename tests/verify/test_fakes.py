@@ -132,6 +132,11 @@ def together_otherwise(answer: Answer) -> None:
         answer.text = answer.text[:20] + answer.text[:19:-1]
 
 
+def cut_together(answer: Answer) -> None:
+    if topic(answer) is not None and answer.asked:
+        answer.text, answer.finish = answer.cut(3), "stop"
+
+
 def never_twice(answer: Answer) -> None:
     if topic(answer) is not None:
         answer.text = f"{answer.text[:25]} {answer.asked}"
@@ -210,6 +215,7 @@ def does_not_know(answer: Answer) -> None:
         ("burst", swapped, "failed", "mixed up"),
         ("short", swapped, "failed", "mixed up"),
         ("burst", together_otherwise, "failed", "depart from those that repeat alone"),
+        ("burst", cut_together, "failed", "other answers than alone"),
         ("burst", never_twice, "not_evaluated", "too few are as alone"),
         ("burst", empty, "failed", "an answer is empty"),
         ("sequence", garbled_after_eight, "failed", "another answer after some requests"),

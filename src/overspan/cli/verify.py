@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,22 +89,41 @@ def _require_fitting() -> None:
             raise InputError(what, next=f"give {names[needed]}, or leave {stray[0]} out")
 
 
+def _write(option: str, out: Path, text: str) -> None:
+    from overspan.runs.folder import write_whole
+    from overspan.schema.errors import OverspanError
+
+    try:
+        write_whole(out, text)
+    except OSError as error:
+        raise OverspanError(f"{option} {out}: {error.strerror}") from None
+
+
 def _require_writable(option: str, out: Path | None) -> None:
     """Before anything is asked: what is found can be written.
 
     Raises:
-        InputError: there is no such folder, or the file is one.
+        InputError: there is no such folder, the file is one, or the system refuses it.
     """
+    import tempfile
+
     from overspan.schema.errors import InputError
 
     if out is None:
         return
-    folder = out.resolve().parent
-    if not folder.is_dir():
-        raise InputError(f"{option} {out}: there is no folder {folder}", next=f"mkdir -p '{folder}'")
-    if out.is_dir() or not os.access(folder, os.W_OK):
-        why = "that is a folder" if out.is_dir() else f"{folder} cannot be written to"
-        raise InputError(f"{option} {out}: {why}", next="give the path of a file")
+    folder = out.parent.absolute()
+    try:
+        if not folder.is_dir():
+            raise InputError(f"{option} {out}: there is no folder {folder}", next=f"mkdir -p '{folder}'")
+        if out.is_dir():
+            raise InputError(f"{option} {out}: that is a folder", next="give the path of a file")
+        # A name as long as that of a file that is being written (write_whole): a full one is refused here.
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{out.name}.", suffix=".probe.probe"):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{option} {out}: {error.strerror}", next="give the path of a file that can be written"
+        ) from None
 
 
 @dataclass(frozen=True)
@@ -151,13 +169,12 @@ def _record(aim: _Aim, out: Path, *, as_json: bool) -> int:
     from datetime import UTC, datetime
 
     from overspan.checks.verify.record import record
-    from overspan.runs.folder import write_whole
 
     plan = aim.run.plan() if aim.run else None
     what = f"{plan.layout.label}, engine {plan.engine.version}, run {aim.run.id}" if plan and aim.run else "an endpoint"
     source = f"{what} at {aim.endpoint.base_url}, {datetime.now(UTC):%Y-%m-%d}"
     found = record(aim.endpoint, source, aim.api_key)
-    write_whole(out, found.model_dump_json(indent=2) + "\n")
+    _write("--record", out, found.model_dump_json(indent=2) + "\n")
     tokens = sum(len(each.tokens) for each in found.continuations)
     if as_json:
         document({"reference": str(out), "model": found.model, "source": found.source, "tokens": tokens})
@@ -221,7 +238,6 @@ def _eval(aim: _Aim, *, questions: Path, against: str | None, out: Path | None, 
     from overspan.checks.evals.evaluate import compare, evaluate, require_comparable
     from overspan.checks.evals.questions import read
     from overspan.runs.evaluating import earlier, keep
-    from overspan.runs.folder import write_whole
 
     asked = read(questions)
     other = None if against is None else earlier(against, questions)
@@ -241,8 +257,6 @@ def _eval(aim: _Aim, *, questions: Path, against: str | None, out: Path | None, 
     finally:
         ticker.clear()
     kept = keep(aim.run, result) if aim.run else None
-    if out:
-        write_whole(out, result.model_dump_json(indent=2) + "\n")
     compared = compare(result, other) if other else None
     if as_json:
         document({**result.model_dump(mode="json"), "comparison": compared and compared.model_dump(mode="json")})
@@ -253,6 +267,8 @@ def _eval(aim: _Aim, *, questions: Path, against: str | None, out: Path | None, 
         )
         if compared:
             click.echo(compared.text)
+    if out is not None:
+        _write("--out", out, result.model_dump_json(indent=2) + "\n")  # once it is told: a full disk loses nothing
     if result.unanswered:
         error = next(each.error for each in result.questions if each.error)
         say(f"{result.unanswered} requests were not answered, and count neither as right nor as wrong: {error}")

@@ -96,7 +96,9 @@ def burst(ask: Asker, _: Subject, count: int = BURST) -> Finding:
             f"{len(refused)} of {len(replies)}: {refused[0].what}: {refused[0].quote or ''}".rstrip(": "),
             f"of {len(replies)} requests at once, {len(refused)} were not answered",
         )
-    return _judged(rule, [reply.whole for reply in replies if isinstance(reply, Reply)], alone, lone)
+    said = [reply for reply in replies if isinstance(reply, Reply)]
+    ended = [reply.finish == "stop" or most == max(lengths) for reply, most in zip(said, lengths, strict=True)]
+    return _judged(rule, list(zip([reply.whole for reply in said], ended, strict=True)), alone, lone)
 
 
 def short_burst(ask: Asker, subject: Subject) -> Finding:
@@ -104,9 +106,12 @@ def short_burst(ask: Asker, subject: Subject) -> Finding:
     return burst(ask, subject, len(TOPICS))
 
 
-def _judged(rule: str, texts: Sequence[str], alone: Sequence[str], lone: Callable[[], list[str]]) -> Finding:
+def _judged(
+    rule: str, texts: Sequence[tuple[str, bool]], alone: Sequence[str], lone: Callable[[], list[str]]
+) -> Finding:
+    """What texts of a burst, each with whether it has no more to come, say beside those that were asked alone."""
     same = apart = 0
-    for number, text in enumerate(texts):
+    for number, (text, ended) in enumerate(texts):
         topic = number % len(alone)
         own = alone[topic]
         if not own.strip() or not text.strip():
@@ -119,9 +124,12 @@ def _judged(rule: str, texts: Sequence[str], alone: Sequence[str], lone: Callabl
                 "a request got the answer of another one that was under way: requests are mixed up",
             )
         common, shorter = agreeing(own, text), min(len(own), len(text))
-        same += common == shorter
-        apart += common < min(shorter, _common(own, alone) + BEGINNING)
-    seen = f"{len(texts)} requests at once: {same} as alone to their end, {apart} from their beginning on otherwise"
+        cut = ended and common == len(text) < len(own)
+        same += common == shorter and not cut
+        apart += cut or common < min(shorter, _common(own, alone) + BEGINNING)
+    seen = (
+        f"{len(texts)} requests at once: {same} as alone to their end, {apart} from their beginning on otherwise or cut"
+    )
     if apart > len(texts) // 4:
         return failed(rule, seen, "together with others, questions get other answers than alone")
     if 2 * same >= len(texts):
