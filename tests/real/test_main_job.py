@@ -66,7 +66,7 @@ def test_verify_in_full_and_an_evaluation(run: Live, overspan: Overspan, tmp_pat
     questions.write_text("\n".join(json.dumps(line) for line in lines))
     ask = ("verify", run.folder.id, "--eval", str(questions), "--max-tokens", "24", "--json")
     first = json.loads(overspan(*ask).stdout)
-    assert 0.5 < first["accuracy"] <= 1
+    assert 0.25 < first["accuracy"] <= 1
     again = json.loads(overspan(*ask, "--against", run.folder.id).stdout)
     assert again["comparison"]["p"] > 0.05
 
