@@ -120,7 +120,16 @@ class Rack:
     def nothing_left(self) -> None:
         """No job, step or process of a run, and no file of it on the shared storage."""
         until(lambda: not self.of_run(), "the end of the job")
-        until(lambda: not self.bed.orphans(), "the end of every step")
+        left: list[str] = []
+
+        def none_left() -> bool:
+            left[:] = self.bed.orphans()
+            return not left
+
+        try:
+            until(none_left, "the end of every step")
+        except AssertionError:
+            raise AssertionError(f"steps left these behind: {left}") from None
         until(lambda: not list((self.shared / "overspan" / "runs").glob("*")), "the run's folder to go")
 
     def kill_ours(self, run: RunFolder) -> None:
