@@ -113,5 +113,6 @@ signal.pause()
 def test_a_family_that_is_killed_at_once_leaves_nothing(tmp_path: Path, program: str) -> None:
     """Python's resource tracker alone unlinks the shared memory of the killed, so it ends after them."""
     command = [sys.executable, "-c", SUPERVISOR, str(tmp_path), program]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    paths = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=paths)
     assert (done.stdout, done.stderr) == ("False\n", "")
