@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from overspan.catalog import models, recipes
-from overspan.runs import prove
+from overspan.prove import proving
 
 REPORTED_LOAD_S = 600.0
 """Seed 000: "Startup takes ~10 minutes (model loading on both nodes)", for 126 GB on two DGX Sparks."""
@@ -55,10 +55,10 @@ def main() -> None:
     print(f"this machine's disk: {rate / 1e9:.2f} GB/s, so {weights / rate:.0f} s for them")
     print(f"reported for two DGX Sparks: {REPORTED_LOAD_S:.0f} s (seed 000)\n")
     started = time.monotonic()
-    proofs = list(prove.prove(recipe, prove.layouts_of(options.layouts, recipe), lambda text: None))
+    proofs = list(proving.prove(recipe, proving.layouts_of(options.layouts, recipe), lambda text: None))
     whole = time.monotonic() - started
     for proof in proofs:
-        ranks = prove.layouts_of(proof.layout, recipe)[0].world_size
+        ranks = proving.layouts_of(proof.layout, recipe)[0].world_size
         verdict = "exact" if proof.exact else "NOT exact"
         print(
             f"{proof.layout:>9}: {verdict}, {proof.seconds:5.0f} s of a laptop; a wrong one would have cost "

@@ -19,12 +19,12 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from overspan.checks.doctor.book import compile_book
-from overspan.checks.doctor.fill import RunContext
-from overspan.checks.doctor.judge import judge
-from overspan.checks.doctor.rules import Rule, load_rules
-from overspan.checks.doctor.scan import scan
-from overspan.checks.doctor.sources import LogSource
+from overspan.doctor.book import compile_book
+from overspan.doctor.fill import RunContext
+from overspan.doctor.judge import judge
+from overspan.doctor.rules import Rule, load_rules
+from overspan.doctor.scan import scan
+from overspan.doctor.sources import LogSource
 from overspan.schema.finding import Finding
 
 DATA = Path(__file__).parent.parent / "tests" / "doctor"

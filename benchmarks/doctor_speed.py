@@ -17,9 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from overspan.checks.doctor import diagnose
-from overspan.checks.doctor.book import load_book
-from overspan.checks.doctor.sources import LogSource
+from overspan.doctor import diagnose
+from overspan.doctor.book import load_book
+from overspan.doctor.sources import LogSource
 
 RANKS = 16
 FACTOR = 3

@@ -10,7 +10,7 @@ from typing import Final
 
 import httpx
 
-from overspan.runs.folder import RunFolder
+from overspan.store.run_folder import RunFolder
 
 TARGET: Final = 1.15
 """Issues 2, 3 and 6: at most this many times what somebody takes by hand."""

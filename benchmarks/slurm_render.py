@@ -8,8 +8,8 @@ import json
 import time
 
 from overspan.launchers import slurm_commands as commands
-from overspan.runs.sweeps import matrix_of
 from overspan.schema.inventory import Slurm
+from overspan.sweep.matrix import matrix_of
 
 POINTS = 1000
 LIMIT_S = 5.0

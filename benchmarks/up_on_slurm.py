@@ -22,9 +22,9 @@ from first_token import first_token, overspan, ready_at, tell
 
 from overspan.launchers import slurm_commands
 from overspan.provision import engines
-from overspan.runs.folder import RunFolder, open_run
 from overspan.schema.places import cache_dir
 from overspan.schema.process import ProcessSpec
+from overspan.store.run_folder import RunFolder, open_run
 from testbed.bed import Bed
 
 NAME, PORT = "bench-slurm", 8032

@@ -19,7 +19,7 @@ from typing import Any
 
 from first_token import first_token, overspan, ready_at, tell
 
-from overspan.runs.folder import open_run
+from overspan.store.run_folder import open_run
 
 NAME = "bench-up"
 

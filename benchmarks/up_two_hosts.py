@@ -23,9 +23,9 @@ from first_token import first_token, overspan, ready_at, tell
 
 from overspan.launchers.docker_commands import docker_run
 from overspan.provision import engines
-from overspan.runs.folder import RunFolder, open_run
 from overspan.schema.places import cache_dir
 from overspan.schema.process import ProcessSpec
+from overspan.store.run_folder import RunFolder, open_run
 from testbed import image
 from testbed.bed import Bed
 

@@ -9,9 +9,9 @@ import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
-from overspan.checks.verify.record import PROMPTS, TOKENS
+from overspan.prove.twin.write import engine_side
 from overspan.provision import engines
-from overspan.twin.write import engine_side
+from overspan.verify.record import PROMPTS, TOKENS
 
 
 def main(folder: str, name: str, out: str) -> None:

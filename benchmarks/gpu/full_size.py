@@ -20,9 +20,9 @@ from typing import Any
 
 import engine  # type: ignore[import-not-found]  # beside this file
 
-from overspan.bench.prompts import WORDS
 from overspan.catalog import models
-from overspan.twin.synthetic import write_config
+from overspan.catalog.words import WORDS
+from overspan.provision.synthetic_config import write_config
 
 INPUT = 1024
 CALIBRATED_FROM = 32

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from overspan.catalog import models
-from overspan.twin.shrink import shrink
-from overspan.twin.write import write
+from overspan.prove.twin.shrink import shrink
+from overspan.prove.twin.write import write
 
 if __name__ == "__main__":
     name, out = sys.argv[1:]

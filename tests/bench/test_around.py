@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 
 from overspan.bench import watch
-from overspan.bench.calibration import calibrate, compared
 from overspan.bench.run import Bench
+from overspan.bench.self_test import calibrate, compared
 from overspan.bench.stream import Stream
-from overspan.bench.target import make_target
 from overspan.bench.watch import read_gpus, read_metrics, summarise
+from overspan.endpoint.target import make_target
 from overspan.schema.errors import HostUnreachable
 from overspan.schema.workload import Workload
 from support import openai_server as fake

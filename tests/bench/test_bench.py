@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from overspan.bench.run import Bench
-from overspan.bench.target import make_target
 from overspan.cli.output import document
+from overspan.endpoint.target import make_target
 from overspan.schema.errors import HostUnreachable, InputError, UnknownName
 from overspan.schema.workload import BenchResult, Workload
 from support import openai_server as fake

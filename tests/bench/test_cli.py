@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from overspan.cli.main import main
-from overspan.runs.folder import RunFolder
+from overspan.store.run_folder import RunFolder
 from support import openai_server as fake
 from support.openai_server import serving
 from support.runs import a_plan

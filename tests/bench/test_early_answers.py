@@ -6,7 +6,7 @@ import threading
 
 from overspan.bench.load import ClosedLoop
 from overspan.bench.loop import Loop
-from overspan.bench.target import make_target
+from overspan.endpoint.target import make_target
 
 TOO_LONG = b"HTTP/1.1 413 Content Too Large\r\ncontent-type: text/plain\r\ncontent-length: 8\r\n\r\ntoo long"
 MORE_THAN_BUFFERS = 64 << 20

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overspan.bench.prompts import WORDS
 from overspan.bench.run import Bench
-from overspan.bench.target import make_target
 from overspan.bench.tokenizer import exact_words, single
+from overspan.catalog.words import WORDS
+from overspan.endpoint.target import make_target
 from overspan.schema.workload import Workload
 from support.openai_server import Server, models, plain, prompt_tokens, steady
 

@@ -7,8 +7,8 @@ import psutil
 import pytest
 
 from overspan.launchers import proc
-from overspan.runs.folder import RunFolder, all_runs
 from overspan.runs.stop import stop
+from overspan.store.run_folder import RunFolder, all_runs
 from support.fake_env import make_engine, make_model, make_recipe
 from support.shell import Done, run_overspan, start_overspan
 

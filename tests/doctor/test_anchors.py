@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from overspan.checks.doctor.book import load_book
+from overspan.doctor.book import load_book
 
 HOT = [
     "INFO 11-22 10:00:00 [loggers.py:236] Engine 000: Avg prompt throughput: 7.4 tokens/s, Avg generation throughput: "

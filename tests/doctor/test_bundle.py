@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from overspan.checks.doctor.bundle import write_bundle
-from overspan.checks.doctor.redact import Redactor, secrets_in
+from overspan.doctor.bundle import write_bundle
+from overspan.doctor.redact import Redactor, secrets_in
 from overspan.schema.errors import InputError
 
 PLANTED = {

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from overspan.checks.doctor.rules import load_rules
+from overspan.doctor.rules import load_rules
 from support.doctor import failed_rules, root_of
 
 FOLDERS = ("corpus", "held_out")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from overspan.checks.doctor.rules import load_rules
+from overspan.doctor.rules import load_rules
 from support.doctor import ask, ask_all, failed, failed_rules, root_of
 from support.mutations import MUTATIONS, SYMPTOMS
 

@@ -16,10 +16,10 @@ import pytest
 from click.testing import CliRunner
 
 import overspan
-from overspan.checks.doctor import diagnose
-from overspan.checks.doctor.book import load_book
-from overspan.checks.doctor.sources import LogSource
 from overspan.cli.doctor import doctor
+from overspan.doctor import diagnose
+from overspan.doctor.book import load_book
+from overspan.doctor.sources import LogSource
 from support.doctor import ask, failed, failed_rules, root_of
 
 FULL = b"OSError: [Errno 28] No space left on device\n"
@@ -129,7 +129,7 @@ def test_a_log_that_grows_is_read_to_where_it_was(tmp_path: Path) -> None:
     log = tmp_path / "a.log"
     log.write_bytes(b"fine\n")
     source = LogSource("a.log", path=log)
-    from overspan.checks.doctor.sources import opened
+    from overspan.doctor.sources import opened
 
     with opened(source) as reading:
         with log.open("ab") as more:
@@ -141,7 +141,7 @@ def test_a_log_that_grows_is_read_to_where_it_was(tmp_path: Path) -> None:
 def test_findings_do_not_depend_on_where_buffers_end(monkeypatch: pytest.MonkeyPatch) -> None:
     noise = b"(Worker_TP1 pid=5) INFO 11-22 10:00:00 [a.py:1] step\n" * 4000
     text = noise + b"Timed out waiting\nfor object available to read\n" + noise
-    monkeypatch.setattr("overspan.checks.doctor.scan.BUFFER_BYTES", 70_001)
+    monkeypatch.setattr("overspan.doctor.scan.BUFFER_BYTES", 70_001)
     finding = ask(text)[0]
     assert finding.rule == "ray-compiled-dag-timeout"
     assert finding.evidence is not None and finding.evidence.line == 4001

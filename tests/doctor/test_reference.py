@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from overspan.checks.doctor.reference import render, reports_in
-from overspan.checks.doctor.rules import load_rules
-from overspan.checks.preflight.book import CHECKS, GROUP_CHECKS, HOST_KEY, SSH
+from overspan.doctor.reference import render, reports_in
+from overspan.doctor.rules import load_rules
+from overspan.preflight.book import CHECKS, GROUP_CHECKS, HOST_KEY, SSH
 
 
 def test_the_page_is_current() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from overspan.checks.doctor.rules import Rule, load_rules
+from overspan.doctor.rules import Rule, load_rules
 from overspan.schema.errors import RecipeError
 from support.doctor import failed_rules, root_of
 

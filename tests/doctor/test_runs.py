@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from overspan.cli.doctor import doctor
-from overspan.runs.folder import RunFolder
 from overspan.schema.event import Event
 from overspan.schema.process import ProcessSpec
+from overspan.store.run_folder import RunFolder
 from support import run_documents
 
 OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from overspan.checks.doctor.fill import RunContext
-from overspan.checks.doctor.signs import GpuNow, MemoryNow, RunDocuments, merged, signs
+from overspan.doctor.fill import RunContext
+from overspan.doctor.signs import GpuNow, MemoryNow, RunDocuments, merged, signs
 from overspan.schema.finding import Evidence, Finding
 from overspan.schema.inventory import Fabric, Gpu, Host, Inventory, Nic
 from overspan.schema.plan import Placement, Plan

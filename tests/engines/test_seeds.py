@@ -32,7 +32,7 @@ import yaml
 
 from overspan.catalog import inventories
 from overspan.inventory.run_detect import as_yaml, replayed
-from overspan.runs.commands import commands_of
+from overspan.render.commands import commands_of
 from overspan.runs.planning import Wanted, plan_of, processes_of
 from overspan.schema.errors import RecipeError
 from support.sparks import write_spark

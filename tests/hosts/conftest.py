@@ -14,10 +14,10 @@ import pytest
 import yaml
 from pydantic import TypeAdapter
 
-from overspan.runs.folder import RunFolder, all_runs
 from overspan.runs.stop import stop
 from overspan.schema.finding import Finding
 from overspan.schema.places import cache_dir
+from overspan.store.run_folder import RunFolder, all_runs
 from support.fake_env import make_environment, make_model, make_recipe
 from support.runs import free_port
 from support.shell import Done, run_overspan, start_overspan

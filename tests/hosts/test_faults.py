@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from hosts.conftest import Cluster
-from overspan.runs.folder import all_runs
+from overspan.store.run_folder import all_runs
 from support.waiting import until
 from testbed.host import Host
 

@@ -8,11 +8,12 @@ import yaml
 
 from hosts.conftest import Cluster
 from overspan.launchers import proc
+from overspan.prove import asking, proving
+from overspan.prove.twin.compare import first_difference
 from overspan.provision import engines
-from overspan.runs import asking, keys, prove
 from overspan.runs.live import Live
 from overspan.schema.errors import EngineMissing
-from overspan.twin.compare import first_difference
+from overspan.store import run_secrets
 from support.mixtral import MIXTRAL
 from support.waiting import until
 from testbed import image
@@ -32,7 +33,7 @@ def test_ray_over_two_hosts_answers_right_shows_its_dashboard_and_tells_an_actor
         ray = engines.find("cpu-ray")
         (cluster.folder / "mixtral").mkdir()
         (cluster.folder / "mixtral" / "config.json").write_text(json.dumps(MIXTRAL))
-        twin, asked, expected = prove.known_tokens(str(cluster.folder / "mixtral"), print)
+        twin, asked, expected = proving.known_tokens(str(cluster.folder / "mixtral"), print)
     except EngineMissing as missing:
         pytest.skip(f"{missing.what}; run `{missing.next}`")
     recipe = {
@@ -43,7 +44,7 @@ def test_ray_over_two_hosts_answers_right_shows_its_dashboard_and_tells_an_actor
         "image": image.NAME,
         "layout": "tp2",
         "port": 8021,
-        "engine_args": prove.TWIN_ARGS,
+        "engine_args": proving.TWIN_ARGS,
     }
     cluster.recipe.write_text(yaml.safe_dump(recipe))
     inventory = cluster.bed.inventory(engine=ray.path).model_copy(update={"engine_environment": str(ray.path)})
@@ -60,7 +61,7 @@ def test_ray_over_two_hosts_answers_right_shows_its_dashboard_and_tells_an_actor
     with Live(run) as live:
         assert live.look(30.0).dashboard == f"http://{head.address}:8265"
     # It answers on the head's loopback, to whoever has the run's token.
-    token = keys.read(run)["RAY_AUTH_TOKEN"]
+    token = run_secrets.read(run)["RAY_AUTH_TOKEN"]
     curl = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", DASHBOARD]
     assert head.run(*curl) == "401"
     assert head.run(*curl, "-H", "@-", stdin=f"Authorization: Bearer {token}".encode()) == "200"

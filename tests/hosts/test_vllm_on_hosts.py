@@ -12,8 +12,8 @@ import pytest
 
 from hosts.conftest import Cluster
 from overspan.provision import engines
-from overspan.runs.folder import RunFolder, all_runs
 from overspan.schema.errors import EngineMissing
+from overspan.store.run_folder import RunFolder, all_runs
 from support.waiting import until
 from testbed import image
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from overspan.planner import answer, disagg, subject
+from overspan.planner import answer, disagg, inputs
 from overspan.planner.disagg import Side, _meet
 from overspan.schema.errors import InputError
 from overspan.schema.layout import Layout
@@ -58,6 +58,6 @@ def test_ranked_within_the_machines_and_the_limits() -> None:
     assert all(item["gpus"] <= 8 for item in found["pairs"])
     assert found["meets"]
     assert "->" in answer.as_text(found)
-    recipe, model = subject.resolve("minimax-m2.5", question.settings)
+    recipe, model = inputs.resolve("minimax-m2.5", question.settings)
     with pytest.raises(InputError, match="side by side"):
-        disagg.rank_disaggregated(model, recipe, subject.what_if("b200", 1, 1), question.demand or Demand())
+        disagg.rank_disaggregated(model, recipe, inputs.what_if("b200", 1, 1), question.demand or Demand())

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from overspan.cli.main import main
-from overspan.planner.choose import states_layout
+from overspan.planner.layouts import states_layout
 from overspan.runs.planning import Wanted, plan_of
 from overspan.schema.errors import InputError
 from overspan.schema.layout import parse_layout
@@ -70,19 +70,19 @@ def test_a_stated_layout_that_equals_the_default_stays_stated(tmp_path: Path) ->
 
 def test_one_user_of_a_small_model_takes_one_gpu() -> None:
     """More replicas serve one user no faster: GPUs are not taken for nothing."""
-    from overspan.planner import rank, subject
+    from overspan.planner import inputs, rank
 
-    recipe, model = subject.resolve("smollm2-135m")
-    best = rank.rank(model, recipe, subject.what_if("h100", 1, 8), Demand()).best
+    recipe, model = inputs.resolve("smollm2-135m")
+    best = rank.rank(model, recipe, inputs.what_if("h100", 1, 8), Demand()).best
     assert best.prediction.layout.label == "tp1"
 
 
 def test_ranks_on_one_cpu_share_its_memory() -> None:
     """Two ranks on one machine have no more bandwidth than one: the best there is tp1, which is what `up` starts."""
-    from overspan.planner import rank, subject
+    from overspan.planner import inputs, rank
 
-    recipe, model = subject.resolve("smollm2-135m")
-    machines = subject.what_if("cpu", 1, 8)
+    recipe, model = inputs.resolve("smollm2-135m")
+    machines = inputs.what_if("cpu", 1, 8)
     ranking = rank.rank(model, recipe, machines, Demand(concurrency=16))
     assert ranking.best.prediction.layout.label == "tp1"
 

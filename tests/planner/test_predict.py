@@ -5,7 +5,7 @@ import math
 import pytest
 
 from overspan.catalog import calibration, hardware, models
-from overspan.planner import answer, explain, features, fit, predict, subject
+from overspan.planner import answer, explain, features, fit, inputs, predict
 from overspan.planner.features import Case, Setting
 from overspan.schema.errors import InputError
 from overspan.schema.layout import parse_layout
@@ -154,7 +154,7 @@ def test_speculation_pays_by_acceptance() -> None:
 def test_seed_000_is_predicted(variant: str | None, low: float, high: float) -> None:
     """The seed's own measurements (13.7 and 13.5 within 6 %), from its own recipe on its own inventory."""
     settings = (f"variant={variant}",) if variant else ()
-    recipe, _ = subject.resolve("minimax-m2.5-nvfp4", settings)
+    recipe, _ = inputs.resolve("minimax-m2.5-nvfp4", settings)
     asked = answer.Question(
         name="minimax-m2.5-nvfp4",
         settings=settings,
@@ -166,7 +166,7 @@ def test_seed_000_is_predicted(variant: str | None, low: float, high: float) -> 
 
 
 def test_sentence_names_time_and_next_step() -> None:
-    recipe, model = subject.resolve("minimax-m2.5-nvfp4", ["engine=vllm-ray"])
+    recipe, model = inputs.resolve("minimax-m2.5-nvfp4", ["engine=vllm-ray"])
     seen = predict.predict(case("tep2", "gb10", model.name, 1, eager=True, backend="marlin"))
     said = explain.explain(seen, recipe)
     assert " tok/s a user: " in said

@@ -3,13 +3,13 @@
 import pytest
 
 from overspan.catalog import inventories, models
-from overspan.planner import answer, faults, rank, subject
+from overspan.planner import answer, faults, inputs, rank
 from overspan.schema.errors import InputError, PlanRefused
 from overspan.schema.layout import parse_layout
 from overspan.schema.prediction import Demand, Slo
 from overspan.schema.recipe import Recipe
 
-H200 = subject.what_if("h200", 1, 8)
+H200 = inputs.what_if("h200", 1, 8)
 FP8 = Recipe(name="m", model="minimax-m2.5", engine_args={"max_model_len": 8192})
 
 
@@ -58,7 +58,7 @@ def test_fewest_gpus_that_keep_a_limit() -> None:
     machines, best = rank.how_many(model, FP8, "h200", Demand(concurrency=16), Slo(tpot_ms=20))
     assert best.meets
     assert best.prediction.tpot_ms <= 20
-    fewer = subject.what_if("h200", 1, len(machines.hosts[0].gpus) // 2)
+    fewer = inputs.what_if("h200", 1, len(machines.hosts[0].gpus) // 2)
     assert not any(
         item.meets for item in rank.rank(model, FP8, fewer, Demand(concurrency=16), slo=Slo(tpot_ms=20)).ranked
     )
@@ -71,19 +71,19 @@ def test_impossible_limit_names_the_nearest() -> None:
 
 
 def test_nothing_fits() -> None:
-    found = rank.rank(models.find("minimax-m2.5"), FP8, subject.what_if("l40s", 1, 1), Demand())
+    found = rank.rank(models.find("minimax-m2.5"), FP8, inputs.what_if("l40s", 1, 1), Demand())
     with pytest.raises(PlanRefused, match="tp1 does not fit"):
         _ = found.best
 
 
 def test_known_faults_reject_and_warn() -> None:
     pair = inventories.find("two-sparks")
-    recipe, model = subject.resolve("minimax-m2.5-nvfp4", ["engine=vllm-ray", "enforce_eager=false"])
+    recipe, model = inputs.resolve("minimax-m2.5-nvfp4", ["engine=vllm-ray", "enforce_eager=false"])
     found = rank.rank(model, recipe, pair, Demand(concurrency=1))
     reasons = {item.layout.label: item.reason for item in found.rejected}
     assert "crashed on its second request (seed 000" in reasons["pp2"]
     assert any("RayChannelTimeoutError" in warning for warning in found.best.warnings)
-    native, _ = subject.resolve("minimax-m2.5-nvfp4")
+    native, _ = inputs.resolve("minimax-m2.5-nvfp4")
     assert "pp2" in [item.prediction.layout.label for item in rank.rank(model, native, pair, Demand()).ranked]
     assert faults.known(model, parse_layout("tp2"), pair, native) == []
 

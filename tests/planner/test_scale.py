@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from overspan.cli.main import main
-from overspan.planner import rank, scale, subject
+from overspan.planner import inputs, rank, scale
 from overspan.schema.errors import InputError, PlanRefused
 from overspan.schema.prediction import Demand
 from overspan.schema.topology import parse_topology
@@ -21,9 +21,9 @@ def found(**asked: Any) -> dict[str, Any]:
 
 def test_a_nearly_idle_fleet_gives_what_one_user_is_promised() -> None:
     seen = found(rate_per_s=0.5, requests=300)
-    recipe, model = subject.resolve(MODEL)
+    recipe, model = inputs.resolve(MODEL)
     alone = rank.predict_on(
-        model, recipe, parse_topology("tp8").roles[0].layout, subject.what_if("h200", 1, 8),
+        model, recipe, parse_topology("tp8").roles[0].layout, inputs.what_if("h200", 1, 8),
         Demand(isl=512, osl=128, concurrency=1),
     )  # fmt: skip
     assert seen["tpot_ms"]["mean"] == pytest.approx(alone.tpot_ms, rel=0.02)

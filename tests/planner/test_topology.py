@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overspan.catalog import inventories, models, overrides, recipes
-from overspan.planner import subject
+from overspan.planner import inputs
 from overspan.planner.make import make_plan
 from overspan.planner.topology import length_refusals, place_topology, rank_limits, role_recipe, topology_refusals
 from overspan.schema.errors import InputError, PlanRefused
@@ -162,8 +162,8 @@ def test_a_role_has_the_recipe_and_its_own_over_it() -> None:
 
 def test_one_nvlink_domain_is_one_link_however_many_nodes() -> None:
     """A GB200 rack joins its nodes by NVLink: a step over two of them is not a step over InfiniBand."""
-    recipe, model = subject.resolve(M3)
-    case = subject.case_of(model, recipe, parse_topology("TEP8").answering.layout, RACK, Demand())
+    recipe, model = inputs.resolve(M3)
+    case = inputs.case_of(model, recipe, parse_topology("TEP8").answering.layout, RACK, Demand())
     assert case.link == case.hardware.within
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from overspan.catalog import inventories, recipes
-from overspan.checks.preflight import failed, preflight
-from overspan.checks.preflight.gpus import parse_details, parse_topology, satisfied
 from overspan.engines import vllm, vllm_ray
+from overspan.preflight import failed, preflight
+from overspan.preflight.gpus import parse_details, parse_topology, satisfied
 from overspan.schema.finding import Finding
 from overspan.schema.inventory import Gpu
 from overspan.transport.fake import Fake, Reply

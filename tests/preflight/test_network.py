@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from overspan.checks.preflight import failed
+from overspan.preflight import failed
 from overspan.transport.fake import Reply
 from support.sparks import rdma_sysfs
 from support.two_sparks import (

@@ -6,9 +6,9 @@ from contextlib import AbstractContextManager
 
 import pytest
 
-from overspan.checks.preflight import preflight, unreachable
 from overspan.engines import vllm
 from overspan.planner.placement import place
+from overspan.preflight import preflight, unreachable
 from overspan.schema.finding import Finding
 from overspan.schema.layout import parse_layout
 from overspan.schema.plan import Endpoint, EngineChoice, Plan

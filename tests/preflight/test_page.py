@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from overspan.checks.preflight.book import CHECKS, GROUP_CHECKS, HOST_KEY, SSH
+from overspan.preflight.book import CHECKS, GROUP_CHECKS, HOST_KEY, SSH
 
 PAGE = Path(__file__).parents[2] / "docs" / "preflight.md"
 

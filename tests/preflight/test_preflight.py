@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from overspan.catalog import inventories, recipes
-from overspan.checks.preflight import preflight, unreachable
-from overspan.checks.preflight.book import CHECKS, GROUP_CHECKS, HOST_KEY, NOTHING, SSH
 from overspan.engines import vllm
+from overspan.preflight import preflight, unreachable
+from overspan.preflight.book import CHECKS, GROUP_CHECKS, HOST_KEY, NOTHING, SSH
 from overspan.schema.errors import HostKeyRejected
 from overspan.schema.inventory import Host
 from overspan.transport.base import Completed

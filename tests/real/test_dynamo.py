@@ -13,10 +13,10 @@ import yaml
 from overspan.catalog import recipes
 from overspan.launchers import proc
 from overspan.provision import engines
-from overspan.runs.folder import RunFolder, all_runs
 from overspan.schema.errors import EngineMissing
 from overspan.schema.recipe import RoleSettings
 from overspan.schema.yamlio import dump
+from overspan.store.run_folder import RunFolder, all_runs
 from support.live import Live, Overspan
 from support.waiting import until
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from overspan.checks.client import Client
+from overspan.endpoint.client import Client
 from support.live import Live, Overspan
 
 pytestmark = pytest.mark.real

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from overspan.runs.folder import RunFolder, all_runs
+from overspan.store.run_folder import RunFolder, all_runs
 from overspan.sweep.folder import SweepFolder, newest
 from support import ladder
 from support.live import Overspan

@@ -11,9 +11,9 @@ import pytest
 from overspan.bench.run import Bench
 from overspan.cli.main import main
 from overspan.report import RunDocuments
-from overspan.runs.folder import RunFolder
 from overspan.schema import places
 from overspan.schema.workload import Workload
+from overspan.store.run_folder import RunFolder
 from support import run_documents as made
 from support.openai_server import serving, steady
 from support.run_documents import events, request_lines, run

@@ -1,6 +1,6 @@
 """Every report sets the prediction beside the measurement."""
 
-from overspan.planner import beside
+from overspan.planner import predict_measured
 from overspan.report import predicted, render
 from overspan.schema.layout import Layout
 from overspan.schema.recipe import Recipe
@@ -19,7 +19,7 @@ def test_each_point_beside_its_prediction() -> None:
     rows, notes = predicted.rows(made)
     assert [row.users for row in rows] == [1, 8]
     assert [row.inside for row in rows][1] is False
-    first = beside.points(made.plan, made.bench)[0].predicted()  # type: ignore[arg-type]
+    first = predict_measured.points(made.plan, made.bench)[0].predicted()  # type: ignore[arg-type]
     assert rows[0].cells[3] == f"{58.0 / first.tpot_ms:.2f}"
     assert rows[0].bound == first.bound
     page = render(made)

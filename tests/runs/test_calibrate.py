@@ -7,14 +7,14 @@ import pytest
 
 from overspan.catalog import hardware
 from overspan.cli.main import main
-from overspan.planner import beside
-from overspan.runs.calibrate import from_runs
-from overspan.runs.folder import RunFolder
+from overspan.planner import predict_measured
+from overspan.planner.calibrate import from_runs
 from overspan.schema.errors import InputError
 from overspan.schema.layout import Layout
 from overspan.schema.plan import Plan
 from overspan.schema.recipe import Recipe
 from overspan.schema.workload import BenchPoint, BenchResult, Distribution
+from overspan.store.run_folder import RunFolder
 from support.run_documents import bench, gpu_plan, point
 
 
@@ -43,7 +43,7 @@ def make_run(result: BenchResult, plan: Plan | None = None, name: str = "m") -> 
 
 def truth(users: list[int], factor: float) -> list[BenchPoint]:
     """Points that are slower than predicted by one factor."""
-    said = beside.points(sparks(), bench([measured(n, 1.0) for n in users]))
+    said = predict_measured.points(sparks(), bench([measured(n, 1.0) for n in users]))
     return [measured(item.point.concurrency, item.predicted().tpot_ms * factor) for item in said]
 
 
@@ -76,7 +76,7 @@ def test_the_file_is_taken_and_predicts_the_run(
     assert "before" in err
     spec = hardware.find(str(file))
     assert spec.bandwidth == hardware.find("gb10").bandwidth
-    again = beside.points(sparks(), bench(points), spec)
+    again = predict_measured.points(sparks(), bench(points), spec)
     for item in again:
         assert item.predicted().tpot_ms == pytest.approx(item.tpot_ms, rel=0.07)
     before = from_runs([run], spec)

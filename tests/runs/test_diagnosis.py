@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from overspan.runs.diagnosis import root_of
-from overspan.runs.folder import RunFolder
+from overspan.doctor.of_run import root_of
+from overspan.store.run_folder import RunFolder
 
 CANCELLED = "slurmstepd-node1: error: *** STEP 10.2 ON node1 CANCELLED AT 2026-11-22T23:17:31 ***\n"
 

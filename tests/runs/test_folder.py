@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from overspan.runs.folder import RunFolder, all_runs, open_run, write_whole
-from overspan.runs.summary import summaries
 from overspan.schema.errors import InputError, RunDamaged, UnknownName
+from overspan.store.run_folder import RunFolder, all_runs, open_run, write_whole
+from overspan.store.run_list import summaries
 from support.runs import a_plan
 
 

@@ -9,17 +9,17 @@ import pytest
 
 from overspan.launchers.base import Death, Member
 from overspan.planner.make import make_plan
-from overspan.runs import facts, gathering, joined, parts
-from overspan.runs.folder import RunFolder
-from overspan.runs.gathering import Gathering
-from overspan.runs.join import _require_head
-from overspan.runs.joined import call, hello_of
-from overspan.runs.links import Answer, Line, Lost, News
+from overspan.runs.join import facts, member, ranks, server
+from overspan.runs.join.member import call, hello_of
+from overspan.runs.join.messages import Answer, Line, Lost, News
+from overspan.runs.join.server import Gathering
+from overspan.runs.up import _require_head
 from overspan.schema.errors import HostUnreachable, InputError, PlanRefused
 from overspan.schema.inventory import Fabric, Host, Inventory, Ssh
 from overspan.schema.plan import EngineChoice, Plan
 from overspan.schema.process import ProcessSpec
 from overspan.schema.recipe import Recipe
+from overspan.store.run_folder import RunFolder
 from support.runs import free_port
 from support.waiting import until
 
@@ -37,11 +37,11 @@ def inventory(*addresses: str) -> Inventory:
     return Inventory(name="pair", hosts=hosts)
 
 
-def plan_for(place: str, part: parts.Part, hosts: Inventory | None = None, **fields: object) -> Plan:
+def plan_for(place: str, part: ranks.Part, hosts: Inventory | None = None, **fields: object) -> Plan:
     """The plan as a host at an address makes it."""
-    found, me = parts.at_home(hosts or inventory("10.0.0.1", "10.0.0.2"), {place})
+    found, me = ranks.at_home(hosts or inventory("10.0.0.1", "10.0.0.2"), {place})
     recipe = Recipe.model_validate({"name": "fake", "model": "fake", "layout": "pp2", "port": 8020, **fields})
-    return parts.part_of(make_plan(recipe, found, EngineChoice(name="vllm", version="0")), me, part)
+    return ranks.part_of(make_plan(recipe, found, EngineChoice(name="vllm", version="0")), me, part)
 
 
 def test_each_host_starts_its_own_part() -> None:
@@ -50,7 +50,7 @@ def test_each_host_starts_its_own_part() -> None:
     assert ([each.process for each in worker.own], worker.is_joiner, head.is_joiner) == (["worker1"], True, False)
     # Here is no host that ssh leads to.
     assert [host.ssh is None for host in worker.inventory.hosts] == [False, True]
-    assert parts.at_home(inventory("10.0.0.1", "10.0.0.2"), {"192.168.7.2"})[1] == "node2"
+    assert ranks.at_home(inventory("10.0.0.1", "10.0.0.2"), {"192.168.7.2"})[1] == "node2"
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_each_host_starts_its_own_part() -> None:
         ("10.0.0.3", "joiner", "this machine is node3, which has no rank; ranks are on node1, node2"),
     ],
 )
-def test_a_machine_without_that_part_is_told_why(address: str, part: parts.Part, told: str) -> None:
+def test_a_machine_without_that_part_is_told_why(address: str, part: ranks.Part, told: str) -> None:
     hosts = (
         inventory("10.0.0.1", "10.0.0.2") if address == "10.0.0.9" else inventory("10.0.0.1", "10.0.0.2", "10.0.0.3")
     )
@@ -78,7 +78,7 @@ def test_one_host_alone_and_a_host_without_a_fabric_are_refused() -> None:
     hosts = inventory("10.0.0.1", "10.0.0.2")
     blind = hosts.model_copy(update={"hosts": [hosts.hosts[0].model_copy(update={"fabric": None}), hosts.hosts[1]]})
     with pytest.raises(InputError, match="node1 of pair has no fabric"):
-        parts.at_home(blind, {"10.0.0.2"})
+        ranks.at_home(blind, {"10.0.0.2"})
 
 
 def test_another_head_than_the_plans_is_refused() -> None:
@@ -136,7 +136,7 @@ class Quiet:
 
 @dataclass
 class Meeting:
-    gathering: Gathering
+    server: Gathering
     head: RunFolder
     worker: RunFolder
     worker_plan: Plan
@@ -150,8 +150,8 @@ class Meeting:
 @pytest.fixture
 def meeting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Meeting]:
     port = free_port()
-    monkeypatch.setattr(gathering, "JOIN_PORT", port)
-    monkeypatch.setattr(joined, "JOIN_PORT", port)
+    monkeypatch.setattr(server, "JOIN_PORT", port)
+    monkeypatch.setattr(member, "JOIN_PORT", port)
     hosts = inventory("127.0.0.1", "127.0.0.2")
     base = plan_for("192.168.7.1", "head", hosts), plan_for("192.168.7.2", "joiner", hosts)
     folders = RunFolder.create("head"), RunFolder.create("worker")
@@ -168,7 +168,7 @@ def meeting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Meeting]:
 
 
 def test_the_head_waits_until_all_have_joined_and_passes_its_events_on(meeting: Meeting) -> None:
-    waiting = threading.Thread(target=meeting.gathering.gather, args=(30.0, lambda: False))
+    waiting = threading.Thread(target=meeting.server.gather, args=(30.0, lambda: False))
     waiting.start()
     meeting.ask(only_ask=True).close()  # a question takes no seat
     line = meeting.ask(seen=1)
@@ -204,7 +204,7 @@ def test_the_first_death_is_named_wherever_it_was(meeting: Meeting) -> None:
     line = meeting.ask()
     meeting.own.dying = [Death(process="api", host="node1", what="api (pid 7)")]
     line.send(News(death=Death(process="x", host="y", what="VLLM::Worker (pid 9)", lines=["boom"]), age_s=5.0))
-    deaths = meeting.gathering.wait(1.0)
+    deaths = meeting.server.wait(1.0)
     assert [(death.process, death.host, death.what) for death in deaths] == [
         ("worker1", "node2", "VLLM::Worker (pid 9)"),
         ("api", "node1", "api (pid 7)"),
@@ -216,14 +216,14 @@ def test_the_first_death_is_named_wherever_it_was(meeting: Meeting) -> None:
 def test_a_supervisor_that_left_without_a_word_is_a_death_unless_it_returns(
     meeting: Meeting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gathering, "GONE_S", 1.0)
+    monkeypatch.setattr(server, "GONE_S", 1.0)
     line = meeting.ask()
     line.close()
-    until(lambda: meeting.head.note(gathering.SEATS) == {"node2": "unknown"}, "the seat to be empty")
+    until(lambda: meeting.head.note(server.SEATS) == {"node2": "unknown"}, "the seat to be empty")
     line = meeting.ask(run=meeting.head.id)
-    until(lambda: meeting.head.note(gathering.SEATS) == {"node2": "running"}, "the seat to be taken")
+    until(lambda: meeting.head.note(server.SEATS) == {"node2": "running"}, "the seat to be taken")
     line.close()
-    deaths = until(lambda: meeting.gathering.wait(0.1), "the death")
+    deaths = until(lambda: meeting.server.wait(0.1), "the death")
     assert [(death.process, death.what) for death in deaths] == [("worker1", "its supervisor")]
 
 
@@ -248,9 +248,9 @@ def test_noise_on_the_port_harms_nobody(meeting: Meeting) -> None:
 
 
 def test_nobody_at_the_head_is_told_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(joined, "JOIN_PORT", free_port())
+    monkeypatch.setattr(member, "JOIN_PORT", free_port())
     plan = plan_for("192.168.7.2", "joiner", inventory("127.0.0.1", "127.0.0.2"))
     with pytest.raises(HostUnreachable) as error:
-        joined.reach_head(plan)
+        member.reach_head(plan)
     assert "no run awaits hosts there" in error.value.what
     assert "--join-later" in str(error.value.next)

@@ -10,13 +10,13 @@ import psutil
 import pytest
 
 from overspan.cli.main import main
-from overspan.runs import keys
-from overspan.runs.folder import RunFolder
 from overspan.runs.launch import launch as launch_run
-from overspan.runs.lock import NameLock, is_held
 from overspan.runs.stop import stop
 from overspan.schema.errors import InputError
 from overspan.schema.process import ProcessSpec
+from overspan.store import run_secrets
+from overspan.store.name_lock import NameLock, is_held
+from overspan.store.run_folder import RunFolder
 from support.keyed_server import Keyed
 from support.openai_server import plain, steady
 from support.runs import ENGINE, FakeRun, a_plan, free_port, kill
@@ -35,7 +35,7 @@ def a_keyed_run(port: int) -> RunFolder:
     plan = a_plan(port, api_key=True, served_model_name="mock")
     folder.write("plan.json", plan)
     folder.append("ready", state="ready")
-    keys.make(folder, plan)
+    run_secrets.make(folder, plan, [])
     return folder
 
 
@@ -104,7 +104,7 @@ def test_a_key_that_no_header_carries_is_refused_unquoted(key: str, monkeypatch:
     monkeypatch.setattr(os, "environ", {**os.environ, "OVERSPAN_API_KEY": key})  # NUL too, as no real one has
     folder = RunFolder.create("keyed")
     with pytest.raises(InputError) as caught:
-        keys.make(folder, a_plan(1, api_key=True))
+        run_secrets.make(folder, a_plan(1, api_key=True), [])
     assert key not in str(caught.value)
     assert list(folder.path.glob("secrets*")) == []
 
@@ -117,7 +117,7 @@ def keyed() -> Iterator[FakeRun]:
     lock = NameLock("keyed")
     lock.take(folder.id)
     argv = [sys.executable, str(ENGINE), str(port)]
-    api = ProcessSpec(name="api", host="here", argv=argv, vital_titles=["VLLM::*"], secrets=[keys.API_KEY])
+    api = ProcessSpec(name="api", host="here", argv=argv, vital_titles=["VLLM::*"], secrets=[run_secrets.API_KEY])
     folder.write("processes.json", [api])
     launch_run(folder, lock)
     lock.close()
@@ -129,7 +129,7 @@ def keyed() -> Iterator[FakeRun]:
 def test_the_engine_gets_the_key_in_its_environment_alone_and_the_key_ends_with_the_run(keyed: FakeRun) -> None:
     keyed.wait_for("verified")
     family = keyed.whole_family()
-    assert family["api"].environ()[keys.API_KEY] == KEY
+    assert family["api"].environ()[run_secrets.API_KEY] == KEY
     assert not any(KEY in word for process in family.values() for word in process.cmdline())
     assert holders(keyed.folder.path) == ["secrets.json"]
     stop(keyed.folder)

@@ -17,15 +17,15 @@ from overspan.inventory.probes import GPU_LOAD, GpuLoad
 from overspan.launchers.base import Member
 from overspan.launchers.docker_commands import PROCESS_LABEL, RANKS_LABEL
 from overspan.planner.make import make_plan
-from overspan.runs import keys
-from overspan.runs.folder import RunFolder
 from overspan.runs.live import Live, Reading, Traffic, dashboard_of, rows_of, traffic_of
-from overspan.runs.lock import NameLock
 from overspan.runs.status import ProcessStatus, containers
 from overspan.schema.event import State
 from overspan.schema.inventory import Host, Inventory
 from overspan.schema.plan import EngineChoice, Placement, Plan
 from overspan.schema.recipe import Recipe
+from overspan.store import run_secrets
+from overspan.store.name_lock import NameLock
+from overspan.store.run_folder import RunFolder
 from overspan.transport.base import Completed
 from overspan.transport.fake import Fake, Reply
 from support.keyed_server import Keyed
@@ -194,7 +194,7 @@ def test_the_key_is_sent_and_not_shown(serving: Serving, monkeypatch: pytest.Mon
     try:
         with Live(folder) as live:
             refused = live.look()
-            keys.make(folder, folder.plan())
+            run_secrets.make(folder, folder.plan(), [])
             sight = live.look()
     finally:
         server.close()

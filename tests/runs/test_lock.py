@@ -2,8 +2,8 @@ from collections.abc import Callable
 
 import pytest
 
-from overspan.runs.lock import NameLock, is_held
 from overspan.schema.errors import RunExists
+from overspan.store.name_lock import NameLock, is_held
 from support.runs import FakeRun
 
 

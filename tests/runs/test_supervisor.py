@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from overspan.checks.client import Client
+from overspan.endpoint.client import Client
 from overspan.launchers import proc
 from overspan.runs.status import status
 from overspan.runs.stop import stop

@@ -15,10 +15,10 @@ import pytest
 import yaml
 
 from overspan.launchers import proc
-from overspan.runs.folder import RunFolder, all_runs
 from overspan.runs.stop import stop
 from overspan.schema.event import Event
 from overspan.schema.places import cache_dir
+from overspan.store.run_folder import RunFolder, all_runs
 from support.fake_env import make_environment, make_model, make_recipe
 from support.shell import Done, run_overspan, start_overspan
 from support.waiting import until

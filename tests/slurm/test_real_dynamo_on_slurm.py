@@ -4,8 +4,8 @@ import psutil
 import pytest
 
 from overspan.provision import engines
-from overspan.runs.folder import all_runs
 from overspan.schema.errors import EngineMissing
+from overspan.store.run_folder import all_runs
 from slurm.conftest import Rack, failed
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(1200)]

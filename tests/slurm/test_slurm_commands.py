@@ -10,7 +10,7 @@ import pytest
 from overspan.launchers import slurm_commands as commands
 from overspan.launchers.slurm_state import Job, nodes_of
 from overspan.planner.make import make_plan
-from overspan.runs.commands_slurm import as_submitted, slurm_commands
+from overspan.render.commands_slurm import as_submitted, slurm_commands
 from overspan.runs.planning import processes_of
 from overspan.schema.errors import InputError
 from overspan.schema.inventory import ContainerRuntime, Host, Inventory, Slurm

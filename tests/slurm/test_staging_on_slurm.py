@@ -2,7 +2,7 @@
 
 import pytest
 
-from overspan.runs.folder import all_runs
+from overspan.store.run_folder import all_runs
 from slurm.conftest import Rack
 from support.fake_enroot import add_enroot, asked
 

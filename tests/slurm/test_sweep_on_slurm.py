@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from overspan.runs.folder import all_runs
+from overspan.store.run_folder import all_runs
 from overspan.sweep.folder import all_sweeps
 from slurm.conftest import Rack
 

@@ -6,7 +6,7 @@ import signal
 import psutil
 import pytest
 
-from overspan.runs.folder import all_runs
+from overspan.store.run_folder import all_runs
 from slurm.conftest import Rack, failed
 from support.waiting import until
 

@@ -7,10 +7,10 @@ import pytest
 
 from overspan.catalog import recipes
 from overspan.provision import engines
-from overspan.runs.folder import RunFolder, all_runs
 from overspan.schema.errors import EngineMissing
 from overspan.schema.recipe import RoleSettings
 from overspan.schema.yamlio import dump
+from overspan.store.run_folder import RunFolder, all_runs
 from slurm.conftest import Rack, failed
 from support.waiting import until
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from overspan.checks.doctor import diagnose
-from overspan.checks.doctor.fill import RunContext
-from overspan.checks.doctor.sources import LogSource
+from overspan.doctor import diagnose
+from overspan.doctor.fill import RunContext
+from overspan.doctor.sources import LogSource
 from overspan.schema.finding import Finding
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 
 from overspan.launchers import proc
-from overspan.runs.folder import RunFolder, open_run
+from overspan.store.run_folder import RunFolder, open_run
 from support.waiting import until
 
 Overspan = Callable[..., subprocess.CompletedProcess[str]]

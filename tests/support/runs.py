@@ -11,14 +11,14 @@ import psutil
 
 from overspan.launchers import proc
 from overspan.planner.make import make_plan
-from overspan.runs.folder import RunFolder
 from overspan.runs.launch import launch
-from overspan.runs.lock import NameLock
 from overspan.runs.stop import stop
 from overspan.schema.inventory import Host, Inventory
 from overspan.schema.plan import EngineChoice, Plan
 from overspan.schema.process import ProcessSpec
 from overspan.schema.recipe import KnownAnswer, Recipe
+from overspan.store.name_lock import NameLock
+from overspan.store.run_folder import RunFolder
 from support.waiting import until
 
 ENGINE = Path(__file__).with_name("fake_engine.py")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from overspan.report import SweepDocuments
-from overspan.runs.sweeps import matrix_of
 from overspan.schema.point import Point, Result
 from overspan.schema.workload import BenchPoint, Distribution, RequestCounts
+from overspan.sweep.matrix import matrix_of
+from overspan.sweep.page import SweepDocuments
 from overspan.sweep.results import derive
 
 

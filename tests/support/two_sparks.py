@@ -7,9 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from overspan.catalog import inventories, recipes
-from overspan.checks.preflight import preflight
 from overspan.engines import vllm
 from overspan.planner.placement import place
+from overspan.preflight import preflight
 from overspan.schema.finding import Finding
 from overspan.schema.inventory import Host, Inventory
 from overspan.schema.plan import Endpoint, EngineChoice, Plan

@@ -7,11 +7,11 @@ import pytest
 
 from cli.conftest import Refused, Shell
 from overspan.catalog import inventories
-from overspan.runs.sweeps import matrix_of
 from overspan.schema.errors import InputError, PlanRefused
 from overspan.schema.point import Point
 from overspan.schema.sweep import Range
 from overspan.schema.yamlio import dump
+from overspan.sweep.matrix import matrix_of
 from overspan.sweep.only import chosen
 
 SWEEP = """name: mine

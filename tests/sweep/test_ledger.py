@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from cli.conftest import Shell
-from overspan.runs.sweeps import matrix_of
 from overspan.schema.point import Result
 from overspan.schema.workload import BenchPoint
 from overspan.sweep.folder import read_results
+from overspan.sweep.matrix import matrix_of
 from overspan.sweep.results import derive
 
 SWEEP = """name: tiny

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 
-from overspan.report import SweepDocuments
 from overspan.schema.errors import RunDamaged
 from overspan.schema.finding import Finding
 from overspan.schema.sweep import Constraints
 from overspan.schema.workload import RequestCounts
 from overspan.sweep.export import as_csv, rows
 from overspan.sweep.folder import SweepFolder, read_results
+from overspan.sweep.page import SweepDocuments
 from overspan.sweep.results import derive, why_not
 from support.sweep_documents import a_sweep, measured
 

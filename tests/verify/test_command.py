@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from overspan.cli.main import main
-from overspan.runs.folder import RunFolder
-from overspan.runs.verifying import keep
 from overspan.schema.finding import Evidence, Finding
+from overspan.store.run_folder import RunFolder
+from overspan.verify.of_run import keep
 from support.endpoint import endpoint
 from support.openai_server import plain, serving
 from support.runs import a_plan, free_port

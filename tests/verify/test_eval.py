@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overspan.checks.evals.evaluate import Comparison, EvalResult, Scored, compare, digest_of, evaluate
-from overspan.checks.evals.harness import HARNESSES, command
-from overspan.checks.evals.questions import Question, read
-from overspan.checks.evals.statistics import paired_p, wilson
-from overspan.checks.verify.identify import Address, identify
 from overspan.cli.main import main
+from overspan.endpoint.identify import Address, identify
 from overspan.schema.errors import InputError
+from overspan.verify.evals.evaluate import Comparison, EvalResult, Scored, compare, digest_of, evaluate
+from overspan.verify.evals.harness import HARNESSES, command
+from overspan.verify.evals.questions import Question, read
+from overspan.verify.evals.statistics import paired_p, wilson
 from support.endpoint import endpoint
 from support.openai_server import serving
 

@@ -10,11 +10,11 @@ from typing import Any
 import httpx
 import pytest
 
-from overspan.checks.verify import RULES, SHORT, Subject, verify
-from overspan.checks.verify.identify import Address
-from overspan.checks.verify.load import TOPICS
-from overspan.checks.verify.reference import Continuation, Reference
+from overspan.endpoint.identify import Address
 from overspan.schema.finding import Finding
+from overspan.verify import RULES, SHORT, Subject, verify
+from overspan.verify.load import TOPICS
+from overspan.verify.reference import Continuation, Reference
 
 CLIENT = httpx.Client
 ANSWERS = (

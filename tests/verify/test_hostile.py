@@ -10,15 +10,15 @@ from typing import Any
 import httpx
 import pytest
 
-from overspan.checks import client as clients
-from overspan.checks.client import Client, NoAnswer
-from overspan.checks.evals.evaluate import evaluate
-from overspan.checks.evals.questions import Question
-from overspan.checks.verify import RULES, Subject, verify
-from overspan.checks.verify.identify import Address
-from overspan.checks.verify.reference import Continuation, Reference, load
+from overspan.endpoint import client as clients
+from overspan.endpoint.client import Client, NoAnswer
+from overspan.endpoint.identify import Address
 from overspan.schema.errors import InputError
 from overspan.schema.recipe import KnownAnswer
+from overspan.verify import RULES, Subject, verify
+from overspan.verify.evals.evaluate import evaluate
+from overspan.verify.evals.questions import Question
+from overspan.verify.reference import Continuation, Reference, load
 
 CLIENT = httpx.Client
 HERE = Address("http://127.0.0.1:1/v1", "m")

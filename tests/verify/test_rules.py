@@ -2,12 +2,12 @@
 
 import pytest
 
-from overspan.checks.verify import RULES, SHORT, Subject, verify, wrong
-from overspan.checks.verify.identify import identify
-from overspan.checks.verify.reference import Continuation, Reference
-from overspan.checks.verify.text import collapse
+from overspan.endpoint.identify import identify
 from overspan.schema.finding import Finding
 from overspan.schema.recipe import KnownAnswer
+from overspan.verify import RULES, SHORT, Subject, verify, wrong
+from overspan.verify.reference import Continuation, Reference
+from overspan.verify.text import collapse
 from support.endpoint import endpoint
 
 PARIS = [KnownAnswer(prompt="What is the capital of France?", expect="Paris")]

@@ -10,7 +10,7 @@ import time
 from typing import Final, Literal
 
 from overspan.bench.stream import READ_BYTES, Stream
-from overspan.bench.target import Target
+from overspan.endpoint.target import Target
 
 SO_TIMESTAMPING: Final = 37
 """SO_TIMESTAMPING with 64-bit seconds. Source: Linux include/uapi/asm-generic/socket.h (SO_TIMESTAMPING_OLD)."""

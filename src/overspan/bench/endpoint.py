@@ -13,12 +13,13 @@ from overspan.bench.asks import Synthetic
 from overspan.bench.lengths import parse_lengths
 from overspan.bench.load import ClosedLoop
 from overspan.bench.loop import Loop
-from overspan.bench.probe import http_client
-from overspan.bench.prompts import EXTRAS, WORDS, Bodies, Endpoint, path_of
+from overspan.bench.prompts import EXTRAS, Bodies, Endpoint, path_of
 from overspan.bench.stream import Stream
-from overspan.bench.target import Target
 from overspan.bench.tokenizer import exact_words
 from overspan.bench.wire import error_text
+from overspan.catalog.words import WORDS
+from overspan.endpoint.probe import http_client
+from overspan.endpoint.target import Target
 from overspan.schema.errors import HostUnreachable, InputError, UnknownName
 from overspan.schema.workload import Workload
 

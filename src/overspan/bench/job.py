@@ -12,10 +12,11 @@ from overspan.bench.endpoint import Accepted
 from overspan.bench.lengths import parse_lengths
 from overspan.bench.load import ClosedLoop, Load, OpenLoop, arrivals, connections_for
 from overspan.bench.loop import Loop, Progress
-from overspan.bench.prompts import WORDS, Bodies, path_of
+from overspan.bench.prompts import Bodies, path_of
 from overspan.bench.stream import Stream
-from overspan.bench.target import Target, make_target
 from overspan.bench.trace import read_trace
+from overspan.catalog.words import WORDS
+from overspan.endpoint.target import Target, make_target
 from overspan.schema.workload import Workload, level_of
 
 

@@ -15,7 +15,7 @@ from overspan.bench.files import raise_open_files
 from overspan.bench.gather import Gather
 from overspan.bench.load import Load
 from overspan.bench.stream import READ_BYTES, Stream
-from overspan.bench.target import Target
+from overspan.endpoint.target import Target
 
 CONNECT_TIMEOUT_S: Final = 10.0
 """A connection that takes longer is refused. Source: the default of curl in most distributions' wrappers; generous on a

@@ -9,7 +9,6 @@ from typing import Any
 
 from overspan import __version__
 from overspan.bench.account import Audit
-from overspan.bench.calibration import calibrate
 from overspan.bench.endpoint import Accepted, check_model, find_accepted, length_notes
 from overspan.bench.files import most_connections, raise_open_files
 from overspan.bench.fits import check_workload, levels_of
@@ -18,10 +17,11 @@ from overspan.bench.loop import Progress
 from overspan.bench.point import make_point
 from overspan.bench.records import write_requests
 from overspan.bench.search import Search
+from overspan.bench.self_test import calibrate
 from overspan.bench.shards import merged, run_shards
 from overspan.bench.stream import Stream
-from overspan.bench.target import make_target
 from overspan.bench.watch import Watch
+from overspan.endpoint.target import make_target
 from overspan.schema.errors import OverspanError
 from overspan.schema.workload import BenchPoint, BenchResult, Workload
 

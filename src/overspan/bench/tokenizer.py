@@ -8,8 +8,8 @@ from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 
-from overspan.bench.probe import http_client
-from overspan.bench.target import Target
+from overspan.endpoint.probe import http_client
+from overspan.endpoint.target import Target
 
 _TIMEOUT_S: Final = 20.0
 _LEAST: Final = 16

@@ -15,7 +15,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from overspan.bench.interrupts import deaf_to_ctrl_c
-from overspan.bench.target import Target
+from overspan.endpoint.target import Target
 from overspan.schema.errors import OverspanError
 from overspan.transport.local import Local
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from overspan.catalog import library, secrets
+from overspan.catalog import library
+from overspan.schema import secrets
 from overspan.schema.inventory import Inventory
 
 _FOLDER = "inventories"

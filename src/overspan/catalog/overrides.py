@@ -12,7 +12,8 @@ from typing import Any, Final
 
 import yaml
 
-from overspan.catalog import flags, secrets
+from overspan.catalog import flags
+from overspan.schema import secrets
 from overspan.schema.errors import RecipeError, UnknownName, did_you_mean
 from overspan.schema.layout import parse_layout
 from overspan.schema.recipe import Recipe

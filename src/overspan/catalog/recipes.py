@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from overspan.catalog import features, flags, library, models, overrides, secrets
+from overspan.catalog import features, flags, library, models, overrides
+from overspan.schema import secrets
 from overspan.schema.errors import RecipeError, UnknownName
 from overspan.schema.recipe import Recipe
 from overspan.schema.yamlio import Place

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from overspan.catalog import flags, secrets
+from overspan.catalog import flags
 from overspan.catalog.vllm_command import Served, read_command, typed
+from overspan.schema import secrets
 from overspan.schema.errors import RecipeError
 from overspan.schema.layout import Layout
 from overspan.schema.recipe import Recipe

@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from overspan.catalog import flags, secrets, srtslurm_roles
+from overspan.catalog import flags, srtslurm_roles
 from overspan.catalog.sparkrun import Imported
 from overspan.catalog.srtslurm_roles import PREFIXES, left_out
+from overspan.schema import secrets
 from overspan.schema.errors import RecipeError
 from overspan.schema.recipe import Recipe
 from overspan.schema.topology import parse_topology

@@ -14,11 +14,11 @@ from overspan.bench.run import Bench
 from overspan.bench.trace import read_trace
 from overspan.cli.asked import Finite
 from overspan.cli.output import Ticker, document, say, table
-from overspan.runs import keys
-from overspan.runs.folder import RunFolder, open_run
 from overspan.schema.errors import InputError, NotReady
 from overspan.schema.event import SERVING_STATES
 from overspan.schema.workload import BenchPoint, BenchResult, Distribution, Workload
+from overspan.store import run_secrets
+from overspan.store.run_folder import RunFolder, open_run
 
 _DIGITS = 7
 """Of a million."""
@@ -115,11 +115,11 @@ def bench(run: str | None, base_url: str | None, model: str | None, as_json: boo
     def progress(level: str, ended: int, failed: int, in_flight: int) -> None:
         ticker.show(f"{level}: {ended} requests ended, {in_flight} in flight, {failed} failed")
 
-    api_key = keys.given()
+    api_key = run_secrets.given()
     if folder is not None:
         endpoint = folder.plan().endpoint
         base_url, model = endpoint.base_url, model or endpoint.model
-        api_key = keys.read(folder).get(keys.API_KEY, api_key)
+        api_key = run_secrets.read(folder).get(run_secrets.API_KEY, api_key)
     path = folder.path if folder is not None else None
     try:
         job = Bench(str(base_url), model, workload, api_key=api_key, folder=path, progress=progress, **how)

@@ -58,8 +58,8 @@ def calibrate(
 
 def _learned(names: tuple[str, ...], hardware: str | None) -> tuple[Any, dict[str, Any]]:
     from overspan.catalog import hardware as kinds
-    from overspan.runs.calibrate import from_runs
-    from overspan.runs.folder import open_run
+    from overspan.planner.calibrate import from_runs
+    from overspan.store.run_folder import open_run
 
     found = from_runs([open_run(name) for name in names], kinds.find(hardware) if hardware else None)
     head = ["point", "TPOT ms", "before", "after", "TTFT ms", "before", "after"]

@@ -11,7 +11,7 @@ import click
 from overspan.cli.asked import Finite
 from overspan.cli.output import say
 from overspan.runs.chat import Conversation
-from overspan.runs.folder import open_run
+from overspan.store.run_folder import open_run
 
 
 @click.command()

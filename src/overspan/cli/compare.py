@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 
 from overspan.cli.output import document, say, table
-from overspan.runs.measured import requests_of
 from overspan.schema.errors import InputError
 from overspan.sweep.compare import Difference
 from overspan.sweep.compare import compare as compared
+from overspan.sweep.measured import requests_of
 
 
 @click.command()

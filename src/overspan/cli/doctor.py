@@ -58,7 +58,7 @@ def doctor(  # noqa: PLR0917 - click gives them by name
 
 
 def _exit_code(findings: list[Finding]) -> int:
-    from overspan.checks.doctor.judge import UNREADABLE
+    from overspan.doctor.judge import UNREADABLE
 
     if any(finding.status == "failed" and finding.severity == "error" for finding in findings):
         return 1
@@ -66,8 +66,8 @@ def _exit_code(findings: list[Finding]) -> int:
 
 
 def _pack(run: str | None, logs: tuple[Path, ...], findings: list[Finding], out: Path) -> None:
-    from overspan.checks.doctor.bundle import write_bundle
-    from overspan.runs.folder import open_run
+    from overspan.doctor.bundle import write_bundle
+    from overspan.store.run_folder import open_run
 
     if run == "-" or logs:
         raise InputError("--bundle packs a run", next=f"overspan doctor RUN --bundle {out}")
@@ -77,10 +77,10 @@ def _pack(run: str | None, logs: tuple[Path, ...], findings: list[Finding], out:
 
 
 def _findings(run: str | None, logs: tuple[Path, ...], rules: tuple[Path, ...]) -> list[Finding]:
-    from overspan.checks.doctor import diagnose
-    from overspan.checks.doctor.sources import LogSource
-    from overspan.runs.diagnosis import examine
-    from overspan.runs.folder import open_run
+    from overspan.doctor import diagnose
+    from overspan.doctor.of_run import examine
+    from overspan.doctor.sources import LogSource
+    from overspan.store.run_folder import open_run
 
     if run is not None and logs:
         raise InputError("give a run or log files, not both", next="overspan doctor RUN")

@@ -8,9 +8,9 @@ import click
 
 from overspan.cli.output import document, say
 from overspan.cli.up import follow, interrupt
-from overspan.runs.join import join as start
 from overspan.runs.planning import Wanted
 from overspan.runs.status import status
+from overspan.runs.up import join as start
 
 
 @click.command()

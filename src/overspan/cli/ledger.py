@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from overspan.cli.output import document, say
-from overspan.runs.sweeps import points_of_file
 from overspan.sweep.ledger import added, at_revision, named, problems, read_book
+from overspan.sweep.matrix import points_of_file
 
 _BASE = click.option("--base", required=True, metavar="REF", help="The git revision that came before.")
 _FOLDER = click.option("--folder", type=click.Path(path_type=Path, exists=True, file_okay=False), default=Path(),

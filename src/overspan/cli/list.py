@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from overspan.cli.output import document, table
-from overspan.runs.summary import summaries
+from overspan.store.run_list import summaries
 
 
 @click.command("list")

@@ -6,8 +6,8 @@ import contextlib
 
 import click
 
-from overspan.runs.folder import open_run
 from overspan.runs.logs import follow, last
+from overspan.store.run_folder import open_run
 
 
 @click.command()

@@ -8,8 +8,8 @@ import click
 
 from overspan.cli.asked import HARDWARE, LOAD, MACHINES, WEIGHTS, demand_of, options, question_of
 from overspan.cli.output import document, say, table
-from overspan.planner.choose import states_layout
-from overspan.runs.commands import commands_of
+from overspan.planner.layouts import states_layout
+from overspan.render.commands import commands_of
 from overspan.runs.planning import Wanted, Weights, asked_for, plan_of, processes_of
 from overspan.schema.errors import InputError
 from overspan.schema.plan import Plan
@@ -72,7 +72,7 @@ def plan(
         ranked = _ranking(question_of(model, machines=machines, **{**asked, "inventory": None, "hardware": None}))
     made = plan_of(wanted, to_start=False)
     if render:
-        from overspan.runs.kubernetes import as_yaml, manifests
+        from overspan.render.kubernetes import as_yaml, manifests
 
         document(manifests(made)) if as_json else click.echo(as_yaml(made), nl=False)
         return
@@ -82,7 +82,7 @@ def plan(
         found = {**made.model_dump(mode="json"), "processes": [spec.model_dump(mode="json") for spec in processes]}
         document(found | ({"explain": ranked} if ranked else {}))
     elif show == "commands" and made.inventory.launcher == "slurm":
-        from overspan.runs.commands_slurm import slurm_commands
+        from overspan.render.commands_slurm import slurm_commands
 
         click.echo(slurm_commands(made, processes))
     elif show == "commands":
@@ -99,13 +99,13 @@ def _submitted(made: Plan) -> Plan:
     """On Slurm the nodes find model and image elsewhere than a plan for this machine says."""
     if made.inventory.launcher != "slurm":
         return made
-    from overspan.runs.commands_slurm import as_submitted
+    from overspan.render.commands_slurm import as_submitted
 
     return as_submitted(made)
 
 
 def _sizes_of(model: str) -> None:
-    from overspan.runs.sizes import bring_sizes
+    from overspan.provision.sizes import bring_sizes
 
     why = bring_sizes(model)
     if why:

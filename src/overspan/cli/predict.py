@@ -42,7 +42,7 @@ def predict(
     Nothing is started and no host is asked. Times are milliseconds; intervals hold 80 %.
     """
     from overspan.planner import answer
-    from overspan.runs.sizes import bring_sizes
+    from overspan.provision.sizes import bring_sizes
     from overspan.schema.errors import InputError
     from overspan.schema.layout import one_layout
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def check_before_launch(recipe: str, inventory: str | None, settings: tuple[str, ...], *, as_json: bool) -> int:
     """Plan, ask every host, print; gives the exit code."""
-    from overspan.checks.preflight import failed, preflight, unreachable
+    from overspan.preflight import failed, preflight, unreachable
     from overspan.runs.planning import Wanted, plan_of, processes_of
     from overspan.transport.reach import reach
 

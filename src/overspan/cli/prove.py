@@ -32,7 +32,7 @@ def prove(  # noqa: PLR0917 - click gives them by name
     layout is not exact. Ctrl-C ends what was started.
     """
     from overspan.catalog import inventories, overrides, recipes
-    from overspan.runs import prove as proving
+    from overspan.prove import proving
 
     signal.signal(signal.SIGTERM, _interrupt)
     found = overrides.apply(recipes.find(recipe), list(settings))

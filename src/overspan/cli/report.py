@@ -8,11 +8,12 @@ from pathlib import Path
 import click
 
 from overspan.cli.output import document
-from overspan.report import RunDocuments, SweepDocuments, render, render_sweep, request_curves
+from overspan.report import RunDocuments, render, request_curves
 from overspan.report.documents import Curve
-from overspan.runs.folder import RunFolder, all_runs, open_run, write_whole
 from overspan.schema.errors import InputError, UnknownName
+from overspan.store.run_folder import RunFolder, all_runs, open_run, write_whole
 from overspan.sweep.folder import open_sweep
+from overspan.sweep.page import SweepDocuments, render_sweep
 
 FILE_NAME = "report.html"
 

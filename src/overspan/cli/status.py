@@ -9,11 +9,11 @@ import click
 
 from overspan.cli.asked import Finite
 from overspan.cli.output import document, duration, gib, table
-from overspan.runs.folder import RunFolder, open_run
 from overspan.runs.live import Live, Row, Sight
 from overspan.runs.status import RunStatus
 from overspan.runs.status import status as status_of
 from overspan.schema.errors import HostUnreachable, InputError, NotReady
+from overspan.store.run_folder import RunFolder, open_run
 
 _INTERVAL_S = 2.0
 

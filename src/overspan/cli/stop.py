@@ -6,8 +6,8 @@ import click
 
 from overspan.cli.asked import Finite
 from overspan.cli.output import document
-from overspan.runs.folder import open_run
 from overspan.runs.stop import stop as stop_run
+from overspan.store.run_folder import open_run
 
 
 @click.command()

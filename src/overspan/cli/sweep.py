@@ -11,10 +11,10 @@ from typing import Any
 import click
 
 from overspan.cli.output import Ticker, document, say, table
-from overspan.runs.sweeps import matrix_of
 from overspan.schema.point import Point, PointRole
 from overspan.sweep.expand import Matrix
 from overspan.sweep.folder import SweepFolder, newest
+from overspan.sweep.matrix import matrix_of
 from overspan.sweep.only import chosen
 
 
@@ -46,7 +46,7 @@ def sweep(  # noqa: PLR0917 - click gives them by name
 
 
 def _measure(matrix: Matrix, points: list[Point], *, fresh: bool, retry_failed: bool, as_json: bool, again: str) -> int:
-    from overspan.runs.sweeping import Told, require_startable, run_sweep
+    from overspan.sweep.runner import Told, require_startable, run_sweep
 
     require_startable(matrix, points)
     signal.signal(signal.SIGTERM, _interrupt)

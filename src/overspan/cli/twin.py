@@ -27,7 +27,7 @@ def twin(model: str, out: Path, weights: Literal["real", "fp32", "bf16", "fp8_bl
     MODEL is a folder with a config.json, a name or Hugging Face id of the catalogue, or a recipe. Its heads, KV heads
     and experts are counted as in the real one, so that a layout that the real model refuses, the twin refuses.
     """
-    from overspan.runs.prove import write_twin
+    from overspan.prove.proving import write_twin
 
     facts = write_twin(model, out, weights)
     if as_json:

@@ -10,13 +10,13 @@ import click
 
 from overspan.cli.asked import HARDWARE, LOAD, WEIGHTS, demand_of, options
 from overspan.cli.output import Ticker, document, say
-from overspan.runs.folder import RunFolder
-from overspan.runs.parts import Part
+from overspan.runs.join.ranks import Part
 from overspan.runs.planning import Wanted, Weights
 from overspan.runs.status import status
 from overspan.runs.up import up as start
 from overspan.schema.errors import InputError
 from overspan.schema.event import Event
+from overspan.store.run_folder import RunFolder
 
 
 @click.command()

@@ -13,9 +13,9 @@ from overspan.cli.asked import Finite
 from overspan.cli.output import Ticker, document, say
 
 if TYPE_CHECKING:
-    from overspan.checks.client import Addressed
-    from overspan.runs.folder import RunFolder
+    from overspan.endpoint.client import Addressed
     from overspan.schema.finding import Finding
+    from overspan.store.run_folder import RunFolder
 
 _MARKS = {"passed": "passed", "failed": "FAILED", "not_evaluated": "not evaluated"}
 _OF_EVAL = ("samples", "temperature", "max_tokens", "concurrency")
@@ -90,8 +90,8 @@ def _require_fitting() -> None:
 
 
 def _write(option: str, out: Path, text: str) -> None:
-    from overspan.runs.folder import write_whole
     from overspan.schema.errors import OverspanError
+    from overspan.store.run_folder import write_whole
 
     try:
         write_whole(out, text)
@@ -137,25 +137,25 @@ class _Aim:
 
 
 def _of_run(which: str | None) -> _Aim:
-    from overspan.runs import keys
-    from overspan.runs.folder import open_run
-    from overspan.runs.verifying import require_serving
+    from overspan.store import run_secrets
+    from overspan.store.run_folder import open_run
+    from overspan.verify.of_run import require_serving
 
     run = open_run(which)
     require_serving(run)
-    return _Aim(run.plan().endpoint, keys.read(run).get(keys.API_KEY), run, keys.file_of(run))
+    return _Aim(run.plan().endpoint, run_secrets.read(run).get(run_secrets.API_KEY), run, run_secrets.file_of(run))
 
 
 def _of_url(base_url: str, model: str | None) -> _Aim:
-    from overspan.checks.verify.identify import identify
-    from overspan.runs import keys
+    from overspan.endpoint.identify import identify
+    from overspan.store import run_secrets
 
-    key = keys.given()
+    key = run_secrets.given()
     return _Aim(identify(base_url, model, key), key)
 
 
 def _harness(aim: _Aim, harness: str, *, as_json: bool) -> int:
-    from overspan.checks.evals.harness import command
+    from overspan.verify.evals.harness import command
 
     line = command(harness, aim.endpoint, aim.key_file)
     if as_json:
@@ -168,7 +168,7 @@ def _harness(aim: _Aim, harness: str, *, as_json: bool) -> int:
 def _record(aim: _Aim, out: Path, *, as_json: bool) -> int:
     from datetime import UTC, datetime
 
-    from overspan.checks.verify.record import record
+    from overspan.verify.record import record
 
     plan = aim.run.plan() if aim.run else None
     what = f"{plan.layout.label}, engine {plan.engine.version}, run {aim.run.id}" if plan and aim.run else "an endpoint"
@@ -184,10 +184,10 @@ def _record(aim: _Aim, out: Path, *, as_json: bool) -> int:
 
 
 def _rules(aim: _Aim, *, as_json: bool, short: bool, reference: Path | None, expect: tuple[str, ...], **_: Any) -> int:
-    from overspan.checks.verify import RULES, SHORT, Subject, wrong
-    from overspan.checks.verify import verify as ask_all
-    from overspan.checks.verify.reference import load
-    from overspan.runs.verifying import verify_run
+    from overspan.verify import RULES, SHORT, Subject, wrong
+    from overspan.verify import verify as ask_all
+    from overspan.verify.of_run import verify_run
+    from overspan.verify.reference import load
 
     held = load(reference) if reference is not None else None
     rules = SHORT if short else RULES
@@ -235,9 +235,9 @@ def _line(finding: Finding) -> str:
 
 
 def _eval(aim: _Aim, *, questions: Path, against: str | None, out: Path | None, as_json: bool, **how: Any) -> int:
-    from overspan.checks.evals.evaluate import compare, evaluate, require_comparable
-    from overspan.checks.evals.questions import read
-    from overspan.runs.evaluating import earlier, keep
+    from overspan.verify.evals.evaluate import compare, evaluate, require_comparable
+    from overspan.verify.evals.of_run import earlier, keep
+    from overspan.verify.evals.questions import read
 
     asked = read(questions)
     other = None if against is None else earlier(against, questions)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from overspan.catalog import hardware, inventories
-from overspan.planner import disagg, explain, rank, refuse, subject
+from overspan.planner import disagg, explain, inputs, rank, refuse
 from overspan.planner.limits import parse_slo
 from overspan.planner.predict import setting_of
 from overspan.planner.show import as_text
@@ -50,10 +50,10 @@ def answer(question: Question) -> dict[str, Any]:
     Raises:
         InputError: the question contradicts itself, nothing can run, or the limits cannot be kept.
     """
-    recipe, model = subject.resolve(question.name, question.settings)
+    recipe, model = inputs.resolve(question.name, question.settings)
     limits, demand = parse_slo(question.slo), question.demand or Demand()
     found = _answer(question, recipe, model, demand, limits)
-    found["notes"] = [*subject.check_context(recipe, model, demand), *found.get("notes", [])]
+    found["notes"] = [*inputs.check_context(recipe, model, demand), *found.get("notes", [])]
     return found
 
 
@@ -125,13 +125,13 @@ def _named_machines(question: Question) -> Inventory:
         each = question.gpus or hardware.find(question.gpu).gpus_per_host
         # Without --nodes: one host, or as many as the layout that is asked for needs.
         ranks = question.layout.world_size if question.layout else 1
-        return subject.what_if(question.gpu, question.nodes or -(-ranks // each), question.gpus)
+        return inputs.what_if(question.gpu, question.nodes or -(-ranks // each), question.gpus)
     return inventories.find(question.inventory or "")
 
 
 def _one(item: rank.Ranked, recipe: Recipe, model: ModelSpec, machines: Inventory) -> dict[str, Any]:
     seen = item.prediction
-    setting = setting_of(recipe, model, subject.hardware_of(machines))
+    setting = setting_of(recipe, model, inputs.hardware_of(machines))
     return {
         "layout": seen.layout.label,
         "gpus": seen.gpus,

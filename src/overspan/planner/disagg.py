@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from overspan.planner import rank, subject
+from overspan.planner import inputs, rank
 from overspan.planner.predict import capacity_of, predict
 from overspan.planner.refuse import rank_memory, refusals, slots
 from overspan.schema.base import Frozen
@@ -121,7 +121,7 @@ def predict_pair(
     (x, first), (y, second) = pair
     prefill = side_of(model, recipes[0], inventory, demand, first)
     users = demand.model_copy(update={"concurrency": -(-demand.concurrency // y)})
-    case = subject.case_of(model, recipes[1], second, inventory, users)
+    case = inputs.case_of(model, recipes[1], second, inventory, users)
     held = [capacity_of(case, recipes[1], size, reserve) for _, size, reserve in rank_memory(second, inventory)]
     room = min(held) * second.dp
     if users.concurrency > room:
@@ -141,7 +141,7 @@ def _sides(model: ModelSpec, recipe: Recipe, inventory: Inventory, demand: Deman
 
 def side_of(model: ModelSpec, recipe: Recipe, inventory: Inventory, demand: Demand, layout: Layout) -> Side:
     """A layout as a prefill worker, and how many requests it may hold as a decode worker."""
-    case = subject.case_of(model, recipe, layout, inventory, demand.model_copy(update={"concurrency": 1}))
+    case = inputs.case_of(model, recipe, layout, inventory, demand.model_copy(update={"concurrency": 1}))
     held = [capacity_of(case, recipe, size, reserve) for _, size, reserve in rank_memory(layout, inventory)]
     alone = predict(case)
     sent = model.kv_bytes(round(demand.isl), case.setting.kv_value_bytes) / layout.world_size
@@ -156,7 +156,7 @@ def side_of(model: ModelSpec, recipe: Recipe, inventory: Inventory, demand: Dema
 
 def alone_step_ms(model: ModelSpec, recipe: Recipe, inventory: Inventory, demand: Demand, side: Side) -> float:
     """Time of a token on a decode worker: no prompt ever stands in its way."""
-    seen = predict(subject.case_of(model, recipe, side.layout, inventory, demand))
+    seen = predict(inputs.case_of(model, recipe, side.layout, inventory, demand))
     return seen.tpot_ms - seen.terms.get("prefill", 0.0)
 
 

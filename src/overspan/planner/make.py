@@ -6,7 +6,7 @@ from typing import Any
 
 from overspan import __version__
 from overspan.catalog import models
-from overspan.planner import demands, explain, faults, memory, rank, refuse, requires, subject
+from overspan.planner import demands, explain, faults, inputs, memory, rank, refuse, requires
 from overspan.planner.placement import WHAT_CAN, place
 from overspan.schema.defaults import LOOPBACK
 from overspan.schema.errors import InputError, ModelUnavailable, PlanRefused
@@ -98,7 +98,7 @@ def _prediction(
     model: ModelSpec, recipe: Recipe, inventory: Inventory, demand: Demand | None
 ) -> tuple[dict[str, Any] | None, str]:
     """What a user will see, and the sentence that says so."""
-    asked = demand or subject.usual_demand(recipe, model)
+    asked = demand or inputs.usual_demand(recipe, model)
     try:
         seen = rank.predict_on(model, recipe, recipe.layout, inventory, asked)
     except InputError as error:
@@ -122,7 +122,7 @@ def _slurm_endpoint(recipe: Recipe, inventory: Inventory, head: Host) -> Endpoin
 def _apart(recipe: Recipe, inventory: Inventory, engine: EngineChoice, demand: Demand | None) -> Plan:
     """The plan with prefill and decode apart."""
     # Imported when asked: most plans have workers of one kind.
-    from overspan.planner.apart import place_apart
+    from overspan.planner.disaggregated import place_apart
     from overspan.planner.topology import sized, topology_of
 
     if demand is not None and "concurrency" in demand.model_fields_set:

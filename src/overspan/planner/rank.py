@@ -6,7 +6,7 @@ from typing import Final
 
 from pydantic import Field
 
-from overspan.planner import faults, subject
+from overspan.planner import faults, inputs
 from overspan.planner.predict import capacity_of, predict
 from overspan.planner.refuse import rank_memory, refusals, slots
 from overspan.schema.base import Frozen
@@ -123,7 +123,7 @@ def predict_on(
     constants: Calibration | None = None,
 ) -> Prediction:
     """What one layout gives on an inventory, the cache's limit included."""
-    case = subject.case_of(model, recipe, layout, inventory, demand)
+    case = inputs.case_of(model, recipe, layout, inventory, demand)
     limits = [capacity_of(case, recipe, size, reserve) for _, size, reserve in rank_memory(layout, inventory)]
     return predict(case, constants, min(limits, default=None))
 
@@ -147,15 +147,15 @@ def how_many(
     Raises:
         InputError: none does, with the nearest limits that can be kept.
     """
-    each = min(subject.hardware_of(subject.what_if(kind, 1, 1)).gpus_per_host, limit)
+    each = min(inputs.hardware_of(inputs.what_if(kind, 1, 1)).gpus_per_host, limit)
     seen: list[Ranked] = []
     hosts = 1
     while hosts * each <= limit:
-        seen = rank(model, recipe, subject.what_if(kind, hosts, each), demand, slo=slo).ranked
+        seen = rank(model, recipe, inputs.what_if(kind, hosts, each), demand, slo=slo).ranked
         if kept := [item for item in seen if item.meets]:
             fewest = min(kept, key=lambda item: (item.prediction.gpus, *_better_first(item)))
             count = fewest.prediction.gpus
-            return subject.what_if(kind, -(-count // each), min(count, each)), fewest
+            return inputs.what_if(kind, -(-count // each), min(count, each)), fewest
         hosts *= 2
     if not seen:
         raise InputError(f"{model.name} does not fit {limit} {kind}", next="overspan plan --explain tells why")

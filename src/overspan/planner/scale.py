@@ -6,7 +6,7 @@ import itertools
 import math
 from typing import Any, Final
 
-from overspan.planner import disagg, rank, subject
+from overspan.planner import disagg, inputs, rank
 from overspan.planner.fleet import Load, Outcome, Unit, simulate
 from overspan.planner.limits import parse_slo
 from overspan.planner.predict import capacity_of, predict
@@ -56,7 +56,7 @@ def scale(asked: Asked) -> dict[str, Any]:
         InputError: the question contradicts itself, or the limits cannot be kept at any load.
         PlanRefused: the topology cannot run on this kind of GPU.
     """
-    recipe, model = subject.resolve(asked.name, asked.settings)
+    recipe, model = inputs.resolve(asked.name, asked.settings)
     limits = parse_slo(asked.slo)
     if asked.rate_per_s is None and limits == Slo():
         raise InputError("give --rate, or --slo to look for the highest rate", next="for example --rate 100")
@@ -76,7 +76,7 @@ def scale(asked: Asked) -> dict[str, Any]:
 
 def _best(model: ModelSpec, recipe: Recipe, asked: Asked, limits: Slo) -> Topology:
     """The layout of one host that gives most for each GPU within the limits, at 32 users a GPU."""
-    machines = subject.what_if(asked.gpu, 1, min(asked.fleet, subject.gpus_per_host(asked.gpu)))
+    machines = inputs.what_if(asked.gpu, 1, min(asked.fleet, inputs.gpus_per_host(asked.gpu)))
     users = 32 * sum(len(host.gpus) for host in machines.hosts) or 32
     ranking = rank.rank(model, recipe, machines, Demand(isl=asked.isl, osl=asked.osl, concurrency=users), slo=limits)
     _ = ranking.best
@@ -102,7 +102,7 @@ def unit_of(model: ModelSpec, recipe: Recipe, topology: Topology, asked: Asked, 
     machines = _machines(asked, answering.layout)
     _require(model, answering.layout, machines, own)
     demand = Demand(isl=asked.isl, osl=asked.osl, rounds=_STEADY)
-    case = subject.case_of(model, own, answering.layout, machines, demand)
+    case = inputs.case_of(model, own, answering.layout, machines, demand)
     room = min(capacity_of(case, own, size, kept) for _, size, kept in rank_memory(answering.layout, machines))
     slots = int(min(room, MAX_SEQUENCES) * answering.layout.dp)
     if slots < 1:
@@ -140,8 +140,8 @@ def unit_of(model: ModelSpec, recipe: Recipe, topology: Topology, asked: Asked, 
 
 
 def _machines(asked: Asked, layout: Layout) -> Inventory:
-    each = subject.gpus_per_host(asked.gpu)
-    return subject.what_if(asked.gpu, -(-layout.world_size // each), min(each, layout.world_size))
+    each = inputs.gpus_per_host(asked.gpu)
+    return inputs.what_if(asked.gpu, -(-layout.world_size // each), min(each, layout.world_size))
 
 
 def _require(model: ModelSpec, layout: Layout, machines: Inventory, recipe: Recipe) -> None:

@@ -16,8 +16,8 @@ from urllib.parse import urlsplit
 from overspan.provision.children import WITHOUT_SECRETS, begun, follow
 from overspan.provision.interpreters import Interpreter
 from overspan.provision.locked import Alias, EngineLock, normal
-from overspan.provision.locks import Say, quiet
 from overspan.schema.errors import OverspanError
+from overspan.store.locks import Say, quiet
 from overspan.transport.local import Local
 
 # pip asks the index for one package after another: two at once took 73 s where one took 110 (docs/log.md).

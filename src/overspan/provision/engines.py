@@ -22,10 +22,10 @@ import psutil
 
 from overspan.provision import build, locked, plugin, space
 from overspan.provision.interpreters import choose
-from overspan.provision.locks import Say, held, quiet
 from overspan.schema.base import Frozen
 from overspan.schema.errors import EngineMissing, InputError, OverspanError, UnknownName
 from overspan.schema.places import cache_dir
+from overspan.store.locks import Say, held, quiet
 
 _FACTS = "overspan-engine.json"
 

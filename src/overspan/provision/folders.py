@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
 
-from overspan.provision.locks import Say, quiet
 from overspan.provision.manifest import PARTIAL, Entry, differences, read_manifest
 from overspan.provision.space import size as readable
 from overspan.schema.base import Frozen
 from overspan.schema.errors import ModelUnavailable, OverspanError
+from overspan.store.locks import Say, quiet
 from overspan.transport.stream import End, RouteKind, choose_route, stream
 
 STEP_TIMEOUT_S: Final = 60.0

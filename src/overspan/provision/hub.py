@@ -10,8 +10,8 @@ from typing import Any
 
 from overspan.catalog import recipes
 from overspan.provision.children import begun
-from overspan.provision.locks import Say
 from overspan.schema.errors import ModelUnavailable, OverspanError, nearest
+from overspan.store.locks import Say
 
 
 def fetch(model: str, revision: str | None, *, say: Say) -> tuple[Path, str]:

@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from overspan.provision.locks import Say, quiet
 from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError, OverspanError
+from overspan.store.locks import Say, quiet
 from overspan.transport.stream import End, choose_route, stream
 
 QUERY_TIMEOUT_S: Final = 30.0

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from overspan.catalog import flags
-from overspan.provision.locks import Say, quiet
 from overspan.schema.errors import InputError, OverspanError
+from overspan.store.locks import Say, quiet
 from overspan.transport.local import Local
 
 # Importing vLLM took 14 s on a CPU here; a slow disk takes minutes the first time.

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Literal
 
 from overspan.provision import engines, hub, packaged, weights
-from overspan.provision.locks import Say, quiet
 from overspan.schema.base import Frozen
 from overspan.schema.recipe import Recipe
+from overspan.store.locks import Say, quiet
 
 
 class PreparedModel(Frozen):

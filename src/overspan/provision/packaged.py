@@ -16,10 +16,10 @@ from pathlib import Path
 
 from overspan.provision import space, weights
 from overspan.provision.children import WITHOUT_SECRETS, follow
-from overspan.provision.locks import Say, held
 from overspan.schema.errors import ModelUnavailable, OverspanError
 from overspan.schema.places import cache_dir
 from overspan.schema.recipe import PackagedFile
+from overspan.store.locks import Say, held
 
 Convert = Callable[[Path, Path, Say], None]
 """(file taken out, output folder, say): writes a model folder."""

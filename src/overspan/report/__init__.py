@@ -1,7 +1,6 @@
-"""The report: one self-contained HTML file from a run's or a sweep's documents."""
+"""The report: one self-contained HTML file from a run's documents. A sweep's page is in `sweep`."""
 
 from overspan.report.documents import RunDocuments, request_curves
 from overspan.report.page import render
-from overspan.report.sweep_page import SweepDocuments, render_sweep
 
-__all__ = ["RunDocuments", "SweepDocuments", "render", "render_sweep", "request_curves"]
+__all__ = ["RunDocuments", "render", "request_curves"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from overspan.planner import beside
+from overspan.planner import predict_measured
 from overspan.report.documents import RunDocuments
 from overspan.report.text import NOTHING, column
 from overspan.schema.errors import OverspanError
@@ -30,7 +30,7 @@ def rows(run: RunDocuments) -> tuple[list[PredictedRow], list[str]]:
     if run.bench is None:
         return [], []
     try:
-        held = beside.points(run.plan, run.bench)
+        held = predict_measured.points(run.plan, run.bench)
         seen = [item.predicted() for item in held]
     except OverspanError as error:
         return [], [error.what]

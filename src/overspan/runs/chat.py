@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from overspan.checks.client import Client
-from overspan.runs import keys
-from overspan.runs.folder import RunFolder
+from overspan.endpoint.client import Client
 from overspan.runs.status import status
 from overspan.schema.errors import NotReady
+from overspan.store import run_secrets
+from overspan.store.run_folder import RunFolder
 
 
 class Conversation:
@@ -22,7 +22,7 @@ class Conversation:
         now = status(run)
         if not now.ready:
             raise NotReady(f"run {run.id} is {now.state}: {now.message}", next=f"overspan status {run.id}")
-        self._client = Client(run.plan().endpoint, keys.read(run).get(keys.API_KEY))
+        self._client = Client(run.plan().endpoint, run_secrets.read(run).get(run_secrets.API_KEY))
         self._said: list[dict[str, str]] = []
         self._max_tokens = max_tokens
         self._temperature = temperature

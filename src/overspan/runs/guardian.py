@@ -14,11 +14,9 @@ from itertools import repeat
 from pathlib import Path
 
 from overspan.launchers import proc
-from overspan.runs import keys
-from overspan.runs.folder import RunFolder
-
-PARENT_DIED = signal.SIGUSR1
-"""What the supervisor gets when the guardian dies."""
+from overspan.runs.supervising import PARENT_DIED
+from overspan.store import run_secrets
+from overspan.store.run_folder import RunFolder
 
 
 def main(run: RunFolder) -> None:
@@ -34,7 +32,7 @@ def main(run: RunFolder) -> None:
     code = os.waitstatus_to_exitcode(status)
     left = proc.descendants(os.getpid())
     proc.kill_all(proc.descendants(os.getpid()) for _ in repeat(None))
-    keys.forget(run)
+    run_secrets.forget(run)
     if not run.ended:
         remote = end_elsewhere(run)
         how = f"was ended by signal {-code}" if code < 0 else f"ended with {code}"
@@ -53,7 +51,7 @@ def end_elsewhere(run: RunFolder) -> list[str]:
     Returns:
         What could not be ended and why.
     """
-    from overspan.runs.launchers import launcher_for, transports_of
+    from overspan.launchers.registry import launcher_for, transports_of
 
     plan = run.plan()
     if plan.inventory.launcher == "local":

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from overspan.runs.folder import RunFolder
-from overspan.runs.lock import NameLock
+from overspan.store.name_lock import NameLock
+from overspan.store.run_folder import RunFolder
 from overspan.transport import local
 
 

@@ -16,21 +16,21 @@ from typing import Final, Generic, TypeVar
 import httpx
 
 from overspan.bench.watch import Sample, read_metrics
-from overspan.checks.client import NoAnswer
+from overspan.endpoint.client import NoAnswer
 from overspan.engines.node import address_of
 from overspan.inventory import probes
 from overspan.inventory.probes import GPU_LOAD, GpuLoad
 from overspan.launchers.base import Member
 from overspan.launchers.docker import DockerLauncher
+from overspan.launchers.registry import finder_for, hosts_of, transports_of
 from overspan.launchers.slurm import SlurmLauncher
-from overspan.runs import keys
-from overspan.runs.folder import RunFolder
-from overspan.runs.launchers import finder_for, hosts_of, transports_of
 from overspan.runs.status import ProcessStatus, RunStatus, containers, joined, local_processes, overview
 from overspan.schema.defaults import RAY_DASHBOARD_PORT
 from overspan.schema.errors import HostUnreachable, OverspanError
 from overspan.schema.event import FINAL_STATES, State
 from overspan.schema.plan import Plan
+from overspan.store import run_secrets
+from overspan.store.run_folder import RunFolder
 from overspan.transport.base import Transport
 
 PATIENCE_S: Final = 2.0
@@ -269,7 +269,7 @@ class Live:
 
     def _ask_metrics(self) -> Reading:
         url = self._plan.endpoint.base_url.removesuffix("/v1") + "/metrics"
-        key = keys.read(self._run).get(keys.API_KEY)
+        key = run_secrets.read(self._run).get(run_secrets.API_KEY)
         page = bytearray()
         try:
             with self._http.stream("GET", url, headers={"Authorization": f"Bearer {key}"} if key else {}) as reply:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from overspan.launchers.tail import last_lines
-from overspan.runs.folder import RunFolder
 from overspan.schema.errors import UnknownName
+from overspan.store.run_folder import RunFolder
 
 _FOLLOW_INTERVAL_S = 0.2
 

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Literal
 
 from overspan.catalog import flags, hardware, images, inventories, library, overrides, recipes
 from overspan.engines import vllm, vllm_ray
-from overspan.planner import choose
+from overspan.planner import layouts
 from overspan.planner.limits import parse_slo
 from overspan.planner.make import make_plan, sizes
-from overspan.runs import parts
-from overspan.runs.parts import Part
+from overspan.runs.join import ranks
+from overspan.runs.join.ranks import Part
 from overspan.schema.errors import EngineMissing, InputError, PlanRefused
 from overspan.schema.inventory import Inventory
 from overspan.schema.plan import EngineChoice, Plan
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from overspan.provision.engines import EngineEnv
 
 Weights = Literal["real", "synthetic"]
-"""Of a checkpoint, or drawn on the device (see `overspan.runs.synthetic`)."""
+"""Of a checkpoint, or drawn on the device (see `overspan.provision.synthetic`)."""
 
 _ENGINES = {"vllm": vllm.processes, "vllm-ray": vllm_ray.processes}
 
@@ -63,16 +63,16 @@ def plan_of(wanted: Wanted, *, to_start: bool) -> Plan:
     recipe, inventory = asked_for(wanted)
     me = None
     if wanted.part is not None:
-        inventory, me = parts.at_home(inventory)
+        inventory, me = ranks.at_home(inventory)
     model, _ = sizes(recipe)
-    recipe, why = choose.with_layout(recipe, model, inventory, wanted.demand, parse_slo(wanted.slo))
+    recipe, why = layouts.with_layout(recipe, model, inventory, wanted.demand, parse_slo(wanted.slo))
     engine = engine_of(recipe, inventory, to_start=to_start)
     if recipe.topology is not None and recipe.engine == "vllm":
         engine = engine.model_copy(update={"router": _router(inventory, to_start=to_start)})
     flags.require(recipe.engine_args, engine.version)
     made = make_plan(recipe, inventory, engine, wanted.demand)
     made = made.model_copy(update={"notes": [why, *made.notes]}) if why else made
-    return made if wanted.part is None or me is None else parts.part_of(made, me, wanted.part)
+    return made if wanted.part is None or me is None else ranks.part_of(made, me, wanted.part)
 
 
 def asked_for(wanted: Wanted) -> tuple[Recipe, Inventory]:
@@ -83,7 +83,7 @@ def asked_for(wanted: Wanted) -> tuple[Recipe, Inventory]:
     """
     recipe = overrides.apply(recipes.find(wanted.recipe), list(wanted.settings))
     if wanted.weights == "synthetic":
-        from overspan.runs.synthetic import with_synthetic_weights
+        from overspan.provision.synthetic import with_synthetic_weights
 
         recipe = with_synthetic_weights(recipe)
     inventory = inventories.find(wanted.inventory) if wanted.inventory else _this_machine()

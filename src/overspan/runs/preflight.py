@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from overspan.checks.preflight import preflight
-from overspan.runs.folder import RunFolder
+from overspan.preflight import preflight
 from overspan.runs.planning import processes_of
 from overspan.schema.errors import HostKeyRejected, HostUnreachable, PlanRefused
 from overspan.schema.finding import Finding
 from overspan.schema.plan import Plan
+from overspan.store.run_folder import RunFolder
 from overspan.transport.reach import reach
 
 MENDED_BY_STAGING = frozenset({"preflight.image", "preflight.model"})

@@ -9,15 +9,15 @@ from pydantic import Field
 
 from overspan.launchers import proc
 from overspan.launchers.base import Member
-from overspan.runs import keys
-from overspan.runs.acts import RECORD
-from overspan.runs.folder import RunFolder
-from overspan.runs.gathering import SEATS
-from overspan.runs.launchers import finder_for, transports_of
-from overspan.runs.lock import is_held
+from overspan.launchers.registry import finder_for, transports_of
+from overspan.runs.join.server import SEATS
+from overspan.runs.supervising import RECORD
 from overspan.schema.base import Frozen
 from overspan.schema.event import FINAL_STATES, SERVING_STATES, State
 from overspan.schema.plan import Placement, Plan
+from overspan.store import run_secrets
+from overspan.store.name_lock import is_held
+from overspan.store.run_folder import RunFolder
 
 
 class ProcessStatus(Frozen):
@@ -86,7 +86,7 @@ def overview(run: RunFolder, plan: Plan, look: Look) -> RunStatus:
         message=message,
         endpoint=None if over or plan.is_joiner else plan.endpoint.base_url,
         model=plan.endpoint.model,
-        key_file=None if over else keys.file_of(run),
+        key_file=None if over else run_secrets.file_of(run),
         processes=processes,
         unreachable=unreachable,
     )

@@ -9,12 +9,12 @@ from itertools import repeat
 import psutil
 
 from overspan.launchers import proc
-from overspan.runs import keys
-from overspan.runs.acts import RECORD
-from overspan.runs.folder import RunFolder
 from overspan.runs.guardian import end_elsewhere
-from overspan.runs.lock import is_held
+from overspan.runs.supervising import RECORD
 from overspan.schema.errors import HostUnreachable, OverspanError
+from overspan.store import run_secrets
+from overspan.store.name_lock import is_held
+from overspan.store.run_folder import RunFolder
 
 _SETTLE_S = 15.0
 """Beyond the drain: time for the engine to be killed and for the last event to be written."""
@@ -38,7 +38,7 @@ def stop(run: RunFolder, grace_s: float | None = None) -> bool:
     """
     if run.ended:
         _sweep(run)
-        keys.forget(run)
+        run_secrets.forget(run)
         left = _left(run)
         if left:
             raise HostUnreachable(f"run {run.id} has ended, but: {'; '.join(left)}", next=f"overspan stop {run.id}")
@@ -49,7 +49,7 @@ def stop(run: RunFolder, grace_s: float | None = None) -> bool:
         proc.send([supervisor], signal.SIGTERM)
         _wait_for_end(supervisor, drain + _SETTLE_S if grace_s is None else grace_s + 1.0)
     _sweep(run)
-    keys.forget(run)
+    run_secrets.forget(run)
     if not run.ended:
         left = end_elsewhere(run)
         run.append("stopped: what was left was ended by `stop`", state="stopped", left=left)

@@ -10,19 +10,22 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from overspan.checks import known_answers, nccl_transport, transfer
-from overspan.checks.client import Client, NoAnswer
+from overspan.doctor import nccl_transport
+from overspan.endpoint.client import Client, NoAnswer
 from overspan.launchers.base import Death, Launcher
-from overspan.runs import acts, joined, keys, ports, restart
-from overspan.runs.folder import RunFolder
-from overspan.runs.gathering import Gathering
-from overspan.runs.launchers import LOGIN, launcher_for, transports_of
+from overspan.launchers.registry import LOGIN, launcher_for, transports_of
+from overspan.runs import ports, restart, supervising
+from overspan.runs.join import member
+from overspan.runs.join.server import Gathering
 from overspan.schema.defaults import LOOPBACK, POLL_INTERVAL_S
 from overspan.schema.errors import OverspanError
 from overspan.schema.finding import Finding
 from overspan.schema.plan import Plan
+from overspan.store import run_secrets
+from overspan.store.run_folder import RunFolder
 from overspan.transport.base import Transport
 from overspan.transport.ssh import Remote
+from overspan.verify import known_answers, transfer
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ _News = _Token | _Verdict | _Refusal
 
 def supervise(run: RunFolder, guardian: int) -> None:
     """Run a planned and staged run to its end."""
-    signals = acts.Signals(guardian)
+    signals = supervising.Signals(guardian)
     plan = run.plan()
     transports = transports_of(plan)
     launcher: Launcher = launcher_for(run, plan, transports)
@@ -59,39 +62,39 @@ def supervise(run: RunFolder, guardian: int) -> None:
         if plan.endpoint.tunnel and LOGIN not in transports:
             _tunnel(plan, transports)
         if plan.is_joiner:
-            joined.serve(run, plan, launcher, signals)
+            member.serve(run, plan, launcher, signals)
             return
         if plan.awaited:
             launcher = Gathering(run, plan, launcher)
         _serve(run, plan, launcher, transports, signals)
     except OverspanError as error:
-        left = launcher.end(acts.FAILED_GRACE_S)
+        left = launcher.end(supervising.FAILED_GRACE_S)
         run.append(error.what, state="failed", lines=[error.quote] if error.quote else [], left=left)
     except BaseException as error:
         # A fault of ours must not leave a run that looks alive: end all, say so, and let it show in the log.
-        launcher.end(acts.FAILED_GRACE_S)
+        launcher.end(supervising.FAILED_GRACE_S)
         run.append(f"the supervisor failed: {error!r}", state="failed", process="supervisor", lines=[])
         raise
     finally:
-        keys.forget(run)
+        run_secrets.forget(run)
         launcher.close()
         for transport in transports.values():
             transport.close()
 
 
 def _serve(
-    run: RunFolder, plan: Plan, launcher: Launcher, transports: Mapping[str, Transport], signals: acts.Signals
+    run: RunFolder, plan: Plan, launcher: Launcher, transports: Mapping[str, Transport], signals: supervising.Signals
 ) -> None:
     """Launch and watch, again and again as often as the recipe allows."""
     before = restart.free_bytes(plan, transports) if plan.recipe.restart else {}
     for attempt in itertools.count(1):
         if isinstance(launcher, Gathering):
-            acts.record(run, launcher, signals.guardian)
+            supervising.record(run, launcher, signals.guardian)
             launcher.gather(plan.recipe.ready_timeout_s, signals.ended)
         if signals.ended():
-            acts.stopped(run, plan, launcher)
+            supervising.stopped(run, plan, launcher)
             return
-        acts.launch(run, launcher, signals.guardian)
+        supervising.launch(run, launcher, signals.guardian)
         death = _queue(run, launcher, signals)
         if death is None:
             plan = _placed(run, plan, launcher, transports)
@@ -108,9 +111,9 @@ def _serve(
             lines=death.lines,
         )
         if attempt > plan.recipe.restart:
-            acts.failed(run, launcher, what, death.lines, process=death.process, host=death.host)
+            supervising.failed(run, launcher, what, death.lines, process=death.process, host=death.host)
             return
-        launcher.end(acts.FAILED_GRACE_S)
+        launcher.end(supervising.FAILED_GRACE_S)
         pause = restart.pause_s(attempt)
         message = f"restart {attempt} of {plan.recipe.restart} in {pause:g} s, when memory is free again"
         run.append(message, state="restarting", process=death.process, host=death.host, lines=death.lines)
@@ -121,7 +124,7 @@ def _serve(
             return
 
 
-def _queue(run: RunFolder, launcher: Launcher, signals: acts.Signals) -> Death | None:
+def _queue(run: RunFolder, launcher: Launcher, signals: supervising.Signals) -> Death | None:
     """Wait for a place to run, where there is a queue, as long as it takes; a death meanwhile is returned."""
     told = None
     while (waiting := launcher.waiting()) is not None and not signals.ended():
@@ -155,7 +158,7 @@ def _tunnel(plan: Plan, transports: Mapping[str, Transport]) -> None:
         head.forward(plan.endpoint.port, plan.recipe.host, plan.recipe.port)
 
 
-def _watch(run: RunFolder, plan: Plan, launcher: Launcher, signals: acts.Signals) -> Death | None:
+def _watch(run: RunFolder, plan: Plan, launcher: Launcher, signals: supervising.Signals) -> Death | None:
     """Watch until something died, which is returned, or until the run has ended otherwise."""
     news: queue.SimpleQueue[_News] = queue.SimpleQueue()
     over = threading.Event()
@@ -167,10 +170,10 @@ def _watch(run: RunFolder, plan: Plan, launcher: Launcher, signals: acts.Signals
         while True:
             deaths = launcher.wait(POLL_INTERVAL_S)
             if signals.stop:
-                acts.stopped(run, plan, launcher)
+                supervising.stopped(run, plan, launcher)
                 return None
             if signals.alone:
-                acts.failed(run, launcher, "the guardian was killed", [])
+                supervising.failed(run, launcher, "the guardian was killed", [])
                 return None
             if deaths:
                 return deaths[0]
@@ -180,13 +183,13 @@ def _watch(run: RunFolder, plan: Plan, launcher: Launcher, signals: acts.Signals
                     refused = item.line
                     continue
                 ready = True
-                acts.record(run, launcher, signals.guardian)  # a family that is ready is whole
+                supervising.record(run, launcher, signals.guardian)  # a family that is ready is whole
                 if not _tell(run, plan, item):
-                    acts.failed(run, launcher, _wrong(run), [])
+                    supervising.failed(run, launcher, _wrong(run), [])
                     return None
             if not ready and time.monotonic() > deadline:
                 what = f"no token within {plan.recipe.ready_timeout_s:g} s (ready_timeout_s of the recipe)"
-                acts.failed(run, launcher, what, [refused] if refused else [])
+                supervising.failed(run, launcher, what, [refused] if refused else [])
                 return None
     finally:
         over.set()
@@ -218,7 +221,7 @@ def _probe(
 ) -> None:
     """Wait for a real token, then for the known answers. Until the engine listens, no answer is no news."""
     started = time.monotonic()
-    client = Client(plan.endpoint, keys.read(run).get(keys.API_KEY))
+    client = Client(plan.endpoint, run_secrets.read(run).get(run_secrets.API_KEY))
     refused = ""
     while not over.wait(POLL_INTERVAL_S):
         try:

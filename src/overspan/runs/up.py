@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 
 from overspan import __version__
-from overspan.engines import dynamo
+from overspan.doctor.of_run import failure
+from overspan.engines import dynamo, vllm_ray
+from overspan.launchers.registry import hosts_of
+from overspan.launchers.staging import apply_patches, check_slurm, stage_hosts, stage_model, stage_slurm
 from overspan.provision import models
-from overspan.runs import facts, keys, ports
-from overspan.runs.diagnosis import failure
-from overspan.runs.folder import RunFolder, write_whole
+from overspan.runs import ports
+from overspan.runs.join import facts
+from overspan.runs.join.member import call, head_address, hello_of, reach_head
 from overspan.runs.launch import launch
-from overspan.runs.launchers import hosts_of
-from overspan.runs.lock import NameLock
 from overspan.runs.planning import Wanted, plan_of, processes_of
 from overspan.runs.preflight import require_ready_hosts
-from overspan.runs.staging import apply_patches, check_slurm, stage_hosts, stage_model, stage_slurm
 from overspan.runs.stop import stop
 from overspan.schema.errors import InputError
 from overspan.schema.event import FINAL_STATES, Event
@@ -26,6 +26,9 @@ from overspan.schema.plan import Plan
 from overspan.schema.process import ProcessSpec
 from overspan.schema.recipe import Lock, Recipe
 from overspan.schema.yamlio import dump
+from overspan.store import run_secrets
+from overspan.store.name_lock import NameLock
+from overspan.store.run_folder import RunFolder, write_whole
 
 Say = Callable[[str], None]
 
@@ -131,7 +134,7 @@ def _stage(run: RunFolder, plan: Plan, say: Say) -> Plan:
     stage_hosts(plan, prepared_here=model is not None, say=say)
     run.write("plan.json", plan)
     run.write("processes.json", [in_folder(spec, run) for spec in processes_of(plan)])
-    keys.make(run, plan)
+    run_secrets.make(run, plan, [vllm_ray.TOKEN] if plan.recipe.engine == "vllm-ray" else [])
     write_whole(run.path / "run.lock.yaml", dump(_locked(run, plan, model)))
     run.append(f"staged: the model is at {plan.model_path}", state="staged")
     return plan
@@ -179,3 +182,40 @@ def _events(run: RunFolder) -> Iterator[Event | None]:
             return
         yield None
         time.sleep(_FOLLOW_INTERVAL_S)
+
+
+def join(head: str, wanted: Wanted, say: Say, follow: Callable[[RunFolder, Iterator[Event | None]], None]) -> RunFolder:
+    """Start this host's ranks beside a head, and stay until the head's run is verified.
+
+    Args:
+        head: the head's name in the inventory, or an address of it.
+        wanted: the same recipe, inventory and overrides as on the head, with part `joiner`.
+        say: told what is being prepared.
+        follow: see `up`.
+
+    Raises:
+        InputError: it cannot join: another head, another plan, no part for this host; nothing was started.
+        HostUnreachable: the head does not answer, or no run there awaits hosts.
+        RunFailed: it joined, and the run died.
+    """
+    plan = plan_of(wanted, to_start=True)
+    _require_head(plan, head)
+    reach_head(plan).close()
+    return start(wanted.name, plan, say, follow, before_launch=_require_welcome)
+
+
+def _require_head(plan: Plan, head: str) -> None:
+    host = next(each for each in plan.inventory.hosts if each.name == plan.head)
+    known = {host.name, head_address(plan)} | ({host.ssh.address} if host.ssh else set())
+    known |= {address.partition("/")[0] for nic in host.nics for address in nic.addresses}
+    if head not in known:
+        raise InputError(
+            f"the head of this plan is {plan.head} ({head_address(plan)}), not {head}",
+            next=f"overspan join {plan.head} ..., or give the inventory whose first host is {head}",
+        )
+
+
+def _require_welcome(run: RunFolder, plan: Plan) -> None:
+    """Ask before anything is launched, so that what differs is told here and at once."""
+    line, _ = call(plan, hello_of(run, plan, only_ask=True))
+    line.close()

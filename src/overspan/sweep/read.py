@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from overspan.catalog import flags, library, overrides, recipes, secrets
+from overspan.catalog import flags, library, overrides, recipes
+from overspan.schema import secrets
 from overspan.schema.errors import RecipeError
 from overspan.schema.recipe import Recipe, RoleSettings
 from overspan.schema.sweep import Changes, Entry, Load, RoleChanges, Scenario, Sweep

@@ -1,1 +1,0 @@
-"""Preflight, verify and doctor: all return findings."""

@@ -1,0 +1,273 @@
+"""From what the logs hold to findings: which rules failed, and which of them is the root."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from overspan.doctor.engine import compile_pattern
+from overspan.doctor.fill import RunContext, fill
+from overspan.doctor.rules import STAGES, Rule, to_re2
+from overspan.doctor.scan import Hit, LogScan, Tally
+from overspan.schema.finding import Evidence, Finding
+
+UNKNOWN = "unknown-failure"
+UNREADABLE = "log-unreadable"
+_MOST_EVIDENCE = 16
+_MOST_TEXT = 1000
+_RANK = re.compile(r"(?:rank ?|\bTP|_TP|_DP|_PP|_EP)(\d+)", re.IGNORECASE)
+
+
+@dataclass
+class Verdict:
+    """One rule on all logs."""
+
+    rule: Rule
+    status: str
+    reason: str | None = None
+    weak: bool = False
+    hits: list[tuple[int, Hit]] = field(default_factory=list)
+
+    @property
+    def tier(self) -> int:
+        """How telling, from 0: a cause, ... a sign. A hint is no better than a general error."""
+        stage = "general" if self.weak and self.rule.stage == "cause" else self.rule.stage
+        return STAGES.index(stage)
+
+
+def judge(rules: Sequence[Rule], scans: Sequence[LogScan], context: RunContext) -> list[Finding]:
+    """Findings on every rule: failed ones first, the root at the top; then what is not known, not evaluated, passed."""
+    verdicts = [_verdict(index, rule, scans, context) for index, rule in enumerate(rules)]
+    failed = _ordered([verdict for verdict in verdicts if verdict.status == "failed"], scans, context)
+    return [
+        *(_failed(verdict, scans, context, root=place == 0) for place, verdict in enumerate(failed)),
+        *_unknown(failed, scans, context),
+        *_unreadable(scans),
+        *(_other(verdict) for verdict in verdicts if verdict.status == "not_evaluated"),
+        *(_other(verdict) for verdict in verdicts if verdict.status == "passed"),
+    ]
+
+
+def _verdict(index: int, rule: Rule, scans: Sequence[LogScan], context: RunContext) -> Verdict:
+    if not any(scan.lines for scan in scans):
+        return Verdict(rule, "not_evaluated", "no log holds a line")
+    if rule.needs and not any(_count(scan, index, "needs") for scan in scans):
+        return Verdict(rule, "not_evaluated", "the logs hold nothing that would show it")
+    if rule.engine and context.engine_version and not _version_holds(rule.engine, context.engine_version):
+        return Verdict(rule, "passed", "another engine version")
+    if any(_count(scan, index, "unless") for scan in scans):
+        return Verdict(rule, "passed")
+    for kinds, weak in ((("match",), False), (("match", "hints"), True)):
+        hits = [
+            (place, hit)
+            for place, scan in enumerate(scans)
+            for hit in _hits(index, rule, scan, kinds, context)
+            if _rank_fits(rule, scan, hit)
+        ]
+        if hits:
+            return Verdict(rule, "failed", weak=weak, hits=_merged(hits))
+    return Verdict(rule, "passed")
+
+
+def _merged(hits: list[tuple[int, Hit]]) -> list[tuple[int, Hit]]:
+    """One hit a line, with what every pattern named in it."""
+    by_line: dict[tuple[int, int], Hit] = {}
+    for place, hit in hits:
+        known = by_line.get((place, hit.line))
+        groups = {**known.groups, **hit.groups} if known else hit.groups
+        longest = hit if known is None or hit.length > known.length else known
+        by_line[place, hit.line] = replace(longest, groups=groups)
+    return [(place, hit) for (place, _), hit in by_line.items()]
+
+
+def _tallies(scan: LogScan, index: int, kind: str) -> list[tuple[int, Tally]]:
+    patterns = ((key[2], tally) for key, tally in scan.tallies.items() if key[0] == index and key[1] == kind)
+    return [(which, tally) for which, tally in patterns if tally.count]
+
+
+def _count(scan: LogScan, index: int, kind: str) -> int:
+    return sum(tally.count for _, tally in _tallies(scan, index, kind))
+
+
+def _hits(index: int, rule: Rule, scan: LogScan, kinds: Sequence[str], context: RunContext) -> list[Hit]:
+    tallies = [tally for kind in kinds for _, tally in _tallies(scan, index, kind)]
+    if sum(tally.count for tally in tallies) < rule.at_least or not tallies:
+        return []
+    last = max(tally.last_line for tally in tallies)
+    over = [(index, "recovered_by")]
+    if not rule.after_ready and rule.stage != "sign":
+        over.append((-1, "ready"))
+    for owner, kind in over:
+        if any(tally.last_line > last for _, tally in _tallies(scan, owner, kind)):
+            return []
+    if rule.needs_all and not _in_order(index, rule, scan, context.commands.get(scan.source.process or "", "")):
+        return []
+    return [hit for tally in tallies for hit in tally.first.values()]
+
+
+def _in_order(index: int, rule: Rule, scan: LogScan, command: str) -> bool:
+    found = dict(_tallies(scan, index, "needs_all"))
+    place = 0
+    for which, pattern in enumerate(rule.needs_all):
+        if which in found and found[which].last_line >= place:
+            place = max(place, min(hit.line for hit in found[which].first.values()))
+        elif place > 0 or not compile_pattern(to_re2(pattern)).search(command.encode()):
+            return False
+    return True
+
+
+def _rank_of(scan: LogScan, hit: Hit) -> int | None:
+    named = _RANK.search(hit.stream)
+    if named:
+        return int(named.group(1))
+    return scan.source.ranks[0] if len(scan.source.ranks) == 1 else None
+
+
+def _rank_fits(rule: Rule, scan: LogScan, hit: Hit) -> bool:
+    if rule.rank == "any":
+        return True
+    rank = _rank_of(scan, hit)
+    return rank is None or (rank == 0) == (rule.rank == "first")
+
+
+def _version_holds(condition: str, version: str) -> bool:
+    operator = condition.rstrip("0123456789. ")
+    wanted = tuple(int(part) for part in condition[len(operator) :].strip().split("."))
+    numbers = re.findall(r"\d+", version.split("+", maxsplit=1)[0])[: len(wanted)]
+    have = tuple(int(part) for part in numbers)
+    return {
+        "<": have < wanted,
+        "<=": have <= wanted,
+        ">": have > wanted,
+        ">=": have >= wanted,
+        "==": have == wanted,
+    }[operator.strip()]
+
+
+def _ordered(failed: list[Verdict], scans: Sequence[LogScan], context: RunContext) -> list[Verdict]:
+    """The root first: by how telling, then by time where every hit has one, else by who died first and by place."""
+    explained = {other for verdict in failed for other in verdict.rule.explains}
+    first_tier = min((verdict.tier for verdict in failed), default=0)
+    telling = [verdict for verdict in failed if verdict.tier == first_tier]
+    timed = all(hit.at is not None for verdict in telling for _, hit in verdict.hits)
+
+    def place_of(item: tuple[int, Hit]) -> tuple[float, float, int, int]:
+        index, hit = item
+        died = context.deaths.get(scans[index].source.process or "", float("inf"))
+        at = hit.at if hit.at is not None else float("inf")
+        return at if timed else 0.0, died, index, hit.line
+
+    for verdict in failed:
+        verdict.hits.sort(key=place_of)
+
+    def key(verdict: Verdict) -> tuple[int, bool, tuple[float, float, int, int], int]:
+        first = verdict.hits[0]
+        tier = verdict.tier
+        if verdict.rule.id in explained and verdict.rule.stage != "sign":
+            tier = max(tier, STAGES.index("consequence"))
+        return tier, verdict.weak, place_of(first), -first[1].length
+
+    return sorted(failed, key=key)
+
+
+def _evidence(scan: LogScan, hit: Hit) -> Evidence:
+    text = hit.text if len(hit.text) <= _MOST_TEXT else hit.text[:_MOST_TEXT] + " ..."
+    return Evidence(
+        text=text,
+        file=scan.source.name,
+        line=hit.line,
+        host=scan.source.host,
+        process=scan.source.process or hit.stream or None,
+        rank=_rank_of(scan, hit),
+    )
+
+
+def _failed(verdict: Verdict, scans: Sequence[LogScan], context: RunContext, *, root: bool) -> Finding:
+    rule = verdict.rule
+    index, hit = verdict.hits[0]
+    host = context.host_facts.get(scans[index].source.host or "", {})
+    known = (hit.groups, host, context.facts)
+    trust = rule.trust * (0.6 if verdict.weak else 1.0) * (0.8 if rule.engine and not context.engine_version else 1.0)
+    role = "sign" if rule.stage == "sign" else "root" if root else "consequence"
+    return Finding(
+        rule=rule.id,
+        title=rule.title,
+        category=rule.category,
+        status="failed",
+        role=role,
+        evidence=_evidence(scans[index], hit),
+        more=[_evidence(scans[place], other) for place, other in verdict.hits[1 : _MOST_EVIDENCE + 1]],
+        cause=fill(rule.cause, *known),
+        fix=fill(rule.fix, *known),
+        severity=rule.severity,
+        confidence=round(trust, 2),
+        source=rule.source,
+    )
+
+
+def _other(verdict: Verdict) -> Finding:
+    status = "not_evaluated" if verdict.status == "not_evaluated" else "passed"
+    rule = verdict.rule
+    return Finding(
+        rule=rule.id,
+        title=rule.title,
+        category=rule.category,
+        status=status,
+        cause=verdict.reason,
+        severity=rule.severity,
+    )
+
+
+def _unreadable(scans: Sequence[LogScan]) -> list[Finding]:
+    return [
+        Finding(
+            rule=UNREADABLE,
+            title="a log could not be read",
+            status="not_evaluated",
+            evidence=Evidence(text=scan.problem, file=scan.source.name, host=scan.source.host),
+            cause=f"{scan.source.name}: {scan.problem}",
+            fix="give a text log (plain or gzip) that you may read",
+            severity="warning",
+        )
+        for scan in scans
+        if scan.problem is not None
+    ]
+
+
+def _unknown(failed: Sequence[Verdict], scans: Sequence[LogScan], context: RunContext) -> list[Finding]:
+    """No cause is known: the earliest anomaly of each rank, side by side, the earliest of all first."""
+    if any(verdict.tier <= STAGES.index("area") for verdict in failed):
+        return []
+    ready = {place for place, scan in enumerate(scans) if _tallies(scan, -1, "ready")}
+    seen = [(place, hit) for place, scan in enumerate(scans) for hit in scan.anomalies.values()]
+    seen = [item for item in seen if item[0] not in ready or not _before_ready(scans[item[0]], item[1])]
+    if not seen and not context.failed:
+        return []
+    timed = all(hit.at is not None for _, hit in seen)
+    seen.sort(key=lambda item: (item[1].at or 0.0, item[0], item[1].line) if timed else (0.0, item[0], item[1].line))
+    evidence = [_evidence(scans[place], hit) for place, hit in seen]
+    silent = [
+        Evidence(text=f"(no error; last line) {scan.last_text}", file=scan.source.name, line=scan.lines)
+        for scan in scans
+        if not scan.anomalies and scan.lines
+    ]
+    shown = [*evidence, *silent]
+    what = "only what follows from the cause was found, not the cause" if failed else "no rule knows this"
+    return [
+        Finding(
+            rule=UNKNOWN,
+            title="the cause is not known to any rule",
+            status="failed" if context.failed and not failed else "not_evaluated",
+            role=None,
+            evidence=shown[0] if shown else None,
+            more=shown[1 : _MOST_EVIDENCE + 1],
+            cause=f"{what}; here is the earliest anomaly of each rank, earliest first",
+            fix="read upwards from the first of them; a rule for it can be added with --rules (docs/doctor.md)",
+            confidence=0.0,
+        )
+    ]
+
+
+def _before_ready(scan: LogScan, hit: Hit) -> bool:
+    return any(tally.last_line > hit.line for _, tally in _tallies(scan, -1, "ready"))

@@ -1,0 +1,162 @@
+"""One line of a log without what loggers, containers and schedulers put before its message.
+
+Takes off ANSI colour, time stamps, levels, source places and the marks that tell ranks apart, and keeps what they say:
+which stream the line belongs to, when it was written, at what level.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from dataclasses import dataclass
+
+from overspan.doctor.engine import compile_pattern
+
+_ANSI = compile_pattern(r"\x1b(?:\[[0-9;?:]*[ -/]*[@-~]|\][^\x07\x1b]{0,200}\x07|[@-_])")
+_ANSI_AS_TEXT = compile_pattern(
+    r"(?:\bESC|\^\[|\\(?:x1b|u001b|033|e)|\xe2\x90\x9b)?\[(?:0|3\d|9\d|\d{1,2}(?:;\d{1,3}){1,4})m", fold_case=False
+)
+"""Colour whose escape character a collector, a browser or a paste has dropped or written out."""
+_MONTHS = dict(jan=1, feb=2, mar=3, apr=4, may=5, jun=6, jul=7, aug=8, sep=9, oct=10, nov=11, dec=12)  # noqa: C408
+_LETTERS = {"D": "DEBUG", "I": "INFO", "W": "WARNING", "E": "ERROR", "C": "CRITICAL", "F": "FATAL"}
+"""Levels as glog, Ray and torch write them: `[2026-11-22 20:19:11,144 I 7 7]`, `E1122 14:28:37.06 7 a.cc:3]`."""
+
+_QUOTES = (
+    (b"\xe2\x80\x98", b"'"),
+    (b"\xe2\x80\x99", b"'"),
+    (b"\xe2\x80\x9c", b'"'),
+    (b"\xe2\x80\x9d", b'"'),
+    (b"`", b"'"),
+)
+
+_CLOCK = r"(?P<h>\d\d):(?P<mi>\d\d):(?P<s>\d\d)(?:[.,](?P<f>\d{1,9}))?"
+_ISO = r"(?P<y>\d{4})[-/](?P<mo>\d\d)[-/](?P<d>\d\d)[T ]" + _CLOCK + r"(?:Z|[+-]\d\d:?\d\d| UTC)?"
+# Each token may stand at the start of a line, in any order and number. A token that names a stream has the group `id`.
+_TOKENS = [
+    # In parentheses a lower-case word alone is text, unless it is one of Ray's.
+    (True, r"\((?P<id>[A-Z][\w.:-]*(?: [A-Za-z][\w.-]*)*,? ?(?:pid=[^()]{0,80})?)\)\**:? ?"),
+    (True, r"\((?P<id>[a-z][\w.:-]*,? ?(?:pid|ip)=[^()]{0,80}|pid=[^()]{0,80})\)\**:? ?"),
+    (True, r"\((?P<id>raylet|gcs_server|autoscaler(?: \+\w+)?|dashboard|scheduler)\)\**:? ?"),
+    (False, r"\[?" + _ISO + r"(?: +(?P<letter>[IWEFDC]) \d+ \d+)?\]?(?: +-)?"),
+    (False, r"(?P<mo>\d\d)-(?P<d>\d\d) " + _CLOCK),
+    (
+        True,
+        r"(?P<mon>[A-Z][a-z]{2}) +(?P<d>\d{1,2}) "
+        + _CLOCK
+        + r"(?: (?P<id>[\w.-]+ [\w./@:-]+\[\d+\]:)| [\w.-]+ [\w./-]+:)?",
+    ),
+    (True, r"(?P<id>(?:[\w.-]+ )?[\w.@/-]+\[\d+\]): "),
+    (True, r"(?P<id>\[(?:\d+\.(?:\d+|batch|extern)|\d+,\d+|default\d+|pod/[\w./-]+)\])(?:<std\w+>)?:?"),
+    (True, r"(?P<id>\d+\|[\w.-]+) +\| "),
+    (False, r"\[?" + _CLOCK + r"\]?(?= )"),
+    (False, r"[\w.:-]+ - (?P<level>DEBUG|INFO|WARN|WARNING|ERROR|CRITICAL|FATAL) -"),
+    (False, r"\[?(?P<letter>[IWEF])(?P<mo>\d\d)(?P<d>\d\d) " + _CLOCK + r"(?: +\d+)? +[\w./-]+:\d+\]"),
+    (False, r"\[?(?P<letter>[IWEF])(?P<mo>\d)(?P<d>\d\d) " + _CLOCK + r"(?: +\d+)? +[\w./-]+:\d+\]"),
+    (True, r"\[(?P<id>rank ?\d+)\]:?"),
+    (False, r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?:TP|DP|PP|EP)\d+\]"),
+    (False, r"\[?(?P<level>DEBUG|INFO|SUCC|WARN|WARNING|ERROR|CRITICAL|FATAL)\b\]?:?(?: +-)?"),
+    (False, r"\[[\w./-]+:\d+\]"),
+    (True, r"(?P<id>[\w.-]+) +\| "),
+    (True, r"(?P<id>[\w.-]+:\d+:\d+) \[\d+\]"),
+    (True, r"(?P<id>\d{1,4}): "),
+    (False, r"std(?:out|err) [FP] "),
+    (False, r"#?\d* ?\d{1,4}\.\d{3} "),
+    (False, r"(?:[#>*|]+|E  +)[ ]*"),
+]
+# Python's own engine, several times faster here: it only ever sees _PREFIX_BYTES, and no token repeats a repetition
+# over the same characters, so that backtracking is bounded by a constant.
+_TOKENS_COMPILED = [(names, re.compile(pattern.encode())) for names, pattern in _TOKENS]
+_NCCL_ID = re.compile(r":\d+:\d+$")
+_MOST_TOKENS = 10
+_PREFIX_BYTES = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line's message and what its prefix said.
+
+    `at` is seconds from the start of a year; `stream` may be empty; `width` is the length with the prefix, without
+    colour.
+    """
+
+    body: bytes
+    stream: str = ""
+    at: float | None = None
+    level: str = ""
+    width: int = 0
+
+    @property
+    def is_record(self) -> bool:
+        """Whether NCCL wrote the line: every line of its own names host, process and thread."""
+        return _NCCL_ID.search(self.stream) is not None
+
+
+def plain(raw: bytes) -> bytes:
+    """The line without colour and with one kind of quotes; a progress bar keeps only what it last showed."""
+    text = raw.rstrip(b"\r\n")
+    if text.startswith(b'{"log":"') or text.startswith(b'{"log": "'):
+        text = _of_json_file(text)
+    if b"\x1b" in text:
+        text = _ANSI.sub(b"", text)
+    if b"m" in text and b"[" in text:
+        text = _ANSI_AS_TEXT.sub(b"", text)
+    if b"\r" in text:
+        text = max(text.split(b"\r"), key=len)
+    if b"\x00" in text:
+        text = text.replace(b"\x00", b"")
+    for fancy, simple in _QUOTES:
+        if fancy in text:
+            text = text.replace(fancy, simple)
+    return text
+
+
+def _of_json_file(text: bytes) -> bytes:
+    """The message of a line of Docker's `json-file` logs; the line itself where it is none, or cut."""
+    try:
+        said = json.loads(text)["log"]
+    except (ValueError, KeyError):
+        return text
+    return said.encode().rstrip(b"\r\n") if isinstance(said, str) else text
+
+
+@functools.lru_cache(maxsize=128)
+def parse(raw: bytes) -> Line:
+    """Take a line's prefix apart. Kept for a while: lines in a row are looked at as each other's surroundings."""
+    text = plain(raw)
+    place, streams, at, level = 0, [], None, ""
+    end = min(len(text), _PREFIX_BYTES)
+    for _ in range(_MOST_TOKENS):
+        while place < end and text[place : place + 1] in (b" ", b"\t"):
+            place += 1
+        token = _token_at(text, place, end)
+        if token is None:
+            break
+        names, found = token
+        said = {key: value.decode("latin-1") for key, value in found.groupdict().items() if value}
+        if names and "id" in said:
+            streams.append(said["id"].strip(" :*"))
+        at = at if at is not None else _seconds(said)
+        # The innermost level counts: a collector writes its own (stderr is ERROR, stdout INFO) before the program's.
+        level = said.get("level", "") or _LETTERS.get(said.get("letter", ""), "") or level
+        place = found.end()
+    return Line(text[place:], " ".join(streams), at, level, len(text))
+
+
+def _token_at(text: bytes, place: int, end: int) -> tuple[bool, re.Match[bytes]] | None:
+    for names, pattern in _TOKENS_COMPILED:
+        found = pattern.match(text, place, end)
+        if found is not None and found.end() > place:
+            return names, found
+    return None
+
+
+def _seconds(said: dict[str, str]) -> float | None:
+    if "h" not in said:
+        return None
+    month = int(said.get("mo", 0)) or _MONTHS.get(said.get("mon", "").lower(), 0)
+    day = int(said.get("d", 0))
+    # Months of 31 days: only the order matters, and no log spans two years.
+    days = (month * 31 + day) * 86400
+    fraction = float("0." + said["f"]) if "f" in said else 0.0
+    return days + int(said["h"]) * 3600 + int(said["mi"]) * 60 + int(said["s"]) + fraction

@@ -1,0 +1,165 @@
+"""Take secrets out of text before it leaves the machine: by their shape, and by the name of what holds them."""
+
+from __future__ import annotations
+
+import base64
+import re
+from itertools import pairwise
+
+from overspan.doctor.engine import compile_pattern
+
+GONE = b"[removed]"
+
+# Python's engine, line by line over at most MOST_BYTES of a line; where a repetition could start anew at each of
+# its own characters, it is bounded.
+MOST_BYTES = 64 << 10
+_WORDS = (
+    rb"token|secret|password|passwd|passphrase|credentials?|(?:api|access|account|private|shared|encryption)[_-]?key"
+)
+_NAME = rb"(?:[\w-]{0,40}[_-]|[A-Za-z]{0,20})?(?:" + _WORDS + rb")"
+# Quotes as they stand in a document, in a string of a document, and in one of those.
+_QUOTE = rb"(?:\\{0,7}['\"])?"
+_SHAPES = [
+    rb"\bhf_[A-Za-z0-9]{8,}",
+    rb"\bapi_org_[A-Za-z0-9]{8,}",
+    rb"\bnvapi-[\w-]{8,}",
+    rb"\bsk-[\w-]{8,}",
+    rb"\bgh[pousr]_[A-Za-z0-9]{16,}",
+    rb"\bgithub_pat_\w{16,}",
+    rb"\bglpat-[\w-]{16,}",
+    rb"\bxox[abprs]-[\w-]{8,}",
+    rb"\bAKIA[0-9A-Z]{16}\b",
+    rb"\beyJ[\w-]{8,2000}\.[\w-]{8,4000}\.[\w-]*",
+]
+_RULES: list[tuple[re.Pattern[bytes], bytes]] = [
+    (
+        re.compile(rb"(\b(?:proxy-)?authorization" + _QUOTE + rb"\s*[:=]\s*" + _QUOTE + rb")[^'\"\r\n]+", re.I),
+        rb"\1" + GONE,
+    ),
+    (re.compile(rb"(\b(?:bearer|basic)\s+)[\w.~+/=-]{6,}", re.I), rb"\1" + GONE),
+    (re.compile(rb"(\b(?:set-)?cookie" + _QUOTE + rb"\s*[:=]\s*)[^\r\n]+", re.I), rb"\1" + GONE),
+    (re.compile(rb"(://)[^/\s:@'\"]{0,200}:[^/\s@'\"]{1,200}@"), rb"\1" + GONE + b"@"),
+    (re.compile(rb"(://)[^/\s:@'\"]{8,200}@"), rb"\1" + GONE + b"@"),
+    (re.compile(rb"([?&#](?:X-Amz-[\w-]+|sig|signature|key|token|access_token|auth)=)[^&\s'\"]+", re.I), rb"\1" + GONE),
+    (re.compile(rb"(\b" + _NAME + rb"%3[ad](?:%20)?)[^&\s'\"%]+", re.I), rb"\1" + GONE),
+    # curl -u user:password; docker login -u and sshpass -p password; netrc's `password x`.
+    (
+        re.compile(rb"((?:^|\s)(?:-u|--user|--proxy-user)[= ]\s*['\"]?[\w.@$-]{1,80}:)(?!\d+(?:\s|$))[^\s'\"]+"),
+        rb"\1" + GONE,
+    ),
+    (re.compile(rb"(\b(?:sshpass|login)\b.{0,120}?\s(?:-p|--password)[= ]?\s*)[^\s'\"]+"), rb"\1" + GONE),
+    (re.compile(rb"(\blogin\s+\S{1,200}\s+password\s+)\S+", re.I), rb"\1" + GONE),
+    (re.compile(rb"(--?" + _NAME + rb"[= ]\s*)(?!-)[^\s'\",]+", re.I), rb"\1" + GONE),
+    (re.compile(rb"(--?" + _NAME + rb"['\"],\s*['\"])[^'\"]+", re.I), rb"\1" + GONE),
+    # PWD is the shell's folder.
+    (re.compile(rb"(\b(?:[a-z]+_)?pwd\s*[:=]\s*['\"]?)(?![/.~])[^\s'\",;]+"), rb"\1" + GONE),
+    (re.compile(rb"(<" + _NAME + rb">)[^<]+", re.I), rb"\1" + GONE),
+    # Docker's config.json: user and password in base64.
+    (re.compile(rb"(['\"](?:auth|identitytoken)\\{0,7}['\"]\s*:\s*\\{0,7}['\"])[\w+/=.-]{6,}"), rb"\1" + GONE),
+    (
+        re.compile(
+            rb"(\b" + _NAME + rb"\\{0,7}(['\"])\s*(?:[:=]|=>|,)\s*[\[(]?b?\\{0,7}\2)(?!\[removed)(?:(?!\2)[^\r\n\\])+",
+            re.I,
+        ),
+        rb"\1" + GONE,
+    ),
+    (re.compile(rb"(\b" + _NAME + rb"\s*=\s*(['\"]))(?!\[removed)(?:(?!\2)[^\r\n])+", re.I), rb"\1" + GONE),
+    (
+        re.compile(
+            rb"(\b" + _NAME + _QUOTE + rb"\s*(?:=>|[:=])\s*[\[(]?" + _QUOTE + rb")"
+            rb"(?!None\b|null\b|\[removed|\d+(?:[\s,;}\]]|$))[^\s'\",;&}\\]+",
+            re.I,
+        ),
+        rb"\1" + GONE,
+    ),
+    (
+        re.compile(
+            rb"(\b[A-Z][A-Z0-9_]{0,40}(?:TOKEN|SECRET|PASSWORD|API_KEY) is )(?!not\b|set\b|un|in|miss|req|empty)\S+"
+        ),
+        rb"\1" + GONE,
+    ),
+    *((re.compile(shape), GONE) for shape in _SHAPES),
+]
+# Without one of these no rule can match; one automaton over them is many times faster than the rules.
+_MAY_HOLD = compile_pattern(
+    r"(?:token|secret|passw(?:or)?d|passphrase|credentials?|key)(?:[^a-z]|$)|authorization|bearer|basic|cookie|auth"
+    r"|://|[?&#](?:X-Amz|sig)|pwd|\s-u|--user|--proxy-user|sshpass|login"
+)
+_SHAPED = compile_pattern(
+    r"hf_|api_org_|nvapi-|sk-|gh[pousr]_|github_pat_|glpat-|xox[abprs]-|AKIA|eyJ", fold_case=False
+)
+_KEY_BLOCK = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
+_KEY_END = re.compile(rb"-----END [A-Z ]*PRIVATE KEY-----")
+_COLOUR = re.compile(rb"\x1b\[[0-9;?:]{0,40}[ -/]{0,4}[@-~]")
+# A name whose value stands on the next line: Kubernetes' `- name: X` / `value: y`, a folded header, YAML's `X: >-`.
+_NAME_ALONE = re.compile(
+    rb"(?:\bname:\s*['\"]?" + _NAME + rb"['\"]?|\b" + _NAME + rb"['\"]?\s*:\s*[>|]?[-+]?|authorization['\"]?\s*:"
+    rb"(?:\s*(?:bearer|basic))?)\s*$",
+    re.I,
+)
+_VALUE_ALONE = re.compile(
+    rb"^(\s*(?:-\s+)?(?:value:\s*)?['\"]?)(?:(?:bearer|basic)\s+)?[^\s'\":]{6,}(['\"]?,?\s*)$", re.I
+)
+
+
+class Redactor:
+    """Takes secrets out of lines, in order; `values` are secrets known by name, gone wherever they stand."""
+
+    def __init__(self, values: tuple[str, ...] = ()) -> None:
+        plain = [value.encode() for value in values if len(value) >= 6]
+        # A Kubernetes secret and a basic header hold them in base64.
+        self._values = [*plain, *(base64.b64encode(value) for value in plain)]
+        self._in_key = self._value_follows = False
+        self.removed = 0
+
+    def line(self, line: bytes) -> bytes:
+        """One line without its secrets."""
+        if self._in_key:
+            self._in_key = _KEY_END.search(line) is None
+            return b""
+        if _KEY_BLOCK.search(line):
+            self._in_key = _KEY_END.search(line) is None
+            self.removed += 1
+            return GONE + b"\n"
+        short = line if len(line) <= MOST_BYTES else line[:MOST_BYTES] + b" [cut]\n"
+        bare = _COLOUR.sub(b"", short)
+        clean = self._without(bare)
+        # Colour may stand inside a secret; where nothing was taken out it is kept.
+        if clean == bare and (bare == short or self._without(short) == short):
+            clean = short
+        self._value_follows = _may_hold(bare[-200:]) and _NAME_ALONE.search(bare[-200:]) is not None
+        self.removed += clean != line
+        return clean
+
+    def _without(self, line: bytes) -> bytes:
+        clean = _VALUE_ALONE.sub(rb"\1" + GONE + rb"\2", line) if self._value_follows else line
+        for value in self._values:
+            clean = clean.replace(value, GONE)
+        if _may_hold(clean):
+            for pattern, replacement in _RULES:
+                clean = pattern.sub(replacement, clean)
+        return clean
+
+
+def _may_hold(line: bytes) -> bool:
+    return _MAY_HOLD.search(line) is not None or _SHAPED.search(line) is not None
+
+
+def secrets_in(document: object) -> set[str]:
+    """Values of a JSON document that stand under a secret's name, or after its flag in a list of arguments."""
+    if isinstance(document, dict):
+        named = {value for key, value in document.items() if isinstance(value, str) and is_secret_name(str(key))}
+        return named.union(*(secrets_in(value) for value in document.values()))
+    if isinstance(document, list):
+        after = {
+            value
+            for flag, value in pairwise(document)
+            if isinstance(flag, str) and isinstance(value, str) and flag.startswith("-") and is_secret_name(flag)
+        }
+        return after.union(*(secrets_in(value) for value in document))
+    return set()
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether a variable of this name holds a secret."""
+    return re.search(_NAME + rb"$", name.encode(), re.I) is not None

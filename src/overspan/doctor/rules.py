@@ -1,0 +1,208 @@
+"""Rules as data: one YAML file a category, which an operator reads and adds to."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+
+from overspan.doctor.anchors import NoAnchor, anchors
+from overspan.doctor.engine import BadPattern, compile_pattern
+from overspan.schema.base import Frozen
+from overspan.schema.errors import RecipeError, did_you_mean
+from overspan.schema.yamlio import make, read_yaml
+
+BUILT_IN = Path(__file__).parent / "rules"
+
+Stage = Literal["cause", "general", "area", "consequence", "wrapper", "sign"]
+STAGES: tuple[Stage, ...] = ("cause", "general", "area", "consequence", "wrapper", "sign")
+"""From the most to the least telling.
+
+`cause`: a message that names its cause. `general`: an error whose cause the message only narrows down. `area`: an
+exception that nothing else knows, by the part of the engine it was raised in. `consequence`: what the other ranks see
+of a death or a hang. `wrapper`: says only that something below failed. `sign`: slow, not dead.
+"""
+CONFIDENCE: dict[Stage, float] = {
+    "cause": 0.9,
+    "general": 0.6,
+    "area": 0.4,
+    "consequence": 0.5,
+    "wrapper": 0.3,
+    "sign": 0.7,
+}
+PATTERN_FIELDS = ("match", "hints", "forbid", "needs", "needs_all", "unless", "recovered_by")
+
+
+class Cases(Frozen):
+    """Text that the rule must match, and text that is near and must not match."""
+
+    match: list[str] = Field(min_length=1)
+    near_miss: list[str] = Field(min_length=1)
+
+
+class Rule(Frozen):
+    """One class of failure.
+
+    Patterns are RE2 over one message without its prefix. A space stands for any white space, a line break of the same
+    stream included; `.` stays within a line. Named groups of `match` can be used in `cause` and `fix` as `{name}`,
+    beside what is known of the run: `{image}`, `{model}`, `{head}`, `{host}`, `{hosts}`, `{address}`, `{interface}`,
+    `{hcas}`, `{port}`.
+    """
+
+    id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{2,63}$")
+    title: str = Field(min_length=5)
+    stage: Stage = "cause"
+    severity: Literal["error", "warning", "info"] = "error"
+    match: list[str] = Field(min_length=1, description="one of these is the failure")
+    hints: list[str] = Field(default_factory=list, description="one of these is it, if nothing more telling is found")
+    forbid: list[str] = Field(default_factory=list, description="on the same lines: then it is not this")
+    needs: list[str] = Field(
+        default_factory=list, description="one of these must occur, else the rule cannot be judged"
+    )
+    needs_all: list[str] = Field(default_factory=list, description="all must occur in the same log, in this order")
+    unless: list[str] = Field(default_factory=list, description="anywhere in the logs: then it is not this")
+    recovered_by: list[str] = Field(default_factory=list, description="later in the same log: then it is over")
+    at_least: int = Field(1, ge=1, description="so many lines of one log must match")
+    rank: Literal["any", "first", "other"] = "any"
+    engine: str | None = Field(None, pattern=r"^(<|<=|>|>=|==) ?\d+(\.\d+)*$", description="versions of vLLM")
+    info_too: bool = Field(False, description="true: a failure even on a line of level INFO or DEBUG")
+    after_ready: bool = Field(False, description="true: a failure even where the server became ready afterwards")
+    explains: list[str] = Field(default_factory=list, description="rules that only show what this one causes")
+    cause: str = Field(min_length=10)
+    fix: str = Field(min_length=5)
+    preflight: str | None = Field(None, description="command before the launch, and what it must say")
+    checked_by: list[str] = Field(
+        default_factory=list,
+        description="what Overspan itself runs before a launch: preflight checks, plan, submission",
+    )
+    confidence: float | None = Field(None, gt=0, le=1)
+    source: str = Field(min_length=3)
+    cases: Cases
+    category: str = ""
+
+    @field_validator(*PATTERN_FIELDS)
+    @classmethod
+    def _patterns_compile(cls, patterns: list[str], info: ValidationInfo) -> list[str]:
+        for pattern in patterns:
+            try:
+                compile_pattern(to_re2(pattern))
+                if info.field_name != "forbid":
+                    anchors(pattern)
+            except (BadPattern, NoAnchor) as error:
+                raise ValueError(f"pattern {pattern!r}: {error}") from None
+        return patterns
+
+    @model_validator(mode="after")
+    def _sign_is_no_error(self) -> Rule:
+        if self.stage == "sign" and self.severity == "error":
+            raise ValueError("a sign (slow, not dead) has the severity warning or info")
+        return self
+
+    @property
+    def speaks_quietly(self) -> bool:
+        """Whether a line of level INFO can be this: signs and hangs are logged so."""
+        return self.info_too or self.stage in {"consequence", "sign"}
+
+    @property
+    def trust(self) -> float:
+        """The confidence of a plain match."""
+        return self.confidence if self.confidence is not None else CONFIDENCE[self.stage]
+
+
+class RuleFile(Frozen):
+    """One category of rules."""
+
+    category: str = Field(min_length=2)
+    about: str = ""
+    rules: list[Rule] = Field(min_length=1)
+
+
+def to_re2(pattern: str) -> str:
+    """A rule's pattern as RE2 reads it: a space outside classes is any run of white space."""
+    out, in_class, place = [], False, 0
+    while place < len(pattern):
+        char = pattern[place]
+        if char == "\\":
+            out.append(pattern[place : place + 2])
+            place += 2
+            continue
+        if char == "[" and not in_class:
+            in_class = True
+        elif char == "]" and in_class:
+            in_class = False
+        if char == " " and not in_class:
+            quantifier = pattern[place + 1 : place + 2]
+            out.append(r"\s*" if quantifier in {"?", "*"} else r"\s+")
+            place += 1 if quantifier in {"?", "*", "+"} else 0
+        else:
+            out.append(char)
+        place += 1
+    return "".join(out)
+
+
+def load_rules(folders: tuple[Path, ...] = ()) -> tuple[Rule, ...]:
+    """The built-in rules and those of further folders; a rule of a later folder replaces one of the same id.
+
+    Raises:
+        RecipeError: a file cannot be read or holds a wrong rule; names file, line and field.
+    """
+    return _load((BUILT_IN, *folders), stamps(folders))
+
+
+def stamps(folders: tuple[Path, ...]) -> tuple[float, ...]:
+    """When each folder's newest rule was written: what is kept in memory is used only while this stays."""
+    return tuple(max(file.stat().st_mtime for file in _rule_files(folder)) for folder in folders)
+
+
+def _rule_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise RecipeError(f"{folder}: not a folder of rules", next="give a folder that holds *.yaml files")
+    try:
+        files = sorted(folder.glob("*.yaml"))
+    except OSError as error:
+        raise RecipeError(f"{folder}: {error.strerror}") from None
+    if not files:
+        raise RecipeError(f"{folder}: no *.yaml files", next="see docs/doctor.md for how a rule is written")
+    return files
+
+
+@lru_cache(maxsize=4)
+def _load(folders: tuple[Path, ...], _stamps: tuple[float, ...]) -> tuple[Rule, ...]:
+    rules: dict[str, Rule] = {}
+    for folder in folders:
+        seen: dict[str, Path] = {}
+        for file in _rule_files(folder):
+            for rule in _read_file(file):
+                if rule.id in seen:
+                    raise RecipeError(f"{file}: rule '{rule.id}' stands in {seen[rule.id]} too")
+                seen[rule.id] = file
+                rules[rule.id] = rule
+    for rule in rules.values():
+        for other in rule.explains:
+            if other not in rules:
+                raise RecipeError(f"rule '{rule.id}' explains '{other}', which is no rule{did_you_mean(other, rules)}")
+    return tuple(rules.values())
+
+
+def _read_file(file: Path) -> list[Rule]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"{file}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise RecipeError(f"{file}: not UTF-8 text") from None
+    try:
+        document = RuleFile.model_validate(_fast_yaml(text))
+    except (yaml.YAMLError, ValidationError, TypeError):
+        # Slower, and says where.
+        data, places = read_yaml(text, str(file))
+        document = make(RuleFile, data, str(file), places)
+    return [rule.model_copy(update={"category": document.category}) for rule in document.rules]
+
+
+def _fast_yaml(text: str) -> Any:
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return yaml.load(text, Loader=loader)  # noqa: S506 - a SafeLoader

@@ -1,0 +1,108 @@
+"""Learn from runs: the constants of the predictor fitted to what was measured on this very hardware."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any, Final
+
+from overspan.catalog import calibration
+from overspan.planner import features, fit, inputs, predict_measured
+from overspan.planner.predict import predict
+from overspan.planner.predict_measured import Beside
+from overspan.schema.base import Frozen
+from overspan.schema.errors import InputError
+from overspan.schema.hardware import HardwareSpec
+from overspan.schema.prediction import Calibration
+from overspan.store.run_folder import RunFolder
+
+# A point of one's own machine is believed within this, far closer than one of somebody else's sweep.
+POINT_SIGMA: Final = 0.03
+_MOVED: Final = 0.002  # constants that moved less than this share are left as they ship
+
+
+class Fitted(Frozen):
+    """The hardware with its own constants, and how far the predictions were off before and are now."""
+
+    hardware: HardwareSpec
+    rows: list[dict[str, Any]]
+    before: float
+    after: float
+
+
+def from_runs(runs: Sequence[RunFolder], hardware: HardwareSpec | None = None) -> Fitted:
+    """Fit to every point of some runs, one to five of them as a rule.
+
+    Args:
+        runs: measured runs, all on one kind of hardware.
+        hardware: what to start from; the hardware of the first run's inventory where not given.
+
+    Raises:
+        InputError: nothing was measured that the planner could predict, or the runs are of two kinds of hardware.
+    """
+    plans = [run.plan() for run in runs]
+    kinds = {inputs.hardware_of(plan.inventory).name for plan in plans}
+    if len(kinds) > 1:
+        raise InputError(f"the runs are of {', '.join(sorted(kinds))}", next="one `overspan calibrate --from` for each")
+    start = hardware or inputs.hardware_of(plans[0].inventory)
+    held: list[Beside] = []
+    labels: list[str] = []
+    for run, plan in zip(runs, plans, strict=True):
+        bench = run.bench()
+        found = predict_measured.points(plan, bench, start) if bench else []
+        held += [item for item in found if item.tpot_ms]
+        labels += [f"{run.id} at {item.point.concurrency} users" for item in found if item.tpot_ms]
+    if not held:
+        raise InputError("none of these runs holds a measured point of a closed loop", next="overspan bench RUN")
+    prior = calibration.of(start)
+    fitted = _fitted(prior, held)
+    own = {
+        name: float(f"{one.value:.5g}")
+        for name, one in fitted.constants.items()
+        if abs(one.value - prior.constants[name].value) > _MOVED * max(prior.constants[name].value, 1e-9)
+    }
+    known = start.model_copy(update={"constants": {**start.constants, **own}, "fitted_to": [*start.fitted_to, *labels]})
+    rows = [_row(label, item, prior, fitted) for label, item in zip(labels, held, strict=True)]
+    return Fitted(hardware=known, rows=rows, before=_error(rows, "before"), after=_error(rows, "after"))
+
+
+def _fitted(prior: Calibration, held: Sequence[Beside]) -> Calibration:
+    """TPOT first, then TTFT on top of it."""
+    steps = [
+        fit.Point(measured_ms=item.tpot_ms or 0.0, counted=features.decode(item.case, _running(item))) for item in held
+    ]
+    first = fit.fit(prior, steps, POINT_SIGMA)
+    waits = [
+        fit.Point(measured_ms=item.ttft_ms, counted=_first_token(item, first))
+        for item in held
+        if item.ttft_ms and _running(item) == item.case.demand.concurrency  # behind a full cache it is a queue's
+    ]
+    return fit.fit(first, waits, POINT_SIGMA) if waits else first
+
+
+def _first_token(item: Beside, constants: Calibration) -> dict[str, float]:
+    tpot = predict(item.case, constants, item.capacity).tpot_ms
+    prefill = features.prefill_ms(item.case, {name: one.value for name, one in constants.constants.items()})
+    return features.first_token(item.case, _running(item), tpot, prefill)
+
+
+def _running(item: Beside) -> float:
+    users = float(item.case.demand.concurrency)
+    return users if item.capacity is None else min(users, item.capacity * item.case.layout.dp)
+
+
+def _row(label: str, item: Beside, prior: Calibration, fitted: Calibration) -> dict[str, Any]:
+    before, after = (predict(item.case, held, item.capacity) for held in (prior, fitted))
+    return {
+        "point": label,
+        "measured_tpot_ms": item.tpot_ms,
+        "before_tpot_ms": before.tpot_ms,
+        "after_tpot_ms": after.tpot_ms,
+        "measured_ttft_ms": item.ttft_ms,
+        "before_ttft_ms": before.ttft_ms,
+        "after_ttft_ms": after.ttft_ms,
+    }
+
+
+def _error(rows: Sequence[dict[str, Any]], which: str) -> float:
+    return fmean(abs(row[f"{which}_tpot_ms"] / row["measured_tpot_ms"] - 1) for row in rows)

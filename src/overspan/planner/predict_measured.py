@@ -1,0 +1,76 @@
+"""Predictions for points that were measured: the case that each of them was."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from overspan.catalog import models
+from overspan.planner import inputs
+from overspan.planner.features import Case
+from overspan.planner.predict import capacity_of, predict
+from overspan.planner.refuse import rank_memory
+from overspan.schema.errors import InputError, ModelUnavailable
+from overspan.schema.hardware import HardwareSpec
+from overspan.schema.plan import Plan
+from overspan.schema.prediction import Demand, Prediction
+from overspan.schema.workload import BenchPoint, BenchResult
+
+
+class Beside(NamedTuple):
+    """One measured point of a closed loop, and the case that predicts it. Times are milliseconds."""
+
+    point: BenchPoint
+    case: Case
+    capacity: float | None
+    tpot_ms: float | None
+    ttft_ms: float | None
+
+    def predicted(self) -> Prediction:
+        """What the planner says of it."""
+        return predict(self.case, capacity=self.capacity)
+
+
+def points(plan: Plan, bench: BenchResult, hardware: HardwareSpec | None = None) -> list[Beside]:
+    """The measured points that the planner can say something of.
+
+    Args:
+        plan: of the run.
+        bench: what was measured.
+        hardware: in place of what the run's inventory says.
+
+    Raises:
+        InputError: nothing can be said of this run at all, and why.
+    """
+    try:
+        model = models.lookup(plan.model_path or plan.recipe.model) or models.lookup(plan.recipe.model)
+    except ModelUnavailable as error:
+        raise InputError(f"no prediction: {error.what}") from None
+    if model is None:
+        raise InputError(f"no prediction: the sizes of {plan.recipe.model} are not at hand")
+    found = []
+    for point, demand in _demands(bench):
+        case = inputs.case_of(model, plan.recipe, plan.layout, plan.inventory, demand)
+        if hardware is not None:
+            case = case.model_copy(update={"hardware": hardware})
+        held = [
+            capacity_of(case, plan.recipe, size, kept) for _, size, kept in rank_memory(plan.layout, plan.inventory)
+        ]
+        seen = point.steady or point
+        found.append(Beside(point, case, min(held, default=None), seen.tpot_ms.mean, seen.ttft_ms.mean))
+    return found
+
+
+def _demands(bench: BenchResult) -> Iterator[tuple[BenchPoint, Demand]]:
+    """The load of each point of a closed loop; an open loop has no number of users to predict with."""
+    load = bench.workload
+    for point in bench.points:
+        if point.rate_per_s is None and point.requests.ok and point.output_tokens_per_s:
+            rounds = max(1.0, point.requests.ok / point.concurrency)
+            # What was really generated: an answer may end before its limit.
+            made = point.output_tokens_per_s * (point.duration_s or 0.0) / point.requests.ok
+            osl = made if made >= 1 else load.output_tokens
+            isl = load.input_tokens * load.turns
+            drawn = load.output_lengths or load.input_lengths or load.trace or load.turns > 1
+            in_step = not drawn and osl > load.output_tokens - 1
+            yield point, Demand(isl=isl, osl=osl, concurrency=point.concurrency, rounds=rounds, in_step=in_step)

@@ -1,0 +1,1 @@
+"""Hosts that start apart and join one run."""

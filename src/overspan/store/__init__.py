@@ -1,0 +1,1 @@
+"""Folders of runs and sweeps on disk: JSONL, whole writes, locks."""

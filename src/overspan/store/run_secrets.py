@@ -1,0 +1,72 @@
+"""A run's secrets: a file of mode 0600 in its folder, gone with the run's end. They never enter argv, plan or log."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets as random
+from collections.abc import Sequence
+
+from overspan.schema.errors import InputError
+from overspan.schema.plan import Plan
+from overspan.store.run_folder import RunFolder, write_whole
+
+API_KEY = "VLLM_API_KEY"
+"""vLLM takes its key from this variable. Source: vllm/envs.py."""
+
+_GIVEN = "OVERSPAN_API_KEY"
+_FILE = "secrets.json"
+
+
+def given(variable: str = _GIVEN) -> str | None:
+    """The key in OVERSPAN_API_KEY (or in another variable), if there is one.
+
+    Raises:
+        InputError: no header can carry it; it is not quoted.
+    """
+    key = os.environ.get(variable) or None
+    if key is not None and not re.fullmatch("[!-~]+", key):
+        raise InputError(f"{variable} is no key: a header carries visible ASCII alone", next=f"set {variable} anew")
+    return key
+
+
+def make(run: RunFolder, plan: Plan, tokens: Sequence[str]) -> None:
+    """Write the secrets that a run needs.
+
+    Args:
+        run: whose secrets they are.
+        plan: of the run.
+        tokens: names of what its engine's processes know each other by.
+
+    Raises:
+        InputError: a key that was given cannot be one, or one that several hosts share was not given.
+    """
+    secrets = {}
+    if plan.recipe.api_key and not plan.is_joiner:
+        secrets[API_KEY] = given() or random.token_urlsafe(24)
+    for name in tokens:
+        token = given(name)
+        if token is None and plan.part is not None:
+            raise InputError(
+                f"hosts that start apart need one token for Ray, and {name} is not set here",
+                next=f"export {name}=... , the same on every host",
+            )
+        secrets[name] = token or random.token_urlsafe(24)
+    if secrets:
+        write_whole(run.path / _FILE, json.dumps(secrets), mode=0o600)
+
+
+def read(run: RunFolder) -> dict[str, str]:
+    """The run's secrets; empty where it has none."""
+    return {name: str(value) for name, value in run.note(_FILE).items()}
+
+
+def file_of(run: RunFolder) -> str | None:
+    """Where the endpoint's key is, for its owner to read; None where it asks for none."""
+    return str(run.path / _FILE) if API_KEY in read(run) else None
+
+
+def forget(run: RunFolder) -> None:
+    """Remove the run's secrets. Twice is fine."""
+    (run.path / _FILE).unlink(missing_ok=True)

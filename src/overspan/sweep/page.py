@@ -1,0 +1,189 @@
+"""The page of a sweep: every planned point, measured, failed or missing, and what it says of the ladder."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from overspan import __version__
+from overspan.report.figures import series_style
+from overspan.report.page import environment, part, plotly_script, policy
+from overspan.report.text import column, count, figure, number
+from overspan.report.view import Tile
+from overspan.schema.point import Point, Result
+from overspan.sweep.figures import charts, doubtful, drawn_of, series_name, series_of, unit_of, views
+
+
+@dataclass(frozen=True)
+class SweepDocuments:
+    """What a sweep's page is made from.
+
+    Args:
+        name: of the running.
+        points: every planned point.
+        results: the last of each point that ended, by its id.
+    """
+
+    name: str
+    points: Sequence[Point]
+    results: Mapping[str, Result]
+
+    @property
+    def ended(self) -> list[Result]:
+        """Results in the order of the points."""
+        return [self.results[point.id] for point in self.points if point.id in self.results]
+
+    def state(self, point: Point) -> str:
+        """`ok`, `failed` or `missing`."""
+        return self.results[point.id].state if point.id in self.results else "missing"
+
+
+def render_sweep(sweep: SweepDocuments) -> str:
+    """The page as one self-contained HTML file."""
+    drawn = charts(sweep.ended)
+    scripts = {"plotly": plotly_script() if drawn else "", "charts": part("charts.js")}
+    return environment().get_template("sweep.html.j2").render(
+        sweep=sweep,
+        headline=headline(sweep),
+        tiles=tiles(sweep),
+        charts=drawn,
+        views=views(sweep.ended),
+        unit=unit_of(sweep.ended),
+        scenarios=scenarios(sweep),
+        legend=[(label, series_style(index)) for label, index in series_of(drawn_of(sweep.ended)).items()],
+        heads=[(name, unit.format(unit_of(sweep.ended))) for name, unit in HEADS],
+        rows=rows(sweep),
+        commands=commands(sweep),
+        scripts=scripts,
+        policy=policy(scripts.values()),
+        css=part("report.css"),
+        version=__version__,
+        made_at=datetime.now(UTC),
+    )  # fmt: skip
+
+
+def scenarios(sweep: SweepDocuments) -> dict[str, str]:
+    """Each scenario and its lengths."""
+    return {point.scenario: f"{point.scenario}: {point.isl:,} in, {point.osl:,} out" for point in sweep.points}
+
+
+def headline(sweep: SweepDocuments) -> str:
+    """The sweep in one sentence."""
+    ok = [result for result in sweep.ended if result.state == "ok" and result.derived["per_gpu"]["output"]]
+    planned, model = count(len(sweep.points), "point"), _model_name(sweep.points[0].model)
+    if not ok:
+        return f"{model}: none of {planned} is ok."
+    most = max(ok, key=lambda result: float(result.derived["per_gpu"]["output"]))
+    fastest = max(ok, key=lambda result: float(result.derived["interactivity"] or 0))
+    rate = f"{figure(most.derived['per_gpu']['output'])} output tok/s per {most.derived['unit']}"
+    speed = (
+        f"{figure(fastest.derived['interactivity'] or 0)} tok/s for each of {count(fastest.point.concurrency, 'user')}"
+    )
+    if fastest.point.concurrency == 1:
+        speed = f"{figure(fastest.derived['interactivity'] or 0)} tok/s for one user"
+    first = (
+        f"{model}: of {planned}, {series_name(most)} gave the most, {rate} at {count(most.point.concurrency, 'user')}"
+    )
+    if series_name(most) == series_name(fastest):
+        return f"{first}, and the quickest answers, {speed}."
+    return f"{first}; {series_name(fastest)} was the quickest, {speed}."
+
+
+def _model_name(model: str) -> str:
+    """A folder by its last name; a model of a hub as it is."""
+    return Path(model).name if model.startswith(("/", "./", "../", "~")) else model
+
+
+def tiles(sweep: SweepDocuments) -> list[Tile]:
+    """How many points ended how."""
+    counts = Counter(sweep.state(point) for point in sweep.points)
+    planned = sum(result.measured.requests.planned for result in sweep.ended if result.measured)
+    ok = sum(result.measured.requests.ok for result in sweep.ended if result.measured)
+    return [
+        Tile(f"{counts['ok']} of {len(sweep.points)}", "", "points ok"),
+        Tile(str(counts["failed"]), "", "points failed", bad=counts["failed"] > 0),
+        Tile(str(counts["missing"]), "", "points missing", bad=counts["missing"] > 0),
+        Tile(f"{ok:,}", "", f"requests ok of {planned:,}", bad=ok < planned),
+    ]
+
+
+HEADS = [("Users", ""), ("Nodes", ""), ("GPUs", "used"), ("GPUs", "reserved"), ("Requests", "ok"), ("TTFT", "ms, p50"),
+         ("TTFT", "ms, p99"), ("TPOT", "ms, p50"), ("TPOT", "ms, p99"), ("Interactivity", "tok/s/user"),
+         ("Output", "tok/s"), ("Output", "tok/s per {}"), ("Prefill", "in tok/s/{}"), ("Decode", "out tok/s/{}"),
+         ("Predicted", "TPOT / measured")]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Row:
+    """One point in the table."""
+
+    point: Point
+    state: str
+    cells: list[str]
+    doubtful: bool
+    remark: str
+
+
+def rows(sweep: SweepDocuments) -> list[Row]:
+    """A row a planned point, its columns lined up."""
+    every = zip(*(_values(sweep, point) for point in sweep.points), strict=True)
+    columns = [_column(list(values)) for values in every]
+    return [
+        Row(
+            point,
+            sweep.state(point),
+            [cells[index] for cells in columns],
+            point.id in sweep.results and doubtful(sweep.results[point.id]),
+            _remark(sweep, point),
+        )
+        for index, point in enumerate(sweep.points)
+    ]
+
+
+def _column(values: list[float | None]) -> list[str]:
+    """Counts as they are, everything else to about three figures."""
+    if all(value is None or isinstance(value, int) for value in values):
+        return [number(value, 0) for value in values]
+    return column(values)
+
+
+def _values(sweep: SweepDocuments, point: Point) -> list[float | None]:
+    result = sweep.results.get(point.id)
+    seen = result.measured if result else None
+    known: list[float | None] = [point.concurrency, point.nodes, point.gpus_used or None, point.gpus_reserved or None]
+    if result is None or seen is None:
+        return [*known, *[None] * (len(HEADS) - len(known))]
+    roles, ratios = result.derived["per_role"], result.derived["predicted_to_measured"]
+    return [
+        *known,
+        seen.requests.ok,
+        seen.ttft_ms.p50,
+        seen.ttft_ms.p99,
+        seen.tpot_ms.p50,
+        seen.tpot_ms.p99,
+        result.derived["interactivity"],
+        seen.output_tokens_per_s,
+        result.derived["per_gpu"]["output"],
+        roles.get("prefill", roles.get("aggregated", {})).get("input"),
+        roles.get("decode", roles.get("aggregated", {})).get("output"),
+        ratios.get("tpot_ms"),
+    ]
+
+
+def _remark(sweep: SweepDocuments, point: Point) -> str:
+    result = sweep.results.get(point.id)
+    if result is None:
+        return "; ".join(point.notes)
+    bound = ["client-bound"] if result.measured and result.measured.client_bound else []
+    return "; ".join([*([result.reason] if result.reason else []), *bound, *point.notes])
+
+
+def commands(sweep: SweepDocuments) -> dict[str, str]:
+    """The processes of each deployment, as a person would start them."""
+    return {
+        point.deployment: "\n".join(f"# {each.process} on {each.host}\n{each.command}" for each in point.commands)
+        for point in sweep.points
+    }

@@ -1,0 +1,283 @@
+"""Run a sweep: one deployment at a time, every concurrency on it, each point written down before the next begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from overspan import __version__
+from overspan.bench.run import Bench
+from overspan.endpoint.client import Client, NoAnswer
+from overspan.inventory.probes import look
+from overspan.inventory.software import SINFO
+from overspan.launchers.registry import login_of
+from overspan.runs.planning import Wanted
+from overspan.runs.stop import stop
+from overspan.runs.up import up
+from overspan.schema.errors import OverspanError, PlanRefused, RunFailed
+from overspan.schema.event import SERVING_STATES, Event
+from overspan.schema.point import Point, Result
+from overspan.schema.workload import BenchResult, Workload
+from overspan.schema.yamlio import dump
+from overspan.store import run_secrets
+from overspan.store.name_lock import is_held
+from overspan.store.run_folder import RunFolder, all_runs, write_whole
+from overspan.sweep.expand import Deployment, Matrix
+from overspan.sweep.folder import SweepFolder
+from overspan.sweep.results import derive, why_not
+from overspan.transport.reach import reach
+from overspan.verify import SHORT, wrong
+from overspan.verify.of_run import verify_run
+
+Say = Callable[[str], None]
+Progress = Callable[[Point, int, int, int], None]
+"""Called with the point being measured, and how many requests ended, failed and are in flight."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """Who hears what happens: sentences, and how far a point is."""
+
+    say: Say
+    progress: Progress
+
+
+def run_sweep(
+    matrix: Matrix, points: list[Point], folder: SweepFolder, told: Told, *, retry_failed: bool = False
+) -> None:
+    """Measure the points that have no result yet.
+
+    A point that fails does not end the sweep. Ctrl-C does: the deployment is stopped, and the next call goes on with
+    the point that was being measured. After a crash the next call goes on with the deployment that still runs.
+
+    Args:
+        matrix: the whole sweep.
+        points: those of it to measure.
+        folder: opened, with the results so far.
+        told: who hears of it.
+        retry_failed: measure those that failed once more.
+    """
+    wanted = {point.id for point in points}
+    require_startable(matrix, points)
+    done = {key for key, result in folder.latest().items() if result.state == "ok" or not retry_failed}
+    for deployment in matrix.deployments:
+        todo = [
+            point for point in deployment.points if point.id in wanted and (point.id, point.recipe_hash) not in done
+        ]
+        if todo:
+            _Serving(matrix, deployment, folder, told).measure(todo)
+
+
+def require_startable(matrix: Matrix, points: list[Point]) -> None:
+    """Refuse points that nothing here can start, before anything of the sweep begins.
+
+    Raises:
+        PlanRefused: Slurm does not answer where the inventory says that jobs are submitted.
+    """
+    if matrix.inventory.launcher != "slurm" or not points:
+        return
+    login = login_of(matrix.inventory)
+    with closing(reach(login)) as transport:
+        partitions, _ = look(transport, SINFO)
+    if partitions.value is None:
+        where = login.ssh.address if login.ssh else "this machine"
+        reason = f"{matrix.inventory.name}: Slurm does not answer on {where}: {partitions.why}"
+        raise PlanRefused(f"sweep {matrix.sweep.name} cannot be started:", [reason], next="--dry-run prints it")
+
+
+class _Serving:
+    """One deployment of a sweep: started when first needed, again after a death, stopped at the end."""
+
+    def __init__(self, matrix: Matrix, deployment: Deployment, folder: SweepFolder, told: Told) -> None:
+        self._matrix, self._deployment, self._folder, self._told = matrix, deployment, folder, told
+        self._name = f"{matrix.sweep.name}-{deployment.id}"[:63].rstrip("-._")
+        self._run: RunFolder | None = None
+
+    def measure(self, points: list[Point]) -> None:
+        """Measure points one after another."""
+        try:
+            for index, point in enumerate(points):
+                began = _now()
+                try:
+                    run = self._running()
+                except OverspanError as error:
+                    for left in points[index:]:
+                        self._failed(left, began, f"the deployment did not start: {_told(error)}")
+                    return
+                self._measure(run, point, began)
+        finally:
+            if self._run is not None:
+                stop(self._run, grace_s=0.0)
+                self._folder.note("stopped", deployment=self._deployment.id, run=self._run.id)
+
+    def _measure(self, run: RunFolder, point: Point, began: str) -> None:
+        self._told.say(f"{point.id}: {point.requests} requests at {point.concurrency} users")
+        self._folder.note("measuring", point=point.id, run=run.id)
+        try:
+            result = self._bench(run, point)
+        except OverspanError as error:
+            self._failed(point, began, _told(error), run)
+            return
+        measured = result.points[0]
+        findings = run.findings()
+        reason = why_not(measured, findings, self._matrix.sweep.constraints)
+        ended = Result(
+            point=point,
+            state="failed" if reason else "ok",
+            reason=reason,
+            run=run.id,
+            engine_version=self._deployment.engine.version,
+            started_at=began,
+            ended_at=_now(),
+            verification=findings,
+            measured=measured,
+            derived=derive(point, measured),
+            notes=result.notes,
+            overspan_version=__version__,
+        )
+        self._folder.add(ended)
+        self._told.say(f"{point.id}: {ended.state}{f': {reason}' if reason else ''}")
+
+    def _bench(self, run: RunFolder, point: Point) -> BenchResult:
+        endpoint = run.plan().endpoint
+        job = Bench(
+            endpoint.base_url,
+            endpoint.model,
+            self._workload(point),
+            api_key=run_secrets.read(run).get(run_secrets.API_KEY),
+            folder=self._folder.requests(point),
+            progress=lambda _, ended, failed, in_flight: self._told.progress(point, ended, failed, in_flight),
+        )
+        result = job.run()
+        if job.interrupted or not result.points:
+            self._folder.note("interrupted", point=point.id)
+            raise KeyboardInterrupt
+        return result
+
+    def _workload(self, point: Point) -> Workload:
+        load = point.load
+
+        def lengths(whole: int) -> tuple[int, str | None]:
+            least = max(1, round(load.length_ratio * whole))
+            return (whole, None) if least == whole else ((least + whole) // 2, f"uniform:{least}-{whole}")
+
+        (inputs, input_lengths), (outputs, output_lengths) = lengths(point.isl), lengths(point.osl)
+        return Workload(
+            concurrency=[point.concurrency],
+            requests=point.requests,
+            warmup=point.warmup,
+            input_tokens=inputs,
+            input_lengths=input_lengths,
+            output_tokens=outputs,
+            output_lengths=output_lengths,
+            timeout_s=load.timeout_s,
+            endpoint=load.endpoint,
+            seed=load.seed,
+        )
+
+    def _failed(self, point: Point, began: str, reason: str, run: RunFolder | None = None) -> None:
+        failed = Result(
+            point=point,
+            state="failed",
+            reason=reason,
+            run=run.id if run else None,
+            engine_version=self._deployment.engine.version,
+            started_at=began,
+            ended_at=_now(),
+            verification=run.findings() if run else [],
+            overspan_version=__version__,
+        )
+        self._folder.add(failed)
+        self._told.say(f"{point.id}: failed: {reason}")
+
+    def _running(self) -> RunFolder:
+        """The run that serves, found right: the one at hand, the one that a crashed sweep left, or a new one."""
+        if self._run is not None and _serves(self._run):
+            return self._run
+        if self._run is not None:
+            stop(self._run, grace_s=0.0)
+            self._run = None
+        else:
+            self._run = self._left_behind()
+        if self._run is None:
+            self._run = self._start()
+        self._verify(self._run)
+        return self._run
+
+    def _verify(self, run: RunFolder) -> None:
+        """Validity before speed: no number of a deployment counts before it was found right.
+
+        Raises:
+            RunFailed: it is not.
+        """
+        if not SHORT.keys() <= {finding.rule for finding in run.findings()}:
+            self._told.say(f"{self._deployment.id}: verifying run {run.id}")
+            verify_run(run, SHORT)
+        bad = wrong(run.findings())
+        if bad:
+            seen = bad[0].evidence.text if bad[0].evidence else None
+            raise RunFailed(f"run {run.id} is not right: {bad[0].rule}: {bad[0].cause}", quote=seen)
+
+    def _left_behind(self) -> RunFolder | None:
+        """The run of this deployment that outlived a crash of the sweep; any other of its name is stopped."""
+        mine = [
+            line["run"]
+            for line in self._folder.journal()
+            if line["event"] == "deployed" and line["key"] == self._deployment.key
+        ]
+        for run in all_runs():
+            if run.name != self._name or not is_held(run.name) or run.ended:
+                continue
+            if run.id in mine and _serves(run):
+                self._told.say(f"{self._deployment.id}: goes on with run {run.id}")
+                return run
+            stop(run, grace_s=0.0)
+        return None
+
+    def _start(self) -> RunFolder:
+        topology = self._deployment.topology
+        recipe = self._folder.path / f"recipe-{self._deployment.id}.yaml"
+        label = topology.label if topology.disaggregated else None
+        write_whole(recipe, dump(self._deployment.recipe.model_copy(update={"topology": label})))
+        machines = self._folder.path / "inventory.yaml"
+        write_whole(machines, dump(self._matrix.inventory))
+        head = self._deployment.placed.workers[0].placements[0].host
+        on_this_machine = all(host.ssh is None for host in self._matrix.inventory.hosts if host.name == head)
+        here = on_this_machine and self._matrix.inventory.launcher != "slurm"
+        # Stated, so that the planner chooses none of its own: a layout that is the default does not stand in the file.
+        layout = f"layout={topology.answering.layout.label}"
+        wanted = Wanted(str(recipe), str(machines), (layout, "port=0") if here else (layout,), self._name)
+        self._told.say(f"{self._deployment.id}: starting {topology.label}")
+        return up(wanted, self._told.say, self._follow)
+
+    def _follow(self, run: RunFolder, events: Iterator[Event | None]) -> None:
+        # Known before it serves, so that a crash while it starts leaves no run that nobody knows of.
+        self._folder.note("deployed", deployment=self._deployment.id, key=self._deployment.key, run=run.id)
+        for event in events:
+            if event is not None and event.state in ("ready", "verified", "failed"):
+                self._told.say(f"{self._deployment.id}: {event.message}")
+
+
+def _serves(run: RunFolder) -> bool:
+    """Whether a run is verified and answers now."""
+    if run.state() not in SERVING_STATES - {"ready"}:
+        return False
+    client = Client(run.plan().endpoint, run_secrets.read(run).get(run_secrets.API_KEY))
+    try:
+        client.one_token()
+    except NoAnswer:
+        return False
+    finally:
+        client.close()
+    return True
+
+
+def _told(error: OverspanError) -> str:
+    quote = f" | {error.quote}" if error.quote else ""
+    return f"{error.what}{quote}"[:2000]
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

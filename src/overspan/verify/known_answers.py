@@ -1,0 +1,42 @@
+"""Is the text right? A model whose weights were split or converted wrongly still talks; a known answer tells."""
+
+from __future__ import annotations
+
+from overspan.endpoint.client import Client, NoAnswer
+from overspan.schema.finding import Evidence, Finding
+from overspan.schema.recipe import KnownAnswer
+
+RULE = "verify.known-answer"
+
+
+def ask(client: Client, questions: list[KnownAnswer]) -> list[Finding]:
+    """Ask each question; one finding each, or one `not_evaluated` where the recipe knows no answer."""
+    if not questions:
+        return [
+            Finding(
+                rule=RULE,
+                status="not_evaluated",
+                severity="warning",
+                cause="the recipe has no known answer; the endpoint gives tokens, whether they are right nobody asked",
+                fix="add known_answers to the recipe: a prompt and what must stand in the reply",
+            )
+        ]
+    return [_ask(client, question) for question in questions]
+
+
+def _ask(client: Client, question: KnownAnswer) -> Finding:
+    try:
+        reply = client.answer(question.prompt, question.max_tokens)
+    except NoAnswer as error:
+        return Finding(rule=RULE, status="failed", cause=error.what, evidence=Evidence(text=error.quote or error.what))
+    whole = reply.encode("utf-8", "backslashreplace").decode("utf-8")
+    evidence = Evidence(text=f"{question.prompt} -> {whole}")
+    if question.expect.casefold() in reply.casefold():
+        return Finding(rule=RULE, status="passed", evidence=evidence)
+    return Finding(
+        rule=RULE,
+        status="failed",
+        evidence=evidence,
+        cause=f"the reply does not hold '{question.expect}': the weights, their layout or a kernel is wrong",
+        fix="start with enforce_eager=true and tp=1: if that is right, the layout or a compiled kernel is at fault",
+    )
