@@ -69,11 +69,11 @@ def _learnt(rule: Rule, log: str) -> Rule | None:
         kept[kind] = [one for one in patterns if _failed((_only(rule, one),), [log])[0]]
     if not kept["match"] and not kept["hints"]:
         return None
-    return rule.model_copy(update={"match": kept["match"] or kept["hints"], "hints": [], "explains": []})
+    return rule.with_(match=kept["match"] or kept["hints"], hints=[], explains=[])
 
 
 def _only(rule: Rule, pattern: str) -> Rule:
-    return rule.model_copy(update={"match": [pattern], "hints": [], "explains": []})
+    return rule.with_(match=[pattern], hints=[], explains=[])
 
 
 def _cross_validate(rules: tuple[Rule, ...], by_class: dict[str, list[str]]) -> tuple[int, int]:

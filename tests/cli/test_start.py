@@ -25,5 +25,13 @@ def test_help_loads_no_documents() -> None:
 def test_a_plan_for_other_machines_loads_no_launcher_probe_or_plugin() -> None:
     seen = loaded("plan", "minimax-m2.5-nvfp4", "--on", "two-sparks", "--show", "commands")
     assert "pydantic" in seen
-    for name in ("email", "importlib.resources", "psutil", "httpx", "overspan.transport", "overspan.provision"):
+    for name in (
+        "email",
+        "importlib.resources",
+        "psutil",
+        "httpx",
+        "overspan.transport",
+        "overspan.provision.engines",
+        "overspan.provision.hub",
+    ):
         assert name not in seen, name

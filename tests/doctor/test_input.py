@@ -71,8 +71,8 @@ def test_a_single_line_of_100_mb_is_read_in_bounded_memory(tmp_path: Path) -> No
             file.write(b"x" * (1 << 20))
         file.write(FULL)
     program = (
-        "import re, sys; from pathlib import Path; from overspan.checks.doctor import diagnose;"
-        "from overspan.checks.doctor.sources import LogSource;"
+        "import re, sys; from pathlib import Path; from overspan.doctor import diagnose;"
+        "from overspan.doctor.sources import LogSource;"
         "found = diagnose([LogSource('x', path=Path(sys.argv[1]))]);"
         # Not getrusage: its peak counts what the process that started this one had (kernel: exec keeps it).
         "peak = re.search(r'VmHWM:\\s+(\\d+) kB', Path('/proc/self/status').read_text());"

@@ -45,9 +45,9 @@ def test_hostile_values_reach_the_program_and_nothing_else(engine: str, form: st
     if "$(" in form:
         settings = [setting for setting in settings if value not in setting and "model=" not in setting]
     plan = plan_of(Wanted("minimax-m2.5-nvfp4", "two-sparks", tuple(settings)), to_start=False)
-    plan = plan.model_copy(update={"endpoint": plan.endpoint.model_copy(update={"model": value})})
-    plan = plan.model_copy(update={"model_path": str(model)})
-    head = processes_of(plan)[0].model_copy(update={"env": {**processes_of(plan)[0].env, "ODD": value}})
+    plan = plan.with_(endpoint=plan.endpoint.with_(model=value))
+    plan = plan.with_(model_path=str(model))
+    head = processes_of(plan)[0].with_(env={**processes_of(plan)[0].env, "ODD": value})
     *_, serve = run(head, tmp_path)
     assert (serve[0], serve[1], serve[-1]) == ("vllm", "serve", value)
     assert value in serve or f"--served-model-name={value}" in serve

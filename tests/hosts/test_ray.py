@@ -47,7 +47,7 @@ def test_ray_over_two_hosts_answers_right_shows_its_dashboard_and_tells_an_actor
         "engine_args": proving.TWIN_ARGS,
     }
     cluster.recipe.write_text(yaml.safe_dump(recipe))
-    inventory = cluster.bed.inventory(engine=ray.path).model_copy(update={"engine_environment": str(ray.path)})
+    inventory = cluster.bed.inventory(engine=ray.path).with_(engine_environment=str(ray.path))
     cluster.inventory.write_text(yaml.safe_dump(inventory.model_dump(mode="json")))
     done = cluster.up()
     assert done.returncode == 0, done.stderr

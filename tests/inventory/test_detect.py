@@ -180,7 +180,7 @@ def test_over_ssh_the_same_is_found_as_here(server: Sshd, capsys: pytest.Capture
     assert code == 0
     assert far.ssh is not None and far.ssh.port == server.port and far.ssh.known_hosts == str(server.known_hosts)
     same: dict[str, object] = {"name": "", "ssh": None, "disk_free_bytes": None, "nics": []}
-    assert far.model_copy(update=same) == near.model_copy(update=same)
+    assert far.with_(**same) == near.with_(**same)
     until(lambda: server.connections() == [], "the end of the connection", 10)
     replay = overspan(capsys, "detect", "--replay", str(tmp_path))[1]
     assert Inventory.model_validate(yaml.safe_load(replay)).hosts[0] == far

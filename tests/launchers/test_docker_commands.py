@@ -47,7 +47,7 @@ def test_docker_run() -> None:
 
 
 def test_docker_run_with_secrets_names_none_of_them() -> None:
-    spec = SPEC.model_copy(update={"secrets": ["HF_TOKEN"], "entrypoint": None})
+    spec = SPEC.with_(secrets=["HF_TOKEN"], entrypoint=None)
     argv = commands.docker_run(
         spec, RUN, secrets_folder="/dev/shm/overspan.x1", image_entrypoint=["python3", "-m", "vllm"]
     )
@@ -64,7 +64,7 @@ def test_docker_run_with_secrets_names_none_of_them() -> None:
 @pytest.mark.parametrize("image", [None, "", "--privileged"])
 def test_docker_run_refuses_what_is_no_image(image: str | None) -> None:
     with pytest.raises(InputError, match="rank0 names no image"):
-        commands.docker_run(SPEC.model_copy(update={"image": image}), RUN)
+        commands.docker_run(SPEC.with_(image=image), RUN)
 
 
 @pytest.mark.parametrize("path", ["/a,readonly", '/with "quotes"', "/plain", "/a\nb"])

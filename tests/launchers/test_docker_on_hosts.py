@@ -168,7 +168,7 @@ def test_what_docker_refuses_is_quoted_and_leaves_nothing(bed: Bed, docker: Dock
         docker.start_all([spec("rank0", "node1", IDLE), absent], {})
     assert "no-such-image:1" in str(error.value.quote)
     assert docker.end(1.0) == []
-    mount = [*absent.mounts, absent.mounts[0].model_copy(update={"source": "/srv/absent", "target": "/models"})]
+    mount = [*absent.mounts, absent.mounts[0].with_(source="/srv/absent", target="/models")]
     with pytest.raises(OverspanError) as error:
         docker.start(spec("rank1", "node2", IDLE, mounts=mount), {})
     assert "/srv/absent" in str(error.value.quote)

@@ -53,7 +53,7 @@ def test_unknown_model_is_planned_without_sizes() -> None:
 
 def laptop(**fields: object) -> Inventory:
     known = inventories.find("laptop")
-    return known.model_copy(update={"hosts": [known.hosts[0].model_copy(update=fields)]})
+    return known.with_(hosts=[known.hosts[0].with_(**fields)])
 
 
 @pytest.mark.parametrize(

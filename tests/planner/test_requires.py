@@ -57,7 +57,7 @@ def test_an_image_of_unknown_version_is_planned_with_a_note_of_what_nobody_knows
 
 
 def test_a_feature_of_no_release_is_refused_with_its_patch() -> None:
-    recipe = recipes.find("minimax-m2.5-nvfp4").model_copy(update={"requires": ["moe.marlin.sm12x"]})
+    recipe = recipes.find("minimax-m2.5-nvfp4").with_(requires=["moe.marlin.sm12x"])
     with pytest.raises(PlanRefused, match=r"no release is known to have it; the patch https://.*/pull/40923"):
         plan(recipe, "vllm/vllm-openai:v0.32.0")
 
@@ -67,11 +67,11 @@ def test_a_patch_of_the_recipe_itself_brings_the_feature_of_its_name(launcher: s
     own = Patch(name="moe.marlin.sm12x", file="vllm/x.py", anchor="a", replacement="b", source="pull 40923")
     recipe = Recipe(name="x", model="a/b", image="vllm/vllm-openai:v0.32.0", requires=["moe.marlin.sm12x"])
     engine = EngineChoice(name="vllm", version="0.32.0", image=recipe.image)
-    machines = SPARKS.model_copy(update={"launcher": launcher})
+    machines = SPARKS.with_(launcher=launcher)
     assert list(requires.missing(recipe, machines, engine))
-    patched = recipe.model_copy(update={"patches": [own]})
+    patched = recipe.with_(patches=[own])
     assert list(requires.missing(patched, machines, engine)) == []
-    unknown = engine.model_copy(update={"version": None, "image": "a/b:c"})
+    unknown = engine.with_(image="a/b:c")
     assert list(requires.unsure(patched, machines, unknown)) == []
 
 

@@ -19,7 +19,7 @@ M3 = "minimax-m3-mxfp8"
 
 
 def with_nodes(text: str, **nodes: int) -> Topology:
-    roles = [role.model_copy(update={"nodes": nodes.get(role.name)}) for role in parse_topology(text).roles]
+    roles = [role.with_(nodes=nodes.get(role.name)) for role in parse_topology(text).roles]
     return Topology(roles=roles)
 
 
@@ -127,7 +127,7 @@ def test_what_the_model_cannot_run(text: str, settings: list[str], said: str) ->
 
 def test_a_block_size_that_nobody_gave_is_refused_too() -> None:
     recipe = recipes.find(M3)
-    bare = recipe.model_copy(update={"engine_args": {}})
+    bare = recipe.with_(engine_args={})
     placed = place_topology(parse_topology("TEP4"), RACK)
     assert any("block_size is not set" in reason for reason in topology_refusals(models.find(M3), bare, placed, RACK))
 
@@ -135,8 +135,8 @@ def test_a_block_size_that_nobody_gave_is_refused_too() -> None:
 def test_what_the_field_runs_is_accepted() -> None:
     assert refused("1P1D DEP4->TEP8", tokens=2048) == []
     assert refused("5P2D DEP4->TEP8", tokens=9216, prefill=5, decode=4) == []
-    marlin = recipes.find(M3).model_copy(update={"roles": {}})
-    marlin = marlin.model_copy(update={"engine_args": {**marlin.engine_args, "moe_backend": "marlin"}})
+    marlin = recipes.find(M3).with_(roles={})
+    marlin = marlin.with_(engine_args={**marlin.engine_args, "moe_backend": "marlin"})
     placed = place_topology(parse_topology("TP4"), RACK)
     assert topology_refusals(models.find(M3), marlin, placed, RACK) == []
 

@@ -19,15 +19,12 @@ def found(two: Two, rule: str) -> list[Finding]:
 
 
 def with_env(two: Two, **env: str) -> None:
-    two.plan = plan_on(two.plan.inventory.model_copy(update={"env": env}), two.plan.recipe)
+    two.plan = plan_on(two.plan.inventory.with_(env=env), two.plan.recipe)
 
 
 def with_kind(two: Two, kind: str) -> None:
-    hosts = [
-        host.model_copy(update={"gpus": [gpu.model_copy(update={"kind": kind}) for gpu in host.gpus]})
-        for host in two.plan.inventory.hosts
-    ]
-    two.plan = plan_on(two.plan.inventory.model_copy(update={"hosts": hosts}), two.plan.recipe)
+    hosts = [host.with_(gpus=[gpu.with_(kind=kind) for gpu in host.gpus]) for host in two.plan.inventory.hosts]
+    two.plan = plan_on(two.plan.inventory.with_(hosts=hosts), two.plan.recipe)
 
 
 def test_a_driver_older_than_the_image(two: Two) -> None:
@@ -101,10 +98,10 @@ TOPOLOGY = " \tGPU0\tGPU1\t\n GPU0\tX\tNS\t\n GPU1\tNS\tX\t\n\nLegend:\n\n  X   
 def test_gpus_of_one_host_that_do_not_reach_each_other(two: Two) -> None:
     hosts = []
     for host in two.plan.inventory.hosts:
-        second: Gpu = host.gpus[0].model_copy(update={"index": 1})
-        hosts.append(host.model_copy(update={"gpus": [host.gpus[0], second]}))
-    recipe = two.plan.recipe.model_copy(update={"layout": two.plan.recipe.layout.model_copy(update={"tp": 4, "ep": 4})})
-    two.plan = plan_on(two.plan.inventory.model_copy(update={"hosts": hosts}), recipe)
+        second: Gpu = host.gpus[0].with_(index=1)
+        hosts.append(host.with_(gpus=[host.gpus[0], second]))
+    recipe = two.plan.recipe.with_(layout=two.plan.recipe.layout.with_(tp=4, ep=4))
+    two.plan = plan_on(two.plan.inventory.with_(hosts=hosts), recipe)
     for name in ("spark1", "spark2"):
         two.replies[name]["p2p"] = Reply(argv=["nvidia-smi", "topo", "**"], stdout=TOPOLOGY)
     assert [one.severity for one in found(two, "preflight.p2p")] == ["warning", "warning"]
@@ -112,7 +109,7 @@ def test_gpus_of_one_host_that_do_not_reach_each_other(two: Two) -> None:
 
 
 def test_the_nvlink_domain_between_hosts(two: Two) -> None:
-    two.plan = two.plan.model_copy(update={"recipe": two.plan.recipe.model_copy(update={"engine_args": {}})})
+    two.plan = two.plan.with_(recipe=two.plan.recipe.with_(engine_args={}))
     with_kind(two, "gb200")
     for name in ("spark1", "spark2"):
         two.replies[name]["channel"] = Reply(argv=["test", "-w", "**"])
@@ -164,7 +161,7 @@ def test_what_a_container_sees(two: Two) -> None:
 def test_a_ucx_that_knows_no_gpu_memory(two: Two) -> None:
     two.change("spark2", "inside", stdout=INSIDE.replace("ucx 4", "ucx 0"))
     assert not any(failed(two.check())), "nothing moves KV caches here"
-    processes = [spec.model_copy(update={"role": "decode"}) for spec in vllm.processes(two.plan)]
+    processes = [spec.with_(role="decode") for spec in vllm.processes(two.plan)]
     causes = [one.cause for one in preflight(two.plan, two.reach, processes) if one.rule == "preflight.ucx"]
     assert causes[0] is None and "knows no CUDA memory" in str(causes[1])
 
@@ -181,7 +178,7 @@ def test_an_image_whose_engine_does_not_load_or_has_no_code_for_the_gpu(two: Two
 
 
 def test_sessions_that_take_shared_memory_with_them(two: Two) -> None:
-    two.plan = plan_on(two.plan.inventory.model_copy(update={"launcher": "slurm"}), two.plan.recipe)
+    two.plan = plan_on(two.plan.inventory.with_(launcher="slurm"), two.plan.recipe)
     two.replies["spark2"]["uid"] = Reply(argv=["id", "-u"], stdout="1000\n")
     two.replies["spark2"]["logind"] = Reply(argv=["grep", "-rihs", "**"], code=1)
     assert [(host_of(one), one.severity) for one in found(two, "preflight.removeipc")] == [("spark2", "warning")]
@@ -235,9 +232,9 @@ def test_the_hub(two: Two, code: str, said: str, monkeypatch: pytest.MonkeyPatch
 
 def test_a_cache_that_may_not_be_written_and_weights_that_are_stubs() -> None:
     inventory = inventories.find("laptop")
-    host = inventory.hosts[0].model_copy(update={"model_cache": "/cache"})
-    plan = plan_on(inventory.model_copy(update={"hosts": [host]}), recipes.find("smollm2-135m"))
-    plan = plan.model_copy(update={"model_path": "/models/m"})
+    host = inventory.hosts[0].with_(model_cache="/cache")
+    plan = plan_on(inventory.with_(hosts=[host]), recipes.find("smollm2-135m"))
+    plan = plan.with_(model_path="/models/m")
     listing = "total 8\n-rw-r--r-- 1 0 0 4957560304 Nov 22 10:00 model-00001-of-00003.safetensors\n"
 
     pointers = "/models/m/model-00003-of-00003.safetensors\n"
@@ -271,14 +268,14 @@ def test_one_address_for_all_hosts_in_a_shared_environment(two: Two) -> None:
 
 
 def test_an_engine_that_is_too_old_for_hosts_without_ray(two: Two) -> None:
-    engine = two.plan.engine.model_copy(update={"version": "0.26.1"})
-    two.plan = two.plan.model_copy(update={"engine": engine})
+    engine = two.plan.engine.with_(version="0.26.1")
+    two.plan = two.plan.with_(engine=engine)
     finding = two.only_failure()
     assert finding.rule == "preflight.native_version" and "0.27 waits" in str(finding.cause)
 
 
 def test_rays_memory_monitor_switched_on_by_the_environment(two: Two) -> None:
-    recipe = two.plan.recipe.model_copy(update={"engine": "vllm-ray", "env": {"RAY_memory_monitor_refresh_ms": "250"}})
+    recipe = two.plan.recipe.with_(engine="vllm-ray", env={"RAY_memory_monitor_refresh_ms": "250"})
     two.plan = plan_on(two.plan.inventory, recipe)
     findings = preflight(two.plan, two.reach, vllm_ray.processes(two.plan))
     told = [host_of(one) for one in findings if one.rule == "preflight.ray_memory" and one.status == "failed"]

@@ -54,10 +54,9 @@ def test_memory_that_a_process_holds(two: Two) -> None:
 def of_own_memory(two: Two) -> None:
     """The same two hosts with GPUs that have memory of their own."""
     hosts = [
-        host.model_copy(update={"gpus": [gpu.model_copy(update={"unified_memory": False}) for gpu in host.gpus]})
-        for host in two.plan.inventory.hosts
+        host.with_(gpus=[gpu.with_(unified_memory=False) for gpu in host.gpus]) for host in two.plan.inventory.hosts
     ]
-    two.plan = plan_on(two.plan.inventory.model_copy(update={"hosts": hosts}), two.plan.recipe)
+    two.plan = plan_on(two.plan.inventory.with_(hosts=hosts), two.plan.recipe)
     for number, used_mib in ((1, 400), (2, 60000)):
         load = Reply(argv=["nvidia-smi", "--query-gpu=index,util*", "**"], stdout=f"0, 0, 10.0, {used_mib}, 40\n")
         two.replies[f"spark{number}"]["load"] = load
@@ -79,10 +78,10 @@ def test_a_gpu_that_the_driver_does_not_have(two: Two) -> None:
 
 def without_containers(two: Two, versions: tuple[str, str]) -> None:
     """The same two hosts, with the engine in an environment of its own on each."""
-    inventory = two.plan.inventory.model_copy(update={"launcher": "slurm"})
+    inventory = two.plan.inventory.with_(launcher="slurm")
     plan = plan_on(inventory, two.plan.recipe)
     engine = EngineChoice(name="vllm", version="0.32.0", environment="/opt/engine")
-    two.plan = plan.model_copy(update={"engine": engine})
+    two.plan = plan.with_(engine=engine)
     for host, version in zip(("spark1", "spark2"), versions, strict=True):
         two.replies[host]["limits"] = Reply(argv=["cat", "/proc/self/limits"], stdout=UNLIMITED)
         two.replies[host]["version"] = Reply(argv=["/opt/engine/bin/python", "-c", "*"], stdout=f"{version}\n")
@@ -100,7 +99,7 @@ def test_engine_versions(two: Two) -> None:
     for theirs, told in [("2.59.0\n3.11.2", "Ray 2.59.0"), ("\n3.11.2", "no Ray"), ("2.60.0\n3.12.1", "Python 3.12.1")]:
         without_containers(two, ("0.32.0\n2.60.0\n3.11.2", f"0.32.0\n{theirs}"))
         assert "preflight.engine_version" not in [one.rule for one in two.check() if one.status == "failed"]
-        two.plan = two.plan.model_copy(update={"engine": native.model_copy(update={"name": "vllm-ray"})})
+        two.plan = two.plan.with_(engine=native.with_(name="vllm-ray"))
         finding = two.only_failure()
         assert (finding.rule, host_of(finding)) == ("preflight.engine_version", "spark2")
         assert told in str(finding.cause)
@@ -130,7 +129,7 @@ def test_image_differs_and_image_missing(two: Two) -> None:
 
 def manifests(two: Two, here: dict[str, str], there: dict[str, str]) -> None:
     """Model files of both hosts, by name and digest."""
-    two.plan = two.plan.model_copy(update={"model_path": "/models/m"})
+    two.plan = two.plan.with_(model_path="/models/m")
     for host, files in (("spark1", here), ("spark2", there)):
         listing = "".join(f"10 1.0 1.0 {host[-1]} {name}\0" for name in files)
         digests = "".join(f"{digest * 32}  /models/m/{name}\0" for name, digest in files.items())

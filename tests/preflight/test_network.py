@@ -21,8 +21,8 @@ from support.two_sparks import (
 def test_wrong_interface_name_lists_those_that_exist(two: Two) -> None:
     first, second = two.plan.inventory.hosts
     assert second.fabric is not None
-    wrong = second.model_copy(update={"fabric": second.fabric.model_copy(update={"interface": "eth0"})})
-    two.plan = plan_on(two.plan.inventory.model_copy(update={"hosts": [first, wrong]}), two.plan.recipe)
+    wrong = second.with_(fabric=second.fabric.with_(interface="eth0"))
+    two.plan = plan_on(two.plan.inventory.with_(hosts=[first, wrong]), two.plan.recipe)
     finding = two.only_failure()
     assert (finding.rule, host_of(finding)) == ("preflight.interface", "spark2")
     assert "no interface eth0" in str(finding.cause) and f"{CABLE} (10.10.10.2/24, up)" in str(finding.cause)
@@ -33,7 +33,7 @@ def test_wrong_interface_name_lists_those_that_exist(two: Two) -> None:
 
 
 def test_an_interface_that_only_the_environment_names_wrongly(two: Two) -> None:
-    two.plan = plan_on(two.plan.inventory.model_copy(update={"env": {"GLOO_SOCKET_IFNAME": "ib0"}}), two.plan.recipe)
+    two.plan = plan_on(two.plan.inventory.with_(env={"GLOO_SOCKET_IFNAME": "ib0"}), two.plan.recipe)
     wrong = [one for one in two.check() if one.status == "failed"]
     assert [host_of(one) for one in wrong] == ["spark1", "spark2"]
     assert all("from GLOO_SOCKET_IFNAME" in str(one.cause) for one in wrong)

@@ -38,8 +38,8 @@ def check(bed: Bed, *, interface: str = "eth0", options: tuple[str, ...] = ()) -
     inventory = bed.inventory()
     first, second = inventory.hosts
     assert second.fabric is not None
-    second = second.model_copy(update={"fabric": second.fabric.model_copy(update={"interface": interface})})
-    inventory = inventory.model_copy(update={"hosts": [first, second]})
+    second = second.with_(fabric=second.fabric.with_(interface=interface))
+    inventory = inventory.with_(hosts=[first, second])
     plan = Plan(
         recipe=recipe,
         inventory=inventory,
@@ -49,7 +49,7 @@ def check(bed: Bed, *, interface: str = "eth0", options: tuple[str, ...] = ()) -
         placements=place(recipe.layout, inventory),
         overspan_version="0",
     )
-    specs = [spec.model_copy(update={"docker_options": list(options)}) for spec in vllm.processes(plan)]
+    specs = [spec.with_(docker_options=list(options)) for spec in vllm.processes(plan)]
     return preflight(plan, reach, specs)
 
 

@@ -41,9 +41,7 @@ def test_the_ports_of_each_host_are_asked_there(two: Two) -> None:
 
 
 def test_dp_rpc_port_over_hosts(two: Two) -> None:
-    recipe = two.plan.recipe.model_copy(
-        update={"layout": recipes.find("smollm2-135m").layout.model_copy(update={"dp": 2})}
-    )
+    recipe = two.plan.recipe.with_(layout=recipes.find("smollm2-135m").layout.with_(dp=2))
     two.plan = plan_on(two.plan.inventory, recipe)
     texts = [one.evidence.text for one in two.check() if one.rule == "preflight.port" and one.evidence]
     assert "dp_rpc port 13345 is free" in texts
@@ -102,7 +100,7 @@ def test_this_machine_alone_is_asked_for_ports_memory_and_disk() -> None:
 
 def test_a_recipe_value_never_becomes_a_command(two: Two) -> None:
     hostile = "a'; touch /tmp/x #"
-    two.plan = two.plan.model_copy(update={"engine": two.plan.engine.model_copy(update={"image": hostile})})
+    two.plan = two.plan.with_(engine=two.plan.engine.with_(image=hostile))
     two.check()
     asked = [call.argv for fake in two.hosts.values() for call in fake.calls if call.argv[:2] == ["docker", "image"]]
     assert asked and all(argv[-2:] == ["--", hostile] for argv in asked)

@@ -50,7 +50,7 @@ def test_a_case_that_did_not_come_about_proves_nothing() -> None:
     assert _missed(RECIPE, answered(1, 1)) is None
     assert "no request was preempted" in str(_missed(RECIPE, answered(0, 1)))
     assert "prefix cache" in str(_missed(RECIPE, answered(1, 0)))
-    without = RECIPE.model_copy(update={"engine_args": {"enable_prefix_caching": False}})
+    without = RECIPE.with_(engine_args={"enable_prefix_caching": False})
     assert _missed(without, answered(1, 0)) is None
 
 

@@ -42,7 +42,7 @@ def test_an_answer_that_goes_on_differs_where_it_should_end() -> None:
 
 
 def test_a_rounding_tie_is_called_one() -> None:
-    expected = [EXPECTED[0].model_copy(update={"margins": [1e-6] * 24}), *EXPECTED[1:]]
+    expected = [EXPECTED[0].with_(margins=[1e-6] * 24), *EXPECTED[1:]]
     got = _got()
     got[0][0] = 9
     found = first_difference(ASKED, expected, got)

@@ -28,8 +28,8 @@ E2M1 = [0, 0.5, 1, 1.5, 2, 3, 4, 6]
 def _refused(config: dict[str, object]) -> list[list[str]]:
     """For each layout the kinds of reasons, without the numbers in them."""
     machine = here.this_machine()
-    host = machine.hosts[0].model_copy(update={"gpus": [], "cores": 64, "memory_bytes": 2**50})
-    inventory = machine.model_copy(update={"device": "cpu", "hosts": [host]})
+    host = machine.hosts[0].with_(gpus=[], cores=64, memory_bytes=2**50)
+    inventory = machine.with_(device="cpu", hosts=[host])
     model = models.from_config("model", config)
     kinds = []
     for layout in LAYOUTS:

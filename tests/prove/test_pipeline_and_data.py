@@ -61,7 +61,7 @@ def recipe_of(model: str, tmp_path: Path) -> Recipe:
 
 def answers(recipe: Recipe, layout: str) -> tuple[list[Reply], set[str]]:
     """Every prompt whole and streamed, all at once; and the engines that gave tokens."""
-    with launched(recipe.model_copy(update={"layout": parse_layout(layout)})) as run:
+    with launched(recipe.with_(layout=parse_layout(layout))) as run:
         verified(run)
         endpoint = run.plan().endpoint
         ask = Asker(endpoint, timeout_s=900)

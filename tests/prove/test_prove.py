@@ -49,7 +49,7 @@ def planted(tmp_path: Path) -> Path:
 
 
 def _prove(model: Path, layout: str, engine: str = "vllm", **env: str) -> Proof:
-    recipe = recipes.find(str(model)).model_copy(update={"engine": engine})
+    recipe = recipes.find(str(model)).with_(engine=engine)
     (proof,) = proving.prove(recipe, [parse_layout(layout)], print, env)
     return proof
 
@@ -105,7 +105,7 @@ def test_latent_attention_is_exact(deepseek: Path, layout: str) -> None:
 def test_what_mtp_modules_draft_is_taken_and_refused_and_changes_no_token(deepseek: Path, layout: str) -> None:
     recipe = recipes.find(str(deepseek))
     drafts = {"method": "deepseek_mtp", "num_speculative_tokens": 1, "moe_backend": "triton"}
-    recipe = recipe.model_copy(update={"engine_args": {**recipe.engine_args, "speculative_config": drafts}})
+    recipe = recipe.with_(engine_args={**recipe.engine_args, "speculative_config": drafts})
     (proof,) = proving.prove(recipe, [parse_layout(layout)], print)
     assert proof.exact, proof
     assert proof.not_proven_here == ["speculative_config.moe_backend"]

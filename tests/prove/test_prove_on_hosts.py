@@ -34,7 +34,7 @@ def test_a_twin_over_two_hosts_is_exact(bed: Bed, model: str, engine: str, layou
     except EngineMissing as missing:
         pytest.skip(f"{missing.what}; run `{missing.next}`")
     recipe = overrides.apply(recipes.find(model), [f"engine={engine}", f"image={image.NAME}"])
-    inventory = bed.inventory(engine=installed.path).model_copy(update={"engine_environment": str(installed.path)})
+    inventory = bed.inventory(engine=installed.path).with_(engine_environment=str(installed.path))
     (proof,) = proving.prove(recipe, [parse_layout(layout)], print, on=inventory)
     assert proof.exact, proof
     assert proof.tokens > 900

@@ -29,8 +29,8 @@ LAYOUTS = [Layout(tp=tp) for tp in range(1, 17)] + [Layout(tp=tp, ep=tp) for tp 
 def _reasons(config: dict[str, object], layout: Layout) -> list[str]:
     """The kinds of reasons, without the numbers in them."""
     machine = here.this_machine()
-    host = machine.hosts[0].model_copy(update={"gpus": [], "cores": 64, "memory_bytes": 2**50})
-    inventory = machine.model_copy(update={"device": "cpu", "hosts": [host]})
+    host = machine.hosts[0].with_(gpus=[], cores=64, memory_bytes=2**50)
+    inventory = machine.with_(device="cpu", hosts=[host])
     model = models.from_config("model", config)
     reasons = refuse.refusals(model, layout, inventory, Recipe(name="model", model="model"))
     return sorted("".join(letter for letter in reason if not letter.isdigit()) for reason in reasons)

@@ -83,7 +83,7 @@ def test_image_nobody_has_and_image_for_another_machine(ends: tuple[End, End], b
         same_image(ends, "absent:1")
     assert "docker pull absent:1" in str(error.value.next)
     bed.hosts[1].docker("image", "rm", "--force", image.NAME)
-    arm = End(ends[1].host.model_copy(update={"arch": "aarch64"}), ends[1].transport)
+    arm = End(ends[1].host.with_(arch="aarch64"), ends[1].transport)
     with pytest.raises(InputError, match="is made for amd64, and node2 is aarch64"):
         same_image([ends[0], arm], image.NAME)
 

@@ -94,7 +94,7 @@ def test_another_file_than_the_recipe_states_is_refused(carried: Path) -> None:
 
 
 def test_a_package_that_no_index_has_quotes_pip(carried: Path) -> None:
-    absent = package().model_copy(update={"requirement": "nosuchcarrier==1.0"})
+    absent = package().with_(requirement="nosuchcarrier==1.0")
     with pytest.raises(ModelUnavailable) as caught:
         make(absent)
     assert caught.value.quote == "ERROR: No matching distribution found for nosuchcarrier==1.0"

@@ -89,7 +89,7 @@ def test_a_transfer_that_cannot_be_fails_and_answers_nothing(overspan: Overspan,
     """The workers compute in different types, so that NIXL's handshake refuses: no token may come, wrong or right."""
     roles = {"decode": RoleSettings(engine_args={"dtype": "float32"})}
     changes = {"name": "broken", "roles": roles, "port": 0, "topology": "1P1D TP1->TP1", "engine": "dynamo"}
-    recipe = recipes.find("smollm2-135m").model_copy(update={**changes, "ready_timeout_s": 300})
+    recipe = recipes.find("smollm2-135m").with_(**changes, ready_timeout_s=300)
     file = tmp_path / "broken.yaml"
     file.write_text(dump(recipe))
     done: subprocess.CompletedProcess[str] = overspan("up", str(file), *SMALL, check=False)

@@ -166,7 +166,7 @@ def test_a_reference_that_is_not_ours_is_text() -> None:
     assert each["args"] == ["$$(HF_TOKEN)", "$(POD_IP)"]
     assert {"name": "X", "value": "$$(HF_TOKEN)"} in each["env"]
     with pytest.raises(InputError, match="no leader of its pods"):
-        pod_template(spec.model_copy(update={"argv": ["{address:c}"]}), pod, container="main")
+        pod_template(spec.with_(argv=["{address:c}"]), pod, container="main")
 
 
 def test_the_command_prints_them_and_nothing_else() -> None:

@@ -127,7 +127,7 @@ def test_the_page_loads_nothing() -> None:
 
 
 def test_secrets_do_not_reach_the_page() -> None:
-    leaky = process().model_copy(update={"env": {"HF_TOKEN": "hf_leak"}, "argv": ["vllm", "--api-key", "sk-leak"]})
+    leaky = process().with_(env={"HF_TOKEN": "hf_leak"}, argv=["vllm", "--api-key", "sk-leak"])
     page = render(run(processes=[leaky]))
     assert "hf_leak" not in page
     assert "sk-leak" not in page
@@ -173,8 +173,8 @@ def test_untrusted_text_is_inert(tmp_path: Path) -> None:
     happened = [*events(), Event(at=events()[-1].at, message=EVIL, state="failed", data={"log": [EVIL, "two words"]})]
     found = [Finding(rule=EVIL, status="failed", cause=EVIL, fix=EVIL, evidence=Evidence(text=EVIL, file=EVIL))]
     broken = point(4, failed=1, client_bound=True, client={"reasons": [EVIL]})
-    broken = broken.model_copy(update={"requests": broken.requests.model_copy(update={"errors": {EVIL: 1}})})
-    spec = process().model_copy(update={"argv": ["vllm", EVIL], "env": {"X": EVIL}, "name": EVIL})
+    broken = broken.with_(requests=broken.requests.with_(errors={EVIL: 1}))
+    spec = process().with_(argv=["vllm", EVIL], env={"X": EVIL}, name=EVIL)
     documents = run(EVIL, plan=evil_plan, events=happened, findings=found, bench=bench([broken]), processes=[spec])
     seen = opened(tmp_path, documents, run("good"))
     assert 'id="chart-throughput"' in seen.dom

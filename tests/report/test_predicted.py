@@ -10,7 +10,7 @@ from support.run_documents import bench, gpu_plan, plan, point, run
 
 def sparks() -> object:
     recipe = Recipe(name="m", model="lukealonso/MiniMax-M2.5-NVFP4", engine_args={"max_model_len": 4096})
-    return gpu_plan().model_copy(update={"recipe": recipe, "layout": Layout(tp=2)})
+    return gpu_plan().with_(recipe=recipe, layout=Layout(tp=2))
 
 
 def test_each_point_beside_its_prediction() -> None:

@@ -27,7 +27,7 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def sparks() -> Plan:
     args = {"max_model_len": 4096, "enforce_eager": True}
     recipe = Recipe(name="m", model="lukealonso/MiniMax-M2.5-NVFP4", engine_args=args)
-    return gpu_plan().model_copy(update={"recipe": recipe, "layout": Layout(tp=2)})
+    return gpu_plan().with_(recipe=recipe, layout=Layout(tp=2))
 
 
 def measured(users: int, tpot_ms: float, ttft_ms: float = 900.0) -> BenchPoint:
@@ -85,16 +85,13 @@ def test_the_file_is_taken_and_predicts_the_run(
 
 def test_nothing_to_learn_from(state: Path) -> None:
     with pytest.raises(InputError, match="none of these runs holds a measured point"):
-        from_runs([make_run(bench([measured(1, 50.0).model_copy(update={"rate_per_s": 2.0})]))])
+        from_runs([make_run(bench([measured(1, 50.0).with_(rate_per_s=2.0)]))])
     other = sparks()
-    hosts = [
-        host.model_copy(update={"gpus": [gpu.model_copy(update={"kind": "h200"}) for gpu in host.gpus]})
-        for host in other.inventory.hosts
-    ]
-    h200 = other.inventory.model_copy(update={"hosts": hosts})
+    hosts = [host.with_(gpus=[gpu.with_(kind="h200") for gpu in host.gpus]) for host in other.inventory.hosts]
+    h200 = other.inventory.with_(hosts=hosts)
     runs = [
         make_run(bench(truth([1], 1.0))),
-        make_run(bench([measured(1, 9.0)]), other.model_copy(update={"inventory": h200})),
+        make_run(bench([measured(1, 9.0)]), other.with_(inventory=h200)),
     ]
     with pytest.raises(InputError, match="the runs are of gb10, h200"):
         from_runs(runs)
@@ -104,6 +101,6 @@ def test_a_constant_that_does_not_exist_is_told(tmp_path: Path) -> None:
     from overspan.catalog import calibration
     from overspan.schema.errors import RecipeError
 
-    spec = hardware.find("gb10").model_copy(update={"constants": {"weightz": 1.0}})
+    spec = hardware.find("gb10").with_(constants={"weightz": 1.0})
     with pytest.raises(RecipeError, match="unknown constants weightz"):
         calibration.of(spec)

@@ -66,7 +66,7 @@ def test_a_machine_without_that_part_is_told_why(address: str, part: ranks.Part,
     hosts = (
         inventory("10.0.0.1", "10.0.0.2") if address == "10.0.0.9" else inventory("10.0.0.1", "10.0.0.2", "10.0.0.3")
     )
-    hosts = hosts.model_copy(update={"hosts": [host.model_copy(update={"cores": 1}) for host in hosts.hosts]})
+    hosts = hosts.with_(hosts=[host.with_(cores=1) for host in hosts.hosts])
     with pytest.raises(InputError) as error:
         plan_for(address, part, hosts)
     assert told in str(error.value)
@@ -76,7 +76,7 @@ def test_one_host_alone_and_a_host_without_a_fabric_are_refused() -> None:
     with pytest.raises(PlanRefused, match="nothing is left for others"):
         plan_for("10.0.0.1", "head", layout="tp1")
     hosts = inventory("10.0.0.1", "10.0.0.2")
-    blind = hosts.model_copy(update={"hosts": [hosts.hosts[0].model_copy(update={"fabric": None}), hosts.hosts[1]]})
+    blind = hosts.with_(hosts=[hosts.hosts[0].with_(fabric=None), hosts.hosts[1]])
     with pytest.raises(InputError, match="node1 of pair has no fabric"):
         ranks.at_home(blind, {"10.0.0.2"})
 
@@ -144,7 +144,7 @@ class Meeting:
     port: int
 
     def ask(self, **changes: object) -> Line:
-        return call(self.worker_plan, hello_of(self.worker, self.worker_plan).model_copy(update=changes))[0]
+        return call(self.worker_plan, hello_of(self.worker, self.worker_plan).with_(**changes))[0]
 
 
 @pytest.fixture

@@ -67,13 +67,13 @@ def two_nodes(**recipe: object) -> Plan:
     )
     places = [Placement(process=f"rank{n}", host=f"node{n + 1}", ranks=[n], gpus=[0]) for n in (0, 1)]
     inventory = Inventory(hosts=hosts, launcher="docker", device="cuda")
-    return plan.model_copy(update={"inventory": inventory, "placements": places})
+    return plan.with_(inventory=inventory, placements=places)
 
 
 def test_a_row_for_each_rank_with_its_own_gpu() -> None:
     plan = two_nodes()
-    plan = plan.model_copy(
-        update={"placements": [Placement(process="api", host="node1", ranks=[0, 1], gpus=[2, 3]), plan.placements[1]]}
+    plan = plan.with_(
+        placements=[Placement(process="api", host="node1", ranks=[0, 1], gpus=[2, 3]), plan.placements[1]]
     )
     rows = rows_of(plan, [process("api", "node1"), process("rank1", "node2")], {"node1": [a_load(3), a_load(2)]})
     assert [(row.process, row.ranks, row.gpu) for row in rows] == [("api", "0", 2), ("api", "1", 3), ("rank1", "1", 0)]
@@ -130,7 +130,7 @@ LOAD = Reply(argv=GPU_LOAD.argv, stdout="0, 97, 402.30, 71680, 60\n")
 def test_a_view_of_an_endpoint_and_of_a_host_that_is_gone(serving: Serving) -> None:
     server = Keyed(None)
     plan = two_nodes()
-    folder = serving(plan.model_copy(update={"endpoint": a_plan(server.port).endpoint}))
+    folder = serving(plan.with_(endpoint=a_plan(server.port).endpoint))
     gone = Reply(argv=["**"], unreachable="No route to host")
     ways = {"node1": Fake("node1", [LOAD, *DOCKER]), "node2": Fake("node2", [gone])}
     try:

@@ -110,18 +110,16 @@ def test_step_without_a_container() -> None:
 
 
 def test_step_in_pyxis() -> None:
-    spec = SPEC.model_copy(
-        update={
-            "image": "/shared/images/vllm.sqsh",
-            "entrypoint": "vllm",
-            "argv": ["serve", "/models/m3"],
-            "mounts": [
-                Mount(source="/lustre/m3", target="/models/m3"),
-                Mount(source="/c", target="/c", read_only=False),
-            ],
-            "secrets": ["HF_TOKEN"],
-            "cwd": "/tmp",
-        }
+    spec = SPEC.with_(
+        image="/shared/images/vllm.sqsh",
+        entrypoint="vllm",
+        argv=["serve", "/models/m3"],
+        mounts=[
+            Mount(source="/lustre/m3", target="/models/m3"),
+            Mount(source="/c", target="/c", read_only=False),
+        ],
+        secrets=["HF_TOKEN"],
+        cwd="/tmp",
     )
     assert commands.step(spec, RUN, ContainerRuntime(kind="enroot")) == [
         *SRUN,
@@ -130,23 +128,23 @@ def test_step_in_pyxis() -> None:
         *("--", "sh", "-c", 'set -a; eval "$(cat)"; set +a; exec "$@" 2>&1 </dev/null', "sh"),
         *("env", "--", "UCX_TLS=cuda_copy,cuda_ipc,tcp", "vllm", "serve", "/models/m3"),
     ]
-    comma = spec.model_copy(update={"mounts": [Mount(source="/a,b", target="/c")]})
+    comma = spec.with_(mounts=[Mount(source="/a,b", target="/c")])
     with pytest.raises(InputError, match="pyxis cannot mount"):
         commands.step(comma, RUN, ContainerRuntime(kind="enroot"))
 
 
 def test_step_in_docker_ends_its_container_and_shows_no_secret() -> None:
-    spec = SPEC.model_copy(update={"image": "vllm/vllm-openai:v0.32.0", "entrypoint": "vllm", "argv": ["serve", "/m"]})
+    spec = SPEC.with_(image="vllm/vllm-openai:v0.32.0", entrypoint="vllm", argv=["serve", "/m"])
     argv = commands.step(spec, RUN, ContainerRuntime())
     assert argv[len(SRUN) : len(SRUN) + 3] == ["--", "sh", "-c"]
     assert "docker stop" in argv[len(SRUN) + 3]
     assert argv[len(SRUN) + 4 : len(SRUN) + 9] == ["sh", f"overspan-{RUN}-decode0", "docker", "run", "--rm"]
     with pytest.raises(InputError, match="HF_TOKEN"):
-        commands.step(spec.model_copy(update={"secrets": ["HF_TOKEN"]}), RUN, ContainerRuntime())
+        commands.step(spec.with_(secrets=["HF_TOKEN"]), RUN, ContainerRuntime())
 
 
 def test_the_runs_folder_holds_no_shell_text_and_secrets_apart() -> None:
-    spec = SPEC.model_copy(update={"secrets": ["HF_TOKEN"], "argv": ["x", "a'; rm -rf / #", "$(b)"]})
+    spec = SPEC.with_(secrets=["HF_TOKEN"], argv=["x", "a'; rm -rf / #", "$(b)"])
     packed = commands.files([spec], RUN, ["a"], {}, secrets={"HF_TOKEN": "hf_se'cret"})
     with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
         found = {entry.name: (entry.mode, tar.extractfile(entry)) for entry in tar.getmembers()}

@@ -120,7 +120,7 @@ def test_a_broken_transfer_fails_and_does_not_answer(rack_apart: Rack) -> None:
     roles = {"prefill": role("prefill"), "decode": role("decode")}
     changes = {"roles": roles, "port": 8030, "topology": "1P1D TP1->TP1"}
     file = rack_apart.folder / "broken.yaml"
-    file.write_text(dump(recipes.find("smollm2-135m").model_copy(update=changes)))
+    file.write_text(dump(recipes.find("smollm2-135m").with_(**changes)))
     done = rack_apart.run("up", str(file), "--on", str(rack_apart.inventory))
     assert done.returncode == 1, done.stderr
     assert "no cache was transferred" in done.stderr

@@ -29,7 +29,7 @@ def spec(name: str, host: str, program: str, *argv: str, **more: object) -> Proc
         mounts=image.mounts(),
         ranks=[int(name[-1])] if name[-1].isdigit() else [],
     )
-    return base.model_copy(update=more)
+    return base.with_(**more)
 
 
 @contextlib.contextmanager

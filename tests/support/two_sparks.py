@@ -113,10 +113,10 @@ def sparks() -> Inventory:
     hosts = []
     for host in shipped.hosts:
         assert host.fabric is not None
-        fabric = host.fabric.model_copy(update={"interface": CABLE, "hcas": [HCA]})
-        nic = host.nics[0].model_copy(update={"interface": CABLE, "rdma_device": HCA})
-        hosts.append(host.model_copy(update={"fabric": fabric, "nics": [nic], "model_cache": "/models"}))
-    return shipped.model_copy(update={"hosts": hosts})
+        fabric = host.fabric.with_(interface=CABLE, hcas=[HCA])
+        nic = host.nics[0].with_(interface=CABLE, rdma_device=HCA)
+        hosts.append(host.with_(fabric=fabric, nics=[nic], model_cache="/models"))
+    return shipped.with_(hosts=hosts)
 
 
 def plan_on(inventory: Inventory, recipe: Recipe) -> Plan:
@@ -140,7 +140,7 @@ class Two:
         self.hosts: dict[str, Fake] = {}
 
     def change(self, host: str, name: str, **changes: object) -> None:
-        self.replies[host][name] = self.replies[host][name].model_copy(update=changes)
+        self.replies[host][name] = self.replies[host][name].with_(**changes)
 
     def reach(self, host: Host) -> Fake:
         self.hosts[host.name] = Fake(host.name, list(self.replies[host.name].values()))

@@ -167,7 +167,7 @@ def test_constraints_hold_every_point(tmp_path: Path) -> None:
 
 
 def test_machines_that_stand_beside_the_sweep(tmp_path: Path) -> None:
-    (tmp_path / "two.yaml").write_text(dump(inventories.find("laptop").model_copy(update={"name": "two"})))
+    (tmp_path / "two.yaml").write_text(dump(inventories.find("laptop").with_(name="two")))
     file = a_sweep(tmp_path, SWEEP + "inventory: two.yaml\n")
     assert matrix_of(str(file), None, to_start=False).inventory.name == "two"
 

@@ -59,7 +59,7 @@ class Repository:
 
     def result(self, file: str, index: int, recipe_hash: str | None = None) -> None:
         point = matrix_of(str(self.folder / "sweeps" / "tiny.yaml"), None, to_start=False).points[index]
-        point = point.model_copy(update={"recipe_hash": recipe_hash or point.recipe_hash})
+        point = point.with_(recipe_hash=recipe_hash or point.recipe_hash)
         now = datetime.now(UTC).isoformat()
         result = Result(point=point, state="ok", started_at=now, ended_at=now, overspan_version="0")
         with (self.folder / "results" / file).open("a") as lines:
@@ -154,7 +154,7 @@ def unended(repository: Repository) -> None:
 
 def forge(repository: Repository, **changes: object) -> None:
     (last,) = read_results(repository.folder / "results" / "tiny.jsonl")
-    forged = last.model_copy(update={"point": last.point.model_copy(update=changes)})
+    forged = last.with_(point=last.point.with_(**changes))
     with (repository.folder / "results" / "tiny.jsonl").open("a") as lines:
         lines.write(forged.model_dump_json() + "\n")
 
@@ -174,8 +174,8 @@ def better_numbers(repository: Repository) -> None:
         | {name: {} for name in ("ttft_ms", "tpot_ms", "itl_ms", "e2e_ms")}
     )
     derived = derive(last.point, measured)
-    honest = last.model_copy(update={"measured": measured, "derived": derived})
-    better = honest.model_copy(update={"derived": {**derived, "per_gpu": {"output": 99999.0}}})
+    honest = last.with_(measured=measured, derived=derived)
+    better = honest.with_(derived={**derived, "per_gpu": {"output": 99999.0}})
     with (repository.folder / "results" / "tiny.jsonl").open("a") as lines:
         lines.write(honest.model_dump_json() + "\n")
         lines.flush()

@@ -38,7 +38,7 @@ def counts(ok: int, failed: int, planned: int = 40, **errors: int) -> RequestCou
     ],
 )
 def test_what_is_not_ok(changes: dict[str, Any], share: float, said: str) -> None:
-    seen = measured(POINT).model_copy(update=changes)
+    seen = measured(POINT).with_(**changes)
     reason = why_not(seen, [], Constraints(failed_share=share))
     assert reason.startswith(said)
     assert bool(reason) == bool(said)
@@ -52,10 +52,8 @@ def test_a_failed_verification_is_not_ok_however_fast() -> None:
 
 
 def test_rates_are_over_used_reserved_and_each_role() -> None:
-    seen = measured(POINT).model_copy(
-        update={"input_tokens_per_s": 1200.0, "output_tokens_per_s": 2400.0, "total_tokens_per_s": 3600.0}
-    )
-    wide = POINT.model_copy(update={"gpus_reserved": 24})
+    seen = measured(POINT).with_(input_tokens_per_s=1200.0, output_tokens_per_s=2400.0, total_tokens_per_s=3600.0)
+    wide = POINT.with_(gpus_reserved=24)
     found = derive(wide, seen)
     assert found["per_gpu"] == {"total": 300.0, "output": 200.0, "input": 100.0}
     assert found["per_gpu_reserved"] == {"total": 150.0, "output": 100.0, "input": 50.0}
@@ -78,7 +76,7 @@ def test_a_table_has_a_row_a_point_and_the_same_columns_everywhere() -> None:
 def test_other_line_ends_in_a_reason_end_no_line(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path)
     for reason in ("a\u2028b", "c\u0085d"):
-        folder.add(LADDER.ended[0].model_copy(update={"reason": reason}))
+        folder.add(LADDER.ended[0].with_(reason=reason))
     assert [result.reason for result in folder.results()] == ["a\u2028b", "c\u0085d"]
 
 

@@ -47,7 +47,7 @@ def test_every_planned_point_stands_in_the_page_with_its_state() -> None:
 def test_counts_of_gpus_are_those_of_the_plan() -> None:
     """Four ways to count, from the same tokens: used and reserved GPUs, output and all tokens."""
     sweep = a_sweep()
-    point = sweep.points[1].model_copy(update={"gpus_reserved": 24})
+    point = sweep.points[1].with_(gpus_reserved=24)
     one = result(point)
     figures = charts([one])
     by_view = {trace["meta"]["view"]: trace["y"] for trace in figures["pareto"]["data"] if "view" in trace["meta"]}
@@ -106,7 +106,7 @@ def test_the_page_draws_and_the_reader_picks(tmp_path: Path) -> None:
 @pytest.mark.real
 def test_untrusted_text_is_inert(tmp_path: Path) -> None:
     sweep = a_sweep()
-    evil = sweep.points[2].model_copy(update={"model": EVIL, "notes": [EVIL], "image": EVIL, "deployment": EVIL})
+    evil = sweep.points[2].with_(model=EVIL, notes=[EVIL], image=EVIL, deployment=EVIL)
     ended = result(evil, state="failed", reason=EVIL)
     documents = SweepDocuments(EVIL, [evil, *sweep.points[3:]], {**sweep.results, evil.id: ended})
     (tmp_path / "evil.html").write_text(render_sweep(documents), encoding="utf-8")
@@ -132,9 +132,7 @@ def test_colours_of_the_legend_are_those_of_the_charts() -> None:
     """A series without numbers takes no colour from the others."""
     sweep = a_sweep()
     (first, *others) = sweep.points
-    failed = result(
-        first.model_copy(update={"name": "hurried"}), state="failed", reason="late", measured=None, derived={}
-    )
+    failed = result(first.with_(name="hurried"), state="failed", reason="late", measured=None, derived={})
     page = SweepDocuments("ladder", [failed.point, *others], {failed.point.id: failed, **sweep.results})
     drawn = {trace["name"]: trace["line"]["color"] for trace in charts(page.ended)["pareto"]["data"]}
     shown = re.search(r'<ul class="legend".*?</ul>', render_sweep(page), re.DOTALL)
@@ -146,7 +144,7 @@ def test_colours_of_the_legend_are_those_of_the_charts() -> None:
 
 def test_the_headline_names_one_topology_once_and_a_folder_by_its_name() -> None:
     sweep = a_sweep(failed=0, missing=14)
-    alone = [point.model_copy(update={"model": "/models/some/minimax"}) for point in sweep.points[:1]]
+    alone = [point.with_(model="/models/some/minimax") for point in sweep.points[:1]]
     said = headline(SweepDocuments("m3", alone, {alone[0].id: result(alone[0])}))
     assert said.startswith("minimax: of 1 point, 1P1D DEP4->TEP8 gave the most, ")
     assert said.count("1P1D") == 1

@@ -177,7 +177,7 @@ def test_a_host_key_that_changed_is_refused_with_the_line_and_the_next_command(o
 
 
 def test_an_unknown_host_key_is_refused(server: Sshd, tmp_path: Path) -> None:
-    stranger = server.ssh.model_copy(update={"known_hosts": str(tmp_path / "empty")})
+    stranger = server.ssh.with_(known_hosts=str(tmp_path / "empty"))
     with pytest.raises(HostUnreachable, match="is not known yet") as caught:
         Remote("spark1", stranger).run(["true"])
     assert caught.value.quote is not None and "host key is known for" in caught.value.quote
@@ -187,17 +187,17 @@ def test_an_unknown_host_key_is_refused(server: Sshd, tmp_path: Path) -> None:
 def test_a_configuration_file_cannot_switch_verification_off(server: Sshd, tmp_path: Path) -> None:
     config = tmp_path / "config"
     config.write_text("Host *\n  StrictHostKeyChecking no\n")
-    careless = server.ssh.model_copy(update={"known_hosts": str(tmp_path / "empty"), "config_file": str(config)})
+    careless = server.ssh.with_(known_hosts=str(tmp_path / "empty"), config_file=str(config))
     with pytest.raises(HostUnreachable, match="is not known yet"):
         Remote("spark1", careless).run(["true"])
 
 
 def test_a_refused_login_and_a_closed_port(server: Sshd, tmp_path: Path) -> None:
-    other = server.ssh.model_copy(update={"identity_file": str(new_key(tmp_path / "other"))})
+    other = server.ssh.with_(identity_file=str(new_key(tmp_path / "other")))
     with pytest.raises(HostUnreachable, match="refused the login") as caught:
         Remote("spark1", other).run(["true"])
     assert caught.value.quote is not None and "Permission denied" in caught.value.quote
-    closed = server.ssh.model_copy(update={"port": 1})
+    closed = server.ssh.with_(port=1)
     with pytest.raises(HostUnreachable, match=r"spark1 \(127.0.0.1\) is unreachable") as caught:
         Remote("spark1", closed).run(["true"])
     assert caught.value.quote is not None and "Connection refused" in caught.value.quote

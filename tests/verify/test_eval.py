@@ -7,6 +7,7 @@ import shlex
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -43,12 +44,17 @@ def result(right: list[int], samples: int = 1, digest: str = "d") -> EvalResult:
     )
 
 
+def damaged(kept: Any, **changes: object) -> Any:
+    """What no writer of ours would write."""
+    return type(kept).model_construct(**{**dict(kept), **changes})
+
+
 def renamed(kept: EvalResult) -> EvalResult:
-    return kept.model_copy(update={"questions": [each.model_copy(update={"id": "x"}) for each in kept.questions]})
+    return kept.with_(questions=[each.with_(id="x") for each in kept.questions])
 
 
-def miscounted(kept: EvalResult) -> EvalResult:
-    return kept.model_copy(update={"questions": [each.model_copy(update={"right": 5}) for each in kept.questions]})
+def miscounted(kept: EvalResult) -> Any:
+    return damaged(kept, questions=[damaged(each, right=5) for each in kept.questions])
 
 
 # Published values: R `binom.confint(x, n, methods="wilson")`, to three figures.
@@ -222,9 +228,9 @@ def test_what_cannot_be_compared_is_said_before_anything_is_asked(
     for kept, says in (
         (result([1]), "of other questions"),
         (result([1], digest=of_these), "its questions are not those of .*: 1 for 2"),
-        (result([1, 1, 0], digest=of_these).model_copy(update={"questions": []}), "questions: List should have"),
+        (damaged(result([1, 1, 0], digest=of_these), questions=[]), "questions: List should have"),
         (renamed(result([1, 1], digest=of_these)), "its questions are not those of .*: 'x' where '1' is asked"),
-        (result([1, 1], digest=of_these).model_copy(update={"samples": 0}), "no result of verify --eval: samples"),
+        (damaged(result([1, 1], digest=of_these), samples=0), "no result of verify --eval: samples"),
         (miscounted(result([1, 1], digest=of_these)), "question 1: 5 right of 1 of 1 samples"),
     ):
         other.write_text(kept.model_dump_json())

@@ -159,8 +159,8 @@ def test_half_of_a_pair_in_an_answer_does_not_lose_an_evaluation(monkeypatch: py
 
 def test_a_reference_that_is_sure_of_nothing_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     serve(monkeypatch, lambda body: sent(sound(body), body))
-    unsure = REFERENCE.continuations[0].model_copy(update={"margins": [0.1, 0.1]})
-    reference = REFERENCE.model_copy(update={"continuations": [unsure]})
+    unsure = REFERENCE.continuations[0].with_(margins=[0.1, 0.1])
+    reference = REFERENCE.with_(continuations=[unsure])
     (_, found) = verify(Subject(HERE, reference=reference), {"verify.logits": RULES["verify.logits"]})
     assert found.status == "not_evaluated"
 

@@ -34,10 +34,9 @@ def shipped() -> Calibration:
     if unknown:
         raise RecipeError(f"{FITTED}: {', '.join(sorted(unknown))} has no prior")
     constants = {
-        name: held.model_copy(update={"value": float(data["values"].get(name, held.value))})
-        for name, held in known.constants.items()
+        name: held.with_(value=float(data["values"].get(name, held.value))) for name, held in known.constants.items()
     }
-    return known.model_copy(update={"constants": constants, "source": data["source"]})
+    return known.with_(constants=constants, source=data["source"])
 
 
 def of(hardware: HardwareSpec) -> Calibration:
@@ -52,9 +51,9 @@ def of(hardware: HardwareSpec) -> Calibration:
     unknown = set(hardware.constants) - set(held.constants)
     if unknown:
         raise RecipeError(f"{hardware.name}: unknown constants {', '.join(sorted(unknown))}")
-    own = {name: held.constants[name].model_copy(update={"value": value}) for name, value in hardware.constants.items()}
+    own = {name: held.constants[name].with_(value=value) for name, value in hardware.constants.items()}
     if any(value < 0 for value in hardware.constants.values()):
         raise RecipeError(f"{hardware.name}: a constant is below 0")
     families = list(dict.fromkeys([*held.families, hardware.family]))
     update = {"constants": {**held.constants, **own}, "families": families}
-    return held.model_copy(update={**update, "source": f"{held.source}; {', '.join(hardware.fitted_to)}"})
+    return held.with_(**update, source=f"{held.source}; {', '.join(hardware.fitted_to)}")

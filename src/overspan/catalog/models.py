@@ -124,28 +124,26 @@ def _counted(said: ModelSpec, tensors: list[headers.Tensor], full: inferred.Comp
     packed = int(width) if width.isdigit() else 4
     if layers is None:
         modules = headers.by_module(tensors, lambda owner, _: headers.module_of(owner, said.layers), packed)
-        counted = said.model_copy(update={"modules": modules, "counted_from": "headers"})
-        return counted.model_copy(update={"warnings": [*said.warnings, *_differences(said, counted)]})
+        counted = said.with_(modules=modules, counted_from="headers")
+        return counted.with_(warnings=[*said.warnings, *_differences(said, counted)])
     _same_layers(said, layers)
     modules = headers.by_module(
         tensors, lambda owner, held: inferred.module_by_shape(owner, held, said, layers, experts), packed
     )
     held = {module.module for module in modules}
-    counted = said.model_copy(
-        update={
-            "modules": modules,
-            "counted_from": "headers",
-            "moe_layers": len(experts.layers) if experts else said.moe_layers,
-            "tied_embeddings": "lm_head" not in held if "embedding" in held else said.tied_embeddings,
-            "assumed": full.assumed,
-        }
+    counted = said.with_(
+        modules=modules,
+        counted_from="headers",
+        moe_layers=len(experts.layers) if experts else said.moe_layers,
+        tied_embeddings="lm_head" not in held if "embedding" in held else said.tied_embeddings,
+        assumed=full.assumed,
     )
     told = [*said.warnings, *_unsaid(full), *_differences(said, counted), *_nameless(counted)]
     if layers.number > said.layers + said.mtp_layers:
         told.append(
             f"the headers hold {layers.number} layers, config.json says {said.layers}: the others are taken to draft"
         )
-    return counted.model_copy(update={"warnings": told})
+    return counted.with_(warnings=told)
 
 
 def _unsaid(full: inferred.Completed) -> list[str]:
@@ -261,7 +259,7 @@ def _shipped(name: str) -> ModelSpec:
     text, file = library.text_of(_FOLDER, name, "model")
     data, _ = read_yaml(text, file)
     spec = accounting.count(name, data["config"])
-    return spec.model_copy(update={"source": data["source"], "ids": data["ids"]})
+    return spec.with_(source=data["source"], ids=data["ids"])
 
 
 def is_hub_id(name: str) -> bool:

@@ -34,7 +34,7 @@ def find(name: str) -> Recipe:
         if Path(name, "config.json").is_file() or _HUB_ID.fullmatch(name):
             return for_model(name)
         if (known := models.checkpoint_of(name)) is not None:
-            return for_model(known).model_copy(update={"name": name.lower()})
+            return for_model(known).with_(name=name.lower())
         if Path(name).is_dir():
             raise RecipeError(f"folder {name} holds no config.json: it is no model that vLLM can load")
         raise UnknownName("recipe or model", name, [*names(), *models.names()], next=_known())

@@ -200,7 +200,7 @@ def _read_file(file: Path) -> list[Rule]:
         # Slower, and says where.
         data, places = read_yaml(text, str(file))
         document = make(RuleFile, data, str(file), places)
-    return [rule.model_copy(update={"category": document.category}) for rule in document.rules]
+    return [rule.with_(category=document.category) for rule in document.rules]
 
 
 def _fast_yaml(text: str) -> Any:

@@ -84,7 +84,7 @@ def _better(logged: Finding, sign: Finding | None) -> Finding:
     # A log without the lines that would show it is no proof: where the documents cannot tell either, nothing was seen.
     if sign is None or logged.status == "failed":
         return logged
-    return sign.model_copy(update={"title": logged.title or sign.title, "category": logged.category})
+    return sign.with_(title=logged.title or sign.title, category=logged.category)
 
 
 def _sign(rule: str, title: str, **more: object) -> Finding:
@@ -238,4 +238,4 @@ def _sockets(run: RunDocuments) -> Finding:
     said = next((finding for finding in run.verified if finding.rule == "nccl.transport"), None)
     if said is None:
         return _sign(rule, title, status="not_evaluated", cause="verify.json does not tell NCCL's transport")
-    return said.model_copy(update={"rule": rule, "title": title, "category": "slow/perf"})
+    return said.with_(rule=rule, title=title, category="slow/perf")

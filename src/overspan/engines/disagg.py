@@ -43,12 +43,10 @@ def worker(plan: Plan, role: RoleName, number: int, placements: list[Placement])
     address = defaults.LOOPBACK if plan.inventory.launcher == "local" else address_of(head)
     if len(placements) > 1:
         args["master_port"] = defaults.MASTER_PORT + number
-    own = plan.model_copy(
-        update={
-            "recipe": plan.recipe.model_copy(update={"engine_args": args, "host": address, "port": port}),
-            "endpoint": plan.endpoint.model_copy(update={"host": address, "port": port}),
-            "placements": placements,
-        }
+    own = plan.with_(
+        recipe=plan.recipe.with_(engine_args=args, host=address, port=port),
+        endpoint=plan.endpoint.with_(host=address, port=port),
+        placements=placements,
     )
     return [
         _in_role(plan, spec, role, number, placed) for spec, placed in zip(vllm.processes(own), placements, strict=True)
@@ -64,7 +62,7 @@ def _in_role(plan: Plan, spec: ProcessSpec, role: RoleName, number: int, placed:
     }
     if len(placed.gpus) < len(host.gpus):
         env["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, placed.gpus))
-    return spec.model_copy(update={"role": role, "env": {**env, **spec.env}, "ports": {**spec.ports, "nixl": base}})
+    return spec.with_(role=role, env={**env, **spec.env}, ports={**spec.ports, "nixl": base})
 
 
 def router(plan: Plan, workers: list[ProcessSpec]) -> ProcessSpec:

@@ -97,7 +97,7 @@ def contained(spec: ProcessSpec, plan: Plan, host: Host) -> ProcessSpec:
         "mounts": [*spec.mounts, *mounts],
         "docker_options": [*_device_options(plan, host), *(host.container.options if host.container else [])],
     }
-    return spec.model_copy(update=changes)
+    return spec.with_(**changes)
 
 
 def _device_options(plan: Plan, host: Host) -> list[str]:
@@ -113,7 +113,7 @@ def located(plan: Plan) -> Plan:
     if plan.inventory.launcher != "slurm":
         return plan
     hosts = [_located(host) for host in plan.inventory.hosts]
-    return plan.model_copy(update={"inventory": plan.inventory.model_copy(update={"hosts": hosts})})
+    return plan.with_(inventory=plan.inventory.with_(hosts=hosts))
 
 
 def _located(host: Host) -> Host:
@@ -121,7 +121,7 @@ def _located(host: Host) -> Host:
     hcas = host.fabric.hcas if host.fabric else []
     # Not validated: it stands for an address that only the job will know.
     fabric = Fabric.model_construct(interface=interface, address=f"{{address:{host.name}}}", hcas=hcas, why=[])
-    return host.model_copy(update={"fabric": fabric})
+    return host.with_(fabric=fabric)
 
 
 def listens_on(plan: Plan, head: Host) -> str:

@@ -174,9 +174,7 @@ def _with_fabric(host: Host, end: End | None, networks: dict[str, dict[str, End]
         why.append(f"both HCAs of each port go to NCCL ({', '.join(hcas)}): one alone carries half of the cable's rate")
     if not hcas:
         why.append("no HCA is named: no RDMA port with a link was found for this network")
-    return host.model_copy(
-        update={"fabric": Fabric(interface=nic.interface, address=_ip(end.address), hcas=hcas, why=why)}
-    )
+    return host.with_(fabric=Fabric(interface=nic.interface, address=_ip(end.address), hcas=hcas, why=why))
 
 
 def _hcas(host: Host, chosen: End, networks: dict[str, dict[str, End]]) -> tuple[list[str], bool]:

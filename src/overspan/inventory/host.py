@@ -181,4 +181,4 @@ def _with_twins(nics: list[Nic]) -> list[Nic]:
             by_place.setdefault(place, []).append(nic.interface)
     twins = {pair[0]: pair[1] for pair in by_place.values() if len(pair) == 2}
     twins |= {second: first for first, second in twins.items()}
-    return [nic.model_copy(update={"twin": twins[nic.interface]}) if nic.interface in twins else nic for nic in nics]
+    return [nic.with_(twin=twins[nic.interface]) if nic.interface in twins else nic for nic in nics]

@@ -65,18 +65,16 @@ def spec_of(found: dict[str, Any], host: Host, when: str) -> HardwareSpec:
     )
     copy = found["copy_bytes_per_s"] / (COPY_REACHES if cuda else 1.0)
     reached = f"; a copy reaches {COPY_REACHES:.0%} of it" if cuda else " (copy, read and written)"
-    return known.model_copy(
-        update={
-            "name": f"my-{name}",
-            "names": [],
-            "family": _FAMILIES.get(found.get("capability", ""), known.family),
-            "memory": memory,
-            "bandwidth": Bandwidth(bytes_per_s=copy, source=said + reached),
-            "rates": _rates(found, known, said, cuda=cuda),
-            "within": _within(found, known, said),
-            "launch": Launch(seconds=found["launch_s"], source=said) if "launch_s" in found else known.launch,
-            "gpus_per_host": found.get("gpus", known.gpus_per_host),
-        }
+    return known.with_(
+        name=f"my-{name}",
+        names=[],
+        family=_FAMILIES.get(found.get("capability", ""), known.family),
+        memory=memory,
+        bandwidth=Bandwidth(bytes_per_s=copy, source=said + reached),
+        rates=_rates(found, known, said, cuda=cuda),
+        within=_within(found, known, said),
+        launch=Launch(seconds=found["launch_s"], source=said) if "launch_s" in found else known.launch,
+        gpus_per_host=found.get("gpus", known.gpus_per_host),
     )
 
 
@@ -118,7 +116,7 @@ def _unmeasured(found: dict[str, Any], known: HardwareSpec) -> str:
 def _within(found: dict[str, Any], known: HardwareSpec, said: str) -> Link:
     if "all_reduce_latency_s" not in found:
         why = found["missing"].get("all_reduce", "not measured")
-        return known.within.model_copy(update={"source": f"not measured ({why}): of {known.name}"})
+        return known.within.with_(source=f"not measured ({why}): of {known.name}")
     return Link(
         latency_s=found["all_reduce_latency_s"],
         bytes_per_s=found["all_reduce_bytes_per_s"],

@@ -115,11 +115,9 @@ def _with_processes(transport: Transport, one: Container) -> Container:
     rows = [row.split(None, 4) for row in done.stdout.splitlines()[1:]]
     living = [row for row in rows if len(row) == 5 and not row[3].startswith("Z")]
     titles = {pid: title for pid, _, _, _, title in living}
-    return one.model_copy(
-        update={
-            "titles": {int(pid): title for pid, parent, _, _, title in living if titles.get(parent) != title},
-            "memory_bytes": sum(int(kib) for _, _, kib, _, _ in living) * 1024,
-        }
+    return one.with_(
+        titles={int(pid): title for pid, parent, _, _, title in living if titles.get(parent) != title},
+        memory_bytes=sum(int(kib) for _, _, kib, _, _ in living) * 1024,
     )
 
 

@@ -201,7 +201,7 @@ class SlurmLauncher:
         if jobs:
             self._job = jobs[-1]
         elif self._job is not None and not self._job.queued:
-            self._job = self._job.model_copy(update={"state": "FORGOTTEN"})
+            self._job = self._job.with_(state="FORGOTTEN")
         if self._job is not None and not self._job.queued and not self._nodes:
             self._nodes = nodes_of(self._fresh([f"{self.folder}/nodes"], keep=True)[0].decode(errors="replace"))
 

@@ -35,11 +35,11 @@ def stage_model(plan: Plan, say: Say) -> tuple[Plan, models.PreparedModel | None
                 f"models of inventory {plan.inventory.name}: {known!r} is no folder of this machine, and no whole path",
                 next=f"name the folder as the hosts have it, like /srv/models/{Path(known).name}",
             )
-        return plan.model_copy(update={"model_path": known}), None
-    recipe = plan.recipe.model_copy(update={"model": known, "package": None}) if known else plan.recipe
+        return plan.with_(model_path=known), None
+    recipe = plan.recipe.with_(model=known, package=None) if known else plan.recipe
     model = models.prepare(recipe, say=say)
     path = solid(model.path) if plan.inventory.launcher == "docker" else model.path
-    return plan.model_copy(update={"model_path": str(path), "model_digest": model.digest}), model
+    return plan.with_(model_path=str(path), model_digest=model.digest), model
 
 
 def check_slurm(run: RunFolder, plan: Plan) -> None:
@@ -72,8 +72,8 @@ def stage_slurm(run: RunFolder, plan: Plan, say: Say) -> Plan:
         if plan.engine.image and container is not None and container.kind == "enroot":
             folder = images_folder(site, launcher.folder.rsplit("/", 2)[0])
             image = shared.import_image(login, plan.engine.image, folder, say)
-            changes["engine"] = plan.engine.model_copy(update={"image": image})
-        return plan.model_copy(update=changes)
+            changes["engine"] = plan.engine.with_(image=image)
+        return plan.with_(**changes)
     finally:
         login.close()
 

@@ -112,7 +112,7 @@ def _machines(question: Question) -> Inventory:
     found = _named_machines(question)
     if question.hardware:
         hardware.find(question.hardware)  # a mistake in it is told now
-        found = found.model_copy(update={"hardware": question.hardware})
+        found = found.with_(hardware=question.hardware)
     return found
 
 

@@ -61,7 +61,7 @@ def from_runs(runs: Sequence[RunFolder], hardware: HardwareSpec | None = None) -
         for name, one in fitted.constants.items()
         if abs(one.value - prior.constants[name].value) > _MOVED * max(prior.constants[name].value, 1e-9)
     }
-    known = start.model_copy(update={"constants": {**start.constants, **own}, "fitted_to": [*start.fitted_to, *labels]})
+    known = start.with_(constants={**start.constants, **own}, fitted_to=[*start.fitted_to, *labels])
     rows = [_row(label, item, prior, fitted) for label, item in zip(labels, held, strict=True)]
     return Fitted(hardware=known, rows=rows, before=_error(rows, "before"), after=_error(rows, "after"))
 

@@ -76,9 +76,7 @@ def rank_disaggregated(
             if users > decode.capacity * decode.layout.dp:
                 continue
             if key not in steps:
-                steps[key] = alone_step_ms(
-                    model, recipe, inventory, demand.model_copy(update={"concurrency": users}), decode
-                )
+                steps[key] = alone_step_ms(model, recipe, inventory, demand.with_(concurrency=users), decode)
             left = total - y * decode.layout.world_size
             found += [
                 _meet(
@@ -120,7 +118,7 @@ def predict_pair(
     """
     (x, first), (y, second) = pair
     prefill = side_of(model, recipes[0], inventory, demand, first)
-    users = demand.model_copy(update={"concurrency": -(-demand.concurrency // y)})
+    users = demand.with_(concurrency=-(-demand.concurrency // y))
     case = inputs.case_of(model, recipes[1], second, inventory, users)
     held = [capacity_of(case, recipes[1], size, reserve) for _, size, reserve in rank_memory(second, inventory)]
     room = min(held) * second.dp
@@ -141,7 +139,7 @@ def _sides(model: ModelSpec, recipe: Recipe, inventory: Inventory, demand: Deman
 
 def side_of(model: ModelSpec, recipe: Recipe, inventory: Inventory, demand: Demand, layout: Layout) -> Side:
     """A layout as a prefill worker, and how many requests it may hold as a decode worker."""
-    case = inputs.case_of(model, recipe, layout, inventory, demand.model_copy(update={"concurrency": 1}))
+    case = inputs.case_of(model, recipe, layout, inventory, demand.with_(concurrency=1))
     held = [capacity_of(case, recipe, size, reserve) for _, size, reserve in rank_memory(layout, inventory)]
     alone = predict(case)
     sent = model.kv_bytes(round(demand.isl), case.setting.kv_value_bytes) / layout.world_size

@@ -31,8 +31,6 @@ def place_apart(
     if reasons:
         raise PlanRefused(f"{topology.label} cannot run:", reasons)
     placements = [
-        each.model_copy(update={"role": worker.role, "worker": worker.number})
-        for worker in placed.workers
-        for each in worker.placements
+        each.with_(role=worker.role, worker=worker.number) for worker in placed.workers for each in worker.placements
     ]
     return placements, topology.answering.layout

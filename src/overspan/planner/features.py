@@ -83,7 +83,7 @@ def fullest_share(distinct: float, experts: int, ranks: int) -> float:
 def step_bytes(case: Case, running: float) -> tuple[float, float]:
     """Bytes of weights that one token's way through the model reads: on the fullest rank, and over all ranks."""
     model, layout = case.model, case.layout
-    full = layout.model_copy(update={"pp": 1})
+    full = layout.with_(pp=1)
     split = memory.weight_bytes(model, full)
     reached = distinct_experts(model.experts, model.experts_per_token, running)
     share = reached / model.experts if model.experts else 0.0
@@ -122,7 +122,7 @@ def dense_excess_ms(case: Case, tokens: float) -> float:
 
     Products and reads of one kernel overlap: the smooth maximum of both, less the reads, which `weights` counts.
     """
-    split = memory.weight_bytes(case.model, case.layout.model_copy(update={"pp": 1}))
+    split = memory.weight_bytes(case.model, case.layout.with_(pp=1))
     read = (split.get("attention", 0.0) + split.get("mlp", 0.0)) / case.hardware.bandwidth.bytes_per_s * MS
     return math.hypot(read, dense_flops_ms(case, tokens)) - read
 
@@ -237,7 +237,7 @@ def decode(case: Case, running: float) -> dict[str, float]:
     rank_bytes, _ = step_bytes(case, checked)
     context = round(demand.isl + demand.osl / 2)
     cache = local * model.kv_bytes_read(context, case.setting.kv_value_bytes)
-    cache *= memory.kv_share(model, layout.model_copy(update={"pp": 1}))
+    cache *= memory.kv_share(model, layout.with_(pp=1))
     slow = hardware.latency_factor
     layers = (model.layers + case.setting.draft_tokens * case.setting.draft_layers) * slow * US_IN_MS
     hops = (layout.pp - 1) * (hardware.between if case.gpus_per_host < layout.world_size else hardware.within).latency_s

@@ -43,12 +43,9 @@ def fit(prior: Calibration, points: Sequence[Point], sigma: float = POINT_SIGMA)
         if moved < _SETTLED:
             break
     constants = {
-        name: held.model_copy(update={"value": values[name]}) if name in used else held
-        for name, held in prior.constants.items()
+        name: held.with_(value=values[name]) if name in used else held for name, held in prior.constants.items()
     }
-    return prior.model_copy(
-        update={"constants": constants, "source": f"{prior.source}; fitted to {len(points)} points"}
-    )
+    return prior.with_(constants=constants, source=f"{prior.source}; fitted to {len(points)} points")
 
 
 def _improve(

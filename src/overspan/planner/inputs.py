@@ -104,9 +104,9 @@ def _for_each(spec: HardwareSpec, ranks: int) -> HardwareSpec:
     """What one of some ranks on a host has: a GPU is its own, the cores and the memory of a CPU are shared."""
     if spec.family != "cpu" or ranks == 1:
         return spec
-    share = spec.bandwidth.model_copy(update={"bytes_per_s": spec.bandwidth.bytes_per_s / ranks})
-    rates = {name: rate.model_copy(update={"flop_per_s": rate.flop_per_s / ranks}) for name, rate in spec.rates.items()}
-    return spec.model_copy(update={"bandwidth": share, "rates": rates})
+    share = spec.bandwidth.with_(bytes_per_s=spec.bandwidth.bytes_per_s / ranks)
+    rates = {name: rate.with_(flop_per_s=rate.flop_per_s / ranks) for name, rate in spec.rates.items()}
+    return spec.with_(bandwidth=share, rates=rates)
 
 
 def check_context(recipe: Recipe, model: ModelSpec, demand: Demand) -> list[str]:

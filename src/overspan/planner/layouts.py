@@ -39,7 +39,7 @@ def with_layout(
     best = ranking.best.prediction.layout
     load = f"{rank.users(asked.concurrency)}, {asked.isl:.0f} tokens in, {asked.osl:.0f} out"
     why = f"layout {best.label}: the best of {len(ranking.ranked)} that can run, for {load}"
-    return recipe.model_copy(update={"layout": best}), why if _several(inventory) else None
+    return recipe.with_(layout=best), why if _several(inventory) else None
 
 
 def _several(inventory: Inventory) -> bool:

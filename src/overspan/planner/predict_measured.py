@@ -52,7 +52,7 @@ def points(plan: Plan, bench: BenchResult, hardware: HardwareSpec | None = None)
     for point, demand in _demands(bench):
         case = inputs.case_of(model, plan.recipe, plan.layout, plan.inventory, demand)
         if hardware is not None:
-            case = case.model_copy(update={"hardware": hardware})
+            case = case.with_(hardware=hardware)
         held = [
             capacity_of(case, plan.recipe, size, kept) for _, size, kept in rank_memory(plan.layout, plan.inventory)
         ]

@@ -136,7 +136,7 @@ def _front(ranked: list[Ranked]) -> list[Ranked]:
         if item.prediction.tokens_per_s_per_gpu > best:
             best = item.prediction.tokens_per_s_per_gpu
             on_front.add(item.prediction.layout)
-    return [item.model_copy(update={"front": item.prediction.layout in on_front}) for item in ranked]
+    return [item.with_(front=item.prediction.layout in on_front) for item in ranked]
 
 
 def how_many(

@@ -86,7 +86,7 @@ def _turned(inventory: Inventory, by: int) -> Inventory:
         return inventory
     hosts = inventory.hosts
     first = by % len(hosts)
-    return inventory.model_copy(update={"hosts": [*hosts[first:], *hosts[:first]]})
+    return inventory.with_(hosts=[*hosts[first:], *hosts[:first]])
 
 
 def _place_worker(role: Role, number: int, inventory: Inventory, free: dict[str, list[int]]) -> list[Placement] | None:
@@ -94,7 +94,7 @@ def _place_worker(role: Role, number: int, inventory: Inventory, free: dict[str,
     process = role.name if role.workers == 1 else f"{role.name}{number}"
     if inventory.device == "cpu":
         held = place(role.layout, inventory)
-        return [each.model_copy(update={"process": _part(process, index)}) for index, each in enumerate(held)]
+        return [each.with_(process=_part(process, index)) for index, each in enumerate(held)]
     world = role.layout.world_size
     for count in range(1, len(inventory.hosts) + 1):
         roomy = [host for host in inventory.hosts if world % count == 0 and len(free[host.name]) >= world // count]
@@ -166,7 +166,7 @@ def role_recipe(recipe: Recipe, role: Role, more: Mapping[str, Any] | None = Non
     args = {**recipe.engine_args, **(own.engine_args if own else {}), **(more or {})}
     env = {**recipe.env, **(own.env if own else {})}
     changes = {"layout": role.layout, "engine_args": args, "env": env, "roles": {}}
-    return recipe.model_copy(update=changes)
+    return recipe.with_(**changes)
 
 
 def rank_limits(topology: Topology, recipe: Recipe, users: int) -> dict[str, int]:
@@ -195,8 +195,8 @@ def sized(recipe: Recipe, topology: Topology, users: int) -> Recipe:
         return recipe
     name = topology.answering.name
     held = recipe.roles.get(name, RoleSettings())
-    own = held.model_copy(update={"engine_args": {**held.engine_args, **limits}})
-    return recipe.model_copy(update={"roles": {**recipe.roles, name: own}})
+    own = held.with_(engine_args={**held.engine_args, **limits})
+    return recipe.with_(roles={**recipe.roles, name: own})
 
 
 def topology_refusals(model: ModelSpec | None, recipe: Recipe, placed: Placed, inventory: Inventory) -> list[str]:
@@ -213,7 +213,7 @@ def topology_refusals(model: ModelSpec | None, recipe: Recipe, placed: Placed, i
         own = role_recipe(recipe, role)
         names = {each.host for each in placed.of(role.name)[0].placements}
         hosts = [host for host in inventory.hosts if host.name in names]
-        there = inventory.model_copy(update={"hosts": hosts})
+        there = inventory.with_(hosts=hosts)
         found = refuse.refusals(model, role.layout, there, own)
         found += demands.unmet(model, role.layout, own.engine_args) if model else []
         prefix = f"{role.name}: " if placed.topology.disaggregated else ""

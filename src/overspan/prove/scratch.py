@@ -57,8 +57,8 @@ def verified(run: RunFolder) -> None:
 
 def without_gpus(found: Inventory, layout: Layout) -> Inventory:
     """Machines without their GPUs, with a slot for each rank: a twin's ranks can share cores."""
-    hosts = [host.model_copy(update={"gpus": [], "cores": max(host.cores, layout.world_size)}) for host in found.hosts]
-    return found.model_copy(update={"device": "cpu", "hosts": hosts})
+    hosts = [host.with_(gpus=[], cores=max(host.cores, layout.world_size)) for host in found.hosts]
+    return found.with_(device="cpu", hosts=hosts)
 
 
 def _nothing(_: str) -> None:

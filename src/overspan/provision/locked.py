@@ -102,4 +102,4 @@ def read(file: Path, home: Path) -> EngineLock:
     for pin in pins:
         if not _PIN.fullmatch(pin):
             raise InputError(f"{lock.requirements}: not of the form name==version", quote=pin)
-    return lock.model_copy(update={"pins": pins})
+    return lock.with_(pins=pins)

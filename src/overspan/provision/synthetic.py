@@ -31,16 +31,14 @@ def with_synthetic_weights(recipe: Recipe) -> Recipe:
     """
     folder = _folder_of(recipe.model)
     path = [str(folder / _PLUGIN), *([recipe.env["PYTHONPATH"]] if recipe.env.get("PYTHONPATH") else [])]
-    return recipe.model_copy(
-        update={
-            "model": str(folder),
-            "package": None,
-            "revision": None,
-            "served_model_name": recipe.public_name,
-            "known_answers": [],
-            "engine_args": {**recipe.engine_args, "load_format": weights.SYNTHETIC},
-            "env": {**recipe.env, "PYTHONPATH": ":".join(path)},
-        }
+    return recipe.with_(
+        model=str(folder),
+        package=None,
+        revision=None,
+        served_model_name=recipe.public_name,
+        known_answers=[],
+        engine_args={**recipe.engine_args, "load_format": weights.SYNTHETIC},
+        env={**recipe.env, "PYTHONPATH": ":".join(path)},
     )
 
 

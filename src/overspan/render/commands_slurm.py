@@ -23,14 +23,14 @@ def as_submitted(plan: Plan) -> Plan:
     """The plan as staging will make it, of what is known without asking: the model's place and the imported image."""
     site = slurm_of(plan)
     known = plan.inventory.models.get(plan.recipe.model)
-    plan = plan.model_copy(update={"model_path": known}) if known is not None and known.startswith("/") else plan
+    plan = plan.with_(model_path=known) if known is not None and known.startswith("/") else plan
     changes = local_copy(site, plan)
     container = hosts_of(plan)[0].container
     image = plan.engine.image
     if image and not image.startswith("/") and container is not None and container.kind == "enroot":
         held = image_file(image, images_folder(site, site.folder or _FOLDER))
-        changes["engine"] = plan.engine.model_copy(update={"image": held})
-    return plan.model_copy(update=changes)
+        changes["engine"] = plan.engine.with_(image=held)
+    return plan.with_(**changes)
 
 
 def slurm_commands(plan: Plan, specs: list[ProcessSpec], run: str = "by-hand") -> str:

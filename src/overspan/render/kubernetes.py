@@ -50,18 +50,16 @@ def _in_pods(plan: Plan) -> Plan:
         )
     used = {each.host for each in plan.placements}
     bare = {"fabric": None, "container": None, "ssh": None, "model_cache": None}
-    hosts = [host.model_copy(update=bare) for host in plan.inventory.hosts if host.name in used]
+    hosts = [host.with_(**bare) for host in plan.inventory.hosts if host.name in used]
     # As under Slurm, addresses stand as placeholders: they are the pods' own.
-    inventory = plan.inventory.model_copy(update={"launcher": "slurm", "hosts": hosts})
+    inventory = plan.inventory.with_(launcher="slurm", hosts=hosts)
     port = defaults.API_PORT if plan.engine.name == "dynamo" else plan.endpoint.port or defaults.API_PORT
-    return plan.model_copy(
-        update={
-            "inventory": inventory,
-            "engine": EngineChoice(name=plan.engine.name, version=plan.engine.version, image=image),
-            "recipe": plan.recipe.model_copy(update={"port": port}),
-            "endpoint": plan.endpoint.model_copy(update={"port": port}),
-            "model_path": plan.inventory.models.get(plan.recipe.model),
-        }
+    return plan.with_(
+        inventory=inventory,
+        engine=EngineChoice(name=plan.engine.name, version=plan.engine.version, image=image),
+        recipe=plan.recipe.with_(port=port),
+        endpoint=plan.endpoint.with_(port=port),
+        model_path=plan.inventory.models.get(plan.recipe.model),
     )
 
 
@@ -102,7 +100,7 @@ def _role(plan: Plan, name: str, placements: Sequence[Placement]) -> Manifest:
     """All workers of one role, which are the same: one component."""
     role = next(each for each in parse_topology(plan.recipe.topology or "").roles if each.name == placements[0].role)
     nodes = [list(held) for _, held in groupby(placements, lambda each: each.worker)]
-    own = plan.model_copy(update={"recipe": role_recipe(plan.recipe, role), "layout": role.layout})
+    own = plan.with_(recipe=role_recipe(plan.recipe, role), layout=role.layout)
     # The first node's process alone: what joins it to the worker's other nodes is the operator's to add.
     spec = dynamo.worker(located(own), role.name, nodes[0][:1])[0]
     template = _component_pod(own, name, spec, nodes[0][0])
@@ -112,5 +110,5 @@ def _role(plan: Plan, name: str, placements: Sequence[Placement]) -> Manifest:
 
 def _component_pod(plan: Plan, name: str, spec: ProcessSpec, placed: Placement | None = None) -> Manifest:
     env = {key: value for key, value in spec.env.items() if key not in dynamo.OPERATORS}
-    kept = spec.model_copy(update={"env": env})
+    kept = spec.with_(env=env)
     return kubernetes_objects.pod_template(kept, _pod(plan, name, placed, spec.host), container="main", operated=True)

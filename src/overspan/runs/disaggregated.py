@@ -29,7 +29,7 @@ def processes(plan: Plan) -> list[ProcessSpec]:
     for number, (_, held) in enumerate(groupby(plan.placements, lambda each: (each.role, each.worker))):
         placements = list(held)
         role = roles[placements[0].role]
-        own = plan.model_copy(update={"recipe": role_recipe(plan.recipe, role), "layout": role.layout})
+        own = plan.with_(recipe=role_recipe(plan.recipe, role), layout=role.layout)
         if plan.engine.name == "dynamo":
             specs += dynamo.worker(located(own), role.name, placements, number)
         else:

@@ -68,10 +68,10 @@ def plan_of(wanted: Wanted, *, to_start: bool) -> Plan:
     recipe, why = layouts.with_layout(recipe, model, inventory, wanted.demand, parse_slo(wanted.slo))
     engine = engine_of(recipe, inventory, to_start=to_start)
     if recipe.topology is not None and recipe.engine == "vllm":
-        engine = engine.model_copy(update={"router": _router(inventory, to_start=to_start)})
+        engine = engine.with_(router=_router(inventory, to_start=to_start))
     flags.require(recipe.engine_args, engine.version)
     made = make_plan(recipe, inventory, engine, wanted.demand)
-    made = made.model_copy(update={"notes": [why, *made.notes]}) if why else made
+    made = made.with_(notes=[why, *made.notes]) if why else made
     return made if wanted.part is None or me is None else ranks.part_of(made, me, wanted.part)
 
 
@@ -90,7 +90,7 @@ def asked_for(wanted: Wanted) -> tuple[Recipe, Inventory]:
     if wanted.hardware:
         own = hardware.find(wanted.hardware).name  # a mistake in it is told now
         file = str(Path(wanted.hardware).resolve()) if library.is_path(wanted.hardware) else own
-        inventory = inventory.model_copy(update={"hardware": file})
+        inventory = inventory.with_(hardware=file)
     return _with_image(recipe, inventory), inventory
 
 
@@ -100,7 +100,7 @@ def _with_image(recipe: Recipe, inventory: Inventory) -> Recipe:
         return recipe
     image = images.usual(recipe.engine_version or flags.LATEST)
     said = f"no image is named, so vLLM's own: {image} (--set image=NAME:TAG takes another)"
-    return recipe.model_copy(update={"image": image, "warnings": [*recipe.warnings, said]})
+    return recipe.with_(image=image, warnings=[*recipe.warnings, said])
 
 
 def _this_machine() -> Inventory:

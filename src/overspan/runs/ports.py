@@ -36,7 +36,7 @@ def claim(endpoint: Endpoint) -> Endpoint:
                 ) from None
             raise InputError(f"cannot serve on {endpoint.host}:{endpoint.port}: {error.strerror}") from None
         port = probe.getsockname()[1]
-    return endpoint.model_copy(update={"port": port})
+    return endpoint.with_(port=port)
 
 
 def holder(port: int) -> str:

@@ -146,7 +146,7 @@ def _placed(run: RunFolder, plan: Plan, launcher: Launcher, transports: Mapping[
     if isinstance(login, Remote):
         login.forward(plan.endpoint.port, head, plan.recipe.port)
         return plan
-    placed = plan.model_copy(update={"endpoint": plan.endpoint.model_copy(update={"host": head})})
+    placed = plan.with_(endpoint=plan.endpoint.with_(host=head))
     run.write("plan.json", placed)
     return placed
 

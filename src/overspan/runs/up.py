@@ -115,7 +115,7 @@ def _staged(lock: NameLock, plan: Plan, say: Say, before_launch: Callable[[RunFo
 def _stage(run: RunFolder, plan: Plan, say: Say) -> Plan:
     on_this_machine = hosts_of(plan)[0].ssh is None and plan.inventory.launcher != "slurm"
     if not plan.is_joiner and (on_this_machine or plan.endpoint.tunnel):
-        plan = plan.model_copy(update={"endpoint": ports.claim(plan.endpoint)})
+        plan = plan.with_(endpoint=ports.claim(plan.endpoint))
     run.write("plan.json", plan)
     run.append(f"planned {plan.layout.label} of {plan.recipe.model} on {_hosts(plan)}", state="planned")
     recipe = plan.recipe
@@ -146,7 +146,7 @@ def in_folder(spec: ProcessSpec, run: RunFolder) -> ProcessSpec:
         return spec
     here = str(run.path)
     env = {name: value.replace(dynamo.FOLDER, here) for name, value in spec.env.items()}
-    return spec.model_copy(update={"argv": [word.replace(dynamo.FOLDER, here) for word in spec.argv], "env": env})
+    return spec.with_(argv=[word.replace(dynamo.FOLDER, here) for word in spec.argv], env=env)
 
 
 def _hosts(plan: Plan) -> str:
@@ -168,7 +168,7 @@ def _locked(run: RunFolder, plan: Plan, model: models.PreparedModel | None) -> R
         "port": plan.endpoint.port,
         "locked": lock,
     }
-    return recipe.model_copy(update=changes)
+    return recipe.with_(**changes)
 
 
 def _events(run: RunFolder) -> Iterator[Event | None]:

@@ -5,7 +5,7 @@ text once more, a tenth of the time of `overspan plan`.
 """
 
 import re
-from typing import Annotated, Final
+from typing import Annotated, Any, Final, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
@@ -14,6 +14,15 @@ class Frozen(BaseModel):
     """A value: it never changes once made, and a key it does not know is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def with_(self, **changes: Any) -> Self:
+        """A copy with some fields changed, checked as a new document is.
+
+        Raises:
+            ValidationError: a field is unknown, or a value is not what it takes.
+        """
+        stated = {name: getattr(self, name) for name in self.model_fields_set}
+        return type(self).model_validate(stated | changes)
 
 
 def text_like(pattern: str, words: str) -> AfterValidator:
@@ -36,6 +45,15 @@ Address = Annotated[
     ),
 ]
 """Where a host is, and nothing that a program could take for an option."""
+
+ListenAddress = Annotated[
+    str,
+    text_like(
+        r"[A-Za-z0-9_][A-Za-z0-9._-]*|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*(%[A-Za-z0-9._-]+)?|\{address:[A-Za-z0-9._-]+\}",
+        "a host name or an IP address",
+    ),
+]
+"""Where an engine listens: an address, or under Slurm the placeholder that the job fills in."""
 
 Interface = Annotated[
     str, text_like(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,14}", "the name of one interface, as `ip link` has it")

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator
 
 from overspan.schema import defaults
-from overspan.schema.base import Address, Environment, Frozen, ImageName, text_like
+from overspan.schema.base import Environment, Frozen, ImageName, ListenAddress, text_like
 from overspan.schema.errors import InputError
 from overspan.schema.layout import Layout, parse_layout
 from overspan.schema.topology import RoleName, parse_topology
@@ -90,7 +90,7 @@ class Recipe(Frozen):
     image: ImageName | None = None
     layout: Layout = Layout()
     topology: str | None = Field(None, description="prefill and decode apart: 1P2D TP1->TP1")
-    host: Address = defaults.LOOPBACK
+    host: ListenAddress = defaults.LOOPBACK
     port: int = Field(defaults.API_PORT, ge=0, le=65535, description="0 takes any free one")
     api_key: bool = Field(False, description="ask for a key: taken from OVERSPAN_API_KEY, or made")
     engine_args: dict[str, ArgValue] = Field(default_factory=dict)

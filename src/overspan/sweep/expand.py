@@ -172,7 +172,7 @@ def _deploy(case: _Case, sweep: Sweep, inventory: Inventory, model: ModelSpec | 
 
 
 def _with_nodes(entry: Entry) -> Topology:
-    roles = [role.model_copy(update={"nodes": entry.nodes.get(role.name)}) for role in entry.topology.roles]
+    roles = [role.with_(nodes=entry.nodes.get(role.name)) for role in entry.topology.roles]
     return Topology(roles=roles)
 
 
@@ -182,7 +182,7 @@ def _role_plan(recipe: Recipe, role: Role, placed: Placed, inventory: Inventory,
     used = [host for host in inventory.hosts if host.name in placed.gpus_by_host]
     return Plan(
         recipe=own,
-        inventory=inventory.model_copy(update={"hosts": used}),
+        inventory=inventory.with_(hosts=used),
         layout=role.layout,
         engine=engine,
         endpoint=Endpoint(host=recipe.host, port=recipe.port, model=recipe.public_name),
@@ -214,16 +214,14 @@ def _whole(plan: Plan, recipe: Recipe, topology: Topology, placed: Placed) -> Pl
     if not topology.disaggregated:
         return plan
     placements = [
-        each.model_copy(update={"role": worker.role, "worker": worker.number})
-        for worker in placed.workers
-        for each in worker.placements
+        each.with_(role=worker.role, worker=worker.number) for worker in placed.workers for each in worker.placements
     ]
     changes = {
-        "recipe": recipe.model_copy(update={"topology": topology.label}),
+        "recipe": recipe.with_(topology=topology.label),
         "layout": topology.answering.layout,
         "placements": placements,
     }
-    return plan.model_copy(update=changes)
+    return plan.with_(**changes)
 
 
 def _point(
@@ -331,7 +329,7 @@ def _distinct(deployments: list[Deployment]) -> list[Deployment]:
             seen[name] += 1
             deployment.id = name if seen[name] == 1 else f"{name}-{seen[name]}"
             named = {"deployment": deployment.id}
-            deployment.points = [point.model_copy(update=named) for point in deployment.points]
+            deployment.points = [point.with_(**named) for point in deployment.points]
     return deployments
 
 

@@ -32,8 +32,8 @@ def find(name: str) -> Sweep:
         return sweep
     folder = Path(name).resolve().parent
     given = {"base": sweep.base, "inventory": sweep.inventory}
-    return sweep.model_copy(
-        update={field: str(folder / path) for field, path in given.items() if path and (folder / path).is_file()}
+    return sweep.with_(
+        **({field: str(folder / path) for field, path in given.items() if path and (folder / path).is_file()})
     )
 
 
@@ -55,8 +55,8 @@ def entry_recipe(base: Recipe, sweep: Sweep, entry: Entry, scenario: Scenario) -
     recipe = changed(base, entry.overrides, f"sweep {sweep.name}, {entry.slug}: overrides")
     if sweep.context_margin is not None:
         length = scenario.isl + scenario.osl + sweep.context_margin
-        recipe = recipe.model_copy(update={"engine_args": {**recipe.engine_args, "max_model_len": length}})
-    return recipe.model_copy(update={"layout": entry.topology.answering.layout})
+        recipe = recipe.with_(engine_args={**recipe.engine_args, "max_model_len": length})
+    return recipe.with_(layout=entry.topology.answering.layout)
 
 
 def changed(recipe: Recipe, changes: Changes, where: str) -> Recipe:
@@ -81,7 +81,7 @@ def changed(recipe: Recipe, changes: Changes, where: str) -> Recipe:
         "env": _merged(recipe.env, _text(changes.env)),
         "roles": roles,
     }
-    return recipe.model_copy(update=update)
+    return recipe.with_(**update)
 
 
 def entry_load(sweep: Sweep, entry: Entry) -> Load:

@@ -240,7 +240,7 @@ class _Serving:
         topology = self._deployment.topology
         recipe = self._folder.path / f"recipe-{self._deployment.id}.yaml"
         label = topology.label if topology.disaggregated else None
-        write_whole(recipe, dump(self._deployment.recipe.model_copy(update={"topology": label})))
+        write_whole(recipe, dump(self._deployment.recipe.with_(topology=label)))
         machines = self._folder.path / "inventory.yaml"
         write_whole(machines, dump(self._matrix.inventory))
         head = self._deployment.placed.workers[0].placements[0].host

@@ -97,7 +97,7 @@ class _Head:
         self._hello = hello_of(run, plan)
         self._line: Line | None
         self._line, answer = call(plan, self._hello)
-        self._hello = self._hello.model_copy(update={"run": answer.run})
+        self._hello = self._hello.with_(run=answer.run)
         self._silent_since: float | None = None
         self._tried = 0.0
 
@@ -113,7 +113,7 @@ class _Head:
         try:
             while self._line is not None and (one := self._line.receive(News, 0.01)) is not None:
                 news.append(one)
-                self._hello = self._hello.model_copy(update={"seen": one.number + 1})
+                self._hello = self._hello.with_(seen=one.number + 1)
         except Lost as lost:
             self._lose(lost)
         return news

@@ -46,8 +46,8 @@ def at_home(inventory: Inventory, addresses: set[str] | None = None) -> tuple[In
                 f"host {host.name} of {inventory.name} has no fabric: the others cannot tell where it is",
                 next="overspan detect --hosts A,B, or add `fabric: {interface: ..., address: ...}`",
             )
-    hosts_now = [host.model_copy(update={"ssh": None}) if host is me else host for host in inventory.hosts]
-    return inventory.model_copy(update={"hosts": hosts_now}), me.name
+    hosts_now = [host.with_(ssh=None) if host is me else host for host in inventory.hosts]
+    return inventory.with_(hosts=hosts_now), me.name
 
 
 def _known_as(host: Host) -> set[str]:
@@ -80,5 +80,5 @@ def part_of(plan: Plan, me: str, part: Part) -> Plan:
         head = next(host for host in plan.inventory.hosts if host.name == plan.head)
         everywhere = plan.recipe.host in ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
         host = address_of(head) if everywhere else plan.recipe.host
-        endpoint = endpoint.model_copy(update={"host": host, "port": plan.recipe.port, "tunnel": False})
-    return plan.model_copy(update={"part": me, "endpoint": endpoint})
+        endpoint = endpoint.with_(host=host, port=plan.recipe.port, tunnel=False)
+    return plan.with_(part=me, endpoint=endpoint)

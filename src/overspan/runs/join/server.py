@@ -235,4 +235,4 @@ def _from(seat: _Seat, death: Death, age_s: float) -> Death:
     """What a host told of itself, under the name that it has here and by this machine's clock."""
     place = seat.placement
     changes = {"process": place.process, "host": place.host, "ranks": place.ranks, "died_at": time.time() - age_s}
-    return death.model_copy(update=changes)
+    return death.with_(**changes)
