@@ -53,7 +53,7 @@ def main() -> None:
     rate = disk_bytes_per_s()
     print(f"weights of {recipe.model}: {weights / 1e9:.0f} GB")
     print(f"this machine's disk: {rate / 1e9:.2f} GB/s, so {weights / rate:.0f} s for them")
-    print(f"reported for two DGX Sparks: {REPORTED_LOAD_S:.0f} s (seed 000)\n")
+    print(f"reported for two DGX Sparks: {REPORTED_LOAD_S:.0f} s (Avarok's MiniMax-M2.5 guide)\n")
     started = time.monotonic()
     proofs = list(proving.prove(recipe, proving.layouts_of(options.layouts, recipe), lambda text: None))
     whole = time.monotonic() - started

@@ -75,7 +75,7 @@ def test_sliding_layers_keep_their_window() -> None:
 
 @pytest.mark.parametrize(("model", "billions"), [("minimax-m2.5-bf16", 11.06), ("deepseek-v3", 11.6)])
 def test_layers_that_draft(model: str, billions: float) -> None:
-    """3 modules of MiniMax-M2 are 11.06 B (reference roofline.md); DeepSeek-V3's 14 B hold embedding and head again."""
+    """3 modules of MiniMax-M2 are 11.06 B (docs/sources.md); DeepSeek-V3's 14 B hold embedding and head again."""
     spec = models.find(model)
     assert spec.mtp_parameters / 1e9 == pytest.approx(billions, rel=0.01)
     shared = 2 * spec.vocab * spec.hidden

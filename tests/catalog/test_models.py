@@ -10,7 +10,7 @@ import pytest
 from overspan.catalog import models, quantisation
 from overspan.schema.errors import ModelUnavailable, OverspanError, UnknownName
 
-# Published sizes: reference roofline.md; llama: 141 GB; M3: 444 GB with its vision part (model cards).
+# Published sizes: docs/sources.md#counted-bytes; llama: 141 GB; M3: 444 GB with its vision part (model cards).
 PUBLISHED_GB = {
     "minimax-m2.5-bf16": 457.4,
     "minimax-m2.5": 230.0,

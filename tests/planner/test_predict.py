@@ -105,7 +105,7 @@ def test_a_model_that_was_not_fitted_has_a_wider_interval() -> None:
 
 @pytest.mark.parametrize(("users", "measured_ms"), [(1, 6.74), (8, 16.0), (32, 35.1)])
 def test_two_h200_in_pp2_that_were_not_fitted(users: int, measured_ms: float) -> None:
-    """Measured with synthetic weights at full depth, NVFP4 through Marlin (reference roofline.md)."""
+    """Measured with synthetic weights at full depth, NVFP4 through Marlin (docs/sources.md#counted-bytes)."""
     asked = case("pp2", "h200", "minimax-m2.5-nvfp4", users, backend="marlin")
     short = asked.with_(demand=Demand(isl=128, osl=512, concurrency=users))
     assert predict.predict(short).tpot_ms == pytest.approx(measured_ms, rel=0.15)

@@ -1,4 +1,4 @@
-"""The MiniMax-M3 sweeps on a GB200 rack against the public reference (reference sweeps.md, MiniMax-M3 on GB200).
+"""The MiniMax-M3 sweeps on a GB200 rack against the public reference (docs/sources.md#racks, MiniMax-M3 on GB200).
 
 Where the points say more or other than the reference page, DEVIATIONS says why.
 """

@@ -76,7 +76,7 @@ def test_with_one_sample_the_test_is_mcnemars(better: int, worse: int) -> None:
 
 
 def test_0810_against_0803_on_30_questions_is_no_difference() -> None:
-    # AIME 2025 as in seed 001: 30 questions, ten samples each; 243 and 241 of 300 are right.
+    # AIME 2025 as in vllm-project/vllm pull 33303: 30 questions, ten samples each; 243 and 241 of 300 are right.
     one = [10] * 22 + [6, 5, 4, 3, 2, 2, 1, 0]
     other = [10] * 21 + [9, 5, 6, 4, 2, 3, 1, 1, 0]
     found = compare(result(one, 10), result(other, 10))

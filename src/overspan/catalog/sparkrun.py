@@ -59,7 +59,7 @@ _SITE_ENV: Final = frozenset(
         "NCCL_IB_GID_INDEX", "UCX_NET_DEVICES", "OMPI_MCA_btl_tcp_if_include", "MASTER_ADDR", "HEAD_IP", "WORKER_IP",
     }
 )  # fmt: skip
-"""Set by Overspan for each host from the inventory (spark-fabric facts)."""
+"""Set by Overspan for each host from the inventory (docs/sources.md#two-sparks)."""
 
 _PLACEHOLDER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_.]*)\}")
 _VARIABLE: Final = re.compile(r"\$\{?[A-Za-z_][A-Za-z0-9_]*\}?")

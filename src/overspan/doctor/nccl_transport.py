@@ -60,7 +60,7 @@ _UNSAID: Final = Reason(
 )
 
 SLOWER: Final = "10 to 20 times slower than RDMA on the same cable"
-"""Source: seed 003 (Ethernet in place of RoCE), reference spark-fabric.md."""
+"""Source: mark-ramsey-ri/vllm-dgx-spark (Ethernet in place of RoCE), docs/sources.md#two-sparks."""
 
 
 class _Seen:

@@ -17,15 +17,15 @@ from overspan.schema.process import ProcessSpec
 from overspan.schema.workload import BenchResult
 
 BUSY_PERCENT: Final = 95.0
-"""Source: reference spark-fabric.md: ranks that spin in NCCL show 96 %."""
+"""Source: docs/sources.md#two-sparks: ranks that spin in NCCL show 96 %."""
 
 LOW_POWER_W: Final = {"gb10": 25.0}
-"""By kind of GPU, between what it draws spinning and working. Source: reference spark-fabric.md: 15 to 20 W spinning;
+"""By kind of GPU, between what it draws spinning and working. Source: docs/sources.md#two-sparks: 15 to 20 W spinning;
 tens of watts more at work. Other kinds are not judged: nothing measured says what they draw while they wait."""
 
 CACHE_SHARE: Final = 0.25
-"""Of a host's memory in the page cache, from which a unified-memory engine start is at risk. Source: reference
-spark-fabric.md: utilisation above 0.83 fails for some, so that a quarter in the cache is what is missing."""
+"""Of a host's memory in the page cache, from which a unified-memory engine start is at risk. Source:
+docs/sources.md#two-sparks: utilisation above 0.83 fails for some, so that a quarter in the cache is what is missing."""
 
 BENCH, PLAN, PROCESSES = "bench.json", "plan.json", "processes.json"
 

@@ -22,7 +22,7 @@ ON_DISK: Final[dict[str, Any]] = {
     "kv_role": "kv_both",
     "kv_connector_extra_config": {"shared_storage_path": f"{FOLDER}/kv"},
 }
-"""vLLM's connector over a shared folder: exact and steady without a GPU, where NIXL stalls (engine-on-cpu.md)."""
+"""vLLM's connector over a shared folder: exact and steady without a GPU, where NIXL stalls (docs/sources.md#cpu)."""
 
 
 def worker(plan: Plan, role: RoleName, number: int, placements: list[Placement]) -> list[ProcessSpec]:

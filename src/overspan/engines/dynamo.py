@@ -1,6 +1,6 @@
 """NVIDIA Dynamo with vLLM workers: a frontend, and prefill and decode workers that hand the cache over with NIXL.
 
-Source of names and values: reference sweeps.md ("Dynamo by hand") and engine-on-cpu.md (file discovery on one host).
+Source of names and values: docs/sources.md#racks and docs/sources.md#cpu (file discovery on one host).
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ Dynamo's end where etcd does not answer at their start. How long it may take is 
 KV_TRANSFER: dict[str, Any] = {"kv_connector": "NixlConnector", "kv_role": "kv_both"}
 
 ON_CPU: dict[str, Any] = {**KV_TRANSFER, "kv_buffer_device": "cpu"}
-"""Source: engine-on-cpu.md (NIXL loads and transfers without CUDA)."""
+"""Source: docs/sources.md#cpu (NIXL loads and transfers without CUDA)."""
 
 
 def kv_transfer(given: Any) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def node_env(plan: Plan, host: Host, ranks: int) -> dict[str, str]:
 
 
 def _cpu_env(plan: Plan, cores: int, ranks: int) -> dict[str, str]:
-    """What served best without a GPU (engine-on-cpu measurements, 2 cores): one core is left to the API server."""
+    """What served best without a GPU (docs/sources.md#cpu, 2 cores): one core is left to the API server."""
     return {
         "OMP_NUM_THREADS": str(max(1, (cores - 1) // ranks)),
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -54,7 +54,7 @@ _CUDA_INTERFACES = ["NCCL_SOCKET_IFNAME", "TP_SOCKET_IFNAME", "UCX_NET_DEVICES",
 
 
 def fabric_env(host: Host, *, cuda: bool) -> dict[str, str]:
-    """Control and data traffic on the fabric, by this node's own names (spark-fabric facts).
+    """Control and data traffic on the fabric, by this node's own names (docs/sources.md#two-sparks).
 
     `NCCL_IB_GID_INDEX` is left unset on purpose: it differs per HCA and drifts.
     """
@@ -101,7 +101,7 @@ def contained(spec: ProcessSpec, plan: Plan, host: Host) -> ProcessSpec:
 
 
 def _device_options(plan: Plan, host: Host) -> list[str]:
-    """What a container needs for its device. Source: seed 000, and spark-fabric facts for RDMA."""
+    """What a container needs for its device. Source: Avarok's MiniMax-M2.5 guide; for RDMA docs/sources.md#two-sparks."""
     if plan.inventory.device == "cpu":
         return ["--shm-size", SHARED_MEMORY]
     rdma = ["--device", "/dev/infiniband", "--ulimit", "memlock=-1"] if host.fabric and host.fabric.hcas else []

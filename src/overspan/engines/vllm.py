@@ -27,7 +27,7 @@ def serve_args(plan: Plan) -> dict[str, ArgValue]:
     if layout.expert_parallel:
         args["enable_expert_parallel"] = True
     if plan.inventory.device == "cpu":
-        # Compiled BF16 answers wrongly on a CPU (engine-on-cpu measurements, vLLM 0.32).
+        # Compiled BF16 answers wrongly on a CPU (docs/sources.md#cpu, vLLM 0.32).
         args["enforce_eager"] = True
     if plan.dtype:
         args["dtype"] = plan.dtype

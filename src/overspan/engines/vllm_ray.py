@@ -1,6 +1,7 @@
 """vLLM on Ray: a Ray node a host; the head's also serves. Kept for parity with existing guides; native is the default.
 
-Ray burns two CPUs idle, its placement group can hang, and its compiled graph breaks CUDA graphs (spark-fabric facts).
+Ray burns two CPUs idle, its placement group can hang, and its compiled graph breaks CUDA graphs
+(docs/sources.md#two-sparks).
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ HEAD_THEN_SERVE = 'n=$1; shift; "${@:1:$n}" && shift "$n" && exec "$@"'
 arguments: none of them is ever read as shell text."""
 
 SLOT = "--num-gpus"
-"""Ray's slot of a rank. On a CPU a made-up GPU serves as the slot (engine-on-cpu measurements)."""
+"""Ray's slot of a rank. On a CPU a made-up GPU serves as the slot (docs/sources.md#cpu)."""
 
 TOKEN = "RAY_AUTH_TOKEN"  # noqa: S105 - the name of a variable
 """Without a token, whoever reaches Ray's port runs what he likes there (Ray 2.60's own warning at its start; a token is
@@ -48,7 +49,7 @@ def processes(plan: Plan) -> list[ProcessSpec]:
 def _ray_env(plan: Plan, host: Host, head: Host, ranks: int) -> dict[str, str]:
     """Set before `ray start`, so that Ray's daemons and all they start have this node's own address."""
     return {
-        # The kernel's own limits guard memory; Ray's monitor kills workers while weights load (seed 000).
+        # Ray's monitor kills workers while weights load (Avarok's MiniMax-M2.5 guide); the kernel guards memory.
         "RAY_memory_monitor_refresh_ms": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AUTH_MODE": "token",

@@ -12,7 +12,7 @@ from overspan.inventory.software import DOCKER
 from overspan.schema.inventory import DeviceKind, Fabric, Host, LauncherName, Link, Nic
 
 FABRIC_MTU: Final = 9000
-"""What RoCE wants for its 4096-byte path MTU. Source: reference spark-fabric.md, NVIDIA DGX Spark playbooks."""
+"""What RoCE wants for its 4096-byte path MTU. Source: docs/sources.md#two-sparks, NVIDIA DGX Spark playbooks."""
 
 SLOW: Final = "10-20x slower than RDMA (source: github.com/mark-ramsey-ri/vllm-dgx-spark, README)"
 

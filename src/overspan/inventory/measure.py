@@ -15,7 +15,7 @@ from overspan.transport.local import Local
 
 SCRIPT: Final = Path(__file__).with_name("engine_side") / "five_numbers.py"
 # A file holds what the data sheet of a kind would say; these are the shares of it that a plain test reaches on a GPU.
-COPY_REACHES: Final = 0.9  # 4.3 of 4.8 TB/s on an H200 (reference roofline.md)
+COPY_REACHES: Final = 0.9  # 4.3 of 4.8 TB/s on an H200 (docs/sources.md#counted-bytes)
 PRODUCT_REACHES: Final = 0.7  # BF16 products of 8192: 650-750 of 989 TFLOP/s on an H100 (cuBLAS, public reports)
 # By compute capability (NVIDIA, CUDA GPUs).
 _FAMILIES: Final[dict[str, str]] = {

@@ -219,7 +219,7 @@ def _number(text: str) -> float | None:
 def really_free_bytes(memory: Memory, *, unified: bool) -> int:
     """Memory that a GPU can take now. On unified memory the page cache is not given back in time: only free counts.
 
-    Source: reference spark-fabric.md: MemFree is not MemAvailable; drop caches before start.
+    Source: docs/sources.md#two-sparks: MemFree is not MemAvailable; drop caches before start.
     """
     return memory.free_bytes if unified else memory.available_bytes
 

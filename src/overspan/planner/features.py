@@ -219,7 +219,7 @@ def decode(case: Case, running: float) -> dict[str, float]:
     """What each constant multiplies in the time of one token, with some requests running, in ms per unit.
 
     A pipeline is counted as one batch that passes all stages: users of a closed loop clump into one micro-batch (two
-    H200 in pp2 took 16 and 35 ms for 8 and 32 users, near one batch of all, far from two halves; roofline.md).
+    H200 in pp2 took 16 and 35 ms for 8 and 32 users, near one batch of all, far from two halves; docs/sources.md).
     """
     model, layout, demand, hardware = case.model, case.layout, case.demand, case.hardware
     # A group that works at all works for one request at least.

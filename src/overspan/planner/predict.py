@@ -39,7 +39,7 @@ TERMS: Final = {
 }
 # Share of draft tokens that are accepted, one after another. Text decides it: measure yours.
 ACCEPTANCE: Final = {
-    "ngram": 0.1,  # seed 000: no gain on chat; text that repeats its prompt gives far more
+    "ngram": 0.1,  # Avarok's MiniMax-M2.5 guide: no gain on chat; text that repeats its prompt gives far more
     "mtp": 0.85,  # DeepSeek-V3 technical report, section 5.4.3: 85-90 % of second tokens
     "eagle": 0.7,  # arXiv 2406.16858 (EAGLE-2), table 1: 4 of about 6 drafted on chat
 }

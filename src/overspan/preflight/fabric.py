@@ -17,7 +17,7 @@ from overspan.schema.errors import InputError
 from overspan.schema.inventory import Host
 
 JUMBO_BYTES: Final = 9000
-"""Source: reference spark-fabric.md: MTU 9000, checked end to end with don't-fragment pings."""
+"""Source: docs/sources.md#two-sparks: MTU 9000, checked end to end with don't-fragment pings."""
 
 SMALL_BYTES: Final = 84
 """A plain ping: 56 bytes of payload, its own default (ping(8)), and the headers."""

@@ -45,7 +45,8 @@ find -L . -maxdepth 1 -type f -printf '%f\\n' && echo && cat -- model.safetensor
 def enroot_uri(image: str) -> str:
     """An image's name as `enroot import` wants it: `#` between the registry and the path.
 
-    With `/` there, enroot takes the registry for a part of a path on Docker Hub and is refused (seed 002).
+    With `/` there, enroot takes the registry for a part of a path on Docker Hub and is refused
+    (SemiAnalysisAI/InferenceX pull 1734).
 
     >>> enroot_uri("nvcr.io/nvidia/vllm:26.01")
     'docker://nvcr.io#nvidia/vllm:26.01'

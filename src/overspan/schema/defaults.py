@@ -24,10 +24,11 @@ DP_RPC_PORT: Final = 13345
 """Coordination of data-parallel ranks over hosts. Source: vLLM docs, data parallel deployment."""
 
 READY_TIMEOUT_S: Final = 1800.0
-"""How long a launch may take to its first token. 126 GB over NVMe takes ten minutes (seed 000); three times that."""
+"""How long a launch may take to its first token. 126 GB over NVMe takes ten minutes (Avarok's
+MiniMax-M2.5 guide); three times that."""
 
 DRAIN_TIMEOUT_S: Final = 20.0
-"""How long streams in flight may run on after `stop`. Source: engine-on-cpu measurements, `--shutdown-timeout 20`."""
+"""How long streams in flight may run on after `stop`. Source: docs/sources.md#cpu, `--shutdown-timeout 20`."""
 
 POLL_INTERVAL_S: Final = 0.25
 """How often the supervisor looks at every rank: well inside the promise to notice a death within 5 s."""

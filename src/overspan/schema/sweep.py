@@ -40,7 +40,7 @@ class Changes(RoleChanges):
 
 
 class Load(Frozen):
-    """How each point is loaded. Source of the defaults: reference sweeps.md (the field's largest public sweep)."""
+    """How each point is loaded. Source of the defaults: docs/sources.md#racks (the field's largest public sweep)."""
 
     requests_per_user: int = Field(10, ge=1)
     warmup_per_user: int = Field(2, ge=0)

@@ -33,7 +33,7 @@ def derive(point: Point, measured: BenchPoint) -> dict[str, Any]:
     """What follows from a measurement and its point. Rates are tokens a second.
 
     `per_gpu` divides by the GPUs used, `per_gpu_reserved` by those of every node taken; on CPUs, which have none, by
-    ranks. Source of the definitions: reference sweeps.md, Metrics.
+    ranks. Source of the definitions: docs/sources.md#racks, Metrics.
     """
     rates = {
         "total": measured.total_tokens_per_s,

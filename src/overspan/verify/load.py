@@ -12,7 +12,8 @@ from overspan.verify.ask import Asker, Reply
 from overspan.verify.subject import Subject, agreeing, failed, not_evaluated, passed, shown
 
 IN_SEQUENCE: Final = 20
-"""Engines were seen that answered 10 requests of 10 in one setting, and died after 8 in another (seed 000)."""
+"""Engines were seen that answered 10 requests of 10 in one setting, and died after 8 in another (Avarok's
+MiniMax-M2.5 guide)."""
 BEGINNING: Final = 4
 """Characters that two answers to one question have in common; what follows may fall apart by rounding."""
 FOREIGN: Final = 12
@@ -45,7 +46,7 @@ def sequence(ask: Asker, _: Subject) -> Finding:
                 rule,
                 f"request {number} of {IN_SEQUENCE}: {error.what}: {error.quote or ''}".rstrip(": "),
                 f"the endpoint answered {number - 1} requests and no more",
-                "overspan doctor RUN; CUDA graphs over Ray and pipelines over Ray were seen to die so (seed 000)",
+                "overspan doctor RUN; CUDA graphs and pipelines over Ray die so (Avarok's MiniMax-M2.5 guide)",
             )
         if not replies[-1].strip():
             return failed(rule, f"request {number} of {IN_SEQUENCE}: {shown(replies[-1])}", "an answer is empty")

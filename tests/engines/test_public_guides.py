@@ -8,11 +8,11 @@ Deviations, each on purpose. Of both guides:
 - `docker exec` of a second program in the head's container, with `export` before it: one process starts Ray and becomes
   `vllm serve`, with its whole environment from the container, so that its death is the container's death.
 - `tee` into a file inside the container: each rank's output is kept in the run's folder.
-Of seed 000:
+Of Avarok's MiniMax-M2.5 guide:
 - `ray-head`, `ray-worker`, HEAD_IP, WORKER_IP: words and variables of its image's entrypoint script, which is not
   needed: `ray start` stands in the command, and the addresses are its arguments.
 - its script says which of NCCL's settings it found useless (Ring and Simple, IB off); they are left out here too.
-Of seed 003:
+Of mark-ramsey-ri/vllm-dgx-spark:
 - `--restart unless-stopped`: the supervisor owns the ranks; a lone rank that comes back would join nothing.
 - `--shm-size=16g`: `--ipc host` gives all of the host's shared memory, and Docker ignores the size beside it.
 - `pip install ray==2.51.0` in each container: it is there to have the same Ray on both; preflight compares the image's
@@ -118,7 +118,7 @@ def test_seed_000_manual_deployment() -> None:
         assert (NODE_000 | {"VLLM_HOST_IP": address}).items() <= node.env.items()
         assert node.image == "avarok/dgx-vllm-nvfp4-kernel:v22"
         assert node.has("ray", "start") or (node.has("--entrypoint", "ray") and node.words[0] == "start")
-        # Its own address before Ray starts: what seed 000 says mends "3 unique IP addresses".
+        # Its own address before Ray starts: what Avarok's MiniMax-M2.5 guide says mends "3 unique IP addresses".
         assert node.has(f"--node-ip-address={address}")
     assert head.has("--head") and worker.has("--address=10.10.10.1:6379")
     assert SERVE_ENV_000.items() <= head.env.items()
@@ -161,7 +161,7 @@ def test_seed_003_from_detection_to_the_commands(tmp_path: Path) -> None:
     assert worker.has("--address=169.254.10.1:6379")
 
 
-# The table of seed 000, "Environment overrides": by its own names.
+# The table of Avarok's MiniMax-M2.5 guide, "Environment overrides": by its own names.
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
@@ -195,7 +195,7 @@ def test_addresses_and_user_of_seed_000_stand_in_the_inventory(tmp_path: Path) -
     assert (head.env["VLLM_HOST_IP"], worker.env["VLLM_HOST_IP"]) == ("10.0.0.8", "10.0.0.9")
 
 
-# The table of seed 000, "Performance", and its script's flags.
+# The table of Avarok's MiniMax-M2.5 guide, "Performance", and its script's flags.
 def test_variants_of_seed_000() -> None:
     cutlass, _ = by_hand("minimax-m2.5-nvfp4", "variant=cutlass")
     assert "VLLM_NVFP4_GEMM_BACKEND" not in cutlass.env and not cutlass.has("--enable-expert-parallel")

@@ -1,0 +1,138 @@
+#!/usr/bin/env python3
+"""Counts the bars of the house and prints them, one a line; ends with 1 when one does not hold. `make lint` runs it."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "src" / "overspan"
+CONDITION = r"\b(?:{})(?:\.name)? (?:==|!=|in|not in) [\"'(\[{{]"
+
+
+class Bar(NamedTuple):
+    """One bar: what is counted, how many may be, and where they stand."""
+
+    name: str
+    found: list[str]
+    limit: int
+    count: int | None = None
+
+    @property
+    def number(self) -> int:
+        return len(self.found) if self.count is None else self.count
+
+    @property
+    def holds(self) -> bool:
+        return self.number <= self.limit
+
+
+def main() -> int:
+    """Print every bar; details of those that do not hold go to standard error."""
+    bars = list(bars_of(sorted(SOURCE.rglob("*.py"))))
+    for bar in bars:
+        print(f"{'ok ' if bar.holds else 'OVER'}  {bar.number:>6}  of at most {bar.limit:>6}  {bar.name}")
+    for bar in bars:
+        for place in [] if bar.holds else bar.found[:40]:
+            print(f"{bar.name}: {place}", file=sys.stderr)
+    return 0 if all(bar.holds for bar in bars) else 1
+
+
+def bars_of(files: list[Path]) -> Iterator[Bar]:
+    """Every bar of the house."""
+    texts = {file: file.read_text(encoding="utf-8") for file in files}
+    trees = {file: ast.parse(text) for file, text in texts.items()}
+    lengths = {file: len(text.splitlines()) for file, text in texts.items()}
+    yield Bar("lines of src", [], 31_000, sum(lengths.values()))
+    yield Bar("files of more than 400 lines", [f"{_of(file)} {n}" for file, n in lengths.items() if n > 400], 0)
+    yield Bar("functions of more than 60 lines", [each for file in files for each in _long(file, trees[file])], 0)
+    yield Bar("copies that nothing validates (model_copy)", _lines(texts, r"\.model_copy\("), 0)
+    yield Bar(
+        "places outside engines/ that ask for an engine's name", _lines(texts, CONDITION.format("engine"), "engines"), 4
+    )
+    yield Bar(
+        "places outside launchers/ that ask for a launcher's name",
+        _lines(texts, CONDITION.format("launcher"), "launchers"),
+        4,
+    )
+    yield Bar("names of classes and aliases with several meanings", _ambiguous(trees), 0)
+    yield Bar("fields of documents without a type (dict[str, Any])", _untyped(trees), 0)
+    yield Bar("words that only the authors understand (seed 00N)", _tracked(r"seed 00\d"), 0)
+
+
+def _of(file: Path) -> str:
+    return str(file.relative_to(SOURCE))
+
+
+def _lines(texts: dict[Path, str], pattern: str, room: str = "") -> list[str]:
+    """Lines of code in which a pattern stands, outside of one room."""
+    return [
+        f"{_of(file)}:{number} {line.strip()}"
+        for file, text in texts.items()
+        if not room or file.relative_to(SOURCE).parts[0] != room
+        for number, line in enumerate(text.split("\n"), 1)
+        if re.search(pattern, line)
+    ]
+
+
+def _long(file: Path, tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.end_lineno:
+            lines = node.end_lineno - node.lineno + 1
+            if lines > 60:
+                yield f"{_of(file)}:{node.lineno} {node.name} {lines}"
+
+
+def _ambiguous(trees: dict[Path, ast.Module]) -> list[str]:
+    """Public names of classes and of type aliases that several modules define."""
+    homes = defaultdict(list)
+    for file, tree in trees.items():
+        for node in tree.body:
+            if isinstance(node, ast.ClassDef):
+                homes[node.name].append(_of(file))
+            elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                name = node.targets[0].id
+                if name[0].isupper() and not name.isupper():
+                    homes[name].append(_of(file))
+    return [f"{name}: {', '.join(places)}" for name, places in homes.items() if len(places) > 1]
+
+
+def _untyped(trees: dict[Path, ast.Module]) -> list[str]:
+    """Fields of the schema's documents that hold anything, though another of our documents is what they hold."""
+    return [
+        f"{_of(file)}:{field.lineno} {node.name}.{ast.unparse(field.target)}"
+        for file, tree in trees.items()
+        if file.parent.name == "schema"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef) and (node.name, "dict") not in OPEN
+        for field in node.body
+        if isinstance(field, ast.AnnAssign)
+        and re.search(r"dict\[str, Any\]", ast.unparse(field.annotation))
+        and f"{node.name}.{ast.unparse(field.target)}" not in OPEN
+    ]
+
+
+OPEN: frozenset[str] = frozenset()
+"""Fields that hold what others define, such as an engine's arguments: no type of ours can stand there."""
+
+
+def _tracked(pattern: str) -> list[str]:
+    done = subprocess.run(
+        ["git", "grep", "-nE", pattern, "--", ".", ":!scripts/house.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.splitlines()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
