@@ -101,7 +101,7 @@ def contained(spec: ProcessSpec, plan: Plan, host: Host) -> ProcessSpec:
 
 
 def _device_options(plan: Plan, host: Host) -> list[str]:
-    """What a container needs for its device. Source: Avarok's MiniMax-M2.5 guide; for RDMA docs/sources.md#two-sparks."""
+    """What a container needs for its device. Source: Avarok's MiniMax-M2.5 guide; RDMA: docs/sources.md."""
     if plan.inventory.device == "cpu":
         return ["--shm-size", SHARED_MEMORY]
     rdma = ["--device", "/dev/infiniband", "--ulimit", "memlock=-1"] if host.fabric and host.fabric.hcas else []
