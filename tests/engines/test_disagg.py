@@ -99,7 +99,7 @@ def dynamo_specs(hosts: int) -> list[ProcessSpec]:
 def test_dynamos_processes_of_several_hosts_wait_for_their_etcd() -> None:
     *others, etcd = dynamo_specs(2)
     url = "http://{address:n0}:2379"
-    assert (etcd.name, etcd.host, etcd.waits_for) == ("etcd", "n0", [])
+    assert (etcd.name, etcd.host) == ("etcd", "n0")
     assert etcd.argv == [
         *("/env/bin/etcd", "--data-dir", "{folder}/etcd", "--listen-client-urls", url),
         *("--advertise-client-urls", url, "--listen-peer-urls", "http://127.0.0.1:2380"),
@@ -107,7 +107,6 @@ def test_dynamos_processes_of_several_hosts_wait_for_their_etcd() -> None:
     assert [spec.name for spec in others] == ["frontend", "prefill", "decode"]
     for spec in others:
         assert spec.env["ETCD_ENDPOINTS"] == url
-        assert spec.waits_for == ["etcd"]
         assert spec.argv[:6] == ["bash", "-c", WAIT_THEN, "bash", "{address:n0}", "2379"]
         assert spec.argv[6:8] == ["/env/bin/python", "-m"]
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from overspan.catalog import inventories, models, overrides, recipes
 from overspan.planner import inputs
 from overspan.planner.make import make_plan
-from overspan.planner.topology import length_refusals, place_topology, rank_limits, role_recipe, topology_refusals
+from overspan.planner.topology import length_refusals, place_topology, rank_limits, topology_refusals
 from overspan.schema.errors import InputError, PlanRefused
 from overspan.schema.layout import Layout
 from overspan.schema.plan import EngineChoice
@@ -154,7 +154,7 @@ def test_limits_of_a_rank_are_its_share() -> None:
 def test_a_role_has_the_recipe_and_its_own_over_it() -> None:
     recipe = recipes.find(M3)
     decode = parse_topology("1P1D DEP4->TEP8").answering
-    own = role_recipe(recipe, decode)
+    own = recipe.for_role(decode)
     assert own.layout == decode.layout
     assert own.engine_args["max_num_batched_tokens"] == 16384
     assert own.engine_args["block_size"] == 128

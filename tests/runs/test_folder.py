@@ -43,6 +43,13 @@ def test_a_damaged_plan_is_one_clear_error(run: RunFolder, text: str) -> None:
         run.plan()
 
 
+def test_processes_of_a_run_of_november_2026_are_still_read(run: RunFolder) -> None:
+    (run.path / "processes.json").write_text(
+        '[{"name": "frontend", "host": "a", "argv": ["x"], "waits_for": ["etcd"]}]'
+    )
+    assert [each.name for each in run.processes()] == ["frontend"]
+
+
 def test_a_half_written_last_event_is_left_out(run: RunFolder) -> None:
     with (run.path / "events.jsonl").open("a") as file:
         file.write('{"at": "2026-11-22T1')

@@ -135,7 +135,7 @@ def with_etcd(plan: Plan, specs: list[ProcessSpec]) -> list[ProcessSpec]:
 def _after_etcd(spec: ProcessSpec, address: str) -> ProcessSpec:
     shell, *argv = ["bash", "-c", WAIT_THEN, "bash", address, str(ETCD_PORT), *spec.words]
     changes = {"entrypoint": shell, "argv": argv} if spec.entrypoint else {"argv": [shell, *argv]}
-    return spec.with_(**changes, waits_for=["etcd"])
+    return spec.with_(**changes)
 
 
 def _part(

@@ -11,7 +11,6 @@ from overspan.planner.fleet import Load, Outcome, Unit, simulate
 from overspan.planner.limits import parse_slo
 from overspan.planner.predict import capacity_of, predict
 from overspan.planner.refuse import rank_memory, refusals
-from overspan.planner.topology import role_recipe
 from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError, PlanRefused
 from overspan.schema.inventory import Inventory
@@ -98,7 +97,7 @@ def unit_of(model: ModelSpec, recipe: Recipe, topology: Topology, asked: Asked, 
         PlanRefused: a role cannot run.
     """
     answering = topology.answering
-    own = role_recipe(recipe, answering)
+    own = recipe.for_role(answering)
     machines = _machines(asked, answering.layout)
     _require(model, answering.layout, machines, own)
     demand = Demand(isl=asked.isl, osl=asked.osl, rounds=_STEADY)
@@ -118,8 +117,8 @@ def unit_of(model: ModelSpec, recipe: Recipe, topology: Topology, asked: Asked, 
     if apart:
         first = topology.roles[0]
         machines = _machines(asked, first.layout)
-        _require(model, first.layout, machines, role_recipe(recipe, first))
-        side = disagg.side_of(model, role_recipe(recipe, first), machines, demand, first.layout)
+        _require(model, first.layout, machines, recipe.for_role(first))
+        side = disagg.side_of(model, recipe.for_role(first), machines, demand, first.layout)
         prompt_ms, lanes, after_ms = side.prompt_ms * first.layout.dp, first.workers * first.layout.dp, 0.0
     else:
         lanes *= answering.workers

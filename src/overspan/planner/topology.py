@@ -1,7 +1,6 @@
 """The algebra of topologies: which GPUs each worker gets, what each role is given, and why a topology cannot run."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from overspan.planner import demands, refuse
 from overspan.planner.memory import tokens_of
@@ -160,15 +159,6 @@ def idle(topology: Topology, inventory: Inventory) -> Iterator[str]:
             )
 
 
-def role_recipe(recipe: Recipe, role: Role, more: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe as the workers of one role run it: its layout, and its own arguments and environment over all."""
-    own = recipe.roles.get(role.name)
-    args = {**recipe.engine_args, **(own.engine_args if own else {}), **(more or {})}
-    env = {**recipe.env, **(own.env if own else {})}
-    changes = {"layout": role.layout, "engine_args": args, "env": env, "roles": {}}
-    return recipe.with_(**changes)
-
-
 def rank_limits(topology: Topology, recipe: Recipe, users: int) -> dict[str, int]:
     """Sequences and graphs for a rank of the decode workers, where the recipe does not say: sized for its share.
 
@@ -179,7 +169,7 @@ def rank_limits(topology: Topology, recipe: Recipe, users: int) -> dict[str, int
         return {}
     role = topology.answering
     share = max(1, -(-users // max(1, role.workers * role.layout.dp)))
-    args = role_recipe(recipe, role).engine_args
+    args = recipe.for_role(role).engine_args
     whole = 1 << (share - 1).bit_length()
     given = args.get("max_num_seqs")
     sequences = given if isinstance(given, int) else whole
@@ -210,7 +200,7 @@ def topology_refusals(model: ModelSpec | None, recipe: Recipe, placed: Placed, i
     """
     reasons = []
     for role in placed.topology.roles:
-        own = role_recipe(recipe, role)
+        own = recipe.for_role(role)
         names = {each.host for each in placed.of(role.name)[0].placements}
         hosts = [host for host in inventory.hosts if host.name in names]
         there = inventory.with_(hosts=hosts)
@@ -225,7 +215,7 @@ def length_refusals(model: ModelSpec | None, recipe: Recipe, topology: Topology,
     """Roles whose context is shorter than a request's input and output together."""
     reasons = []
     for role in topology.roles:
-        given = role_recipe(recipe, role).engine_args.get("max_model_len")
+        given = recipe.for_role(role).engine_args.get("max_model_len")
         longest = tokens_of(given, (model.max_context if model else None) or 0)
         if 0 < longest < request_tokens:
             prefix = f"{role.name}: " if topology.disaggregated else ""

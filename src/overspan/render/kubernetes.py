@@ -9,7 +9,6 @@ import yaml
 
 from overspan.engines import dynamo, vllm, vllm_ray
 from overspan.engines.node import located
-from overspan.planner.topology import role_recipe
 from overspan.render import kubernetes_objects
 from overspan.render.kubernetes_objects import Manifest, Pod
 from overspan.schema import defaults
@@ -100,7 +99,7 @@ def _role(plan: Plan, name: str, placements: Sequence[Placement]) -> Manifest:
     """All workers of one role, which are the same: one component."""
     role = next(each for each in parse_topology(plan.recipe.topology or "").roles if each.name == placements[0].role)
     nodes = [list(held) for _, held in groupby(placements, lambda each: each.worker)]
-    own = plan.with_(recipe=role_recipe(plan.recipe, role), layout=role.layout)
+    own = plan.with_(recipe=plan.recipe.for_role(role), layout=role.layout)
     # The first node's process alone: what joins it to the worker's other nodes is the operator's to add.
     spec = dynamo.worker(located(own), role.name, nodes[0][:1])[0]
     template = _component_pod(own, name, spec, nodes[0][0])

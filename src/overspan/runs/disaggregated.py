@@ -6,7 +6,6 @@ from itertools import groupby
 
 from overspan.engines import disagg, dynamo
 from overspan.engines.node import located
-from overspan.planner.topology import role_recipe
 from overspan.schema.errors import PlanRefused
 from overspan.schema.plan import Plan
 from overspan.schema.process import ProcessSpec
@@ -29,7 +28,7 @@ def processes(plan: Plan) -> list[ProcessSpec]:
     for number, (_, held) in enumerate(groupby(plan.placements, lambda each: (each.role, each.worker))):
         placements = list(held)
         role = roles[placements[0].role]
-        own = plan.with_(recipe=role_recipe(plan.recipe, role), layout=role.layout)
+        own = plan.with_(recipe=plan.recipe.for_role(role), layout=role.layout)
         if plan.engine.name == "dynamo":
             specs += dynamo.worker(located(own), role.name, placements, number)
         else:

@@ -1,6 +1,8 @@
 """One process of a run, as a launcher starts it."""
 
-from pydantic import Field
+from typing import Any
+
+from pydantic import Field, model_validator
 
 from overspan.schema.base import Frozen
 
@@ -34,8 +36,13 @@ class ProcessSpec(Frozen):
     ports: dict[str, int] = Field(default_factory=dict)
     ranks: list[int] = Field(default_factory=list)
     role: str = "aggregated"
-    waits_for: list[str] = Field(default_factory=list)
     vital_titles: list[str] = Field(default_factory=list)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_older_run(cls, data: Any) -> Any:
+        """Runs made before December 2026 hold `waits_for`, which nothing ever read."""
+        return {key: value for key, value in data.items() if key != "waits_for"} if isinstance(data, dict) else data
 
     @property
     def words(self) -> list[str]:

@@ -8,7 +8,7 @@ from overspan.schema import defaults
 from overspan.schema.base import Environment, Frozen, ImageName, ListenAddress, text_like
 from overspan.schema.errors import InputError
 from overspan.schema.layout import Layout, parse_layout
-from overspan.schema.topology import RoleName, parse_topology
+from overspan.schema.topology import Role, RoleName, parse_topology
 
 EngineName = Literal["vllm", "vllm-ray", "dynamo"]
 Scalar = bool | int | float | str | None
@@ -134,3 +134,9 @@ class Recipe(Frozen):
     def public_name(self) -> str:
         """The model's name in the API."""
         return self.served_model_name or self.model
+
+    def for_role(self, role: Role) -> "Recipe":
+        """The recipe as the workers of one role run it: its layout, and its own arguments and environment over all."""
+        own = self.roles.get(role.name, RoleSettings())
+        args = {**self.engine_args, **own.engine_args}
+        return self.with_(layout=role.layout, engine_args=args, env={**self.env, **own.env}, roles={})

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from overspan.planner import disagg, rank
-from overspan.planner.topology import role_recipe
 from overspan.schema.errors import OverspanError
 from overspan.schema.inventory import Inventory
 from overspan.schema.model import ModelSpec
@@ -54,7 +53,7 @@ def _apart(
     prefill, decode = topology.roles
     seen = disagg.predict_pair(
         model,
-        (role_recipe(recipe, prefill), role_recipe(recipe, decode)),
+        (recipe.for_role(prefill), recipe.for_role(decode)),
         inventory,
         demand,
         pair=((prefill.workers, prefill.layout), (decode.workers, decode.layout)),

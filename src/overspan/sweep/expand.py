@@ -18,7 +18,6 @@ from overspan.planner.topology import (
     Placed,
     length_refusals,
     place_topology,
-    role_recipe,
     sized,
     topology_refusals,
 )
@@ -178,7 +177,7 @@ def _with_nodes(entry: Entry) -> Topology:
 
 def _role_plan(recipe: Recipe, role: Role, placed: Placed, inventory: Inventory, engine: EngineChoice) -> Plan:
     """A plan of one role's workers, as the engines' room takes it."""
-    own = role_recipe(recipe, role)
+    own = recipe.for_role(role)
     used = [host for host in inventory.hosts if host.name in placed.gpus_by_host]
     return Plan(
         recipe=own,
@@ -266,7 +265,7 @@ def _point(
 def _notes(deployment: Deployment, users: int) -> list[str]:
     """What a reader should know of a point that runs all the same."""
     role = deployment.topology.answering
-    limit = role_recipe(deployment.recipe, role).engine_args.get("max_num_seqs")
+    limit = deployment.recipe.for_role(role).engine_args.get("max_num_seqs")
     room = int(limit) * role.workers * role.layout.dp if isinstance(limit, int) else None
     if room is None or users <= room:
         return []
