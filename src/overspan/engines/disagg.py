@@ -40,7 +40,7 @@ def worker(plan: Plan, role: RoleName, number: int, placements: list[Placement])
     connector = ON_DISK if given is None and plan.inventory.device == "cpu" else given
     args = {**plan.recipe.engine_args, "kv_transfer_config": json.dumps(kv_transfer(connector))}
     port = plan.endpoint.port + 1 + number
-    address = defaults.LOOPBACK if plan.inventory.launcher == "local" else address_of(head)
+    address = defaults.LOOPBACK if plan.inventory.traits.here else address_of(head)
     if len(placements) > 1:
         args["master_port"] = defaults.MASTER_PORT + number
     own = plan.with_(
@@ -57,7 +57,7 @@ def _in_role(plan: Plan, spec: ProcessSpec, role: RoleName, number: int, placed:
     host = next(each for each in located(plan).inventory.hosts if each.name == placed.host)
     base = SIDE_CHANNEL_PORT + PORTS_EACH * number
     env = {
-        "VLLM_NIXL_SIDE_CHANNEL_HOST": defaults.LOOPBACK if plan.inventory.launcher == "local" else address_of(host),
+        "VLLM_NIXL_SIDE_CHANNEL_HOST": defaults.LOOPBACK if plan.inventory.traits.here else address_of(host),
         "VLLM_NIXL_SIDE_CHANNEL_PORT": str(base),
     }
     if len(placed.gpus) < len(host.gpus):

@@ -109,8 +109,8 @@ def _device_options(plan: Plan, host: Host) -> list[str]:
 
 
 def located(plan: Plan) -> Plan:
-    """The plan with an address for each host: under Slurm, a placeholder that the job itself fills in."""
-    if plan.inventory.launcher != "slurm":
+    """The plan with an address for each host: a placeholder where the launcher chooses the machines."""
+    if not plan.inventory.traits.chooses_hosts:
         return plan
     hosts = [_located(host) for host in plan.inventory.hosts]
     return plan.with_(inventory=plan.inventory.with_(hosts=hosts))
@@ -125,8 +125,8 @@ def _located(host: Host) -> Host:
 
 
 def listens_on(plan: Plan, head: Host) -> str:
-    """Where the API listens: under Slurm the loopback of a node would be out of everybody's reach."""
-    if plan.inventory.launcher == "slurm" and plan.recipe.host in ("127.0.0.1", "localhost", "::1"):
+    """Where the API listens: the loopback of a node that a launcher chose would be out of everybody's reach."""
+    if plan.inventory.traits.chooses_hosts and plan.recipe.host in ("127.0.0.1", "localhost", "::1"):
         return address_of(head)
     return plan.recipe.host
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from overspan.inventory.host import other_domain
 from overspan.inventory.software import DOCKER
-from overspan.schema.inventory import DeviceKind, Fabric, Host, LauncherName, Link, Nic
+from overspan.schema.inventory import DeviceKind, Fabric, Host, Link, Nic
 
 FABRIC_MTU: Final = 9000
 """What RoCE wants for its 4096-byte path MTU. Source: docs/sources.md#two-sparks, NVIDIA DGX Spark playbooks."""
@@ -40,7 +40,7 @@ class Choices:
     """Everything that was chosen for a group of hosts."""
 
     hosts: list[Host]
-    launcher: LauncherName
+    launcher: str
     device: DeviceKind
     links: list[Link]
     env: dict[str, str]
@@ -75,7 +75,7 @@ def choose(hosts: Sequence[Host]) -> Choices:
     return Choices(joined, launcher, device, links, env, why, warnings)
 
 
-def _launcher(hosts: Sequence[Host]) -> tuple[LauncherName, str]:
+def _launcher(hosts: Sequence[Host]) -> tuple[str, str]:
     if len(hosts) == 1 and hosts[0].ssh is None:
         return "local", "one host, this machine: processes are started directly"
     without = [host.name for host in hosts if host.container is None]

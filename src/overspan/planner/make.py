@@ -68,8 +68,8 @@ def make_plan(recipe: Recipe, inventory: Inventory, engine: EngineChoice, demand
 
 
 def _unserved(model: ModelSpec | None, recipe: Recipe, inventory: Inventory, demand: Demand | None) -> list[str]:
-    """Requests that are too long for the context, and GPUs that are reserved for nothing: Slurm gives whole nodes."""
-    whole_nodes = inventory.launcher == "slurm"
+    """Requests that are too long for the context; where the launcher gives whole nodes, GPUs that nothing uses."""
+    whole_nodes = inventory.traits.whole_nodes
     if demand is None and not whole_nodes:
         return []
     from overspan.planner import topology  # imported when asked: most plans state no lengths and take no whole nodes
@@ -146,7 +146,7 @@ def _endpoint(recipe: Recipe, inventory: Inventory, name: str) -> Endpoint:
     head = next(host for host in inventory.hosts if host.name == name)
     everywhere = recipe.host in ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
     here = LOOPBACK if everywhere else recipe.host
-    if inventory.launcher == "slurm":
+    if inventory.traits.chooses_hosts:
         return _slurm_endpoint(recipe, inventory, head)
     if head.ssh is None:
         return Endpoint(host=here, port=recipe.port, model=recipe.public_name)

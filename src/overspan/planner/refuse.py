@@ -67,7 +67,7 @@ def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
 
 
 def _too_old(layout: Layout, inventory: Inventory, recipe: Recipe) -> Iterator[str]:
-    version = images.engine_version(recipe.image) if inventory.launcher != "local" else None
+    version = images.engine_version(recipe.image) if inventory.traits.containers != "never" else None
     if version is None:
         return
     holds = f"image {recipe.image} holds vLLM {version}"

@@ -35,7 +35,7 @@ def unsure(recipe: Recipe, inventory: Inventory, engine: EngineChoice) -> Iterat
 def _engine(recipe: Recipe, inventory: Inventory, engine: EngineChoice) -> tuple[str, str | None, list[str]]:
     """The engine in words, its version where that is known, and the features that patches are known to bring it."""
     own = [patch.name for patch in recipe.patches]
-    if inventory.launcher == "local":
+    if inventory.traits.containers == "never":
         return f"vLLM {engine.version}", engine.version, own
     image = engine.image or recipe.image
     version = images.engine_version(image)

@@ -53,7 +53,7 @@ class Site:
     @property
     def docker(self) -> bool:
         """Whether the plan starts containers."""
-        return self.plan.inventory.launcher == "docker"
+        return self.plan.inventory.traits.containers == "always"
 
     @property
     def gpus(self) -> list[Gpu]:

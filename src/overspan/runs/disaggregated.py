@@ -20,7 +20,7 @@ def processes(plan: Plan) -> list[ProcessSpec]:
     """
     if plan.recipe.topology is None:
         raise PlanRefused("this plan has no prefill and decode workers:", ["set topology in the recipe, e.g. 1P1D"])
-    if plan.engine.name == "vllm" and plan.inventory.launcher == "docker":
+    if plan.engine.name == "vllm" and plan.inventory.traits.containers == "always":
         reason = "vLLM's router is in no image of vLLM: use engine dynamo, or the launcher slurm or local"
         raise PlanRefused("prefill and decode cannot be apart here:", [reason])
     roles = {role.name: role for role in parse_topology(plan.recipe.topology).roles}

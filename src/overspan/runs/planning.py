@@ -96,7 +96,7 @@ def asked_for(wanted: Wanted) -> tuple[Recipe, Inventory]:
 
 def _with_image(recipe: Recipe, inventory: Inventory) -> Recipe:
     """A model that no recipe was written for runs in vLLM's own image where containers are started."""
-    if inventory.launcher != "docker" or recipe.image is not None or recipe.engine != "vllm":
+    if inventory.traits.containers != "always" or recipe.image is not None or recipe.engine != "vllm":
         return recipe
     image = images.usual(recipe.engine_version or flags.LATEST)
     said = f"no image is named, so vLLM's own: {image} (--set image=NAME:TAG takes another)"
@@ -140,7 +140,7 @@ def _version_in(environment: Path) -> str | None:
 
 def _router(inventory: Inventory, *, to_start: bool) -> str | None:
     """The environment of vLLM's router: the inventory's, or the one that is installed here."""
-    if inventory.router_environment or inventory.launcher != "local":
+    if inventory.router_environment or not inventory.traits.here:
         return inventory.router_environment
     try:
         return str(_installed("router").path)
@@ -161,15 +161,14 @@ def engine_of(recipe: Recipe, inventory: Inventory, *, to_start: bool) -> Engine
     Raises:
         EngineMissing: it must be there and is not.
     """
-    contained = inventory.launcher == "slurm" and recipe.image is not None and inventory.hosts[0].container is not None
-    if inventory.launcher == "slurm" and not contained:  # its programs are the nodes' own
+    if inventory.contains(recipe.image):
+        return _image(recipe, inventory)
+    if not inventory.traits.here:  # its programs are the nodes' own
         return EngineChoice(
             name=recipe.engine,
             version=recipe.engine_version or flags.LATEST,
             environment=inventory.engine_environment,
         )
-    if inventory.launcher == "docker" or contained:
-        return _image(recipe, inventory)
     if inventory.engine_environment or inventory.device == "cuda":
         return _own(recipe, inventory, to_start=to_start)
     try:

@@ -248,7 +248,7 @@ def _require_own(plan: Plan) -> None:
     Raises:
         NoAnswer: it was one.
     """
-    if plan.inventory.launcher == "local" and (who := ports.stranger(plan.endpoint)) is not None:
+    if plan.inventory.traits.here and (who := ports.stranger(plan.endpoint)) is not None:
         raise NoAnswer(
             f"port {plan.endpoint.port} on {plan.endpoint.host} is answered by {who}, which is not of this run"
         )

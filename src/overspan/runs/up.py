@@ -113,7 +113,7 @@ def _staged(lock: NameLock, plan: Plan, say: Say, before_launch: Callable[[RunFo
 
 
 def _stage(run: RunFolder, plan: Plan, say: Say) -> Plan:
-    on_this_machine = hosts_of(plan)[0].ssh is None and plan.inventory.launcher != "slurm"
+    on_this_machine = plan.inventory.is_here(hosts_of(plan)[0])
     if not plan.is_joiner and (on_this_machine or plan.endpoint.tunnel):
         plan = plan.with_(endpoint=ports.claim(plan.endpoint))
     run.write("plan.json", plan)

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from overspan.schema.base import Address, Environment, Frozen, ImageName, Interface, text_like
+from overspan.schema.launcher_traits import LauncherName, LauncherTraits, traits_of
 
-LauncherName = Literal["local", "docker", "slurm"]
 DeviceKind = Literal["cpu", "cuda"]
 
 
@@ -69,7 +69,7 @@ class Ssh(Frozen):
 class ContainerRuntime(Frozen):
     """The container engine of a host."""
 
-    kind: Literal["docker", "podman", "enroot"] = "docker"
+    kind: Literal["docker", "enroot"] = Field("docker", description="enroot: Pyxis starts it, under Slurm alone")
     version: str | None = None
     gpu: bool = False
     options: list[str] = Field(default_factory=list, description="more arguments of `docker run` on this host")
@@ -219,3 +219,24 @@ class Inventory(Frozen):
             if twice is not None:
                 raise ValueError(f"two hosts have the {what} {twice}")
         return self
+
+    @model_validator(mode="after")
+    def _enroot_has_an_effect(self) -> Self:
+        enroot = [host.name for host in self.hosts if host.container and host.container.kind == "enroot"]
+        if enroot and self.traits.containers == "always":
+            raise ValueError(f"container.kind enroot of {enroot[0]} is for launcher slurm; {self.launcher} has none")
+        return self
+
+    @property
+    def traits(self) -> LauncherTraits:
+        """How the launcher starts processes."""
+        return traits_of(self.launcher)
+
+    def is_here(self, host: Host) -> bool:
+        """Whether what is started on a host runs on this machine."""
+        return host.ssh is None and not self.traits.chooses_hosts
+
+    def contains(self, image: str | None) -> bool:
+        """Whether the processes of a recipe with that image run in containers."""
+        by_host = self.traits.containers == "by_host" and image is not None and self.hosts[0].container is not None
+        return by_host or self.traits.containers == "always"

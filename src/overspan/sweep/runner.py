@@ -244,8 +244,8 @@ class _Serving:
         machines = self._folder.path / "inventory.yaml"
         write_whole(machines, dump(self._matrix.inventory))
         head = self._deployment.placed.workers[0].placements[0].host
-        on_this_machine = all(host.ssh is None for host in self._matrix.inventory.hosts if host.name == head)
-        here = on_this_machine and self._matrix.inventory.launcher != "slurm"
+        inventory = self._matrix.inventory
+        here = all(inventory.is_here(host) for host in inventory.hosts if host.name == head)
         # Stated, so that the planner chooses none of its own: a layout that is the default does not stand in the file.
         layout = f"layout={topology.answering.layout.label}"
         wanted = Wanted(str(recipe), str(machines), (layout, "port=0") if here else (layout,), self._name)
