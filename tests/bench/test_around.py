@@ -20,11 +20,13 @@ from overspan.bench import watch
 from overspan.bench.run import Bench
 from overspan.bench.self_test import calibrate, compared
 from overspan.bench.stream import Stream
-from overspan.bench.watch import read_gpus, read_metrics, summarise
+from overspan.bench.watch import read_gpus, summarise
 from overspan.endpoint.target import make_target
+from overspan.engines.vllm_metrics import VLLM_METRICS
 from overspan.schema.errors import HostUnreachable
 from overspan.schema.workload import Workload
 from support import openai_server as fake
+from support.metrics import PAGE
 from support.openai_server import Send, serving, steady
 
 MS = 1_000_000
@@ -88,42 +90,14 @@ def test_an_open_loop_in_shards_keeps_its_times() -> None:
     assert (point.duration_s or 0) >= 19 / 50
 
 
-PAGE = """# HELP vllm:num_requests_running Number of requests in model execution batches.
-# TYPE vllm:num_requests_running gauge
-vllm:num_requests_running{engine="0",model_name="m"} 3.0
-vllm:num_requests_running{engine="1",model_name="m"} 2.0
-vllm:num_requests_waiting{engine="0",model_name="m"} 7.0
-vllm:kv_cache_usage_perc{engine="0",model_name="m"} 0.25
-vllm:num_preemptions_total{engine="0",model_name="m"} 1.0
-vllm:prefix_cache_queries_total{engine="0",model_name="m"} 1e+03
-vllm:prefix_cache_hits_total{engine="0",model_name="m"} NaN
-vllm:time_to_first_token_seconds_bucket{le="0.001"} 0.0
-garbage line
-"""
-
-
-def test_metrics_of_vllm() -> None:
-    assert read_metrics(PAGE) == {
-        "running": 5.0, "waiting": 7.0, "kv_cache_usage": 0.25, "preemptions": 1.0, "prefix_cache_queries": 1000.0,
-    }  # fmt: skip
-
-
-def test_the_caches_of_two_engines_are_averaged_and_their_requests_summed() -> None:
-    page = "".join(
-        f'vllm:kv_cache_usage_perc{{engine="{n}"}} {use}\nvllm:num_requests_running{{engine="{n}"}} 2.0\n'
-        for n, use in enumerate((0.5, 1.0))
-    )
-    assert read_metrics(page) == {"kv_cache_usage": 0.75, "running": 4.0}
-
-
 def test_gauges_have_a_maximum_and_counters_a_growth() -> None:
     before = {"running": 1.0, "preemptions": 4.0, "prefix_cache_queries": 100.0, "prefix_cache_hits": 0.0}
     after = {"running": 3.0, "preemptions": 6.0, "prefix_cache_queries": 300.0, "prefix_cache_hits": 50.0}
     samples = [before, after]
-    found = summarise(samples)
+    found = summarise(samples, VLLM_METRICS)
     assert found["running"] == {"mean": 2.0, "max": 3.0}
     assert (found["preemptions"], found["prefix_cache_hit_share"]) == (2.0, 0.25)
-    assert summarise([]) == {}
+    assert summarise([], VLLM_METRICS) == {}
 
 
 def test_gpus() -> None:

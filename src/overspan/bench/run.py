@@ -22,6 +22,7 @@ from overspan.bench.shards import merged, run_shards
 from overspan.bench.stream import Stream
 from overspan.bench.watch import Watch
 from overspan.endpoint.target import make_target
+from overspan.engines.vllm_metrics import VLLM_METRICS
 from overspan.schema.errors import OverspanError
 from overspan.schema.workload import BenchPoint, BenchResult, Workload
 
@@ -79,7 +80,7 @@ class Bench:
             OverspanError: the client failed before the first point ended.
         """
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        watch = Watch(self.target)  # its process starts while the endpoint is asked
+        watch = Watch(self.target, VLLM_METRICS)  # its process starts while the endpoint is asked
         points: list[BenchPoint] = []
         try:
             for point in self._points(self._first_request(), watch):

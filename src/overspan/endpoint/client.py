@@ -33,6 +33,18 @@ class Refused(NoAnswer):
         self.code = code
 
 
+def http_client(api_key: str | None, timeout: float | httpx.Timeout, base_url: str = "") -> httpx.Client:
+    """A client for an endpoint of our own: a proxy of the environment is not between us and it.
+
+    Args:
+        api_key: travels in a header.
+        timeout: seconds that nothing may come.
+        base_url: what its requests' paths are below.
+    """
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    return httpx.Client(base_url=base_url, headers=headers, timeout=timeout, trust_env=False)
+
+
 class Addressed(Protocol):
     """Where a model answers: a run's endpoint, or any other."""
 
@@ -59,10 +71,8 @@ class Client:
         self._base_url = endpoint.base_url
         self._api_key = api_key
         self._longest_s = timeout_s * _PATIENCE
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         timeout = httpx.Timeout(timeout_s, connect=_CONNECT_S, pool=None)
-        # trust_env=False: a proxy of the environment is not between us and our own endpoint.
-        self._http = httpx.Client(base_url=endpoint.base_url, headers=headers, timeout=timeout, trust_env=False)
+        self._http = http_client(api_key, timeout, endpoint.base_url)
 
     def close(self) -> None:
         """Close its connections."""

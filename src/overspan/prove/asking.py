@@ -9,7 +9,9 @@ from typing import Any, Final
 
 import httpx
 
-from overspan.bench.watch import Sample, read_metrics
+from overspan.endpoint.client import NoAnswer, http_client
+from overspan.endpoint.metrics import Metrics, read_metrics
+from overspan.engines.vllm_metrics import VLLM_METRICS
 from overspan.prove.twin.compare import Case, Manner
 from overspan.schema.base import Frozen
 from overspan.schema.errors import OverspanError
@@ -40,7 +42,7 @@ def ask(endpoint: Endpoint, cases: Sequence[Case]) -> Answered:
     """
     begun: dict[tuple[int, ...], Future[list[list[int]]]] = {}
     with (
-        httpx.Client(base_url=endpoint.base_url, timeout=TIMEOUT_S, trust_env=False) as client,
+        http_client(None, TIMEOUT_S, endpoint.base_url) as client,
         ThreadPoolExecutor(max_workers=len(cases)) as pool,
     ):
         for manner in _ROUNDS:
@@ -77,12 +79,11 @@ def _requests(manner: Manner, cases: Sequence[Case]) -> list[tuple[int, ...]]:
     return [tuple(numbers)] if manner == "preempted" else [(number,) for number in numbers]
 
 
-def _counters(client: httpx.Client) -> Sample:
+def _counters(client: httpx.Client) -> Metrics:
     try:
-        reply = client.get(client.base_url.join("/metrics"))
-    except httpx.HTTPError as error:
-        raise OverspanError(f"the engine's metrics cannot be read: {type(error).__name__}: {error}") from None
-    return read_metrics(reply.text)
+        return read_metrics(client, str(client.base_url), VLLM_METRICS)
+    except NoAnswer as error:
+        raise OverspanError(f"the engine's metrics cannot be read: {error.what}") from None
 
 
 def _ask(client: httpx.Client, model: str, cases: Sequence[Case]) -> list[list[int]]:

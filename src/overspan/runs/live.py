@@ -13,11 +13,10 @@ from itertools import zip_longest
 from types import TracebackType
 from typing import Final, Generic, TypeVar
 
-import httpx
-
-from overspan.bench.watch import Sample, read_metrics
-from overspan.endpoint.client import NoAnswer
+from overspan.endpoint.client import http_client
+from overspan.endpoint.metrics import Metrics, read_metrics
 from overspan.engines.node import address_of
+from overspan.engines.vllm_metrics import VLLM_METRICS
 from overspan.inventory import probes
 from overspan.inventory.probes import GPU_LOAD, GpuLoad
 from overspan.launchers.base import Member
@@ -36,18 +35,15 @@ from overspan.transport.base import Transport
 PATIENCE_S: Final = 2.0
 """How long the view waits for answers at least: a first connection over ssh takes about one second."""
 
-MOST_METRICS_BYTES: Final = 8 << 20
-"""A page of /metrics is far smaller (150 kB from vLLM 0.32 with one engine)."""
-
 Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True)
 class Reading:
-    """vLLM's own metrics at one moment of this machine's monotonic clock, seconds."""
+    """The engine's own metrics at one moment of this machine's monotonic clock, seconds."""
 
     at_s: float
-    sample: Sample
+    sample: Metrics
 
 
 @dataclass(frozen=True)
@@ -161,8 +157,7 @@ class Live:
     def __init__(self, run: RunFolder, transports: Mapping[str, Transport] | None = None) -> None:
         self._run, self._plan = run, run.plan()
         self._transports = dict(transports_of(self._plan) if transports is None else transports)
-        # trust_env=False: a proxy of the environment is not between us and our own endpoint.
-        self._http = httpx.Client(timeout=PATIENCE_S, trust_env=False)
+        self._http = http_client(None, PATIENCE_S)
         self._before: Reading | None = None
         self._pool = ThreadPoolExecutor(2 * len(self._transports) + 1, thread_name_prefix="live")
         self._metrics = _Question(self._pool, self._ask_metrics)
@@ -268,20 +263,9 @@ class Live:
         return _Question(self._pool, ask)
 
     def _ask_metrics(self) -> Reading:
-        url = self._plan.endpoint.base_url.removesuffix("/v1") + "/metrics"
         key = run_secrets.read(self._run).get(run_secrets.API_KEY)
-        page = bytearray()
-        try:
-            with self._http.stream("GET", url, headers={"Authorization": f"Bearer {key}"} if key else {}) as reply:
-                for piece in reply.iter_bytes():
-                    page += piece
-                    if len(page) > MOST_METRICS_BYTES:
-                        raise NoAnswer(f"{url} sends without end")
-        except httpx.HTTPError as error:
-            raise NoAnswer(f"{url} does not answer: {error or type(error).__name__}") from None
-        if reply.status_code != 200:
-            raise NoAnswer(f"{url} answered HTTP {reply.status_code}")
-        return Reading(time.monotonic(), read_metrics(page.decode(errors="replace")))
+        found = read_metrics(self._http, self._plan.endpoint.base_url, VLLM_METRICS, key)
+        return Reading(time.monotonic(), found)
 
 
 def _why(error: OverspanError) -> str:

@@ -9,14 +9,14 @@ from typing import Any
 
 import httpx
 
-from overspan.endpoint.client import Client, NoAnswer
+from overspan.endpoint.client import Client, NoAnswer, http_client
+from overspan.endpoint.metrics import read_metrics
+from overspan.engines.vllm_metrics import VLLM_METRICS
 from overspan.schema.finding import Evidence, Finding
 
 PREFIX = "disagg."
 INSTANCES, TRANSFER = f"{PREFIX}instances", f"{PREFIX}transfer"
 
-_HITS = re.compile(r"^vllm:external_prefix_cache_hits_total(?:\{[^}]*\})? ([0-9.eE+]+)$", re.MULTILINE)
-_BLOCK = re.compile(r'^vllm:cache_config_info\{[^}]*\bblock_size="(\d+)"', re.MULTILINE)
 _WORDS = 120
 """Words of the request: many blocks of any size that vLLM takes by default."""
 
@@ -78,27 +78,21 @@ def transfer(client: Client, decode: Sequence[str]) -> Finding:
     """
     prompt = " ".join(secrets.choice(_VOCABULARY) for _ in range(_WORDS))
     try:
-        before = [_hits(url) for url in decode]
-        client.answer(f"Repeat the last word: {prompt}", max_tokens=4)
-        after = [_hits(url) for url in decode]
-    except (NoAnswer, httpx.HTTPError) as error:
-        what = error.what if isinstance(error, NoAnswer) else repr(error)
-        return Finding(rule=TRANSFER, status="failed", cause=f"a request through both roles failed: {what}")
-    tokens = sum(now - then for (now, _), (then, _) in zip(after, before, strict=True))
-    block = after[0][1]
+        with http_client(None, _TIMEOUT_S) as http:
+            before = [read_metrics(http, url, VLLM_METRICS) for url in decode]
+            client.answer(f"Repeat the last word: {prompt}", max_tokens=4)
+            after = [read_metrics(http, url, VLLM_METRICS) for url in decode]
+    except NoAnswer as error:
+        return Finding(rule=TRANSFER, status="failed", cause=f"a request through both roles failed: {error.what}")
+    tokens = sum(page.get("transferred_tokens", 0.0) for page in after)
+    tokens -= sum(page.get("transferred_tokens", 0.0) for page in before)
+    block = after[0].get("block_tokens")
     if tokens <= 0:
         cause = "no cache was transferred: the decode worker computed the prompt itself"
         return Finding(rule=TRANSFER, status="failed", cause=cause, fix="look at kv_transfer_config of both roles")
-    blocks = f", {tokens // block:.0f} blocks of {block}" if block else ""
+    blocks = f", {tokens // block:.0f} blocks of {block:.0f}" if block else ""
     return Finding(
         rule=TRANSFER,
         status="passed",
         evidence=Evidence(text=f"a decode worker took over {tokens:.0f} tokens{blocks}", file=f"{decode[0]}/metrics"),
     )
-
-
-def _hits(url: str) -> tuple[float, int]:
-    """Tokens that came over the connector so far, and the size of a block (0 where it is not told)."""
-    page = httpx.get(f"{url}/metrics", timeout=_TIMEOUT_S, trust_env=False).raise_for_status().text
-    block = _BLOCK.search(page)
-    return sum(float(number) for number in _HITS.findall(page)), int(block[1]) if block else 0
