@@ -5,6 +5,7 @@ import math
 import pytest
 
 from overspan.planner.fleet import Load, Outcome, Unit, simulate
+from overspan.schema.slo import Slo
 
 # Seeds are fixed, so nothing is left to chance; the limits are three times what eight other seeds scattered by.
 MANY = 8_000
@@ -82,7 +83,7 @@ def test_too_many_requests_are_told_as_such() -> None:
 def test_limits_and_seeds() -> None:
     unit = Unit(slots=4, step_s=[0.01], gpus=1)
     load = Load(rate_per_s=2.4, requests=6_000, output_tokens=100, exponential=True, seed=3)
-    free, bound = simulate(unit, 1, load), simulate(unit, 1, load, ttft_ms=1.0)
+    free, bound = simulate(unit, 1, load), simulate(unit, 1, load, Slo(ttft_ms=1.0))
     assert free.attainment == 1.0
     assert free.ttft_ms == bound.ttft_ms
     # Who finds a place at once has no wait: 1 - Erlang's C.

@@ -6,8 +6,9 @@ from overspan.catalog import inventories, models
 from overspan.planner import answer, faults, inputs, rank
 from overspan.schema.errors import InputError, PlanRefused
 from overspan.schema.layout import parse_layout
-from overspan.schema.prediction import Demand, Slo
+from overspan.schema.prediction import Demand
 from overspan.schema.recipe import Recipe
+from overspan.schema.slo import Slo
 
 H200 = inputs.what_if("h200", 1, 8)
 FP8 = Recipe(name="m", model="minimax-m2.5", engine_args={"max_model_len": 8192})
@@ -40,7 +41,7 @@ def test_best_first_and_front() -> None:
             if one.interactivity >= item.prediction.interactivity
             and one.tokens_per_s_per_gpu > item.prediction.tokens_per_s_per_gpu
         ]
-        assert item.front is not bool(beaten) or not item.front
+        assert item.front is not bool(beaten)
 
 
 def test_limits_come_first() -> None:
@@ -51,6 +52,16 @@ def test_limits_come_first() -> None:
     kept = [item.meets for item in found.ranked]
     assert kept == sorted(kept, reverse=True)
     assert not all(kept)
+
+
+def test_a_limit_on_the_first_token_alone_decides() -> None:
+    free = ranking()
+    limit = min(item.prediction.ttft_ms for item in free.ranked) * 1.02
+    found = ranking(Slo(ttft_ms=limit))
+    assert [item.meets for item in found.ranked] == [item.prediction.ttft_ms <= limit for item in found.ranked]
+    assert found.best.meets
+    assert not all(item.meets for item in found.ranked)
+    assert found.best.prediction.layout != free.best.prediction.layout
 
 
 def test_fewest_gpus_that_keep_a_limit() -> None:

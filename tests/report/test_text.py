@@ -55,10 +55,7 @@ def test_a_column_shares_its_decimals() -> None:
     assert text.column([412.4, 9000.0]) == ["412", "9,000"]
 
 
-def test_units_for_a_person() -> None:
-    assert [text.duration(s) for s in (0.304, 12.31, 250, 3840)] == ["0.30 s", "12.3 s", "4 min 10 s", "1 h 04 min"]
-    assert (text.size(273 * 2**20), text.size(3 * 2**29)) == ("273 MiB", "1.5 GiB")
-    assert text.rate(200_000_000_000) == "200 Gbit/s"
+def test_ranks_in_a_row_are_joined() -> None:
     assert text.ranges([0, 1, 2, 3, 8]) == "0-3, 8"
 
 

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overspan.report.figures import series_style
-from overspan.sweep.figures import charts, drawn_of, pareto_front, series_of
+from overspan.schema.statistics import pareto_front
+from overspan.sweep.figures import charts, drawn_of, series_of
 from overspan.sweep.labels import places
 from overspan.sweep.page import SweepDocuments, headline, render_sweep
 from support.browser import needs_chromium, visit

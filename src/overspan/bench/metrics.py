@@ -9,10 +9,11 @@ from operator import sub
 
 from overspan.bench.stream import Stream
 from overspan.bench.tally import Tally
+from overspan.schema.slo import keeps
+from overspan.schema.statistics import percentile
 from overspan.schema.workload import Distribution, Goodput, RequestCounts, SteadyWindow
 
 NS_PER_MS = 1e6
-SLO_METRICS = ("ttft", "tpot", "itl", "e2e")
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,7 @@ class Times:
         """
         itl = sum(self.itl_ms) / len(self.itl_ms) if self.itl_ms else None
         took = {"ttft": self.ttft_ms, "tpot": self.tpot_ms, "itl": itl, "e2e": self.e2e_ms}
-        missing = float("inf") if self.ttft_ms is None else 0.0
-        return all((missing if took[metric] is None else took[metric] or 0.0) <= limit for metric, limit in slo.items())
+        return keeps(slo, took, missing_ms=float("inf") if self.ttft_ms is None else 0.0)
 
 
 @dataclass
@@ -108,14 +108,6 @@ def summary(values: Sequence[float]) -> Distribution:
     p50, p90, p95, p99 = (percentile(ordered, q) for q in (0.50, 0.90, 0.95, 0.99))
     mean = sum(ordered) / len(ordered)
     return Distribution(mean=_kept(mean), p50=_kept(p50), p90=_kept(p90), p95=_kept(p95), p99=_kept(p99))
-
-
-def percentile(ordered: Sequence[float], q: float) -> float:
-    """The q-quantile of values in ascending order, linear between neighbours."""
-    place = (len(ordered) - 1) * q
-    low = int(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
 def _kept(value: float) -> float:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from itertools import accumulate, repeat
 from operator import mul
 
+from overspan.schema.statistics import percentile_at
 from overspan.schema.workload import Distribution
 
 US_PER_MS = 1000.0
@@ -51,11 +52,7 @@ class Tally:
         def at(place: int) -> int:
             return values[bisect_right(ends, place)]
 
-        def percentile(q: float) -> float:
-            place = (ends[-1] - 1) * q
-            low = int(place)
-            below, above = at(low), at(min(low + 1, ends[-1] - 1))
-            return round((below + (above - below) * (place - low)) / US_PER_MS, 3)
-
-        p50, p90, p95, p99 = (percentile(q) for q in (0.50, 0.90, 0.95, 0.99))
+        p50, p90, p95, p99 = (
+            round(percentile_at(ends[-1], share, at) / US_PER_MS, 3) for share in (0.50, 0.90, 0.95, 0.99)
+        )
         return Distribution(mean=round(self.mean, 3), p50=p50, p90=p90, p95=p95, p99=p99)

@@ -9,13 +9,13 @@ from typing import Any
 import click
 
 from overspan.bench.lengths import parse_lengths
-from overspan.bench.metrics import SLO_METRICS
 from overspan.bench.run import Bench
 from overspan.bench.trace import read_trace
 from overspan.cli.asked import Finite
 from overspan.cli.output import Ticker, document, say, table
 from overspan.schema.errors import InputError, NotReady
 from overspan.schema.event import SERVING_STATES
+from overspan.schema.slo import parse_limits
 from overspan.schema.workload import BenchPoint, BenchResult, Distribution, Workload
 from overspan.store import run_secrets
 from overspan.store.run_folder import RunFolder, open_run
@@ -51,19 +51,8 @@ def _once(values: list[Any], ctx: click.Context, param: click.Parameter) -> list
     return values
 
 
-def _slo(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[str, float]:
-    """`ttft=500,tpot=50`: milliseconds by metric."""
-    limits = {}
-    for entry in [] if value is None else value.split(","):
-        metric, _, limit = entry.strip().partition("=")
-        try:
-            limits[metric] = float(limit)
-        except ValueError:
-            limits[metric] = 0.0
-        if metric not in SLO_METRICS or not 0 < limits[metric] < 1e12:
-            known = ", ".join(SLO_METRICS)
-            raise click.BadParameter(f"'{entry}' is no limit: write ttft=500,tpot=50 (ms; {known})", ctx, param)
-    return limits
+def _slo(_ctx: click.Context, _param: click.Parameter, value: str | None) -> dict[str, float]:
+    return parse_limits(value)
 
 
 _POSITIVE = Finite(min=0, min_open=True)

@@ -12,6 +12,8 @@ from typing import Any
 import click
 from pydantic import BaseModel
 
+from overspan.schema.units import duration
+
 
 def document(data: Any) -> None:
     """Print one JSON document on stdout."""
@@ -53,23 +55,6 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _is_number(text: str) -> bool:
     return text.replace(".", "", 1).replace("-", "", 1).isdigit() or text in ("", "-")
-
-
-def duration(seconds: float | None) -> str:
-    """`7 s`, `3 min 20 s`, `2 h 5 min`; `-` for none."""
-    if seconds is None:
-        return "-"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
-
-
-def gib(size_bytes: int | None) -> str:
-    """Bytes as GiB; `-` for none."""
-    return "-" if size_bytes is None else f"{size_bytes / 2**30:.1f} GiB"
 
 
 class Ticker:

@@ -7,7 +7,8 @@ from types import FrameType
 
 import click
 
-from overspan.cli.output import document, duration, gib, say, table
+from overspan.cli.output import document, say, table
+from overspan.schema.units import duration, gib
 
 
 @click.command()

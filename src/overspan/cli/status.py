@@ -8,11 +8,12 @@ import sys
 import click
 
 from overspan.cli.asked import Finite
-from overspan.cli.output import document, duration, gib, table
+from overspan.cli.output import document, table
 from overspan.runs.live import Live, Row, Sight
 from overspan.runs.status import RunStatus
 from overspan.runs.status import status as status_of
 from overspan.schema.errors import HostUnreachable, InputError, NotReady
+from overspan.schema.units import duration, gib
 from overspan.store.run_folder import RunFolder, open_run
 
 _INTERVAL_S = 2.0

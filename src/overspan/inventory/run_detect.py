@@ -10,6 +10,7 @@ import yaml
 from overspan.inventory import captured
 from overspan.inventory.detect import Answer, Target, ask_all, inventory_of, parse_hosts
 from overspan.schema.inventory import Inventory, Ssh
+from overspan.schema.units import gib
 from overspan.transport.local import Local
 from overspan.transport.ssh import Remote
 
@@ -59,5 +60,5 @@ def as_yaml(inventory: Inventory) -> str:
 def _with_unit(found: re.Match[str]) -> str:
     """A number of bytes or bits, with a comment that a person can read."""
     amount = int(found[3])
-    told = f"{amount / 2**30:.1f} GiB" if found[2] == "bytes" else f"{amount / 1e9:g} Gb/s"
+    told = gib(amount) if found[2] == "bytes" else f"{amount / 1e9:g} Gb/s"
     return f"{found[1]}{found[3]}  # {told}"

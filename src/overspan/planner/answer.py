@@ -6,7 +6,6 @@ from typing import Any, Final
 
 from overspan.catalog import hardware, inventories
 from overspan.planner import disagg, explain, inputs, rank, refuse
-from overspan.planner.limits import parse_slo
 from overspan.planner.predict import setting_of
 from overspan.planner.show import as_text
 from overspan.schema.base import Frozen
@@ -14,8 +13,9 @@ from overspan.schema.errors import InputError, PlanRefused
 from overspan.schema.inventory import Inventory
 from overspan.schema.layout import Layout
 from overspan.schema.model import ModelSpec
-from overspan.schema.prediction import Demand, Prediction, Slo
+from overspan.schema.prediction import Demand, Prediction
 from overspan.schema.recipe import Recipe
+from overspan.schema.slo import Slo, parse_slo
 
 __all__ = ["Question", "answer", "as_text"]
 
@@ -81,7 +81,7 @@ def _answer(question: Question, recipe: Recipe, model: ModelSpec, demand: Demand
     }
     if not ranking.best.meets:
         reachable = rank.nearest(ranking.ranked, limits)
-        found["notes"] = [f"no layout keeps {rank.said(limits)}; {reachable}", *found["notes"]]
+        found["notes"] = [f"no layout keeps {limits}; {reachable}", *found["notes"]]
     return found
 
 
@@ -105,7 +105,12 @@ def _asked(
     if reasons:
         raise PlanRefused(f"{layout.label} cannot run on {machines.name}", reasons)
     seen = rank.predict_on(model, recipe, layout, machines, demand)
-    return _one(rank.Ranked(prediction=seen, meets=limits.met_by(seen)), recipe, model, machines)
+    return _one(
+        rank.Ranked(prediction=seen, meets=seen.meets(limits)),
+        recipe,
+        model,
+        machines,
+    )
 
 
 def _machines(question: Question) -> Inventory:

@@ -17,8 +17,9 @@ from overspan.schema.errors import InputError
 from overspan.schema.inventory import Inventory
 from overspan.schema.layout import Layout
 from overspan.schema.model import ModelSpec
-from overspan.schema.prediction import Demand, Slo
+from overspan.schema.prediction import Demand
 from overspan.schema.recipe import Recipe
+from overspan.schema.slo import Slo
 
 _BUSY: Final = 0.95  # prefill workers are never busier in the mean: beyond, users wait until it is so
 _ROUNDS: Final = 60
@@ -173,7 +174,6 @@ def _meet(prefill: Side, x: int, decode: Side, y: int, *, step_ms: float, demand
             wanted = serve + prefill.prompt_ms / x * busy / (2 * (1 - busy))
         ttft = (ttft + max(serve, wanted)) / 2
     cycle = ttft + demand.osl * step_ms
-    meets = (limits.ttft_ms is None or ttft <= limits.ttft_ms) and (limits.tpot_ms is None or step_ms <= limits.tpot_ms)
     return Disaggregated(
         prefill=prefill.layout,
         x=x,
@@ -183,5 +183,5 @@ def _meet(prefill: Side, x: int, decode: Side, y: int, *, step_ms: float, demand
         ttft_ms=ttft,
         prefill_busy=demand.concurrency / cycle * prefill.prompt_ms / x,
         output_tokens_per_s=demand.concurrency * demand.osl / cycle * 1e3,
-        meets=meets,
+        meets=limits.met_by(ttft_ms=ttft, tpot_ms=step_ms),
     )

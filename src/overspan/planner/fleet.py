@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import Field
 
 from overspan.schema.base import Frozen
+from overspan.schema.slo import Slo
 
 if TYPE_CHECKING:
     import simpy
@@ -209,17 +210,14 @@ class _Fleet:
             self.finished.succeed()
 
 
-def simulate(
-    unit: Unit, units: int, load: Load, *, ttft_ms: float | None = None, tpot_ms: float | None = None
-) -> Outcome:
+def simulate(unit: Unit, units: int, load: Load, limits: Slo | None = None) -> Outcome:
     """Follow every request of a load through a fleet.
 
     Args:
         unit: one of its equal units.
         units: how many there are.
         load: the requests, arriving as a Poisson stream.
-        ttft_ms: limit on the time to the first token.
-        tpot_ms: limit on the mean time of the tokens after it.
+        limits: on the time to the first token, and on the mean time of the tokens after it.
     """
     fleet = _Fleet(unit, units, load)
     fleet.env.run(until=fleet.finished)
@@ -227,10 +225,8 @@ def simulate(
     ttft = [(fleet.first[i] - fleet.arrived[i]) * 1e3 for i in counted]
     e2e = [(fleet.ended[i] - fleet.arrived[i]) * 1e3 for i in counted]
     tpot = [(fleet.ended[i] - fleet.first[i]) * 1e3 / fleet.tokens[i] for i in counted]
-    kept = [
-        (ttft_ms is None or first <= ttft_ms) and (tpot_ms is None or each <= tpot_ms)
-        for first, each in zip(ttft, tpot, strict=True)
-    ]
+    limits = limits or Slo()
+    kept = [limits.met_by(ttft_ms=first, tpot_ms=each) for first, each in zip(ttft, tpot, strict=True)]
     span, last = fleet.arrived[-1], fleet.env.now
     workers = [worker for one in fleet.decode for worker in one]
     return Outcome(

@@ -6,8 +6,10 @@ from overspan.planner import inputs, rank, refuse
 from overspan.schema.errors import InputError
 from overspan.schema.inventory import Inventory
 from overspan.schema.model import ModelSpec
-from overspan.schema.prediction import Demand, Slo
+from overspan.schema.prediction import Demand
 from overspan.schema.recipe import Recipe
+from overspan.schema.slo import Slo
+from overspan.schema.units import count
 
 
 def states_layout(recipe: Recipe) -> bool:
@@ -37,7 +39,7 @@ def with_layout(
         return recipe, None
     _require(ranking.ranked, slo, asked)
     best = ranking.best.prediction.layout
-    load = f"{rank.users(asked.concurrency)}, {asked.isl:.0f} tokens in, {asked.osl:.0f} out"
+    load = f"{count(asked.concurrency, 'user')}, {asked.isl:.0f} tokens in, {asked.osl:.0f} out"
     why = f"layout {best.label}: the best of {len(ranking.ranked)} that can run, for {load}"
     return recipe.with_(layout=best), why if _several(inventory) else None
 
@@ -51,12 +53,12 @@ def rank_one(recipe: Recipe, model: ModelSpec, inventory: Inventory, demand: Dem
     if slo == Slo() or refuse.refusals(model, recipe.layout, inventory, recipe):
         return []
     seen = rank.predict_on(model, recipe, recipe.layout, inventory, demand)
-    return [rank.Ranked(prediction=seen, meets=slo.met_by(seen))]
+    return [rank.Ranked(prediction=seen, meets=seen.meets(slo))]
 
 
 def _require(ranked: list[rank.Ranked], slo: Slo, demand: Demand) -> None:
     if ranked and not any(item.meets for item in ranked):
         raise InputError(
-            f"no layout keeps {rank.said(slo)} for {rank.users(demand.concurrency)} here",
+            f"no layout keeps {slo} for {count(demand.concurrency, 'user')} here",
             next=rank.nearest(ranked, slo),
         )

@@ -9,14 +9,17 @@ from pydantic import Field
 from overspan.planner import faults, inputs
 from overspan.planner.predict import capacity_of, predict
 from overspan.planner.refuse import rank_memory, refusals, slots
+from overspan.schema import units
 from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError, PlanRefused
 from overspan.schema.inventory import Inventory
 from overspan.schema.layout import Layout
 from overspan.schema.model import ModelSpec
 from overspan.schema.plan import Rejection
-from overspan.schema.prediction import Calibration, Demand, Prediction, Slo
+from overspan.schema.prediction import Calibration, Demand, Prediction
 from overspan.schema.recipe import Recipe
+from overspan.schema.slo import Slo
+from overspan.schema.statistics import pareto_front
 
 _MOST_GROUPS: Final = 1024  # data-parallel groups that a layout may have (schema.layout)
 _MOST_EXPERT_RANKS: Final = 4096  # the same of ranks with experts
@@ -103,7 +106,13 @@ def rank(
         except InputError as error:
             rejected.append(Rejection(layout=layout, reason=error.what))
             continue
-        ranked.append(Ranked(prediction=seen, meets=limits.met_by(seen), warnings=[fault.sentence() for fault in met]))
+        ranked.append(
+            Ranked(
+                prediction=seen,
+                meets=seen.meets(limits),
+                warnings=[fault.sentence() for fault in met],
+            )
+        )
     order = sorted(ranked, key=_better_first)
     return Ranking(ranked=_front(order), rejected=rejected)
 
@@ -130,13 +139,9 @@ def predict_on(
 
 def _front(ranked: list[Ranked]) -> list[Ranked]:
     """Mark the Pareto front of tokens a second for each GPU against tokens a second for each user."""
-    best = 0.0
-    on_front = set()
-    for item in sorted(ranked, key=lambda one: (-one.prediction.interactivity, -one.prediction.tokens_per_s_per_gpu)):
-        if item.prediction.tokens_per_s_per_gpu > best:
-            best = item.prediction.tokens_per_s_per_gpu
-            on_front.add(item.prediction.layout)
-    return [item.with_(front=item.prediction.layout in on_front) for item in ranked]
+    rates = [(item.prediction.interactivity, item.prediction.tokens_per_s_per_gpu) for item in ranked]
+    best = set(pareto_front(rates))
+    return [item.with_(front=rate in best) for item, rate in zip(ranked, rates, strict=True)]
 
 
 def how_many(
@@ -159,9 +164,8 @@ def how_many(
         hosts *= 2
     if not seen:
         raise InputError(f"{model.name} does not fit {limit} {kind}", next="overspan plan --explain tells why")
-    raise InputError(
-        f"no layout of up to {limit} {kind} keeps {said(slo)} for {users(demand.concurrency)}", next=nearest(seen, slo)
-    )
+    users = units.count(demand.concurrency, "user")
+    raise InputError(f"no layout of up to {limit} {kind} keeps {slo} for {users}", next=nearest(seen, slo))
 
 
 def nearest(ranked: Sequence[Ranked], slo: Slo) -> str:
@@ -177,14 +181,3 @@ def _miss(prediction: Prediction, slo: Slo) -> float:
     ratios = [prediction.ttft_ms / slo.ttft_ms] if slo.ttft_ms else []
     ratios += [prediction.tpot_ms / slo.tpot_ms] if slo.tpot_ms else []
     return max(ratios, default=0.0)
-
-
-def users(number: int) -> str:
-    """`1 user`, `16 users`."""
-    return f"{number} user{'s' if number > 1 else ''}"
-
-
-def said(slo: Slo) -> str:
-    """`TTFT 2000 ms and TPOT 30 ms`."""
-    held = [f"TTFT {slo.ttft_ms:g} ms"] if slo.ttft_ms else []
-    return " and ".join(held + ([f"TPOT {slo.tpot_ms:g} ms"] if slo.tpot_ms else []))

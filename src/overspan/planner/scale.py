@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from overspan.planner import disagg, inputs, rank
 from overspan.planner.fleet import Load, Outcome, Unit, simulate
-from overspan.planner.limits import parse_slo
 from overspan.planner.predict import capacity_of, predict
 from overspan.planner.refuse import rank_memory, refusals
 from overspan.schema.base import Frozen
@@ -16,8 +15,9 @@ from overspan.schema.errors import InputError, PlanRefused
 from overspan.schema.inventory import Inventory
 from overspan.schema.layout import Layout
 from overspan.schema.model import ModelSpec
-from overspan.schema.prediction import Demand, Slo
+from overspan.schema.prediction import Demand
 from overspan.schema.recipe import Recipe
+from overspan.schema.slo import Slo, parse_slo
 from overspan.schema.topology import Role, Topology, parse_topology
 
 MAX_SEQUENCES: Final = 1024  # vLLM's default max_num_seqs of the API server on large GPUs (vllm.engine.arg_utils)
@@ -184,15 +184,13 @@ def _needed(unit: Unit, units: int, rate: float, asked: Asked) -> int:
 def _run(unit: Unit, units: int, rate: float, asked: Asked, limits: Slo) -> Outcome:
     number = asked.requests or max(_FEWEST_REQUESTS, _needed(unit, units, rate, asked))
     load = Load(rate_per_s=rate, requests=number, output_tokens=asked.osl, spread=0.1, warm_up=0.5, seed=asked.seed)
-    return simulate(unit, units, load, ttft_ms=limits.ttft_ms, tpot_ms=limits.tpot_ms)
+    return simulate(unit, units, load, limits)
 
 
 def _highest(model: ModelSpec, recipe: Recipe, topology: Topology, asked: Asked, *, limits: Slo, units: int) -> float:
     """The highest rate of the whole fleet at which the share of requests that keep the limits is what is asked for."""
     few = min(units, _SEARCH_UNITS)
-    tight = Slo(
-        ttft_ms=limits.ttft_ms and limits.ttft_ms * _MARGIN, tpot_ms=limits.tpot_ms and limits.tpot_ms * _MARGIN
-    )
+    tight = limits.times(_MARGIN)
     idle, _ = unit_of(model, recipe, topology, asked, 0.0)
     decode = idle.decode_workers * idle.slots / (asked.osl * idle.step_s[-1])
     prefill = idle.prefill_workers / idle.prompt_s if idle.prompt_s else decode
@@ -205,7 +203,7 @@ def _highest(model: ModelSpec, recipe: Recipe, topology: Topology, asked: Asked,
     if not low:
         quick = f"{idle.step_s[0] * 1e3:.1f} ms a token, {(idle.prompt_s + idle.after_s) * 1e3:.0f} ms to the first"
         raise InputError(
-            f"{topology.label} keeps {rank.said(limits)} at no rate; nearly idle it gives {quick}",
+            f"{topology.label} keeps {limits} at no rate; nearly idle it gives {quick}",
             next="overspan plan --how-many --slo tells what could",
         )
     return low * units

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from overspan.planner import rank
+from overspan.schema.units import count
 
 
 def as_text(found: dict[str, Any]) -> str:
@@ -27,7 +27,7 @@ def as_text(found: dict[str, Any]) -> str:
 
 def _head(found: dict[str, Any]) -> str:
     load = found["demand"]
-    users = rank.users(load["concurrency"])
+    users = count(load["concurrency"], "user")
     return f"{found['model']} on {found['inventory']}: {users}, {load['isl']:.0f} tokens in, {load['osl']:.0f} out"
 
 

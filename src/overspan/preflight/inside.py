@@ -6,7 +6,8 @@ import re
 from typing import Final
 
 from overspan.inventory.fact import Capture, Fact, Seen, Unreadable
-from overspan.preflight.site import Site, Verdict, bad, gib, good, unknown, untold
+from overspan.preflight.site import Site, Verdict, bad, good, unknown, untold
+from overspan.schema.units import gib
 
 COST: Final = "one container for this and the next, which ends at once"
 

@@ -9,8 +9,9 @@ from typing import Final
 from overspan.catalog import flags, models
 from overspan.inventory import machine, probes
 from overspan.inventory.fact import Capture, Fact, Seen
-from overspan.preflight.site import Site, Verdict, bad, gib, good, unknown
+from overspan.preflight.site import Site, Verdict, bad, good, unknown
 from overspan.schema.errors import ModelUnavailable
+from overspan.schema.units import gib
 
 SPARE_BYTES: Final = 2 * 2**30
 """Disk beside the model, for the run's logs and the engine's compile caches. A choice."""

@@ -155,8 +155,3 @@ def as_finding(check: Rule, host: str, verdict: Verdict) -> Finding:
         title=check.title,
         category="preflight",
     )
-
-
-def gib(size_bytes: float) -> str:
-    """Bytes for a person."""
-    return f"{size_bytes / 2**30:.1f} GiB"

@@ -7,9 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from overspan.preflight.machine import model_folder
-from overspan.preflight.site import Site, Verdict, gib, untold
+from overspan.preflight.site import Site, Verdict, untold
 from overspan.provision.manifest import Manifest, differences, list_command, read_manifest
 from overspan.schema.errors import HostUnreachable, OverspanError
+from overspan.schema.units import gib
 
 NAMED: Final = 6
 """Files named in a message or a command; with more, the whole folder stands for them."""

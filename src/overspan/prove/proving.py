@@ -39,6 +39,7 @@ from overspan.schema.layout import Layout, parse_layout
 from overspan.schema.places import cache_dir
 from overspan.schema.plan import Endpoint
 from overspan.schema.recipe import ArgValue, Recipe
+from overspan.schema.units import gib
 from overspan.store.locks import held
 from overspan.store.run_folder import RunFolder
 
@@ -147,8 +148,7 @@ def _fit(layouts: Sequence[Layout]) -> int:
     if needed[worst] > free:
         fitting = [label for label, size in needed.items() if size <= free]
         raise InputError(
-            f"not enough memory: proving {worst} takes about {needed[worst] / 2**30:.1f} GiB, and "
-            f"{free / 2**30:.1f} GiB are free",
+            f"not enough memory: proving {worst} takes about {gib(needed[worst])}, and {gib(free)} are free",
             next=f"--layouts {','.join(fitting)}" if fitting else "end something that takes memory (overspan list)",
         )
     return free // needed[worst]

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from overspan.report.documents import METRICS, Curve, RunDocuments
-from overspan.report.text import count, figure, load_of, plain
+from overspan.report.text import figure, load_of, plain
+from overspan.schema.units import count
 from overspan.schema.workload import BenchPoint
 
 Figure = dict[str, Any]

@@ -13,12 +13,13 @@ import jinja2
 from overspan import __version__
 from overspan.report import figures, predicted, text, view
 from overspan.report.documents import METRICS, RunDocuments
+from overspan.schema import units
 from overspan.schema.errors import InputError
 
 _FILTERS = {
     "plain": text.plain,
-    "size": text.size,
-    "rate": text.rate,
+    "size": units.size,
+    "rate": units.link_rate,
     "ranges": text.ranges,
     "command": text.command,
     "flat": view.flat,

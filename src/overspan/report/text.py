@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Iterable, Sequence
 
 from overspan.schema.process import ProcessSpec
+from overspan.schema.units import count
 from overspan.schema.workload import BenchPoint
 
 NOTHING = "–"
@@ -46,36 +47,6 @@ def figure(value: float) -> str:
 def load_of(point: BenchPoint) -> str:
     """What a point was loaded with: `16 users`, or `2.5 requests/s` of an open loop."""
     return count(point.concurrency, "user") if point.rate_per_s is None else f"{point.rate_per_s:g} requests/s"
-
-
-def count(amount: int, noun: str) -> str:
-    """`1 user`, `16 users`."""
-    return f"{amount:,} {noun}{'' if amount == 1 else 's'}"
-
-
-def duration(seconds: float) -> str:
-    """`0.31 s`, `12.3 s`, `4 min 10 s`, `1 h 04 min`."""
-    if seconds < 60:
-        return f"{seconds:.2f} s" if seconds < 1 else f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def size(amount: int | None) -> str:
-    """Bytes in GiB, or MiB below one."""
-    if amount is None:
-        return NOTHING
-    gib = amount / 2**30
-    return f"{gib:,.1f} GiB" if gib >= 1 else f"{amount / 2**20:,.0f} MiB"
-
-
-def rate(bits_per_s: int | None) -> str:
-    """A link's speed in Gbit/s, or Mbit/s below one."""
-    if bits_per_s is None:
-        return NOTHING
-    return f"{bits_per_s / 1e9:g} Gbit/s" if bits_per_s >= 1e9 else f"{bits_per_s / 1e6:g} Mbit/s"
 
 
 def ranges(numbers: Sequence[int]) -> str:

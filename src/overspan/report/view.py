@@ -11,10 +11,11 @@ from typing import Any
 from overspan.catalog import recipes
 from overspan.report.documents import METRICS, RunDocuments
 from overspan.report.figures import default_level, interactivity, level_style, series_style, shown_points
-from overspan.report.text import NOTHING, column, count, duration, figure, load_of, plain
+from overspan.report.text import NOTHING, column, figure, load_of, plain
 from overspan.schema.event import FINAL_STATES, Event
 from overspan.schema.finding import Finding
 from overspan.schema.inventory import Host
+from overspan.schema.units import count, duration
 from overspan.schema.workload import BenchPoint
 
 LATENCY_STATISTICS = ("p50", "p90", "p99")
@@ -211,14 +212,14 @@ def stages(events: Sequence[Event]) -> list[Stage]:
         ends_run = is_last and event.state in FINAL_STATES
         end = last if is_last else entered[index + 1].at
         spent = (end - event.at).total_seconds()
-        shown = None if is_last and (ends_run or spent <= 0) else duration(spent)
+        shown = None if is_last and (ends_run or spent <= 0) else duration(spent, fractions=True)
         found.append(Stage(str(event.state), since(event.at, start), shown, 0.0 if ends_run else spent / whole))
     return found
 
 
 def since(moment: datetime, start: datetime) -> str:
     """`+12.3 s` after the start."""
-    return "+" + duration(max((moment - start).total_seconds(), 0.0))
+    return "+" + duration(max((moment - start).total_seconds(), 0.0), fractions=True)
 
 
 def details(data: dict[str, Any]) -> str:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Literal
 from overspan.catalog import flags, hardware, images, inventories, library, overrides, recipes
 from overspan.engines import vllm, vllm_ray
 from overspan.planner import layouts
-from overspan.planner.limits import parse_slo
 from overspan.planner.make import make_plan, sizes
 from overspan.runs.join import ranks
 from overspan.runs.join.ranks import Part
@@ -21,6 +20,7 @@ from overspan.schema.plan import EngineChoice, Plan
 from overspan.schema.prediction import Demand
 from overspan.schema.process import ProcessSpec
 from overspan.schema.recipe import EngineName, Recipe
+from overspan.schema.slo import parse_slo
 
 if TYPE_CHECKING:
     from overspan.provision.engines import EngineEnv

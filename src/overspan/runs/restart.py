@@ -9,6 +9,7 @@ from overspan.inventory.machine import MEMINFO
 from overspan.inventory.probes import look, really_free_bytes
 from overspan.schema.errors import OverspanError
 from overspan.schema.plan import Plan
+from overspan.schema.units import gib
 from overspan.transport.base import Transport
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 2.0, 60.0
@@ -55,8 +56,8 @@ def wait_for_memory(
             return
         if time.monotonic() > deadline:
             name, size = next(iter(held.items()))
-            missing = (before[name] - size) / 2**30
+            missing = gib(before[name] - size)
             raise OverspanError(
-                f"no restart: {missing:.1f} GiB of {name} are not free again", next=f"on {name}: nvidia-smi; free -g"
+                f"no restart: {missing} of {name} are not free again", next=f"on {name}: nvidia-smi; free -g"
             )
         time.sleep(1.0)

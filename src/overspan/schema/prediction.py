@@ -6,6 +6,7 @@ from pydantic import Field
 
 from overspan.schema.base import Frozen
 from overspan.schema.layout import Layout
+from overspan.schema.slo import Slo
 
 
 class Demand(Frozen):
@@ -43,6 +44,10 @@ class Prediction(Frozen):
     basis: Literal["calibrated", "extrapolated"]
     notes: list[str] = Field(default_factory=list)
 
+    def meets(self, slo: Slo) -> bool:
+        """Whether every limit is kept."""
+        return slo.met_by(ttft_ms=self.ttft_ms, tpot_ms=self.tpot_ms)
+
     @property
     def output_tokens_per_s(self) -> float:
         """Tokens generated a second over all users."""
@@ -78,16 +83,3 @@ class Calibration(Frozen):
     scatter: float = Field(gt=0, description="relative error that stays on kinds that were not fitted")
     ttft_scatter: float = Field(gt=0)
     source: str
-
-
-class Slo(Frozen):
-    """Limits that a layout should keep."""
-
-    ttft_ms: float | None = Field(None, gt=0)
-    tpot_ms: float | None = Field(None, gt=0)
-
-    def met_by(self, prediction: Prediction) -> bool:
-        """Whether a prediction keeps every limit."""
-        return (self.ttft_ms is None or prediction.ttft_ms <= self.ttft_ms) and (
-            self.tpot_ms is None or prediction.tpot_ms <= self.tpot_ms
-        )

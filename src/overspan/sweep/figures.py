@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from overspan.report.figures import Figure, axis, layout, safe, series_style
-from overspan.report.text import count, figure
+from overspan.report.text import figure
 from overspan.schema.point import Result
+from overspan.schema.statistics import pareto_front
+from overspan.schema.units import count
 from overspan.sweep.labels import place_labels
 
 VIEWS: Final = {
@@ -108,15 +110,6 @@ def _place(traces: Sequence[Figure], *, logarithmic: bool) -> None:
     labelled = [trace for trace in traces if "text" in trace]
     for seen in {tuple(trace["meta"].values()) for trace in labelled}:
         place_labels([trace for trace in labelled if tuple(trace["meta"].values()) == seen], logarithmic=logarithmic)
-
-
-def pareto_front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The points that no other beats in both, by rising x."""
-    front: list[tuple[float, float]] = []
-    for x, y in sorted(points, reverse=True):
-        if not front or y > front[-1][1]:
-            front.append((x, y))
-    return front[::-1]
 
 
 def _front(front: list[tuple[float, float]], view: str, scenario: str) -> Figure:

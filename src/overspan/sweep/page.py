@@ -11,9 +11,10 @@ from pathlib import Path
 from overspan import __version__
 from overspan.report.figures import series_style
 from overspan.report.page import environment, part, plotly_script, policy
-from overspan.report.text import column, count, figure, number
+from overspan.report.text import column, figure, number
 from overspan.report.view import Tile
 from overspan.schema.point import Point, Result
+from overspan.schema.units import count
 from overspan.sweep.figures import charts, doubtful, drawn_of, series_name, series_of, unit_of, views
 
 

@@ -18,6 +18,7 @@ from overspan.prove.twin.shrink import Twin
 from overspan.provision.children import follow
 from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError, OverspanError
+from overspan.schema.units import gib
 
 _SCRIPTS: Final = Path(__file__).parent / "engine_side"
 FACTS: Final = "twin.json"
@@ -140,7 +141,7 @@ def _room(twin: Twin) -> None:
     free = psutil.virtual_memory().available
     if free < needed:
         raise OverspanError(
-            f"making the twin takes about {needed / 2**30:.1f} GiB of memory; {free / 2**30:.1f} GiB are free",
+            f"making the twin takes about {gib(needed)} of memory; {gib(free)} are free",
             next="end something, or take --weights fp32, whose widths are smaller" if twin.quantization_config else "",
         )
 
