@@ -41,7 +41,7 @@ def on_disk(documents: RunDocuments) -> RunFolder:
     if documents.bench:
         folder.write("bench.json", documents.bench)
         for point in documents.points:
-            kept = "\n".join(request_lines(point.concurrency, 32))
+            kept = "".join(request_lines(point.concurrency, 32))
             (folder.path / f"requests-{point.concurrency}.jsonl").write_text(kept)
     return folder
 
@@ -59,7 +59,11 @@ def test_the_report_is_written_into_the_runs_folder(capsys: pytest.CaptureFixtur
     page = (folder.path / "report.html").read_text()
     assert said == {"report": str(folder.path / "report.html"), "runs": [folder.id], "bytes": len(page.encode())}
     assert "tiny-135m as tp1 on 2 CPU cores gave" in page
-    assert "The curves of ITL join the percentiles" in page  # the others were read from the requests
+    assert "join the percentiles" not in page  # every latency was read from the requests
+    for file in folder.path.glob("requests-*.jsonl"):
+        file.unlink()
+    assert overspan("report", "tiny") == 0
+    assert "The curves of TTFT, TPOT, ITL, E2E join the percentiles" in (folder.path / "report.html").read_text()
 
 
 def test_one_page_of_two_runs_needs_a_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -111,7 +115,7 @@ def test_an_open_loop_is_told_by_its_rates_and_takes_no_curve_of_an_earlier_benc
     again = made.bench([made.point(3, rate_per_s=2.0), made.point(3, rate_per_s=8.0, speed=2.0)])
     folder.write("bench.json", again)
     for rate, speed in ((2, 1.0), (8, 2.0)):
-        (folder.path / f"requests-rate-{rate}.jsonl").write_text("\n".join(request_lines(3, 16, speed=speed)))
+        (folder.path / f"requests-rate-{rate}.jsonl").write_text("".join(request_lines(3, 16, speed=speed)))
     assert overspan("report", "rated") == 0
     page = (folder.path / "report.html").read_text()
     held = re.search(r'id="figures">(.*?)</script>', page, re.DOTALL)
@@ -128,7 +132,7 @@ def test_bad_input_ends_with_one_error_and_writes_nothing(tmp_path: Path, capsys
     assert "did you mean tiny" in capsys.readouterr().err
     assert overspan("report", "tiny", "--out", str(tmp_path / "no" / "where.html")) == 2
     assert "mkdir -p" in capsys.readouterr().err
-    (folder.path / "requests-4.jsonl").write_text('{"error": null, "ttft_ms": ')
+    (folder.path / "requests-4.jsonl").write_text('{"ok": true, "ttft_ms": ')
     assert overspan("report", "tiny") == 2
     assert "requests-4.jsonl, line 1" in capsys.readouterr().err
     assert not (folder.path / "report.html").exists()

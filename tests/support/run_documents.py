@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Iterator
+from array import array
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from overspan.bench import records
+from overspan.bench.metrics import NS_PER_MS, Samples, summary
+from overspan.bench.stream import Stream
 from overspan.report import RunDocuments, request_curves
+from overspan.report.documents import Curve
 from overspan.schema.event import Event
 from overspan.schema.finding import Evidence, Finding
 from overspan.schema.inventory import Gpu, Host, Inventory, Nic
@@ -16,10 +19,12 @@ from overspan.schema.layout import Layout
 from overspan.schema.plan import Endpoint, EngineChoice, Placement, Plan, Rejection
 from overspan.schema.process import ProcessSpec
 from overspan.schema.recipe import Recipe
-from overspan.schema.workload import BenchPoint, BenchResult, Distribution, RequestCounts, Workload
+from overspan.schema.workload import BenchPoint, BenchResult, RequestCounts, Workload
 
 START = datetime(2026, 11, 22, 16, 0, tzinfo=UTC)
 OUTPUT_TOKENS = 64
+STARTED_NS = 10**18
+"""When a point began: 0 means never."""
 
 
 def plan(**changes: Any) -> Plan:
@@ -88,41 +93,46 @@ def findings() -> list[Finding]:
     ]
 
 
-def request_lines(users: int, requests: int, *, speed: float = 1.0, seed: int = 0) -> Iterator[str]:
-    """The lines of a requests-<users>.jsonl, stamps as `overspan.bench` writes them."""
-    chance = random.Random(f"{seed}-{users}")
+def streams(users: int, requests: int, *, speed: float = 1.0, failed: int = 0) -> list[Stream]:
+    """The requests of a point as `overspan.bench` holds them, the last of them failed."""
+    chance = random.Random(f"0-{users}")
+    made = []
     for index in range(requests):
         send = index * 10.0
         first = send + 44 * users**0.8 * chance.lognormvariate(0, 0.25) / speed
         gap = 19 * users**0.25 * chance.lognormvariate(0, 0.06) / speed
-        last = first + gap * (OUTPUT_TOKENS - 1)
-        yield json.dumps({
-            "index": index, "intended_ms": send, "send_ms": send, "first_token_ms": first, "last_token_ms": last,
-            "end_ms": last + 0.4, "input_tokens": 128, "output_tokens": OUTPUT_TOKENS, "chunks": OUTPUT_TOKENS,
-            "first_chunk_tokens": 1, "finish_reason": "length", "retried": False, "error": None, "detail": None,
-        })  # fmt: skip
+        stamps = [round((first + gap * token) * NS_PER_MS) + STARTED_NS for token in range(OUTPUT_TOKENS)]
+        stream = Stream(index, b"", round(send * NS_PER_MS) + STARTED_NS)
+        stream.send_ns, stream.stamps, stream.end_ns = stream.intended_ns, array("q", stamps), stamps[-1] + 400_000
+        stream.usage = {"prompt_tokens": 128, "completion_tokens": OUTPUT_TOKENS}
+        stream.finish, stream.error = "length", "timeout" if index >= requests - failed else None
+        made.append(stream)
+    return made
+
+
+def request_lines(users: int, requests: int, *, speed: float = 1.0, failed: int = 0) -> list[str]:
+    """The lines of a requests-<users>.jsonl, as `overspan.bench` writes them."""
+    return list(records.request_lines(streams(users, requests, speed=speed, failed=failed), STARTED_NS))
+
+
+def curves(users: int, requests: int = 32, *, speed: float = 1.0) -> dict[str, Curve]:
+    """What the report draws of these requests."""
+    return request_curves(records.read_requests(request_lines(users, requests, speed=speed), "here"))
 
 
 def point(users: int, requests: int = 32, *, failed: int = 0, speed: float = 1.0, **changes: Any) -> BenchPoint:
     """A point whose summary agrees with `request_lines`."""
-    rows = [json.loads(line) for line in request_lines(users, requests - failed, speed=speed)]
-    tpot = [(row["last_token_ms"] - row["first_token_ms"]) / (OUTPUT_TOKENS - 1) for row in rows]
-
-    def summary(values: list[float]) -> Distribution:
-        ranked = sorted(values)
-        cut = {f"p{p}": ranked[min(len(ranked) * p // 100, len(ranked) - 1)] for p in (50, 90, 95, 99)}
-        return Distribution(mean=sum(ranked) / len(ranked), **cut)
-
-    e2e = summary([row["end_ms"] - row["send_ms"] for row in rows])
+    times = Samples.of(streams(users, requests, speed=speed, failed=failed))
+    e2e = summary(times.e2e)
     rate = users * OUTPUT_TOKENS * 1000 / (e2e.mean or 1.0)
     fields: dict[str, Any] = {
         "concurrency": users,
         "requests": RequestCounts(
             planned=requests, ok=requests - failed, failed=failed, errors={"timeout": failed} if failed else {}
         ),
-        "ttft_ms": summary([row["first_token_ms"] - row["send_ms"] for row in rows]),
-        "tpot_ms": summary(tpot),
-        "itl_ms": summary(tpot),
+        "ttft_ms": summary(times.ttft),
+        "tpot_ms": summary(times.tpot),
+        "itl_ms": times.itl.summary(),
         "e2e_ms": e2e,
         "output_tokens_per_s": rate,
         "total_tokens_per_s": rate * 3,
@@ -171,6 +181,6 @@ def run(name: str = "tiny", *, speed: float = 1.0, users: tuple[int, ...] = (1, 
         "events": events(),
         "findings": findings(),
         "bench": bench([point(level, speed=speed) for level in users]),
-        "latencies": {level: request_curves(request_lines(level, 32, speed=speed), "here") for level in users},
+        "latencies": {level: curves(level, speed=speed) for level in users},
     }
     return RunDocuments(**{**fields, **changes})

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cli.conftest import Shell
+from overspan.sweep.compare import requests_of
 from overspan.sweep.folder import SweepFolder, all_sweeps
-from overspan.sweep.measured import requests_of
 from support.shell import Done
 from support.waiting import until
 

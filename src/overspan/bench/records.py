@@ -1,24 +1,55 @@
-"""Every request of a point, one line each: what was sent and came when, and how it ended."""
+"""requests-<level>.jsonl: every request of a point, one line each: what was sent, what came when, how it ended."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from overspan.bench.metrics import NS_PER_MS, Times
 from overspan.bench.stream import Stream
+from overspan.schema.errors import RunDamaged
+from overspan.schema.workload import AnsweredRequest
 
 
 def write_requests(path: Path, streams: Sequence[Stream], started_ns: int) -> None:
-    """Write one line a request, in the order that they were made.
+    """Write one line a request, in the order that they were made. See `request_lines`."""
+    with path.open("w", encoding="utf-8") as lines:
+        lines.writelines(request_lines(streams, started_ns))
+
+
+def request_lines(streams: Sequence[Stream], started_ns: int) -> Iterator[str]:
+    """The lines, with their ends.
 
     `*_at_ms` are milliseconds from the point's start; the others are the request's latencies from its actual send.
     """
-    with path.open("w", encoding="utf-8") as lines:
-        for stream in sorted(streams, key=lambda stream: stream.index):
-            lines.write(json.dumps(_line(stream, started_ns)) + "\n")
+    for stream in sorted(streams, key=lambda stream: stream.index):
+        yield json.dumps(_line(stream, started_ns)) + "\n"
+
+
+def read_requests(lines: Iterable[str], where: str) -> Iterator[AnsweredRequest | None]:
+    """Each request of a point, None for one that failed.
+
+    Args:
+        lines: of a requests-<level>.jsonl.
+        where: the file, for errors.
+
+    Raises:
+        RunDamaged: a line is no request; names it.
+    """
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            request = json.loads(line)
+            yield AnsweredRequest.model_validate(request) if request["ok"] else None
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunDamaged(
+                f"{where}, line {number}: not a request of a bench",
+                quote=line.strip()[:200],
+                next="run the bench again",
+            ) from error
 
 
 def _line(stream: Stream, started_ns: int) -> dict[str, Any]:

@@ -6,9 +6,8 @@ import click
 
 from overspan.cli.output import document, say, table
 from overspan.schema.errors import InputError
-from overspan.sweep.compare import Difference
+from overspan.sweep.compare import MetricChange, requests_of
 from overspan.sweep.compare import compare as compared
-from overspan.sweep.measured import requests_of
 
 
 @click.command()
@@ -42,11 +41,11 @@ def compare(first: str, second: str, as_json: bool) -> None:
         say(f"note: {name} is in one of them only")
 
 
-def _plain(found: list[Difference]) -> list[dict[str, object]]:
+def _plain(found: list[MetricChange]) -> list[dict[str, object]]:
     return [each.model_dump(mode="json") for each in found]
 
 
-def _row(each: Difference) -> list[str]:
+def _row(each: MetricChange) -> list[str]:
     interval = "-" if each.low is None or each.high is None else f"{each.low:+.1%} to {each.high:+.1%}"
     return [
         each.point,

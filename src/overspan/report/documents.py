@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
-from overspan.schema.errors import RunDamaged
 from overspan.schema.event import Event, State
 from overspan.schema.finding import Finding
 from overspan.schema.plan import Plan
 from overspan.schema.process import ProcessSpec
-from overspan.schema.workload import BenchPoint, BenchResult, Distribution
+from overspan.schema.workload import AnsweredRequest, BenchPoint, BenchResult, Distribution
 
 METRICS: Final = {
     "ttft_ms": ("TTFT", "time to the first token"),
@@ -90,54 +88,18 @@ def summary_curve(distribution: Distribution) -> Curve:
     return [(value, float(percent)) for percent, value in known.items() if value is not None]
 
 
-def request_curves(lines: Iterable[str], where: str) -> dict[str, Curve]:
-    """Latency distributions of the requests that were ok.
+def request_curves(requests: Iterable[AnsweredRequest | None]) -> dict[str, Curve]:
+    """Latency distributions of the requests that ended well; a failed one is None.
 
     Values are kept to three significant figures, so that memory is bounded however many tokens there were.
-
-    Args:
-        lines: of a requests-<level>.jsonl, one request each.
-        where: the file, for errors.
-
-    Raises:
-        RunDamaged: a line is not a request.
     """
     samples: dict[str, Counter[float]] = {metric: Counter() for metric in METRICS}
-    for position, line in enumerate(lines, start=1):
-        if line.strip():
-            _add(samples, line, f"{where}, line {position}")
-    return {metric: _curve(sample) for metric, sample in samples.items()}
-
-
-def _add(samples: Mapping[str, Counter[float]], line: str, where: str) -> None:
-    try:
-        request = json.loads(line)
-        if request["error"] is not None:
-            return
-        times = {**_times(request), **request}
+    for request in (each for each in requests if each is not None):
         for metric, sample in samples.items():
-            value = times.get(metric)
+            value = getattr(request, metric)
             values = value if isinstance(value, list) else [] if value is None else [value]
             sample.update(float(f"{item:.3g}") for item in values)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise RunDamaged(
-            f"{where}: not a request of a bench", quote=line.strip()[:200], next="run the bench again"
-        ) from error
-
-
-def _times(request: Mapping[str, Any]) -> dict[str, float]:
-    """A request's latencies from its stamps: its line holds what was seen, not what follows from it."""
-    send, first, last = (request.get(name) for name in ("send_ms", "first_token_ms", "last_token_ms"))
-    times = {}
-    if send is not None and request.get("end_ms") is not None:
-        times["e2e_ms"] = request["end_ms"] - send
-    if send is not None and first is not None:
-        times["ttft_ms"] = first - send
-    if first is not None and last is not None and request["chunks"] > 1:
-        # Tokens that came with the first chunk took no time of their own.
-        later_tokens = request["output_tokens"] - request["first_chunk_tokens"]
-        times |= {"tpot_ms": (last - first) / later_tokens} if later_tokens > 0 else {}
-    return times
+    return {metric: _curve(sample) for metric, sample in samples.items()}
 
 
 def _curve(sample: Counter[float]) -> Curve:

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from overspan.schema.base import Frozen
 
@@ -56,6 +56,25 @@ class RequestCounts(Frozen):
     failed: int
     errors: dict[str, int] = Field(default_factory=dict)
     details: dict[str, str] = Field(default_factory=dict)
+
+
+class AnsweredRequest(Frozen):
+    """What is read of a line of requests-<level>.jsonl, where the request ended well. The line holds more than this.
+
+    `*_at_ms` count from the point's start, the latencies from the request's actual send. A request without any text has
+    no TTFT; one of a single token or chunk has no TPOT.
+    """
+
+    model_config = ConfigDict(extra="ignore")
+
+    e2e_ms: float
+    ttft_ms: float | None
+    tpot_ms: float | None
+    itl_ms: list[float]
+    first_token_at_ms: float | None
+    last_token_at_ms: float | None
+    end_at_ms: float
+    output_tokens: int
 
 
 class SteadyWindow(Frozen):

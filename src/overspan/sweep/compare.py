@@ -9,14 +9,19 @@ points differ when Welch's 95 % interval of their difference leaves zero out.
 from __future__ import annotations
 
 import itertools
-import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean, variance
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
+from overspan.bench.records import read_requests
 from overspan.schema.base import Frozen
-from overspan.schema.errors import RunDamaged
+from overspan.schema.errors import UnknownName
+from overspan.schema.workload import AnsweredRequest
+from overspan.store.run_folder import open_run
+from overspan.sweep.folder import all_sweeps, open_sweep
 
 BATCHES: Final = 10
 LEAST_BATCHES: Final = 4
@@ -26,11 +31,11 @@ _ROUNDING: Final = 1e-3
 _STUDENT: Final = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 10: 2.228,
                    12: 2.179, 15: 2.131, 18: 2.101, 20: 2.086, 25: 2.060, 30: 2.042}  # fmt: skip
 
-Requests = Sequence[dict[str, Any]]
-Verdict = Literal["lower", "higher", "noise", "too few requests"]
+Requests = Sequence[AnsweredRequest]
+ChangeVerdict = Literal["lower", "higher", "noise", "too few requests"]
 
 
-class Difference(Frozen):
+class MetricChange(Frozen):
     """One metric at one point, of the first and the second; `change` and its interval are shares of the first."""
 
     point: str
@@ -40,13 +45,13 @@ class Difference(Frozen):
     change: float
     low: float | None = None
     high: float | None = None
-    verdict: Verdict
+    verdict: ChangeVerdict
 
 
-def compare(first: Mapping[str, Requests], second: Mapping[str, Requests]) -> list[Difference]:
+def compare(first: Mapping[str, Requests], second: Mapping[str, Requests]) -> list[MetricChange]:
     """Every metric at every point that both have, in the order of the first."""
     return [
-        _difference(point, metric, batches(first[point]), batches(second[point]))
+        _change(point, metric, batches(first[point]), batches(second[point]))
         for point in first
         if point in second
         for metric, batches in METRICS.items()
@@ -54,30 +59,59 @@ def compare(first: Mapping[str, Requests], second: Mapping[str, Requests]) -> li
     ]
 
 
-def read_requests(lines: Iterable[str], where: str) -> tuple[list[dict[str, Any]], int]:
-    """The requests of one point that were answered, in the order of their ends, and how many were not.
+@dataclass(frozen=True)
+class Measured:
+    """What was measured: at each point the requests that ended well, in the order of their ends, and how many failed
+    where some did."""
+
+    name: str
+    points: dict[str, list[AnsweredRequest]]
+    failed: dict[str, int]
+
+
+def requests_of(which: str) -> Measured:
+    """The requests of a run or a sweep, by id, name or path; a sweep comes first.
 
     Raises:
-        RunDamaged: a line is none.
+        UnknownName: neither is there.
+        RunDamaged: a file of requests is damaged.
     """
-    found, failed = [], 0
-    for number, line in enumerate(lines, 1):
-        try:
-            request = json.loads(line)
-            ok = bool(request["ok"])
-        except (ValueError, KeyError, TypeError):
-            raise RunDamaged(f"{where}, line {number} is no request of a bench", quote=line.strip()[:200]) from None
-        if ok:
-            found.append(request)
-        failed += not ok
-    return sorted(found, key=lambda request: float(request["end_at_ms"])), failed
+    try:
+        sweep = open_sweep(which)
+    except UnknownName:
+        return _of_run(which)
+    # Numbers of points that are not ok are not compared.
+    ok = [result.point for result in sweep.current() if result.state == "ok"]
+    files = {point.id: sweep.requests(point) / f"requests-{point.concurrency}.jsonl" for point in ok}
+    return _measured(sweep.id, {point: path for point, path in files.items() if path.exists()})
+
+
+def _of_run(which: str) -> Measured:
+    try:
+        run = open_run(which)
+    except UnknownName as error:
+        error.next = f"overspan list; sweeps: {', '.join(folder.id for folder in all_sweeps()[:5]) or 'none'}"
+        raise
+    return _measured(run.id, {str(level): path for level, path in run.requests().items()})
+
+
+def _measured(name: str, files: dict[str, Path]) -> Measured:
+    found = Measured(name, {}, {})
+    for point, path in files.items():
+        with path.open(encoding="utf-8", errors="replace") as lines:
+            requests = list(read_requests(lines, str(path)))
+        answered = [request for request in requests if request is not None]
+        found.points[point] = sorted(answered, key=lambda request: request.end_at_ms)
+        if len(answered) < len(requests):
+            found.failed[point] = len(requests) - len(answered)
+    return found
 
 
 def _means(metric: str) -> Callable[[Requests], list[float]]:
     """Means of a latency over batches of requests."""
 
     def of(requests: Requests) -> list[float]:
-        values = [float(request[metric]) for request in requests if request.get(metric) is not None]
+        values = [float(value) for request in requests if (value := getattr(request, metric)) is not None]
         count = _batches(requests, len(values))
         edges = [len(values) * index // count for index in range(count + 1)] if count else []
         return [fmean(values[begin:end]) for begin, end in itertools.pairwise(edges)]
@@ -87,9 +121,9 @@ def _means(metric: str) -> Callable[[Requests], list[float]]:
 
 def _batches(requests: Requests, count: int) -> int:
     """How many batches so many of the requests make."""
-    begin = min(float(item["end_at_ms"]) - float(item["e2e_ms"]) for item in requests)
-    end = max(float(item["end_at_ms"]) for item in requests)
-    busy = sum(float(item["e2e_ms"]) for item in requests)
+    begin = min(item.end_at_ms - item.e2e_ms for item in requests)
+    end = max(item.end_at_ms for item in requests)
+    busy = sum(item.e2e_ms for item in requests)
     in_flight = math.ceil(busy / (end - begin) - _ROUNDING) if end > begin else 1
     return min(BATCHES, count // max(2, in_flight)) or min(1, count)
 
@@ -100,9 +134,9 @@ def _rates(requests: Requests) -> list[float]:
     A request's tokens are spread evenly from its first to its last.
     """
     spans = [
-        (float(item["first_token_at_ms"]), float(item["last_token_at_ms"]), float(item["output_tokens"]))
+        (item.first_token_at_ms, item.last_token_at_ms, item.output_tokens)
         for item in requests
-        if item.get("first_token_at_ms") is not None and item.get("output_tokens")
+        if item.first_token_at_ms is not None and item.last_token_at_ms is not None and item.output_tokens
     ]
     if not spans:
         return []
@@ -112,14 +146,11 @@ def _rates(requests: Requests) -> list[float]:
     width = (end - begin) / count
     if width <= 0:
         return []
-    sums = [
-        sum(_share(span, begin + index * width, begin + (index + 1) * width) for span in spans)
-        for index in range(count)
-    ]
-    return [tokens / width * 1e3 for tokens in sums]
+    edges = [begin + index * width for index in range(count)]
+    return [sum(_share(span, edge, edge + width) for span in spans) / width * 1e3 for edge in edges]
 
 
-def _share(span: tuple[float, float, float], begin: float, end: float) -> float:
+def _share(span: tuple[float, float, int], begin: float, end: float) -> float:
     """The tokens of a request that fall into a window."""
     first, last, tokens = span
     if last <= first:
@@ -135,17 +166,17 @@ METRICS: Final[dict[str, Callable[[Requests], list[float]]]] = {
 }
 
 
-def _difference(point: str, metric: str, first: list[float], second: list[float]) -> Difference:
+def _change(point: str, metric: str, first: list[float], second: list[float]) -> MetricChange:
     one, two = fmean(first), fmean(second)
     base = one or 1e-12
     known = {"point": point, "metric": metric, "first": one, "second": two, "change": (two - one) / base}
     if min(len(first), len(second)) < LEAST_BATCHES:
-        return Difference(**known, verdict="too few requests")
+        return MetricChange(**known, verdict="too few requests")
     errors = [variance(batch) / len(batch) for batch in (first, second)]
     spread = math.sqrt(sum(errors)) * _student(errors, [len(first), len(second)])
     low, high = (two - one - spread) / base, (two - one + spread) / base
-    verdict: Verdict = "higher" if low > 0 else "lower" if high < 0 else "noise"
-    return Difference(**known, low=low, high=high, verdict=verdict)
+    verdict: ChangeVerdict = "higher" if low > 0 else "lower" if high < 0 else "noise"
+    return MetricChange(**known, low=low, high=high, verdict=verdict)
 
 
 def _student(errors: list[float], counts: list[int]) -> float:
