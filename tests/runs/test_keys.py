@@ -15,7 +15,7 @@ from overspan.runs.stop import stop
 from overspan.schema.errors import InputError
 from overspan.schema.process import ProcessSpec
 from overspan.store import run_secrets
-from overspan.store.name_lock import NameLock, is_held
+from overspan.store.locks import NameLock, is_held
 from overspan.store.run_folder import RunFolder
 from support.keyed_server import Keyed
 from support.openai_server import plain, steady

@@ -24,7 +24,7 @@ from overspan.schema.inventory import Host, Inventory
 from overspan.schema.plan import EngineChoice, Placement, Plan
 from overspan.schema.recipe import Recipe
 from overspan.store import run_secrets
-from overspan.store.name_lock import NameLock
+from overspan.store.locks import NameLock
 from overspan.store.run_folder import RunFolder
 from overspan.transport.base import Completed
 from overspan.transport.fake import Fake, Reply

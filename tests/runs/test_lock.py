@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pytest
 
 from overspan.schema.errors import RunExists
-from overspan.store.name_lock import NameLock, is_held
+from overspan.store.locks import NameLock, is_held
 from support.runs import FakeRun
 
 

@@ -17,7 +17,7 @@ from overspan.schema.inventory import Host, Inventory
 from overspan.schema.plan import EngineChoice, Plan
 from overspan.schema.process import ProcessSpec
 from overspan.schema.recipe import KnownAnswer, Recipe
-from overspan.store.name_lock import NameLock
+from overspan.store.locks import NameLock
 from overspan.store.run_folder import RunFolder
 from support.waiting import until
 

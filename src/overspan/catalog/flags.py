@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import json
 import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +18,7 @@ from overspan.catalog import files
 from overspan.schema.errors import RecipeError, did_you_mean, nearest
 from overspan.schema.places import cache_dir
 from overspan.schema.yamlio import plain
+from overspan.store.files import write_whole
 
 Flags = dict[str, dict[str, Any]]
 LATEST: Final = "0.32.0"
@@ -51,9 +51,7 @@ def keep(dump: dict[str, Any]) -> str:
         raise ValueError(version)
     file = _file_of(version)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False, encoding="utf-8") as made:
-        json.dump(dump, made)
-    Path(made.name).replace(file)
+    write_whole(file, json.dumps(dump))
     return version
 
 

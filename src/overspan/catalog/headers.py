@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 import struct
 from collections import defaultdict
@@ -19,6 +18,7 @@ from typing import Any, Final, NamedTuple
 from overspan.schema.errors import ModelUnavailable
 from overspan.schema.model import Module, ModuleWeights
 from overspan.schema.places import cache_dir
+from overspan.store.files import write_whole
 
 MAX_HEADER: Final = 100_000_000  # the limit of the safetensors library itself
 MAX_INDEX: Final = 200_000_000
@@ -78,9 +78,7 @@ def keep(model: str, tensors: list[Tensor]) -> None:
     """Keep what the headers of a hub's model say, so that it is asked once."""
     file = _kept(model)
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(f".{os.getpid()}")
-    part.write_text(json.dumps(tensors), encoding="utf-8")
-    part.replace(file)
+    write_whole(file, json.dumps(tensors))
 
 
 def kept(model: str) -> list[Tensor]:

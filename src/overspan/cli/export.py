@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from overspan.schema.errors import InputError
-from overspan.store.run_folder import write_whole
+from overspan.store.files import write_whole
 from overspan.sweep.export import as_csv, write_parquet
 from overspan.sweep.folder import open_sweep
 

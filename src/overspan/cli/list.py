@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from overspan.cli.output import document, table
-from overspan.store.run_list import summaries
+from overspan.store.run_folder import summaries
 
 
 @click.command("list")

@@ -12,7 +12,8 @@ from overspan.cli.output import document
 from overspan.report import RunDocuments, render, request_curves
 from overspan.report.documents import Curve
 from overspan.schema.errors import InputError, UnknownName
-from overspan.store.run_folder import RunFolder, all_runs, open_run, write_whole
+from overspan.store.files import write_whole
+from overspan.store.run_folder import RunFolder, all_runs, open_run
 from overspan.sweep.folder import open_sweep
 from overspan.sweep.page import SweepDocuments, render_sweep
 

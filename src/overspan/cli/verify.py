@@ -91,7 +91,7 @@ def _require_fitting() -> None:
 
 def _write(option: str, out: Path, text: str) -> None:
     from overspan.schema.errors import OverspanError
-    from overspan.store.run_folder import write_whole
+    from overspan.store.files import write_whole
 
     try:
         write_whole(out, text)

@@ -10,7 +10,7 @@ import hashlib
 import json
 import tempfile
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from itertools import zip_longest
 from pathlib import Path
@@ -40,10 +40,9 @@ from overspan.schema.places import cache_dir
 from overspan.schema.plan import Endpoint
 from overspan.schema.recipe import ArgValue, Recipe
 from overspan.schema.units import gib
-from overspan.store.locks import held
+from overspan.store.locks import Say, held
 from overspan.store.run_folder import RunFolder
 
-Say = Callable[[str], None]
 Known = tuple[Path, list[Case], list[Answer]]
 """A twin, what is asked of it, and what the reference answers."""
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, Protocol
@@ -20,6 +18,7 @@ from overspan.schema.base import Frozen
 from overspan.schema.errors import OverspanError
 from overspan.schema.inventory import Host
 from overspan.schema.places import state_dir
+from overspan.store.files import write_whole
 from overspan.transport.base import Transport
 
 PARTIAL: Final = ".overspan-partial-"
@@ -89,7 +88,8 @@ def read_manifest(end: Reached, folder: str) -> Manifest:
     digests = _hash(end, folder, [path for path in stats if path not in fresh])
     fresh |= {path: [*stats[path], digest] for path, digest in digests.items()}
     if fresh != known:
-        _write_whole(kept, json.dumps(fresh, indent=1))
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(kept, json.dumps(fresh, indent=1))
     files = {path: Entry(size=int(fresh[path][0]), sha256=fresh[path][-1]) for path in sorted(fresh)}
     return Manifest(host=end.host.name, folder=folder, files=files)
 
@@ -145,11 +145,3 @@ def _kept_file(end: Reached, folder: str) -> Path:
     ssh = end.host.ssh.model_dump_json() if end.host.ssh is not None else ""
     key = hashlib.sha256(f"{end.host.name}\n{ssh}\n{_absolute(folder)}".encode()).hexdigest()[:24]
     return state_dir() / "manifests" / f"{key}.json"
-
-
-def _write_whole(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    Path(temporary).replace(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from overspan.store.name_lock import NameLock
+from overspan.store.locks import NameLock
 from overspan.store.run_folder import RunFolder
 from overspan.transport import local
 

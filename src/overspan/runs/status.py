@@ -16,7 +16,7 @@ from overspan.schema.base import Frozen
 from overspan.schema.event import FINAL_STATES, SERVING_STATES, State
 from overspan.schema.plan import Placement, Plan
 from overspan.store import run_secrets
-from overspan.store.name_lock import is_held
+from overspan.store.locks import is_held
 from overspan.store.run_folder import RunFolder
 
 

@@ -13,7 +13,7 @@ from overspan.runs.guardian import end_elsewhere
 from overspan.runs.supervising import RECORD
 from overspan.schema.errors import HostUnreachable, OverspanError
 from overspan.store import run_secrets
-from overspan.store.name_lock import is_held
+from overspan.store.locks import is_held
 from overspan.store.run_folder import RunFolder
 
 _SETTLE_S = 15.0

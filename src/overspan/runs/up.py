@@ -27,10 +27,9 @@ from overspan.schema.process import ProcessSpec
 from overspan.schema.recipe import Lock, Recipe
 from overspan.schema.yamlio import dump
 from overspan.store import run_secrets
-from overspan.store.name_lock import NameLock
-from overspan.store.run_folder import RunFolder, write_whole
-
-Say = Callable[[str], None]
+from overspan.store.files import write_whole
+from overspan.store.locks import NameLock, Say
+from overspan.store.run_folder import RunFolder
 
 _FOLLOW_INTERVAL_S = 0.1
 

@@ -5,33 +5,26 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from overspan.schema.errors import InputError, RunDamaged, UnknownName
+from overspan.schema.errors import InputError, OverspanError, RunDamaged, UnknownName
 from overspan.schema.event import FINAL_STATES, Event, State
 from overspan.schema.finding import Finding
 from overspan.schema.places import runs_dir
 from overspan.schema.plan import Plan
 from overspan.schema.process import ProcessSpec
 from overspan.schema.workload import BenchResult
+from overspan.store import jsonl
+from overspan.store.files import write_whole
+from overspan.store.locks import is_held
 
-Document = TypeVar("Document", bound=BaseModel)
 _PROCESSES = TypeAdapter(list[ProcessSpec])
 _FINDINGS = TypeAdapter(list[Finding])
-
-
-def write_whole(path: Path, text: str, mode: int = 0o644) -> None:
-    """Write a file so that a reader sees the old one or the new one, never a part; `mode` holds from the start."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-    temporary.replace(path)
+_EVENTS = "events.jsonl"
 
 
 class RunFolder:
@@ -66,6 +59,8 @@ class RunFolder:
     def log(self, process: str) -> Path:
         """The log of one process."""
         return self.logs / f"{process}.log"
+
+    # documents -------------------------------------------------------------------------------------------------------
 
     def _text(self, file: str) -> str:
         try:
@@ -111,6 +106,16 @@ class RunFolder:
         files = {level: self.path / f"requests-{level}.jsonl" for level in levels}
         return {level: path for level, path in files.items() if path.exists()}
 
+    def note(self, file: str) -> dict[str, Any]:
+        """A small JSON object of the run (supervisor.json), or an empty one."""
+        if not (self.path / file).exists():
+            return {}
+        try:
+            data = json.loads(self._text(file))
+        except json.JSONDecodeError as error:
+            raise RunDamaged(f"run {self.id}: {file} is damaged: {error.msg}", next=f"ls -l {self.path}") from None
+        return data if isinstance(data, dict) else {}
+
     def write(self, file: str, document: BaseModel | list[Any]) -> None:
         """Write one of the run's JSON documents, whole or not at all."""
         items = TypeAdapter(type(document)).dump_json(document, indent=2)
@@ -119,6 +124,8 @@ class RunFolder:
     def record(self, file: str, data: dict[str, Any]) -> None:
         """Write a small JSON object of the run, whole or not at all."""
         write_whole(self.path / file, json.dumps(data, indent=2) + "\n")
+
+    # events ----------------------------------------------------------------------------------------------------------
 
     def append(
         self,
@@ -129,31 +136,42 @@ class RunFolder:
         host: str | None = None,
         **data: Any,
     ) -> Event:
-        """Add an event. One write of one line, so that several processes can add at once."""
+        """Add an event; several processes may add at once.
+
+        Raises:
+            OverspanError: it cannot be written, e.g. the disk is full.
+        """
         event = Event(at=datetime.now(UTC), message=message, state=state, process=process, host=host, data=data)
-        line = event.model_dump_json(exclude_defaults=True) + "\n"
-        descriptor = os.open(self.path / "events.jsonl", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        with os.fdopen(descriptor, "wb", buffering=0) as file:
-            file.write(line.encode())
+        try:
+            jsonl.append(self.path / _EVENTS, event.model_dump_json(exclude_defaults=True))
+        except OSError as error:
+            raise OverspanError(
+                f"run {self.id}: {_EVENTS} cannot be written: {error.strerror}", next=f"df -h {self.path}"
+            ) from None
         return event
 
     def events(self) -> list[Event]:
-        """Every event, oldest first. A last line that is half-written (a full disk, a crash) is left out."""
-        return list(self._events())
-
-    def _events(self) -> Iterator[Event]:
-        lines = self._text("events.jsonl").splitlines(keepends=True)
-        for number, line in enumerate(lines, 1):
+        """Every event, oldest first. A damaged line is an event that tells it, at the time of the one before."""
+        events: list[Event] = []
+        for number, line in enumerate(jsonl.lines(self.path / _EVENTS), 1):
             try:
-                yield Event.model_validate_json(line)
+                events.append(Event.model_validate_json(line))
             except ValidationError:
-                if number == len(lines):
-                    return
-                raise RunDamaged(
-                    f"run {self.id}: events.jsonl, line {number} is damaged",
-                    quote=line.strip()[:200],
-                    next=f"look at {self.path / 'events.jsonl'}, or remove {self.path}",
-                ) from None
+                at = events[-1].at if events else datetime.fromtimestamp(0, UTC)
+                message = f"{_EVENTS}, line {number} is damaged"
+                events.append(Event(at=at, message=message, data={"lines": [line[:200]]}))
+        return events
+
+    def _last(self) -> tuple[State, Event] | None:
+        """The state that the run entered last, with its event. Damaged lines hide nothing but themselves."""
+        for line in jsonl.backwards(self.path / _EVENTS):
+            try:
+                event = Event.model_validate_json(line)
+            except ValidationError:
+                continue
+            if event.state is not None:
+                return event.state, event
+        return None
 
     def last_state(self) -> Event:
         """The event of the state that the run entered last.
@@ -161,41 +179,31 @@ class RunFolder:
         Raises:
             RunDamaged: no event tells a state.
         """
-        for event in reversed(self.events()):
-            if event.state is not None:
-                return event
-        raise RunDamaged(f"run {self.id}: events.jsonl tells no state", next=f"ls -l {self.path}")
+        if (last := self._last()) is None:
+            raise RunDamaged(f"run {self.id}: {_EVENTS} tells no state", next=f"ls -l {self.path}")
+        return last[1]
 
     def state(self) -> State:
-        """The state that the run entered last, as its events tell it."""
-        state = self.last_state().state
-        if state is None:
-            raise RunDamaged(f"run {self.id}: events.jsonl tells no state", next=f"ls -l {self.path}")
-        return state
+        """The state that the run entered last.
+
+        Raises:
+            RunDamaged: no event tells a state.
+        """
+        return self.last_state().state or "planned"
 
     @property
     def ended(self) -> bool:
-        """Whether the run is over."""
-        return self.state() in FINAL_STATES
-
-    def note(self, file: str) -> dict[str, Any]:
-        """A small JSON object of the run (supervisor.json), or an empty one."""
-        path = self.path / file
-        if not path.exists():
-            return {}
-        try:
-            data = json.loads(self._text(file))
-        except json.JSONDecodeError as error:
-            raise RunDamaged(f"run {self.id}: {file} is damaged: {error.msg}", next=f"ls -l {self.path}") from None
-        return data if isinstance(data, dict) else {}
+        """Whether the run's events tell that it is over; where they tell no state, it is not known to be."""
+        last = self._last()
+        return last is not None and last[0] in FINAL_STATES
 
 
 def all_runs() -> list[RunFolder]:
     """Every run on this machine, newest first."""
-    root = runs_dir()
-    if not root.is_dir():
+    try:
+        folders = [Path(entry.path) for entry in os.scandir(runs_dir()) if entry.is_dir() and entry.name[0] != "."]
+    except FileNotFoundError:
         return []
-    folders = [path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")]
     return [RunFolder(path) for path in sorted(folders, key=_stamp, reverse=True)]
 
 
@@ -224,6 +232,22 @@ def open_run(which: str | None = None) -> RunFolder:
 
 def _is_active(run: RunFolder) -> bool:
     try:
-        return not run.ended
+        return run.state() not in FINAL_STATES
     except RunDamaged:
         return False
+
+
+def summaries() -> list[dict[str, Any]]:
+    """Every run, newest first: `{run, name, state, at, message}`; `state` is `damaged` where the events tell none."""
+    return [_summary(run) for run in all_runs()]
+
+
+def _summary(run: RunFolder) -> dict[str, Any]:
+    row: dict[str, Any] = {"run": run.id, "name": run.name, "state": "damaged", "at": None, "message": ""}
+    try:
+        last = run.last_state().model_dump(mode="json", include={"state", "at", "message"})
+    except RunDamaged as error:
+        return row | {"message": error.what}
+    if last["state"] not in FINAL_STATES and not is_held(run.name):
+        last |= {"state": "failed", "message": "the supervisor died without recording why"}
+    return row | last

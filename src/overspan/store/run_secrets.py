@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 from overspan.schema.errors import InputError
 from overspan.schema.plan import Plan
-from overspan.store.run_folder import RunFolder, write_whole
+from overspan.store.files import write_whole
+from overspan.store.run_folder import RunFolder
 
 API_KEY = "VLLM_API_KEY"
 """vLLM takes its key from this variable. Source: vllm/envs.py."""

@@ -22,8 +22,9 @@ from overspan.schema.point import Point, Result
 from overspan.schema.workload import BenchResult, Workload
 from overspan.schema.yamlio import dump
 from overspan.store import run_secrets
-from overspan.store.name_lock import is_held
-from overspan.store.run_folder import RunFolder, all_runs, write_whole
+from overspan.store.files import write_whole
+from overspan.store.locks import Say, is_held
+from overspan.store.run_folder import RunFolder, all_runs
 from overspan.sweep.expand import Deployment, Matrix
 from overspan.sweep.folder import SweepFolder
 from overspan.sweep.results import derive, why_not
@@ -31,7 +32,6 @@ from overspan.transport.reach import reach
 from overspan.verify import SHORT, wrong
 from overspan.verify.of_run import verify_run
 
-Say = Callable[[str], None]
 Progress = Callable[[Point, int, int, int], None]
 """Called with the point being measured, and how many requests ended, failed and are in flight."""
 

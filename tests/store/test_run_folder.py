@@ -1,10 +1,7 @@
-from pathlib import Path
-
 import pytest
 
 from overspan.schema.errors import InputError, RunDamaged, UnknownName
-from overspan.store.run_folder import RunFolder, all_runs, open_run, write_whole
-from overspan.store.run_list import summaries
+from overspan.store.run_folder import RunFolder, all_runs, open_run, summaries
 from support.runs import a_plan
 
 
@@ -56,10 +53,37 @@ def test_a_half_written_last_event_is_left_out(run: RunFolder) -> None:
     assert run.state() == "planned"
 
 
-def test_a_damaged_event_in_the_middle_names_its_line(run: RunFolder) -> None:
+def test_a_damaged_event_in_the_middle_is_told_and_hides_no_other(run: RunFolder) -> None:
     (run.path / "events.jsonl").write_text("garbage\n" + (run.path / "events.jsonl").read_text())
-    with pytest.raises(RunDamaged, match="line 1"):
-        run.events()
+    told, planned = run.events()
+    assert (told.message, told.data) == ("events.jsonl, line 1 is damaged", {"lines": ["garbage"]})
+    assert (planned.state, run.state(), run.ended) == ("planned", "planned", False)
+
+
+@pytest.mark.parametrize("end", ["\u0085", "\u2028"])
+def test_a_token_that_holds_an_end_of_lines_damages_nothing(run: RunFolder, end: str) -> None:
+    run.append("first token after 1.0 s", state="ready", token=f"a{end}b")
+    run.append("known answers: 1 right", state="verified")
+    assert [event.data.get("token") for event in run.events()] == [None, f"a{end}b", None]
+    assert run.state() == "verified"
+    assert summaries()[0]["message"] == "the supervisor died without recording why"
+
+
+def test_an_event_after_a_half_written_one_is_not_lost(run: RunFolder) -> None:
+    with (run.path / "events.jsonl").open("a") as file:
+        file.write('{"at":"2026-11-30T18:00:00Z","mess')
+    run.append("stopped", state="stopped")
+    run.append("bench ended")
+    assert [event.message for event in run.events()] == ["planned", "stopped", "bench ended"]
+    assert run.ended
+
+
+def test_without_a_name_the_newest_run_that_goes_on_is_meant(run: RunFolder) -> None:
+    for name in ("ended", "damaged"):
+        RunFolder.create(name)
+    open_run("ended").append("stopped", state="stopped")
+    (open_run("damaged").path / "events.jsonl").write_text("garbage\n")
+    assert open_run().id == run.id
 
 
 def test_list_shows_a_damaged_run_beside_the_others(run: RunFolder) -> None:
@@ -72,9 +96,4 @@ def test_list_shows_a_damaged_run_beside_the_others(run: RunFolder) -> None:
 
 def test_list_tells_a_run_whose_supervisor_is_gone(run: RunFolder) -> None:
     assert summaries()[0]["state"] == "failed"
-    assert "supervisor is gone" in summaries()[0]["message"]
-
-
-def test_a_secret_file_is_never_readable_by_others(tmp_path: Path) -> None:
-    write_whole(tmp_path / "secrets.json", "{}", mode=0o600)
-    assert (tmp_path / "secrets.json").stat().st_mode & 0o777 == 0o600
+    assert "supervisor died" in summaries()[0]["message"]
