@@ -1,7 +1,6 @@
 """docs/commands.md and docs/recipe.md are written from the code. To accept a change: OVERSPAN_ACCEPT=1 and run this."""
 
 import copy
-import importlib
 import os
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,6 @@ def helps(command: click.Command, path: str) -> list[str]:
 def commands() -> str:
     pages = ["# Commands\n\nEach as `overspan COMMAND --help` prints it.\n"]
     for name in COMMANDS:
-        importlib.import_module(COMMANDS[name][0])
         command = cli.get_command(click.Context(cli), name)
         assert command is not None
         pages += helps(command, f"overspan {name}")

@@ -11,7 +11,7 @@ import click
 from overspan.bench.lengths import parse_lengths
 from overspan.bench.run import Bench
 from overspan.bench.trace import read_trace
-from overspan.cli.asked import Finite
+from overspan.cli.options import AS_JSON, Finite
 from overspan.cli.output import Ticker, document, say, table
 from overspan.schema.errors import InputError, NotReady
 from overspan.schema.event import SERVING_STATES
@@ -29,7 +29,7 @@ def _users(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
     entries = [] if value is None else [entry.strip() for entry in value.split(",")]
     for entry in entries:
         if not entry.isascii() or not entry.isdigit() or len(entry) > _DIGITS or not 1 <= int(entry) <= 1_000_000:
-            raise click.BadParameter(f"'{entry}' in '{value}' is no number of users: write 1,4,16", ctx, param)
+            raise click.BadParameter(f"'{entry}' in '{value}' is not a number of users: write 1,4,16", ctx, param)
     return _once([int(entry) for entry in entries], ctx, param)
 
 
@@ -40,7 +40,7 @@ def _rates(ctx: click.Context, param: click.Parameter, value: str | None) -> lis
     except ValueError:
         rates = [0.0]
     if not all(0 < rate <= 1e6 for rate in rates):
-        raise click.BadParameter(f"'{value}' is no list of requests per second: write 0.5,2,8", ctx, param)
+        raise click.BadParameter(f"'{value}' is not a list of requests per second: write 0.5,2,8", ctx, param)
     return _once(rates, ctx, param)
 
 
@@ -60,40 +60,89 @@ _POSITIVE = Finite(min=0, min_open=True)
 
 @click.command()
 @click.argument("run", required=False)
-@click.option("--base-url", help="Measure this OpenAI endpoint, such as http://127.0.0.1:8000/v1, in place of a run.")
-@click.option("--model", help="Name in the API. Default: the only one served.")
-@click.option("--concurrency", "-c", callback=_users, help="Users at once, a list. Default: 1,4,16.")
-@click.option("--rates", "--rate", callback=_rates, help="Open loop in place of users: requests per second, a list.")
-@click.option("--arrival", type=click.Choice(["constant", "poisson", "gamma", "trace"]), help="Default: poisson.")
-@click.option("--burstiness", type=_POSITIVE, default=1.0, show_default=True, help="Of gamma: less is burstier.")
+@click.option("--base-url", help="Measure this OpenAI endpoint, such as http://127.0.0.1:8000/v1.")
+@click.option("--model", help="Name of the model in the API. Default: the only one that is served.")
+@click.option("--concurrency", "-c", callback=_users, help="Users at the same time: a list. Default: 1,4,16.")
+@click.option("--rates", "--rate", callback=_rates, help="Requests per second, in place of users (open loop): a list.")
+@click.option(
+    "--arrival",
+    type=click.Choice(["constant", "poisson", "gamma", "trace"]),
+    help="How requests arrive at --rates. Default: poisson.",
+)
+@click.option(
+    "--burstiness",
+    type=_POSITIVE,
+    default=1.0,
+    show_default=True,
+    help="For gamma arrivals: below 1 is burstier than poisson.",
+)
 @click.option(
     "--requests",
     "-n",
     type=click.IntRange(min=1),
-    help="At each point. Default: 4 a user, 100 at a rate, all of a trace.",
+    help="Requests at each point. Default: 4 for each user, 100 for each rate, all of a trace.",
 )
-@click.option("--duration", "duration_s", type=_POSITIVE, help="Seconds a point, in place of --requests.")
-@click.option("--ramp", "ramp_s", type=Finite(min=0), default=0.0, help="Users start over so many seconds.")
-@click.option("--warmup", type=click.IntRange(min=0), default=0, show_default=True, help="Uncounted requests a point.")
-@click.option("--input-tokens", default="128", show_default=True, help="N, uniform:A-B, normal:MEAN,DEV or file:PATH.")
-@click.option("--output-tokens", default="64", show_default=True, help="In the same forms.")
-@click.option("--turns", type=click.IntRange(min=1), default=1, show_default=True, help="Requests of a conversation.")
-@click.option("--shared-prefix", "shared_prefix_tokens", type=click.IntRange(min=0), default=0, show_default=True)
-@click.option("--trace", help="Replay this file: Mooncake's JSON lines, or ShareGPT's JSON.")
-@click.option("--trace-speed", type=_POSITIVE, default=1.0, show_default=True)
-@click.option("--slo", "slo_ms", callback=_slo, help="Limits in ms, like ttft=500,tpot=50: goodput is reported.")
-@click.option("--slo-share", type=Finite(0, 1, min_open=True), default=0.99, show_default=True)
-@click.option("--search", is_flag=True, help="Look for the highest load that keeps within --slo.")
-@click.option("--endpoint", type=click.Choice(["chat", "completions"]), default="chat", show_default=True)
-@click.option("--seed", type=int, help="Makes the prompts repeatable; a prefix cache then knows them the second time.")
-@click.option("--timeout", "timeout_s", type=_POSITIVE, default=600.0, show_default=True)
-@click.option("--shards", type=click.IntRange(min=1), help="Processes of the client. Default: by the load.")
-@click.option("--no-calibration", is_flag=True, help="Do not measure a known server first.")
-@click.option("--strict", is_flag=True, help="Exit code 1 when a request failed or the client was the bottleneck.")
+@click.option("--duration", "duration_s", type=_POSITIVE, help="Seconds at each point, in place of --requests.")
+@click.option(
+    "--ramp", "ramp_s", type=Finite(min=0), default=0.0, help="The users start one by one within so many seconds."
+)
+@click.option(
+    "--warmup",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Requests at each point that do not count.",
+)
+@click.option(
+    "--input-tokens",
+    default="128",
+    show_default=True,
+    help="Prompt length: N, uniform:A-B, normal:MEAN,DEV or file:PATH.",
+)
+@click.option("--output-tokens", default="64", show_default=True, help="Answer length, in the same forms.")
+@click.option("--turns", type=click.IntRange(min=1), default=1, show_default=True, help="Requests in one conversation.")
+@click.option(
+    "--shared-prefix",
+    "shared_prefix_tokens",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Tokens that every prompt begins with.",
+)
+@click.option("--trace", help="Send the requests of this file: Mooncake's JSON lines, or ShareGPT's JSON.")
+@click.option(
+    "--trace-speed", type=_POSITIVE, default=1.0, show_default=True, help="Replay a trace faster: 2 is twice."
+)
+@click.option("--slo", "slo_ms", callback=_slo, help="Limits in ms, such as ttft=500,tpot=50. Goodput is reported.")
+@click.option(
+    "--slo-share",
+    type=Finite(0, 1, min_open=True),
+    default=0.99,
+    show_default=True,
+    help="Share of the requests that must keep --slo in a --search.",
+)
+@click.option("--search", is_flag=True, help="Find the highest load that keeps --slo.")
+@click.option(
+    "--endpoint", type=click.Choice(["chat", "completions"]), default="chat", show_default=True, help="API to ask."
+)
+@click.option("--seed", type=int, help="Repeat the same prompts. A prefix cache knows them the second time.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=_POSITIVE,
+    default=600.0,
+    show_default=True,
+    help="Seconds until a request has failed.",
+)
+@click.option(
+    "--shards", type=click.IntRange(min=1), help="Processes that send the load. Default: as many as the load needs."
+)
+@click.option("--no-calibration", is_flag=True, help="Do not test the client against a known server first.")
+@click.option("--strict", is_flag=True, help="Exit code 1 if a request failed or the client was the bottleneck.")
 @click.option("--insecure", is_flag=True, help="Do not check the certificate of an https endpoint.")
-@click.option("--json", "as_json", is_flag=True)
+@AS_JSON
 def bench(run: str | None, base_url: str | None, model: str | None, as_json: bool, strict: bool, **load: Any) -> int:
-    """Measure RUN (default: the active one) under load. An endpoint's key is taken from OVERSPAN_API_KEY."""
+    """Measure RUN (default: the active run) under load. OVERSPAN_API_KEY holds an endpoint's key."""
     if run is not None and base_url is not None:
         raise InputError("RUN and --base-url exclude each other", next="give one of them")
     how = {"insecure": load.pop("insecure"), "calibrated": not load.pop("no_calibration")}

@@ -8,17 +8,22 @@ from typing import Any
 
 import click
 
+from overspan.cli.options import AS_JSON
 from overspan.cli.output import document, say, table
 
 
 @click.command()
 @click.argument("run", nargs=-1)
-@click.option("--from", "learn", is_flag=True, help="Learn from measured RUNs in place of measuring this machine.")
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The YAML to write. Default: stdout.")
-@click.option("--python", metavar="PATH", help="Interpreter to measure with. Default: the engine's.")
-@click.option("--ranks", type=click.IntRange(2, 1024), help="Ranks of the all-reduce. Default: all GPUs; 2 on a CPU.")
-@click.option("--hardware", metavar="FILE", help="With --from: what to start from. Default: the hardware of the runs.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--from", "learn", is_flag=True, help="Learn from measured RUNs. This machine is not measured.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="YAML file to write. Default: standard output."
+)
+@click.option("--python", metavar="PATH", help="Python to measure with. Default: the engine's.")
+@click.option(
+    "--ranks", type=click.IntRange(2, 1024), help="Ranks of the all-reduce. Default: all GPUs, or 2 on a CPU."
+)
+@click.option("--hardware", metavar="FILE", help="With --from: hardware to start from. Default: that of the runs.")
+@AS_JSON
 def calibrate(
     run: tuple[str, ...],
     *,
@@ -29,10 +34,10 @@ def calibrate(
     hardware: str | None,
     as_json: bool,
 ) -> None:
-    """Measure five numbers of this machine, and write them as a hardware file: `plan MODEL --hardware FILE` takes it.
+    """Measure five numbers of this machine, and write a hardware file for `overspan plan MODEL --hardware FILE`.
 
-    The numbers: memory copy, matrix product, all-reduce latency and bandwidth, and the cost of a launch. With --from
-    RUN... the constants of the predictor are fitted to what those runs measured; the error before and after is told.
+    The numbers are memory copy, matrix product, all-reduce latency and bandwidth, and the cost of a kernel launch.
+    With --from, the planner's constants are fitted to what the RUNs measured; the error before and after is shown.
     """
     from overspan.schema.errors import InputError
     from overspan.schema.yamlio import dump

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from overspan.cli.options import AS_JSON
 from overspan.cli.output import document, say, table
 from overspan.schema.errors import InputError
 from overspan.sweep.compare import MetricChange, requests_of
@@ -13,9 +14,9 @@ from overspan.sweep.compare import compare as compared
 @click.command()
 @click.argument("first")
 @click.argument("second")
-@click.option("--json", "as_json", is_flag=True)
+@AS_JSON
 def compare(first: str, second: str, as_json: bool) -> None:
-    """Tell how SECOND differs from FIRST, runs or sweeps: with 95 % intervals, and which differences are noise."""
+    """Show how SECOND differs from FIRST. Both are runs or sweeps. A 95 % interval tells a difference from noise."""
     one, two = requests_of(first), requests_of(second)
     found = compared(one.points, two.points)
     if not found:

@@ -12,13 +12,19 @@ from overspan.schema.errors import HostUnreachable
 
 
 @click.command()
-@click.option("--hosts", metavar="A,B,C", help="Hosts to ask over SSH, as [user@]host[:port]. Default: this machine.")
-@click.option("--user", help="Account on the hosts that name none.")
+@click.option("--hosts", metavar="A,B,C", help="Hosts to ask over SSH: [user@]host[:port]. Default: this machine.")
+@click.option("--user", help="Account on the hosts, where --hosts names none.")
 @click.option("--identity", type=click.Path(dir_okay=False), help="Private key for the hosts.")
-@click.option("--known-hosts", type=click.Path(dir_okay=False), help="The only file of host keys to trust.")
+@click.option("--known-hosts", type=click.Path(dir_okay=False), help="Trust only the host keys in this file.")
 @click.option("--ssh-config", type=click.Path(dir_okay=False, exists=True), help="ssh configuration file.")
-@click.option("--save", type=click.Path(file_okay=False, path_type=Path), help="Also keep every command's output here.")
-@click.option("--replay", type=click.Path(path_type=Path), help="Detect on outputs kept by --save; asks no machine.")
+@click.option(
+    "--save",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keep the output of every command in this folder too.",
+)
+@click.option(
+    "--replay", type=click.Path(path_type=Path), help="Use the outputs that --save kept. No machine is asked."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of YAML.")
 def detect(  # noqa: PLR0917 - click gives them by name
     hosts: str | None,
@@ -30,10 +36,10 @@ def detect(  # noqa: PLR0917 - click gives them by name
     replay: Path | None,
     as_json: bool,
 ) -> int:
-    """Print an inventory of this machine, or of the named hosts: what they have, how they are joined, and why each
-    choice was made. Edit any value, then give the file to `--on`.
+    """Print an inventory of this machine or of the named hosts. Each choice in it says why it was made.
 
-    Exit code 4: a host did not answer; the others are printed all the same.
+    Edit any value (docs/inventory.md explains each), then give the file to --on. Exit code 4: a host did not
+    answer. The other hosts are printed all the same.
     """
     from overspan.inventory.run_detect import as_yaml, live, replayed
     from overspan.schema.inventory import Ssh

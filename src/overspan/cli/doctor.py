@@ -19,13 +19,19 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("run", required=False)
-@click.option("--log", "logs", multiple=True, type=click.Path(path_type=Path), help="A log file; may stand repeatedly.")
-@click.option("--rules", "rules", multiple=True, type=click.Path(path_type=Path), help="A folder of your own rules.")
-@click.option("--preflight", "recipe", metavar="RECIPE", help="Before a launch: check what RECIPE needs of its hosts.")
+@click.option(
+    "--log", "logs", multiple=True, type=click.Path(path_type=Path), help="A log file. Give it once for each file."
+)
+@click.option(
+    "--rules", "rules", multiple=True, type=click.Path(path_type=Path), help="A folder with rules of your own."
+)
+@click.option("--preflight", "recipe", metavar="RECIPE", help="Before a launch: check on the hosts what RECIPE needs.")
 @click.option("--on", "inventory", metavar="INVENTORY", help="With --preflight: the machines. Default: this one.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="With --preflight: override a field.")
-@click.option("--bundle", type=click.Path(path_type=Path), help="Pack RUN for another engineer, without secrets.")
-@click.option("--json", "as_json", is_flag=True, help="One list of findings on stdout, the root cause first.")
+@click.option(
+    "--bundle", type=click.Path(path_type=Path), help="Pack RUN into one file for another engineer, without secrets."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON, the root cause first.")
 def doctor(  # noqa: PLR0917 - click gives them by name
     run: str | None,
     logs: tuple[Path, ...],
@@ -36,10 +42,10 @@ def doctor(  # noqa: PLR0917 - click gives them by name
     bundle: Path | None,
     as_json: bool,
 ) -> int:
-    """Name the cause and the fix: of RUN (default: the newest), of log files, or of text on standard input (`-`).
+    """Name the cause and the fix of a failure: of RUN (default: the newest), of log files, or of standard input (`-`).
 
-    Exit code: 0 nothing known has failed, 1 something has, 2 what was given cannot be read. With --preflight: 0 the
-    launch may begin, 2 a check has failed, 4 a host does not answer.
+    Exit code: 0 no known failure, 1 a failure, 2 the input cannot be read. With --preflight: 0 the launch may begin,
+    2 a check failed, 4 a host does not answer.
     """
     if recipe is not None:
         if run is not None or logs or rules or bundle:

@@ -8,20 +8,21 @@ from pathlib import Path
 
 import click
 
+from overspan.cli.options import AS_JSON
 from overspan.schema.errors import InputError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def engine() -> None:
-    """Install, list and remove engines. Each lives in an environment of its own."""
+    """Install, list and remove engines. Each has an environment of its own."""
 
 
 @engine.command()
 @click.argument("name")
-@click.option("--python", metavar="PATH", help="Interpreter for the engine's environment.")
-@click.option("--json", "as_json", is_flag=True, help="Print one document.")
+@click.option("--python", metavar="PATH", help="Python for the engine's environment.")
+@AS_JSON
 def install(name: str, python: str | None, as_json: bool) -> None:
-    """Install an engine. Does nothing when it is installed."""
+    """Install an engine. An engine that is installed already stays as it is."""
     from overspan.provision import engines, locked
 
     detail = _progress if sys.stderr.isatty() else _nothing
@@ -32,21 +33,21 @@ def install(name: str, python: str | None, as_json: bool) -> None:
 
 @engine.command()
 @click.argument("folder", required=False, type=click.Path(path_type=Path))
-@click.option("--image", metavar="NAME", help="A container image on this machine, in place of a folder.")
-@click.option("--json", "as_json", is_flag=True, help="Print one document.")
+@click.option("--image", metavar="NAME", help="Ask the engine in this container image, in place of a folder.")
+@AS_JSON
 def learn(folder: Path | None, image: str | None, as_json: bool) -> None:
-    """Ask the vLLM in an environment's FOLDER for its flags; recipes are checked against them from then on."""
+    """Ask the vLLM in an environment's FOLDER for its flags. Recipes are then checked against these."""
     from overspan.provision import learned
 
     if (folder is None) == (image is None):
-        raise InputError("one engine: a FOLDER or --image NAME", next="overspan engine learn --help")
+        raise InputError("one engine is needed: FOLDER or --image NAME", next="overspan engine learn --help")
     version = learned.of_environment(folder, say=_line) if folder else learned.of_image(str(image), say=_line)
     if as_json:
         click.echo(json.dumps({"engine": "vllm", "version": version}))
 
 
 @engine.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print one document.")
+@AS_JSON
 def list_(as_json: bool) -> None:
     """List the installed engines, and those that can be installed."""
     from overspan.provision import engines, locked, space
@@ -67,7 +68,7 @@ def list_(as_json: bool) -> None:
 
 @engine.command()
 @click.argument("name")
-@click.option("--json", "as_json", is_flag=True, help="Print one document.")
+@AS_JSON
 def remove(name: str, as_json: bool) -> None:
     """Delete an engine's environment."""
     from overspan.provision import engines

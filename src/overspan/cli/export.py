@@ -16,7 +16,7 @@ from overspan.sweep.folder import open_sweep
 @click.argument("sweep")
 @click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="A .csv or .parquet file.")
 def export(sweep: str, out: Path) -> None:
-    """Write the results of SWEEP as a table, a row a point, by the ending of --out."""
+    """Write the results of SWEEP as a table with one row for each point. The ending of --out chooses the format."""
     results = open_sweep(sweep).current()
     if not out.resolve().parent.is_dir():
         raise InputError(f"there is no folder {out.resolve().parent}", next=f"mkdir -p '{out.resolve().parent}'")

@@ -23,10 +23,10 @@ from overspan.runs.up import join as start
 def join(  # noqa: PLR0917 - click gives them by name
     head: str, recipe: str, inventory: str, settings: tuple[str, ...], name: str | None, as_json: bool
 ) -> None:
-    """Start this host's ranks of RECIPE beside HEAD, where `overspan up --join-later` waits for them.
+    """Start this host's ranks of RECIPE. On HEAD, `overspan up --join-later` waits for them.
 
-    HEAD is the head's name in INVENTORY or its address. Both hosts make the same plan of the same files; what differs
-    is told and nothing is started. The ranks here have a supervisor of their own, and end with the head's run.
+    HEAD is the head's name in INVENTORY, or its address. Both hosts make the same plan from the same files. If the
+    plans differ, the difference is shown and nothing is started. The ranks here end with the head's run.
     """
     signal.signal(signal.SIGTERM, interrupt)
     run = start(head, Wanted(recipe, inventory, settings, name, part="joiner"), say, follow)

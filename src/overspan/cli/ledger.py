@@ -6,28 +6,29 @@ from pathlib import Path
 
 import click
 
+from overspan.cli.options import AS_JSON
 from overspan.cli.output import document, say
 from overspan.sweep.ledger import added, at_revision, named, problems, read_book
 from overspan.sweep.matrix import points_of_file
 
-_BASE = click.option("--base", required=True, metavar="REF", help="The git revision that came before.")
+_BASE = click.option("--base", required=True, metavar="REF", help="Git revision to compare with, such as main.")
 _FOLDER = click.option("--folder", type=click.Path(path_type=Path, exists=True, file_okay=False), default=Path(),
-                       help="With ledger.yaml, sweeps/ and results/. Default: here.")  # fmt: skip
-_ON = click.option("--on", "inventory", metavar="INVENTORY", help="Machines, where a sweep names none of its own.")
+                       help="Folder with ledger.yaml, sweeps/ and results/. Default: this one.")  # fmt: skip
+_ON = click.option("--on", "inventory", metavar="INVENTORY", help="Machines, for a sweep that names none.")
 
 
 @click.group()
 def ledger() -> None:
-    """A changelog of sweeps that gates: added entries decide what runs, history stays."""
+    """Keep sweeps under version control. Added entries decide what runs. CI fails where a result has no recipe."""
 
 
 @ledger.command()
 @_BASE
 @_FOLDER
 @_ON
-@click.option("--json", "as_json", is_flag=True)
+@AS_JSON
 def check(base: str, folder: Path, inventory: str | None, as_json: bool) -> int:
-    """Fail when history changed, a change is named by no entry, or a result has no recipe that matches."""
+    """Fail when an old entry changed, a change has no entry, or a result has no recipe that matches it."""
     points_of = points_of_file(inventory)
     then, now = at_revision(folder, base, points_of), read_book(folder, points_of)
     found = problems(then, now, folder)
@@ -43,9 +44,9 @@ def check(base: str, folder: Path, inventory: str | None, as_json: bool) -> int:
 @_BASE
 @_FOLDER
 @_ON
-@click.option("--json", "as_json", is_flag=True)
+@AS_JSON
 def points(base: str, folder: Path, inventory: str | None, as_json: bool) -> None:
-    """Print the points that the added entries name: those that are to run."""
+    """Print the points that the added entries name. These are to be measured."""
     points_of = points_of_file(inventory)
     now = read_book(folder, points_of)
     names = named(added(at_revision(folder, base, points_of), now), now)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
+from overspan.cli.options import AS_JSON
 from overspan.cli.output import document, table
 from overspan.store.run_folder import summaries
 
 
 @click.command("list")
-@click.option("--json", "as_json", is_flag=True)
+@AS_JSON
 def list_(as_json: bool) -> None:
     """List the runs of this machine, newest first."""
     rows = summaries()

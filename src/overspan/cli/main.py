@@ -8,45 +8,95 @@ import importlib
 import json
 import sys
 from types import ModuleType
+from typing import NamedTuple
 
 import click
 
 from overspan import __version__
 from overspan.schema.errors import OverspanError, UnknownName
 
-COMMANDS: dict[str, tuple[str, str]] = {
-    # name: (module that holds a click command of that name, with `_` for `-`; the line in `overspan --help`).
-    # Named here and imported when called, so that `overspan --help` costs no more than click.
-    "detect": ("overspan.cli.detect", "what this machine or others are and how they are joined, as an inventory"),
-    "up": ("overspan.cli.up", "start a recipe or model; wait for a real token and a known answer"),
-    "join": (
-        "overspan.cli.join",
-        "start this host's ranks of a run whose head waits for them",
+
+class Listed(NamedTuple):
+    """A command as `overspan --help` lists it, and an example of its use."""
+
+    line: str
+    example: str
+
+
+# A module is imported when its command is called, so that `overspan --help` costs no more than click. The module of
+# `NAME` is overspan.cli.NAME.
+COMMANDS: dict[str, Listed] = {
+    "detect": Listed(
+        "Ask machines what they have and how they are joined; print an inventory.",
+        "overspan detect --hosts spark1,spark2 > pair.yaml",
     ),
-    "plan": ("overspan.cli.plan", "what would run, where, and the exact commands; starts nothing"),
-    "predict": ("overspan.cli.predict", "what layouts would give on machines at hand or not, and why; starts nothing"),
-    "calibrate": ("overspan.cli.calibrate", "five numbers of this machine, or what its runs teach, for the planner"),
-    "simulate": ("overspan.cli.simulate", "a fleet on paper: every request through thousands of GPUs; SLO and cost"),
-    "prove": ("overspan.cli.prove", "a twin of the model in each layout, token for token, before machines are booked"),
-    "twin": ("overspan.cli.twin", "a model small enough for a laptop that is split like a real one"),
-    "status": ("overspan.cli.status", "how a run is; exit code 0 ready, 3 not ready, 4 a host does not answer"),
-    "logs": ("overspan.cli.logs", "the logs of a run, of one process with -p, as they come with -f"),
-    "verify": ("overspan.cli.verify", "ask a run, or any OpenAI endpoint, whether its answers are right"),
-    "chat": ("overspan.cli.chat", "talk with a run; the answer is shown as it arrives"),
-    "report": ("overspan.cli.report", "one HTML file of a run, or of several laid over each other"),
-    "bench": ("overspan.cli.bench", "measure a run, or any OpenAI endpoint, under load"),
-    "sweep": ("overspan.cli.sweep", "measure a matrix of topologies and concurrencies; resumes where it was"),
-    "compare": (
-        "overspan.cli.compare",
-        "how two runs or sweeps differ, with intervals, and what of it is noise",
+    "up": Listed(
+        "Start a model, and wait until it gives a real token and a known answer.",
+        "overspan up minimax-m2.5-nvfp4 --on pair.yaml",
     ),
-    "export": ("overspan.cli.export", "the results of a sweep as CSV or Parquet"),
-    "ledger": ("overspan.cli.ledger", "a changelog of sweeps that gates: added entries decide what runs"),
-    "doctor": ("overspan.cli.doctor", "the cause and the fix of a failure, from a run or from any log"),
-    "stop": ("overspan.cli.stop", "stop a run: streams in flight end, then every process does"),
-    "list": ("overspan.cli.list", "the runs of this machine"),
-    "recipe": ("overspan.cli.recipe", "list and show recipes, and import those of sparkrun"),
-    "engine": ("overspan.cli.engine", "install, list and remove engines, each in an environment of its own"),
+    "join": Listed(
+        "Start this host's ranks of a run that another host leads.",
+        "overspan join spark1 minimax-m2.5-nvfp4 --on pair.yaml",
+    ),
+    "plan": Listed(
+        "Show what would run, where, and the exact commands. Nothing is started.",
+        "overspan plan minimax-m2.5-nvfp4 --on two-sparks --show commands",
+    ),
+    "predict": Listed(
+        "Predict the latency of layouts, also for GPUs that you do not have.",
+        "overspan predict minimax-m2.5 --gpu h200 --layout tep8 --concurrency 32",
+    ),
+    "calibrate": Listed(
+        "Measure this machine for the planner, or let the planner learn from runs.",
+        "overspan calibrate --out mine.yaml",
+    ),
+    "simulate": Listed(
+        "Simulate a fleet of GPUs, request by request: latency limits kept, and cost.",
+        "overspan simulate minimax-m2.5 --gpu h200 --fleet 10000 --slo tpot=30",
+    ),
+    "prove": Listed(
+        "Prove without a GPU that a layout computes the right tokens.",
+        "overspan prove minimax-m2.5-nvfp4 --layouts tp2,pp2dp2",
+    ),
+    "twin": Listed(
+        "Write a small model that splits over ranks exactly as a real one does.",
+        "overspan twin minimax-m2.5-nvfp4 --out twin",
+    ),
+    "status": Listed("Show the state of a run and of each of its processes.", "overspan status --watch"),
+    "logs": Listed("Print the logs of a run.", "overspan logs -f --process worker1"),
+    "verify": Listed(
+        "Check that the answers of a run, or of any OpenAI endpoint, are right.",
+        "overspan verify --base-url http://127.0.0.1:8000/v1",
+    ),
+    "chat": Listed(
+        "Talk with a run. The answer is shown as it arrives.", 'overspan chat --prompt "Name three cities."'
+    ),
+    "report": Listed("Write one HTML file about a run, a sweep, or several runs.", "overspan report --out report.html"),
+    "bench": Listed(
+        "Measure a run, or any OpenAI endpoint, under load.",
+        "overspan bench --concurrency 1,4,16,64 --input-tokens 1024 --output-tokens 256",
+    ),
+    "sweep": Listed(
+        "Measure many topologies and loads. It goes on where it was interrupted.",
+        "overspan sweep m3-gb200-1k1k --on gb200-nvl72 --dry-run",
+    ),
+    "compare": Listed(
+        "Compare two runs or sweeps. Intervals tell a difference from noise.",
+        "overspan compare ladder-A ladder-B",
+    ),
+    "export": Listed("Write the results of a sweep as CSV or Parquet.", "overspan export ladder --out points.csv"),
+    "ledger": Listed(
+        "Keep sweeps under version control. CI fails where a result has no recipe.",
+        "overspan ledger check --base main",
+    ),
+    "doctor": Listed(
+        "Name the cause and the fix of a failure, from a run or from any log.",
+        "overspan doctor --log worker.log",
+    ),
+    "stop": Listed("Stop a run. Answers in progress end first.", "overspan stop --grace 30"),
+    "list": Listed("List the runs of this machine.", "overspan list"),
+    "recipe": Listed("List and show recipes; import those of other tools.", "overspan recipe show minimax-m2.5-nvfp4"),
+    "engine": Listed("Install, list and remove engines, each in its own environment.", "overspan engine install cpu"),
 }
 
 
@@ -61,11 +111,11 @@ class LazyGroup(click.Group):
         """The command, imported now."""
         if cmd_name not in COMMANDS:
             return None
-        module = _load(COMMANDS[cmd_name][0])
-        name = cmd_name.replace("-", "_")
-        command = getattr(module, f"{name}_" if hasattr(builtins, name) else name)
+        module = _load(f"overspan.cli.{cmd_name}")
+        command = getattr(module, f"{cmd_name}_" if hasattr(builtins, cmd_name) else cmd_name)
         if not isinstance(command, click.Command):
             raise TypeError(f"{cmd_name} is not a command")
+        command.epilog = f"\b\nExample:\n  {COMMANDS[cmd_name].example}"
         return command
 
     def resolve_command(
@@ -79,7 +129,7 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The list of commands, from the table alone."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+            formatter.write_dl([(name, listed.line) for name, listed in COMMANDS.items()])
 
 
 def _load(module: str) -> ModuleType:

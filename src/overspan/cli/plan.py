@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from overspan.cli.asked import HARDWARE, LOAD, MACHINES, WEIGHTS, demand_of, options, question_of
+from overspan.cli.options import AS_JSON, HARDWARE, LOAD, MACHINES, ON, SET, WEIGHTS, demand_of, options, question_of
 from overspan.cli.output import document, say, table
 from overspan.planner.layouts import states_layout
 from overspan.render.commands import commands_of
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("model")
-@click.option("--on", "inventory", metavar="INVENTORY", help="Machines: a file, or one that ships. Default: this one.")
+@ON
 @options(LOAD, MACHINES)
 @HARDWARE
 @WEIGHTS
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Override a field or engine argument.")
-@click.option("--show", type=click.Choice(["commands"]), help="Print what a person would paste, host by host.")
-@click.option("--render", type=click.Choice(["k8s"]), help="Print the objects of Kubernetes that would run it.")
-@click.option("--explain", is_flag=True, help="Rank the layouts that these machines can run, and say what binds.")
-@click.option("--json", "as_json", is_flag=True)
+@SET
+@click.option("--show", type=click.Choice(["commands"]), help="Print the commands for each host, to run them by hand.")
+@click.option("--render", type=click.Choice(["k8s"]), help="Print the Kubernetes objects that would run it.")
+@click.option("--explain", is_flag=True, help="Rank the layouts that fit, and say what limits each.")
+@AS_JSON
 def plan(
     model: str,
     *,
@@ -40,18 +40,21 @@ def plan(
     as_json: bool,
     **asked: Any,
 ) -> None:
-    """Plan MODEL on machines: no host is asked and nothing started.
+    """Show how MODEL would run on machines. No host is asked, and nothing is started.
 
-    MODEL is a recipe, a Hugging Face id or a folder. Of an id that is not on this machine config.json and the headers
-    of the weights are fetched, no weights. A recipe that states a layout keeps it; for all else the best
-    layout under the load is planned, and `overspan up` with the same words launches it. With a load, limits or --gpu
-    the layouts are ranked, as with --explain.
+    MODEL is a recipe, a Hugging Face id or a folder. An id that is not on this machine is planned from its config.json
+    and the headers of its weights; the weights are not fetched. A recipe may state a layout. Otherwise the best layout
+    for the load is planned, and `overspan up` with the same arguments starts it. A load, a limit or --gpu
+    ranks all layouts, as --explain does.
     """
     _sizes_of(model)
     load = {name: asked[name] for name in ("isl", "osl", "concurrency")}
     if asked["gpu"] or asked["how_many"]:
         if asked["inventory"]:
-            raise InputError("--on names machines at hand, --gpu ones that are not", next="leave one of them out")
+            raise InputError(
+                "--on and --gpu exclude each other: --on names your machines, --gpu machines that you do not have",
+                next="give one of them",
+            )
         found = _ranking(question_of(model, **asked))
         document(found) if as_json else click.echo(_as_text(found))
         return

@@ -7,24 +7,26 @@ from typing import Any
 
 import click
 
-from overspan.cli.asked import HARDWARE, LOAD, MACHINES, options, question_of
+from overspan.cli.options import AS_JSON, HARDWARE, LOAD, MACHINES, SET, options, question_of
 from overspan.cli.output import say
 
 
 @click.command()
 @click.argument("model", required=False)
-@click.option("--model", "named", metavar="DIR|ID", help="The same as MODEL.")
-@click.option("--on", "inventory", metavar="INVENTORY", help="An inventory that ships, or a file of `overspan detect`.")
+@click.option("--model", "named", metavar="DIR|ID", help="The model, as an option in place of MODEL.")
+@click.option(
+    "--on", "inventory", metavar="INVENTORY", help="Machines: a file of `overspan detect`, or a name that ships."
+)
 @click.option("--layout", help="One layout, such as tep2. Default: all, ranked.")
-@click.option("--tp", type=click.IntRange(1), help="The same in numbers: tensor-parallel ranks,")
-@click.option("--pp", type=click.IntRange(1), help="pipeline stages,")
-@click.option("--dp", type=click.IntRange(1), help="data-parallel groups,")
-@click.option("--ep", type=click.IntRange(1), help="ranks that whole experts are spread over: 1, or tp*dp.")
+@click.option("--tp", type=click.IntRange(1), help="Tensor-parallel ranks; an alternative to --layout.")
+@click.option("--pp", type=click.IntRange(1), help="Pipeline stages; an alternative to --layout.")
+@click.option("--dp", type=click.IntRange(1), help="Data-parallel groups; an alternative to --layout.")
+@click.option("--ep", type=click.IntRange(1), help="Ranks that share the experts: 1, or tp*dp.")
 @options(LOAD, MACHINES)
 @HARDWARE
-@click.option("--disaggregated", is_flag=True, help="Prefill and decode on workers of their own: rank xPyD.")
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Override a value of the recipe.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option("--disaggregated", is_flag=True, help="Rank separate prefill and decode workers (xPyD).")
+@SET
+@AS_JSON
 def predict(
     model: str | None,
     named: str | None,
@@ -37,9 +39,9 @@ def predict(
     as_json: bool,
     **asked: Any,
 ) -> None:
-    """Predict time to first token and time per token of MODEL: a recipe, a model whose sizes ship, or its folder.
+    """Predict TTFT and TPOT of MODEL, which is a recipe, a model that ships, or a folder.
 
-    Nothing is started and no host is asked. Times are milliseconds; intervals hold 80 %.
+    Nothing is started, and no host is asked. Times are in milliseconds. Each comes with its 80 % interval.
     """
     from overspan.planner import answer
     from overspan.provision.sizes import bring_sizes
@@ -47,7 +49,10 @@ def predict(
     from overspan.schema.layout import one_layout
 
     if (model is None) == (named is None):
-        raise InputError("name one model", next="for example: overspan predict minimax-m2.5-nvfp4 --gpu gb10 --tp 2")
+        raise InputError(
+            "one model is needed: MODEL or --model",
+            next="for example: overspan predict minimax-m2.5-nvfp4 --gpu gb10 --tp 2",
+        )
     why = bring_sizes(model or named or "")
     if why:
         say(f"note: {why}")

@@ -7,16 +7,17 @@ from types import FrameType
 
 import click
 
+from overspan.cli.options import AS_JSON, ON, SET
 from overspan.cli.output import document, say, table
 from overspan.schema.units import duration, gib
 
 
 @click.command()
 @click.argument("recipe")
-@click.option("--layouts", help="Comma-separated, or `all` for the ten. Default: the recipe's own.")
-@click.option("--on", "inventory", metavar="INVENTORY", help="Machines: a file, or one that ships. Default: this one.")
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Override a field, e.g. engine=vllm-ray.")
-@click.option("--json", "as_json", is_flag=True, help="Print one document.")
+@click.option("--layouts", help="Layouts, such as tp2,pp2, or `all` for ten. Default: the recipe's.")
+@ON
+@SET
+@AS_JSON
 @click.pass_context
 def prove(  # noqa: PLR0917 - click gives them by name
     ctx: click.Context,
@@ -26,11 +27,11 @@ def prove(  # noqa: PLR0917 - click gives them by name
     settings: tuple[str, ...],
     as_json: bool,
 ) -> None:
-    """Run a twin of RECIPE's model in each layout, and compare it with transformers token for token.
+    """Run a small twin of RECIPE's model in each layout, and compare its tokens with those of transformers.
 
-    It needs no GPU: the twin is small, has the real model's heads and experts, and runs on the CPU engine with the
-    recipe's own arguments; over the hosts of --on where it is given, whose GPUs are left alone. Exit code 1 where a
-    layout is not exact. Ctrl-C ends what was started.
+    No GPU is needed. The twin has the heads and experts of the real model. It runs on the CPU engine, with the
+    recipe's own arguments. With --on it runs on the CPUs of those hosts. Exit code 1: a layout is not exact. Ctrl-C
+    ends all that was started.
     """
     from overspan.catalog import inventories, overrides, recipes
     from overspan.prove import proving

@@ -6,17 +6,18 @@ from pathlib import Path
 
 import click
 
+from overspan.cli.options import AS_JSON
 from overspan.cli.output import document, say, table
 from overspan.schema.errors import InputError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def recipe() -> None:
-    """List and show recipes, and import those of sparkrun and srt-slurm."""
+    """List and show recipes. Import recipes of sparkrun and srt-slurm."""
 
 
 @recipe.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print one document.")
+@AS_JSON
 def list_(as_json: bool) -> None:
     """List the recipes that ship."""
     from overspan.catalog import recipes
@@ -33,7 +34,7 @@ def list_(as_json: bool) -> None:
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of YAML.")
 def show(name: str, as_json: bool) -> None:
-    """Print a recipe: one that ships, a file, or the one made for a model's id."""
+    """Print a recipe: one that ships, a file, or the one that is made for a model id."""
     from overspan.catalog import recipes
     from overspan.schema.yamlio import dump
 
@@ -46,10 +47,10 @@ def show(name: str, as_json: bool) -> None:
 
 @recipe.command("import")
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Write here. Default: standard output.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write. Default: standard output.")
 @click.option("--json", "as_json", is_flag=True, help="Print the recipe and the warnings as one document.")
 def import_(file: Path, out: Path | None, as_json: bool) -> None:
-    """Turn a recipe of sparkrun (version 2) or srt-slurm into ours; what is not carried over is told on stderr."""
+    """Turn a recipe of sparkrun (version 2) or srt-slurm into ours. What has no place in it is told on stderr."""
     from overspan.catalog import imported
     from overspan.schema.yamlio import dump
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from overspan.bench.records import read_requests
+from overspan.cli.options import AS_JSON
 from overspan.cli.output import document
 from overspan.report import RunDocuments, render, request_curves
 from overspan.report.documents import Curve
@@ -22,13 +23,17 @@ FILE_NAME = "report.html"
 
 @click.command()
 @click.argument("run", nargs=-1)
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The file to write; RUN/report.html.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File to write. Default: report.html in the run's folder.",
+)
+@AS_JSON
 def report(run: tuple[str, ...], out: Path | None, as_json: bool) -> None:
-    """Write one self-contained HTML file: plots, tables, checks, plan and commands of RUN (the newest if not given),
-    or the Pareto front, latencies and every point of a sweep.
+    """Write one HTML file that needs no other file and no network.
 
-    With several RUNs the plots and tables lay them over each other.
+    For RUN (default: the newest) it shows plots, tables, checks, the plan and the commands. For a sweep it shows the
+    Pareto front, latencies and every point. With several RUNs the plots and tables show them together.
     """
     sweep = _sweep(run)
     if sweep is not None:

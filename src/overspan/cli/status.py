@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from overspan.cli.asked import Finite
+from overspan.cli.options import AS_JSON, Finite
 from overspan.cli.output import document, table
 from overspan.runs.live import Live, Row, Sight
 from overspan.runs.status import RunStatus
@@ -21,11 +21,11 @@ _INTERVAL_S = 2.0
 
 @click.command()
 @click.argument("run", required=False)
-@click.option("--watch", is_flag=True, help="A live view of ranks, GPUs and traffic, until the run's end or Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Show ranks, GPUs and traffic live, until the run ends or Ctrl-C.")
 @click.option("--interval", "interval_s", type=Finite(min=0.1), help="Seconds between two views. Default: 2.")
-@click.option("--json", "as_json", is_flag=True)
+@AS_JSON
 def status(run: str | None, watch: bool, interval_s: float | None, as_json: bool) -> int:
-    """Show how RUN is (default: the active one). Exit code: 0 ready, 3 not ready, 4 a host does not answer."""
+    """Show the state of RUN (default: the active run). Exit code: 0 ready, 3 not ready, 4 a host does not answer."""
     if as_json and watch:
         raise InputError("--json and --watch exclude each other", next="ask with --json as often as you want")
     if interval_s is not None and not watch:

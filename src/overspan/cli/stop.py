@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from overspan.cli.asked import Finite
+from overspan.cli.options import AS_JSON, Finite
 from overspan.cli.output import document
 from overspan.runs.stop import stop as stop_run
 from overspan.store.run_folder import open_run
@@ -12,10 +12,10 @@ from overspan.store.run_folder import open_run
 
 @click.command()
 @click.argument("run", required=False)
-@click.option("--grace", "grace_s", type=Finite(min=0), help="Seconds for streams in flight.")
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--grace", "grace_s", type=Finite(min=0), help="Seconds that answers in progress may still take.")
+@AS_JSON
 def stop(run: str | None, grace_s: float | None, as_json: bool) -> None:
-    """Stop RUN (default: the active one): streams in flight end, then every process does. Twice is fine."""
+    """Stop RUN (default: the active run). Answers in progress end first, then every process. Twice is fine."""
     folder = open_run(run)
     was_running = stop_run(folder, grace_s)
     if as_json:

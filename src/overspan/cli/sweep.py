@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from overspan.cli.options import AS_JSON
 from overspan.cli.output import Ticker, document, say, table
 from overspan.schema.point import Point, PointRole
 from overspan.sweep.expand import Matrix
@@ -21,20 +22,23 @@ from overspan.sweep.only import chosen
 @click.command()
 @click.argument("sweep")
 @click.option(
-    "--on", "inventory", metavar="INVENTORY", help="Machines: a file, or one that ships. Default: the sweep's."
+    "--on",
+    "inventory",
+    metavar="INVENTORY",
+    help="Machines: a file, or a name that ships. Default: those of the sweep.",
 )
-@click.option("--only", metavar="FILTER", help="Some points: patterns and tests, such as 'tp4*,conc<=64'.")
-@click.option("--dry-run", is_flag=True, help="Print every point, its GPUs, commands and estimate; start nothing.")
-@click.option("--fresh", is_flag=True, help="Measure everything anew, in a folder of its own.")
-@click.option("--retry-failed", is_flag=True, help="Measure points that failed once more.")
-@click.option("--json", "as_json", is_flag=True)
+@click.option("--only", metavar="FILTER", help="Measure only some points, such as 'tp4*,conc<=64'.")
+@click.option("--dry-run", is_flag=True, help="Print every point with its GPUs, commands and estimate. Start nothing.")
+@click.option("--fresh", is_flag=True, help="Measure all points again, in a new folder.")
+@click.option("--retry-failed", is_flag=True, help="Measure again the points that failed.")
+@AS_JSON
 def sweep(  # noqa: PLR0917 - click gives them by name
     sweep: str, inventory: str | None, only: str | None, dry_run: bool, fresh: bool, retry_failed: bool, as_json: bool
 ) -> int:
-    """Measure every point of SWEEP, a name that ships or a YAML file.
+    """Measure every point of SWEEP, which is a YAML file or a name that ships.
 
-    One deployment at a time, every concurrency on it. What was measured is not measured again: after Ctrl-C or a crash
-    the same command goes on where it was. Exit code 1 when a point failed or is missing.
+    One deployment runs at a time, and all its loads are measured on it. After Ctrl-C or a crash the same command goes
+    on where it stopped. Exit code 1: a point failed or is missing.
     """
     matrix = matrix_of(sweep, inventory, to_start=not dry_run, only=only)
     points = chosen(matrix.points, only)

@@ -7,25 +7,26 @@ from typing import Literal
 
 import click
 
+from overspan.cli.options import AS_JSON
 from overspan.cli.output import document, say
 
 
 @click.command()
 @click.argument("model")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to make.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
 @click.option(
     "--weights",
     type=click.Choice(["real", "fp32", "bf16", "fp8_block", "nvfp4"]),
     default="real",
     show_default=True,
-    help="Format of the weights; real is the model's own. A CPU engine takes fp32 and bf16.",
+    help="Format of the weights. real: the model's own. A CPU engine takes fp32 and bf16.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one document.")
+@AS_JSON
 def twin(model: str, out: Path, weights: Literal["real", "fp32", "bf16", "fp8_block", "nvfp4"], as_json: bool) -> None:
-    """Write a model small enough for a laptop that is split like MODEL.
+    """Write a small model that splits over ranks exactly as MODEL does.
 
-    MODEL is a folder with a config.json, a name or Hugging Face id of the catalogue, or a recipe. Its heads, KV heads
-    and experts are counted as in the real one, so that a layout that the real model refuses, the twin refuses.
+    MODEL is a folder with a config.json, a name or Hugging Face id of the catalogue, or a recipe. The small model has
+    as many heads, KV heads and experts as the real one. So both refuse the same layouts.
     """
     from overspan.prove.proving import write_twin
 

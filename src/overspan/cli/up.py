@@ -8,7 +8,7 @@ from types import FrameType
 
 import click
 
-from overspan.cli.asked import HARDWARE, LOAD, WEIGHTS, demand_of, options
+from overspan.cli.options import HARDWARE, LOAD, ON, SET, WEIGHTS, demand_of, options
 from overspan.cli.output import Ticker, document, say
 from overspan.runs.join.ranks import Part
 from overspan.runs.planning import Wanted, Weights
@@ -21,10 +21,10 @@ from overspan.store.run_folder import RunFolder
 
 @click.command()
 @click.argument("recipe")
-@click.option("--on", "inventory", metavar="INVENTORY", help="Machines: a file, or one that ships. Default: this one.")
-@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Override a field or engine argument.")
+@ON
+@SET
 @click.option("--name", help="Name of the run. Default: the recipe's.")
-@click.option("--join-later", is_flag=True, help="Start this host's ranks alone; the others come by `overspan join`.")
+@click.option("--join-later", is_flag=True, help="Start only this host's ranks. The others join with `overspan join`.")
 @options(LOAD)
 @HARDWARE
 @WEIGHTS
@@ -44,15 +44,15 @@ def up(
     join_later: bool,
     as_json: bool,
 ) -> None:
-    """Start RECIPE and wait for a real token and a known answer.
+    """Start RECIPE, and wait until it gives a real token and a known answer.
 
-    RECIPE is a name that ships, a YAML file (a run.lock.yaml too), a Hugging Face id or a folder with a model. Where it
-    states no layout, the best that the planner knows for the load is started: the one that `overspan plan` shows.
-    The run lives on when this command ends; Ctrl-C before it is verified stops it.
+    RECIPE is a name that ships, a YAML file (also a run.lock.yaml), a Hugging Face id or a folder with a model. If it
+    states no layout, the best one for the load is started: the one that `overspan plan` shows. The run goes on
+    when this command ends. Ctrl-C before the run is verified stops it.
     """
     signal.signal(signal.SIGTERM, interrupt)
     if join_later and inventory is None:
-        raise InputError("--join-later is for several hosts, and --on names none", next="give --on INVENTORY")
+        raise InputError("--join-later needs several hosts, and --on is missing", next="give --on INVENTORY")
     part: Part | None = "head" if join_later else None
     wanted = Wanted(recipe, inventory, settings, name, demand_of(isl, osl, concurrency), slo, hardware, part, weights)
     run = start(wanted, say, follow)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from overspan.cli.asked import Finite
+from overspan.cli.options import AS_JSON, Finite
 from overspan.cli.output import Ticker, document, say
 
 if TYPE_CHECKING:
@@ -32,27 +32,38 @@ _FILE = click.Path(path_type=Path)
 
 @click.command()
 @click.argument("run", required=False)
-@click.option("--base-url", help="Verify this OpenAI endpoint, such as http://127.0.0.1:8000/v1, in place of a run.")
-@click.option("--model", help="Name in the API. Default: the only one served.")
-@click.option("--short", is_flag=True, help="The rules that must hold before a measurement counts; some 25 answers.")
-@click.option("--expect", multiple=True, type=click.Choice(["tool-calls", "reasoning"]), help="Of --base-url: it has.")
-@click.option("--reference", type=_FILE, help="Compare log probabilities with this file.")
-@click.option("--record", type=_FILE, help="Write such a reference from this endpoint, which must be right.")
-@click.option("--eval", "questions", type=_FILE, help='Score this file instead, a line {"prompt": ..., "answer": ...}.')
-@click.option("--against", help="Compare the score with this result (.json), or with this run's, question by question.")
-@click.option("--out", type=_FILE, help="Write the result of --eval here as well.")
-@click.option("--samples", type=click.IntRange(1, 1000), default=1, show_default=True, help="Answers a question.")
-@click.option("--temperature", type=Finite(0, 2), default=0.0, show_default=True)
-@click.option("--max-tokens", type=click.IntRange(min=1), default=512, show_default=True)
-@click.option("--concurrency", type=click.IntRange(1, 1000), default=8, show_default=True)
-@click.option("--harness", type=click.Choice(["lm-eval", "evalscope"]), help="Print its command for this endpoint.")
-@click.option("--json", "as_json", is_flag=True, help="Print one document.")
+@click.option("--base-url", help="Check this OpenAI endpoint, such as http://127.0.0.1:8000/v1.")
+@click.option("--model", help="Name of the model in the API. Default: the only one that is served.")
+@click.option("--short", is_flag=True, help="Check only what a measurement needs; about 25 answers.")
+@click.option(
+    "--expect",
+    multiple=True,
+    type=click.Choice(["tool-calls", "reasoning"]),
+    help="The endpoint at --base-url supports this. Missing it is a failure.",
+)
+@click.option("--reference", type=_FILE, help="Compare log probabilities with those in this file.")
+@click.option("--record", type=_FILE, help="Write such a file from this endpoint, which must be right.")
+@click.option(
+    "--eval", "questions", type=_FILE, help='Score the questions of this file. A line: {"prompt": ..., "answer": ...}.'
+)
+@click.option("--against", help="Compare the score with this result (.json) or this run, question by question.")
+@click.option("--out", type=_FILE, help="Write the result of --eval to this file too.")
+@click.option(
+    "--samples", type=click.IntRange(1, 1000), default=1, show_default=True, help="Answers for each question."
+)
+@click.option("--temperature", type=Finite(0, 2), default=0.0, show_default=True, help="For --eval.")
+@click.option("--max-tokens", type=click.IntRange(min=1), default=512, show_default=True, help="For --eval.")
+@click.option("--concurrency", type=click.IntRange(1, 1000), default=8, show_default=True, help="For --eval.")
+@click.option(
+    "--harness", type=click.Choice(["lm-eval", "evalscope"]), help="Print the command of this tool for the endpoint."
+)
+@AS_JSON
 def verify(run: str | None, base_url: str | None, model: str | None, harness: str | None, **how: Any) -> int:
-    """Ask RUN (default: the active one) whether it is right: known answers, streams, stop strings, counts, characters,
-    repetition, twenty requests in sequence, a burst, tool calls, reasoning, and log probabilities where a reference is
-    stored.
+    """Check that the answers of RUN (default: the active run) are right.
 
-    Exit code 0 where nothing failed, 1 where something did. An endpoint's key is taken from OVERSPAN_API_KEY.
+    It checks known answers, streams, stop strings, token counts, characters, repetition, twenty requests in sequence,
+    a burst, tool calls, reasoning, and log probabilities where a reference is stored. Exit code 1: a check failed.
+    OVERSPAN_API_KEY holds an endpoint's key.
     """
     _require_fitting()
     for name in ("out", "record"):

@@ -1,11 +1,13 @@
 """What a plan must know of a launcher before anything is started. Launchers of other packages state the same."""
 
-from importlib.metadata import EntryPoint, entry_points
-from typing import Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 from pydantic import AfterValidator
 
 from overspan.schema.base import Frozen
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint, EntryPoints
 
 GROUP: Final = "overspan.launchers"
 """The entry points by which other packages bring launchers: each names a class, see `overspan.launchers.base`."""
@@ -34,9 +36,16 @@ BUILT_IN: Final = {
 }
 
 
-def installed(name: str) -> EntryPoint | None:
+def _brought() -> "EntryPoints":
+    """What other packages bring; asked only for a name that is not built in, since asking takes 30 ms."""
+    from importlib.metadata import entry_points
+
+    return entry_points(group=GROUP)
+
+
+def installed(name: str) -> "EntryPoint | None":
     """The launcher of that name that another package brings."""
-    return next(iter(entry_points(group=GROUP, name=name)), None)
+    return next(iter(_brought().select(name=name)), None)
 
 
 def traits_of(name: str) -> LauncherTraits:
@@ -51,7 +60,7 @@ def traits_of(name: str) -> LauncherTraits:
 
 def _known(name: str) -> str:
     if name not in BUILT_IN and installed(name) is None:
-        *names, last = (f"'{each}'" for each in [*BUILT_IN, *sorted(each.name for each in entry_points(group=GROUP))])
+        *names, last = (f"'{each}'" for each in [*BUILT_IN, *sorted(_brought().names)])
         raise ValueError(f"expected {', '.join(names)} or {last}")
     return name
 

@@ -1,4 +1,4 @@
-"""Options that `predict`, `plan`, `simulate` and `up` share, and the question they make."""
+"""Options that several commands share, and the planner's question that they make."""
 
 from __future__ import annotations
 
@@ -23,32 +23,39 @@ class Finite(click.FloatRange):
         """The number; click's own range lets NaN and infinity pass."""
         found = super().convert(value, param, ctx)
         if not math.isfinite(found):
-            self.fail(f"{value} is no finite number.", param, ctx)
+            self.fail(f"{value} is not a finite number.", param, ctx)
         return found
 
 
+AS_JSON: Option[Any] = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+ON: Option[Any] = click.option(
+    "--on", "inventory", metavar="INVENTORY", help="Machines: a file, or a name that ships. Default: this machine."
+)
+SET: Option[Any] = click.option(
+    "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Override a field or an engine argument."
+)
 LOAD: Sequence[Option[Any]] = (
     click.option("--isl", type=Finite(1), help="Input tokens of a request. Default: 1024."),
     click.option("--osl", type=Finite(1), help="Output tokens of a request. Default: 1024."),
-    click.option("--concurrency", type=click.IntRange(1), help="Users at a time. Default: 1."),
-    click.option("--slo", metavar="ttft=MS,tpot=MS", help="Limits; layouts that keep them come first."),
+    click.option("--concurrency", type=click.IntRange(1), help="Users at the same time. Default: 1."),
+    click.option("--slo", metavar="ttft=MS,tpot=MS", help="Latency limits. Layouts that keep them come first."),
 )
 MACHINES: Sequence[Option[Any]] = (
-    click.option("--gpu", metavar="KIND", help="What if: machines of this kind (or a hardware YAML) in place of --on."),
+    click.option("--gpu", metavar="KIND", help="Plan for machines with this GPU (or a hardware YAML), not for --on."),
     click.option("--nodes", type=click.IntRange(1, 10_000), help="With --gpu: hosts. Default: as many as needed."),
-    click.option("--gpus", type=click.IntRange(1, 72), help="With --gpu: GPUs of each host. Default: the kind's own."),
-    click.option("--how-many", is_flag=True, help="With --gpu and --slo: the fewest GPUs that keep the limits."),
+    click.option("--gpus", type=click.IntRange(1, 72), help="With --gpu: GPUs of each host. Default: as usual."),
+    click.option("--how-many", is_flag=True, help="With --gpu and --slo: find the fewest GPUs that keep the limits."),
     click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Layouts to show."),
 )
 HARDWARE: Option[Any] = click.option(
-    "--hardware", metavar="FILE", help="Numbers of `overspan calibrate` in place of the catalogue's."
+    "--hardware", metavar="FILE", help="Hardware numbers of `overspan calibrate`, in place of the catalogue's."
 )
 WEIGHTS: Option[Any] = click.option(
     "--weights",
     type=click.Choice(["real", "synthetic"]),
     default="real",
     show_default=True,
-    help="synthetic: drawn on the device, for measuring at full size before anything is downloaded.",
+    help="synthetic: random weights made on the device, to measure at full size before the download.",
 )
 
 
