@@ -19,7 +19,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from overspan.doctor.book import compile_book
+from overspan.doctor.book import make_book
 from overspan.doctor.fill import RunContext
 from overspan.doctor.judge import judge
 from overspan.doctor.rules import Rule, load_rules
@@ -53,7 +53,7 @@ def _read(path: Path) -> list[dict[str, str]]:
 
 
 def _failed(rules: tuple[Rule, ...], logs: list[str]) -> list[list[Finding]]:
-    book = compile_book(rules)
+    book = make_book(rules)
     found = []
     for log in logs:
         findings = judge(rules, [scan(LogSource("report", data=log.encode()), book)], RunContext())

@@ -68,7 +68,7 @@ def main() -> None:
         findings = diagnose([LogSource(str(log), path=log)])
         doctor_s = time.perf_counter() - began
         size = log.stat().st_size
-    alternations = load_book().alternations
+    alternations = len(load_book().anchors)
     memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     result = {
         "bytes": size,

@@ -36,6 +36,18 @@ def test_a_rule_does_not_match_its_near_miss(rule: Rule, case: str) -> None:
     assert rule.id not in failed_rules(case)
 
 
+def test_every_pattern_of_a_shipped_rule_compiles_and_has_plain_text_to_look_for() -> None:
+    for rule in RULES:
+        Rule.model_validate(rule.model_dump())
+
+
+def test_each_alternative_of_an_operators_pattern_is_found(tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text(
+        GOOD.replace("['squid says no']\n  cause", "['squid says no|octopus says no']\n  cause")
+    )
+    assert root_of("squid says no", tmp_path) == root_of("octopus says no", tmp_path) == "site-proxy"
+
+
 def test_an_operators_rule_is_used_and_replaces_one_of_the_same_id(tmp_path: Path) -> None:
     second = GOOD[GOOD.index("- id") :].replace("site-proxy", "disk-full").replace("squid", "octopus")
     (tmp_path / "site.yaml").write_text(GOOD + second)

@@ -84,15 +84,16 @@ def _pack(run: str | None, logs: tuple[Path, ...], findings: list[Finding], out:
 
 def _findings(run: str | None, logs: tuple[Path, ...], rules: tuple[Path, ...]) -> list[Finding]:
     from overspan.doctor import diagnose
-    from overspan.doctor.of_run import examine
     from overspan.doctor.sources import LogSource
-    from overspan.store.run_folder import open_run
 
     if run is not None and logs:
         raise InputError("give a run or log files, not both", next="overspan doctor RUN")
     if run == "-":
         return diagnose([LogSource("-", stream=sys.stdin.buffer)], rule_folders=rules)
     if not logs:
+        from overspan.doctor.of_run import examine
+        from overspan.store.run_folder import open_run
+
         try:
             return examine(open_run(run), rules, say)
         except PermissionError as error:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from overspan.schema.plan import Plan
+if TYPE_CHECKING:
+    from overspan.schema.plan import Plan
 
 _PLACE = re.compile(r"\{([a-z_]+)\}")
 # A log is not ours: what it names goes into a command that a person pastes, so only plain words may.

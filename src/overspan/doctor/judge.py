@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from overspan.doctor.engine import compile_pattern
 from overspan.doctor.fill import RunContext, fill
-from overspan.doctor.rules import STAGES, Rule, to_re2
+from overspan.doctor.patterns import compile_rule_pattern
+from overspan.doctor.rules import STAGES, Rule
 from overspan.doctor.scan import Hit, LogScan, Tally
 from overspan.schema.finding import Evidence, Finding
 
@@ -112,7 +112,7 @@ def _in_order(index: int, rule: Rule, scan: LogScan, command: str) -> bool:
     for which, pattern in enumerate(rule.needs_all):
         if which in found and found[which].last_line >= place:
             place = max(place, min(hit.line for hit in found[which].first.values()))
-        elif place > 0 or not compile_pattern(to_re2(pattern)).search(command.encode()):
+        elif place > 0 or not compile_rule_pattern(pattern).search(command.encode()):
             return False
     return True
 

@@ -11,7 +11,7 @@ import json
 import re
 from dataclasses import dataclass
 
-from overspan.doctor.engine import compile_pattern
+from overspan.doctor.patterns import compile_pattern
 
 _ANSI = compile_pattern(r"\x1b(?:\[[0-9;?:]*[ -/]*[@-~]|\][^\x07\x1b]{0,200}\x07|[@-_])")
 _ANSI_AS_TEXT = compile_pattern(

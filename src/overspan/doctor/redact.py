@@ -6,7 +6,7 @@ import base64
 import re
 from itertools import pairwise
 
-from overspan.doctor.engine import compile_pattern
+from overspan.doctor.patterns import compile_pattern
 
 GONE = b"[removed]"
 

@@ -7,13 +7,15 @@ needs more than the line, try again with the neighbouring lines of the same stre
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import cast
 
-from overspan.doctor.book import Book, Probe
-from overspan.doctor.engine import Match
+from overspan.doctor.book import READY_RULE, Probe, RuleBook
 from overspan.doctor.lines import Line, parse
+from overspan.doctor.patterns import compile_rule_pattern
 from overspan.doctor.sources import LogSource, Readable, Unreadable, opened
 
 BUFFER_BYTES = 4 << 20
@@ -92,7 +94,7 @@ class _Buffer:
     line: int
 
 
-def scan(source: LogSource, book: Book) -> LogScan:
+def scan(source: LogSource, book: RuleBook) -> LogScan:
     """Read one log. Never raises for what a log holds: see `LogScan.problem`."""
     found = LogScan(source)
     reader = _Reader(book, found)
@@ -136,7 +138,7 @@ def _text(line: Line) -> str:
 class _Reader:
     """The scan of one log."""
 
-    def __init__(self, book: Book, found: LogScan) -> None:
+    def __init__(self, book: RuleBook, found: LogScan) -> None:
         self._book = book
         self._found = found
         self._awake = False
@@ -148,7 +150,7 @@ class _Reader:
         number, counted = buffer.line, 0
         while place < buffer.end:
             calm = self._found.anomaly_count >= _SATURATED
-            anchor = self._book.prefilters[calm, self._awake].search(data, place)
+            anchor = self._book.prefilter(calm, self._awake).search(data, place)
             if anchor is None or anchor.start() >= buffer.end:
                 return
             start = anchor.start()
@@ -168,7 +170,7 @@ class _Reader:
         owners = self._book.probes_of[index] if index is not None else ()
         if not owners:
             return False
-        tallies = [self._found.tallies.get(_key(self._book.probes[owner])) for owner in owners]
+        tallies = [self._found.tallies.get(self._book.probes[owner].key) for owner in owners]
         full = [tally for tally in tallies if tally is not None and tally.count >= _SATURATED]
         if len(full) < len(owners):
             return False
@@ -203,7 +205,7 @@ class _Reader:
         return {owner for index in anchors for owner in self._book.probes_of[index]}
 
     def _may_widen(self, owner: int) -> bool:
-        tally = self._found.tallies.setdefault(_key(self._book.probes[owner]), Tally())
+        tally = self._found.tallies.setdefault(self._book.probes[owner].key, Tally())
         tally.wide_tries += 1
         return tally.wide_tries <= _WIDE_TRIES
 
@@ -217,22 +219,24 @@ class _Reader:
                 return self._note(probe, window, match, whole)
         return False
 
-    def _note(self, probe: Probe, window: _Window, match: Match, whole: bytes) -> bool:
+    def _note(self, probe: Probe, window: _Window, match: re.Match[bytes], whole: bytes) -> bool:
         number, line = window.line_at(match.start())
-        if probe.rule >= 0:
+        if probe.rule != READY_RULE:
             touched = window.lines_of(match) + b"\n" + whole
-            if any(pattern.search(touched) for pattern in (self._book.reassured, *self._book.forbids[probe.rule])):
-                return False
             rule = self._book.rules[probe.rule]
+            forbids = map(compile_rule_pattern, rule.forbid)
+            if self._book.harmless.search(touched) or any(pattern.search(touched) for pattern in forbids):
+                return False
             self._awake |= bool(rule.recovered_by)
             if line.level in QUIET and probe.kind in {"match", "hints"} and not rule.speaks_quietly:
                 return False
-        tally = self._found.tallies.setdefault(_key(probe), Tally())
+        tally = self._found.tallies.setdefault(probe.key, Tally())
         if number != tally.last_line:
             tally.count += 1
             tally.last_line = max(tally.last_line, number)
         if line.stream not in tally.first and len(tally.first) < _STREAMS:
-            groups = {key.decode(): value.decode(errors="replace") for key, value in match.groupdict().items() if value}
+            named = cast("dict[bytes, bytes | None]", match.groupdict())
+            groups = {key.decode(): value.decode(errors="replace") for key, value in named.items() if value}
             at = line.at if line.at is not None else window.time_near(number)
             length = match.end() - match.start()
             tally.first[line.stream] = Hit(number, window.quote(match), at, line.stream, groups, length)
@@ -251,10 +255,6 @@ class _Reader:
             known.text, known.line = text, number
         elif known is None and len(self._found.anomalies) < _STREAMS:
             self._found.anomalies[line.stream] = Hit(number, text, line.at, line.stream, {}, 0)
-
-
-def _key(probe: Probe) -> tuple[int, str, int]:
-    return probe.rule, probe.kind, probe.which
 
 
 class _Window:
@@ -302,12 +302,12 @@ class _Window:
     def line_at(self, offset: int) -> tuple[int, Line]:
         return self._lines[max(index for index, start in enumerate(self._starts) if start <= offset)]
 
-    def lines_of(self, match: Match) -> bytes:
+    def lines_of(self, match: re.Match[bytes]) -> bytes:
         low = max(start for start in self._starts if start <= match.start())
         high = self.text.find(b"\n", max(match.start(), match.end() - 1))
         return self.text[low : high if high >= 0 else len(self.text)]
 
-    def quote(self, match: Match) -> str:
+    def quote(self, match: re.Match[bytes]) -> str:
         touched = self.lines_of(match)
         if len(touched) > _LONG_QUOTE:
             begin = match.start() - max(start for start in self._starts if start <= match.start())

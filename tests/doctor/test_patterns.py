@@ -1,10 +1,12 @@
-"""The fast scan passes over what healthy servers write all day: a rule that stops it there makes it far slower."""
+"""What the fast scan looks for: every message of a rule, and nothing that healthy servers write all day."""
 
 from __future__ import annotations
 
 import pytest
 
 from overspan.doctor.book import load_book
+from overspan.doctor.patterns import BadPattern, anchors, compile_rule_pattern
+from support.doctor import ask
 
 HOT = [
     "INFO 11-22 10:00:00 [loggers.py:236] Engine 000: Avg prompt throughput: 7.4 tokens/s, Avg generation throughput: "
@@ -33,5 +35,21 @@ HOT = [
 
 @pytest.mark.parametrize("line", HOT)
 def test_the_fast_scan_does_not_stop_at_a_healthy_line(line: str) -> None:
-    found = load_book().prefilters[False, False].search(line.encode())
+    found = load_book().prefilter(False, False).search(line.encode())
     assert found is None, line[found.start() : found.end()]
+
+
+def test_every_alternative_of_a_pattern_has_an_anchor_of_its_own() -> None:
+    assert anchors("squid says no|octopus says \\d+") == ["squid says no", "octopus says"]
+    assert anchors(r"cluster (?:is complete|was complete)|All \d+ nodes (?:are )?(?:alive|ready)\.") == [
+        *("is complete", "was complete", "alive", "ready"),
+    ]
+    with pytest.raises(BadPattern, match="plain characters"):
+        anchors("squid says no|not the host")
+
+
+def test_a_small_log_compiles_only_the_patterns_whose_anchors_it_holds() -> None:
+    load_book()
+    compile_rule_pattern.cache_clear()
+    assert ask("torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.")[0].rule == "cuda-oom-load"
+    assert compile_rule_pattern.cache_info().currsize < 100 < len(load_book().probes)
