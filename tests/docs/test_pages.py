@@ -1,16 +1,23 @@
-"""docs/commands.md and docs/recipe.md are written from the code. To accept a change: OVERSPAN_ACCEPT=1 and run this."""
+"""docs/commands.md and the tables of docs/recipe.md and docs/inventory.md are written from the code.
+
+To accept a change: OVERSPAN_ACCEPT=1 and run this.
+"""
 
 import copy
 import os
+import re
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
+import yaml
+from pydantic import BaseModel
 
 from overspan.cli.main import COMMANDS, cli
-from overspan.schema.event import FINAL_STATES, SERVING_STATES, State
-from overspan.schema.recipe import Recipe
+from overspan.schema.event import FINAL_STATES, MEANING, SERVING_STATES
+from overspan.schema.inventory import ContainerRuntime, Fabric, Gpu, Host, Inventory, Link, Nic, Slurm, Ssh, Unreachable
+from overspan.schema.recipe import KnownAnswer, PackagedFile, Patch, Recipe, RoleSettings
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -37,22 +44,55 @@ def commands() -> str:
     return "\n".join(pages)
 
 
+FIELDS = "## Every field\n"
+
+
+def by_hand(file: str) -> str:
+    """The part of a page that somebody wrote: all above its tables."""
+    return (DOCS / file).read_text().partition(FIELDS)[0] + FIELDS
+
+
+def rows_of(document: type[BaseModel]) -> list[str]:
+    rows = ["| field | default | what it is |", "|---|---|---|"]
+    for name, field in document.model_fields.items():
+        assert field.description, f"{document.__name__}.{name} has no description"
+        rows.append(f"| `{name}` | {default(field)} | {field.description} |")
+    return rows
+
+
 def recipe() -> str:
-    rows = [
-        "# Recipes\n",
-        "A recipe is YAML with these fields. `overspan up RECIPE --set NAME=VALUE` overrides any of them, a degree",
-        "of the layout (`tp`, `pp`, `dp`, `ep`) or an argument of `vllm serve`. `overspan recipe show NAME` prints",
-        "one that ships.\n",
-        "| field | default | what it is |",
-        "|---|---|---|",
-    ]
-    for name, field in Recipe.model_fields.items():
-        rows.append(f"| `{name}` | {default(field)} | {field.description or ''} |")
-    rows += ["\n## States of a run\n"]
-    for state in State.__args__:  # type: ignore[attr-defined]
-        note = " (it answers requests)" if state in SERVING_STATES else " (the end)" if state in FINAL_STATES else ""
-        rows.append(f"- `{state}`{note}")
-    return "\n".join(rows) + "\n"
+    pages = [by_hand("recipe.md"), *rows_of(Recipe)]
+    for part, of in (
+        (PackagedFile, "package"),
+        (KnownAnswer, "known_answers"),
+        (Patch, "patches"),
+        (RoleSettings, "roles"),
+    ):
+        pages += [f"\n### {of}\n", *rows_of(part)]
+    pages += ["\n## States of a run\n"]
+    for state, meaning in MEANING.items():
+        note = (
+            " It answers requests." if state in SERVING_STATES else " This is the end." if state in FINAL_STATES else ""
+        )
+        pages.append(f"- `{state}`: {meaning}.{note}")
+    return "\n".join(pages) + "\n"
+
+
+def inventory() -> str:
+    pages = [by_hand("inventory.md"), *rows_of(Inventory)]
+    for part, of in (
+        (Host, "hosts"),
+        (Ssh, "hosts: ssh, and slurm: login"),
+        (Gpu, "hosts: gpus"),
+        (Nic, "hosts: nics"),
+        (Fabric, "hosts: fabric"),
+        (ContainerRuntime, "hosts: container"),
+        (Slurm, "slurm"),
+        (Link, "links"),
+        (Unreachable, "unreachable"),
+    ):
+        pages += [f"\n### {of}\n", *rows_of(part)]
+    return "\n".join(pages) + "\n"
 
 
 def default(field: Any) -> str:
@@ -62,7 +102,17 @@ def default(field: Any) -> str:
     return "" if value in (None, "", [], {}) else f"`{getattr(value, 'label', value)}`"
 
 
-@pytest.mark.parametrize(("file", "make"), [("commands.md", commands), ("recipe.md", recipe)])
+@pytest.mark.parametrize(("file", "document"), [("recipe.md", Recipe), ("inventory.md", Inventory)])
+def test_the_examples_of_a_page_are_documents_that_overspan_takes(file: str, document: type[BaseModel]) -> None:
+    examples = re.findall(r"```yaml\n(.*?)```", by_hand(file), re.DOTALL)
+    assert len(examples) >= 2
+    for example in examples:
+        document.model_validate(yaml.safe_load(example))
+
+
+@pytest.mark.parametrize(
+    ("file", "make"), [("commands.md", commands), ("recipe.md", recipe), ("inventory.md", inventory)]
+)
 def test_the_page_is_what_the_code_says(file: str, make: Any) -> None:
     page = make()
     if os.environ.get("OVERSPAN_ACCEPT"):

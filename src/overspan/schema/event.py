@@ -10,6 +10,20 @@ from overspan.schema.base import Frozen
 State = Literal[
     "planned", "staged", "launching", "ready", "verified", "benched", "restarting", "stopping", "stopped", "failed"
 ]
+MEANING: dict[State, str] = {
+    "planned": "the plan is made and written",
+    "staged": "image and weights are on every host",
+    "launching": "the processes start and load the weights",
+    "ready": "the endpoint gave a real token",
+    "verified": "the known answers came, and `up` ends",
+    "benched": "a measurement is in the run's folder",
+    "restarting": "a process died, and the recipe asks for another start",
+    "stopping": "answers in progress may end",
+    "stopped": "every process has ended because somebody asked for it",
+    "failed": "a process died or did not get ready; `overspan doctor` names the cause",
+}
+"""What each state says, for people."""
+
 FINAL_STATES: frozenset[State] = frozenset({"stopped", "failed"})
 SERVING_STATES: frozenset[State] = frozenset({"ready", "verified", "benched"})
 

@@ -14,29 +14,29 @@ DeviceKind = Literal["cpu", "cuda"]
 class Gpu(Frozen):
     """One accelerator. `kind` is a name of the hardware catalogue, e.g. `gb10`, or the driver's own name."""
 
-    index: int = Field(ge=0)
-    kind: str
-    name: str = ""
-    memory_bytes: int = Field(gt=0)
-    unified_memory: bool = False
-    driver: str | None = None
-    compute_capability: str | None = None
+    index: int = Field(ge=0, description="number of the GPU, as nvidia-smi counts")
+    kind: str = Field(description="kind in the hardware catalogue, e.g. gb10")
+    name: str = Field("", description="name that the driver gives")
+    memory_bytes: int = Field(gt=0, description="memory of this GPU")
+    unified_memory: bool = Field(False, description="the GPU shares its memory with the CPU")
+    driver: str | None = Field(None, description="version of the driver")
+    compute_capability: str | None = Field(None, description="e.g. 12.1")
 
 
 class Nic(Frozen):
     """A network interface, with its RDMA device where it has one. `twin` is the same port seen over another path."""
 
-    interface: str
+    interface: str = Field(description="name, as `ip link` has it")
     addresses: list[str] = Field(default_factory=list, description="CIDR notation, e.g. 10.10.10.1/24")
-    mtu: int | None = None
-    speed_bits_per_s: int | None = None
-    up: bool = True
-    rdma_device: str | None = None
-    rdma_port: int | None = None
-    rdma_state: str | None = None
-    link_layer: Literal["Ethernet", "InfiniBand"] | None = None
-    wifi: bool = False
-    twin: str | None = None
+    mtu: int | None = Field(None, description="largest packet in bytes")
+    speed_bits_per_s: int | None = Field(None, description="speed of the link")
+    up: bool = Field(True, description="the link works")
+    rdma_device: str | None = Field(None, description="RDMA device of this interface, e.g. rocep1s0f1")
+    rdma_port: int | None = Field(None, description="port of that device")
+    rdma_state: str | None = Field(None, description="e.g. ACTIVE")
+    link_layer: Literal["Ethernet", "InfiniBand"] | None = Field(None, description="what the RDMA device runs on")
+    wifi: bool = Field(False, description="a wireless interface")
+    twin: str | None = Field(None, description="another interface of the same port")
 
 
 class Choice(Frozen):
@@ -49,51 +49,53 @@ class Choice(Frozen):
 class Fabric(Frozen):
     """How one host talks to the others: one socket interface and address, all HCAs to NCCL."""
 
-    interface: Interface
-    address: Address
-    hcas: list[str] = Field(default_factory=list)
-    why: list[str] = Field(default_factory=list)
+    interface: Interface = Field(description="interface for control and socket traffic")
+    address: Address = Field(description="address of this host on it")
+    hcas: list[str] = Field(default_factory=list, description="RDMA devices for NCCL; empty: NCCL looks for them")
+    why: list[str] = Field(default_factory=list, description="the reasons of these choices")
 
 
 class Ssh(Frozen):
     """How to reach a host. Host keys are always verified, against `known_hosts` where it is given."""
 
-    address: Address
-    user: str | None = Field(None, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$")
-    port: int = Field(22, ge=1, le=65535)
-    identity_file: str | None = None
-    known_hosts: str | None = None
-    config_file: str | None = None
+    address: Address = Field(description="host name or address")
+    user: str | None = Field(None, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", description="account on the host")
+    port: int = Field(22, ge=1, le=65535, description="port of sshd")
+    identity_file: str | None = Field(None, description="private key; default: as ssh finds it")
+    known_hosts: str | None = Field(None, description="the only file of host keys to trust")
+    config_file: str | None = Field(None, description="configuration file of ssh")
 
 
 class ContainerRuntime(Frozen):
     """The container engine of a host."""
 
     kind: Literal["docker", "enroot"] = Field("docker", description="enroot: Pyxis starts it, under Slurm alone")
-    version: str | None = None
-    gpu: bool = False
+    version: str | None = Field(None, description="version of the container engine")
+    gpu: bool = Field(False, description="containers can use the GPUs")
     options: list[str] = Field(default_factory=list, description="more arguments of `docker run` on this host")
 
 
 class Host(Frozen):
     """One machine. Without `ssh` it is the machine that the command runs on."""
 
-    name: Annotated[str, text_like(r"[A-Za-z0-9][A-Za-z0-9._-]*", "letters, digits, '.', '_' and '-'")]
-    ssh: Ssh | None = None
-    arch: str = "x86_64"
-    os: str = ""
-    kernel: str = ""
-    cpu_model: str = ""
-    cores: int = Field(1, ge=1)
+    name: Annotated[str, text_like(r"[A-Za-z0-9][A-Za-z0-9._-]*", "letters, digits, '.', '_' and '-'")] = Field(
+        description="name of the host in plans, logs and commands"
+    )
+    ssh: Ssh | None = Field(None, description="how the host is reached; without it, this machine")
+    arch: str = Field("x86_64", description="processor architecture, as `uname -m` prints it")
+    os: str = Field("", description="operating system")
+    kernel: str = Field("", description="version of the kernel")
+    cpu_model: str = Field("", description="name of the processor")
+    cores: int = Field(1, ge=1, description="cores of the processor")
     cpu_bf16: bool | None = Field(None, description="whether the CPU itself computes in bfloat16; null: not known")
-    memory_bytes: int = Field(gt=0)
-    gpus: list[Gpu] = Field(default_factory=list)
-    nics: list[Nic] = Field(default_factory=list)
-    fabric: Fabric | None = None
-    container: ContainerRuntime | None = None
-    disk_free_bytes: int | None = None
+    memory_bytes: int = Field(gt=0, description="main memory")
+    gpus: list[Gpu] = Field(default_factory=list, description="its GPUs")
+    nics: list[Nic] = Field(default_factory=list, description="its network interfaces")
+    fabric: Fabric | None = Field(None, description="how it talks to the other hosts; needed with several hosts")
+    container: ContainerRuntime | None = Field(None, description="its container engine")
+    disk_free_bytes: int | None = Field(None, description="free space where models are kept")
     model_cache: str | None = Field(None, description="folder of Hugging Face models on this host")
-    env: Environment = Field(default_factory=dict)
+    env: Environment = Field(default_factory=dict, description="environment variables of this host's processes")
     unknown: dict[str, str] = Field(default_factory=dict, description="facts that could not be read, and why")
 
 
@@ -101,19 +103,19 @@ class Link(Frozen):
     """A network that joins two or more hosts: which interface of each, over what, how fast."""
 
     network: str = Field(description="CIDR notation, e.g. 10.10.10.0/24")
-    kind: Literal["rdma", "ethernet", "wifi"]
+    kind: Literal["rdma", "ethernet", "wifi"] = Field(description="what it is made of")
     members: dict[str, str] = Field(description="host -> interface")
-    speed_bits_per_s: int | None = None
-    mtu: int | None = None
+    speed_bits_per_s: int | None = Field(None, description="speed of the slowest interface")
+    mtu: int | None = Field(None, description="smallest MTU")
 
 
 class Unreachable(Frozen):
     """A host that was asked for and did not answer: what was tried, the line that says why, the command to run now."""
 
-    name: str
-    what: str
-    quote: str | None = None
-    next: str | None = None
+    name: str = Field(description="the host")
+    what: str = Field(description="what was tried")
+    quote: str | None = Field(None, description="the line that says why it failed")
+    next: str | None = Field(None, description="the command to run now")
 
 
 _SiteName = Annotated[
@@ -148,18 +150,18 @@ class Slurm(Frozen):
     """
 
     login: Ssh | None = Field(None, description="where sbatch and squeue are; without it, this machine")
-    nodes: Literal["any", "named"] = "any"
+    nodes: Literal["any", "named"] = Field("any", description="any: Slurm chooses the nodes; named: those in `hosts`")
     folder: _Folder | None = Field(
         None,
         description="folder on storage that the login node and all nodes share; default: overspan/ in the user's home",
     )
-    partition: _SiteName | None = None
-    account: _SiteName | None = None
-    reservation: _SiteName | None = None
+    partition: _SiteName | None = Field(None, description="as sbatch --partition takes it")
+    account: _SiteName | None = Field(None, description="as sbatch --account takes it")
+    reservation: _SiteName | None = Field(None, description="as sbatch --reservation takes it")
     time_limit: _TimeLimit | None = Field(
         None, description="as sbatch --time takes it: minutes, or [days-]hours:minutes:seconds"
     )
-    exclusive: bool = True
+    exclusive: bool = Field(True, description="take whole nodes")
     segment: int | None = Field(
         None, ge=1, description="nodes of one block, as sbatch --segment (Slurm 23.11) takes it"
     )
@@ -187,12 +189,12 @@ class Slurm(Frozen):
 class Inventory(Frozen):
     """Hosts, and how processes are started on them."""
 
-    name: str = "inventory"
-    description: str = ""
-    source: str = ""
-    launcher: LauncherName = "local"
-    device: DeviceKind = "cpu"
-    hosts: list[Host] = Field(min_length=1)
+    name: str = Field("inventory", description="a name for people")
+    description: str = Field("", description="one line for people")
+    source: str = Field("", description="where the numbers come from")
+    launcher: LauncherName = Field("local", description="local: this machine; docker: containers; slurm: a Slurm job")
+    device: DeviceKind = Field("cpu", description="what the engine computes on")
+    hosts: list[Host] = Field(min_length=1, description="the machines; the first is the head, where the endpoint is")
     engine_environment: str | None = Field(
         None, description="folder of the engine's Python environment on the hosts or in their containers; else the PATH"
     )
@@ -203,11 +205,11 @@ class Inventory(Frozen):
     models: dict[str, str] = Field(default_factory=dict, description="aliases: a model id -> a folder of this site")
     env: Environment = Field(default_factory=dict, description="for every process of every host")
     hardware: str | None = Field(None, description="a YAML of `overspan calibrate` in place of the catalogue's numbers")
-    slurm: Slurm | None = None
+    slurm: Slurm | None = Field(None, description="settings of the Slurm site")
     links: list[Link] = Field(default_factory=list, description="which network connects which hosts")
     why: dict[str, str] = Field(default_factory=dict, description="the reason of each choice; edit the choice itself")
-    warnings: list[str] = Field(default_factory=list)
-    unreachable: list[Unreachable] = Field(default_factory=list)
+    warnings: list[str] = Field(default_factory=list, description="what `detect` found odd")
+    unreachable: list[Unreachable] = Field(default_factory=list, description="hosts that did not answer `detect`")
 
     @model_validator(mode="after")
     def _no_host_twice(self) -> Self:

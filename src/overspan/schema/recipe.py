@@ -20,28 +20,28 @@ class PackagedFile(Frozen):
 
     requirement: str = Field(pattern=r"^[A-Za-z0-9._-]+==[A-Za-z0-9.+!_-]+$", description="name==version on PyPI")
     member: str = Field(description="path of the file inside the wheel")
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    format: Literal["gguf"] = "gguf"
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="digest of that file")
+    format: Literal["gguf"] = Field("gguf", description="format of that file")
 
 
 class KnownAnswer(Frozen):
     """A question whose right answer is known; `expect` must stand in the reply, in any case."""
 
-    prompt: str
-    expect: str
-    max_tokens: int = Field(32, ge=1)
+    prompt: str = Field(description="the question")
+    expect: str = Field(description="text that a right answer contains, in capital or small letters")
+    max_tokens: int = Field(32, ge=1, description="longest answer")
 
 
 class Patch(Frozen):
     """One change of one of the engine's files, made before it starts. `replacement` takes the place of `anchor`, which
     must stand in the file exactly once."""
 
-    name: str = Field(min_length=1)
+    name: str = Field(min_length=1, description="name of the change, or of the feature that it brings")
     file: str = Field(
         pattern=r"^[A-Za-z0-9_]+(/[A-Za-z0-9_][A-Za-z0-9_.-]*)+$", description="from the package on: vllm/envs.py"
     )
-    anchor: str = Field(min_length=1)
-    replacement: str = Field(min_length=1)
+    anchor: str = Field(min_length=1, description="text that stands in the file exactly once")
+    replacement: str = Field(min_length=1, description="text that takes its place")
     versions: str = Field(
         "", pattern=r"^$|^(>=|<=|==|<|>)[0-9.]+(,(>=|<=|==|<|>)[0-9.]+)*$", description="of the package: >=0.32,<0.33"
     )
@@ -51,8 +51,10 @@ class Patch(Frozen):
 class RoleSettings(Frozen):
     """Engine arguments and environment of the workers of one role, over the recipe's own."""
 
-    engine_args: dict[str, ArgValue] = Field(default_factory=dict)
-    env: Environment = Field(default_factory=dict)
+    engine_args: dict[str, ArgValue] = Field(
+        default_factory=dict, description="arguments of the engine, over the recipe's"
+    )
+    env: Environment = Field(default_factory=dict, description="environment variables, over the recipe's")
 
 
 class Lock(Frozen):
@@ -78,33 +80,49 @@ ModelName = Annotated[str, text_like(r"[^-\0][^\0]*", "a Hugging Face id or a fo
 class Recipe(Frozen):
     """One model and how it is served. Every field can be overridden with `--set NAME=VALUE`."""
 
-    name: Name
-    description: str = ""
+    name: Name = Field(description="name of the recipe, and of its runs")
+    description: str = Field("", description="one line for people")
     source: str = Field("", description="where the recipe's choices come from: a URL, a paper or a run id")
     model: ModelName = Field(description="Hugging Face id or a local folder")
-    revision: str | None = None
-    package: PackagedFile | None = None
-    served_model_name: str | None = None
-    engine: EngineName = "vllm"
+    revision: str | None = Field(None, description="commit or branch of the model on the hub; default: the newest")
+    package: PackagedFile | None = Field(None, description="a Python package that carries the model, e.g. for a demo")
+    served_model_name: str | None = Field(None, description="name of the model in the API; default: `model`")
+    engine: EngineName = Field("vllm", description="vllm, vllm-ray (vLLM on Ray) or dynamo (NVIDIA Dynamo)")
     engine_version: str | None = Field(None, description="oldest engine version that this recipe works with")
-    image: ImageName | None = None
-    layout: Layout = Layout()
-    topology: str | None = Field(None, description="prefill and decode apart: 1P2D TP1->TP1")
-    host: ListenAddress = defaults.LOOPBACK
-    port: int = Field(defaults.API_PORT, ge=0, le=65535, description="0 takes any free one")
-    api_key: bool = Field(False, description="ask for a key: taken from OVERSPAN_API_KEY, or made")
-    engine_args: dict[str, ArgValue] = Field(default_factory=dict)
-    env: Environment = Field(default_factory=dict)
-    roles: dict[RoleName, RoleSettings] = Field(default_factory=dict, description="what differs for prefill or decode")
-    known_answers: list[KnownAnswer] = Field(default_factory=list)
-    patches: list[Patch] = Field(default_factory=list, description="changes of the engine's files before the start")
-    requires: list[str] = Field(default_factory=list, description="engine features, by their names in the catalogue")
-    variants: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    warnings: list[str] = Field(default_factory=list, description="said by plan and up")
-    ready_timeout_s: float = Field(defaults.READY_TIMEOUT_S, gt=0)
-    drain_timeout_s: float = Field(defaults.DRAIN_TIMEOUT_S, ge=0)
-    restart: int = Field(0, ge=0, le=100, description="restarts after a death, with back-off; 0 is never")
-    locked: Lock | None = None
+    image: ImageName | None = Field(None, description="container image of the engine, where containers are started")
+    layout: Layout = Field(Layout(), description="how the model is split: tp2, tep2, pp2, pp2tp2, tp2dp2ep")
+    topology: str | None = Field(None, description="separate prefill and decode workers: 1P2D TP1->TP1")
+    host: ListenAddress = Field(defaults.LOOPBACK, description="address that the endpoint listens on")
+    port: int = Field(defaults.API_PORT, ge=0, le=65535, description="port of the endpoint; 0 takes any free one")
+    api_key: bool = Field(False, description="clients need a key: that in OVERSPAN_API_KEY, or a new one")
+    engine_args: dict[str, ArgValue] = Field(
+        default_factory=dict, description="arguments of the engine by name, e.g. max_model_len: 8192"
+    )
+    env: Environment = Field(default_factory=dict, description="environment variables of the engine; no secrets")
+    roles: dict[RoleName, RoleSettings] = Field(
+        default_factory=dict, description="engine_args and env that only prefill or only decode workers get"
+    )
+    known_answers: list[KnownAnswer] = Field(
+        default_factory=list, description="questions with a word that a right answer contains; asked at every start"
+    )
+    patches: list[Patch] = Field(
+        default_factory=list, description="changes to files of the engine, made before it starts"
+    )
+    requires: list[str] = Field(
+        default_factory=list, description="features that the engine must have, by their catalogue names"
+    )
+    variants: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="named sets of other values; --set variant=NAME takes one"
+    )
+    warnings: list[str] = Field(default_factory=list, description="sentences that plan and up show")
+    ready_timeout_s: float = Field(
+        defaults.READY_TIMEOUT_S, gt=0, description="seconds until the first token must have come"
+    )
+    drain_timeout_s: float = Field(
+        defaults.DRAIN_TIMEOUT_S, ge=0, description="seconds that answers in progress may take after `stop`"
+    )
+    restart: int = Field(0, ge=0, le=100, description="how often a run that died starts again, after a pause; 0: never")
+    locked: Lock | None = Field(None, description="what a run used; written into run.lock.yaml, not by hand")
 
     @field_validator("layout", mode="before")
     @classmethod
