@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 
 from overspan.doctor.fill import RunContext, fill
 from overspan.doctor.patterns import compile_rule_pattern
 from overspan.doctor.rules import STAGES, Rule
 from overspan.doctor.scan import Hit, LogScan, Tally
+from overspan.doctor.times import on_one_scale
 from overspan.schema.finding import Evidence, Finding
 
 UNKNOWN = "unknown-failure"
@@ -146,22 +148,25 @@ def _version_holds(condition: str, version: str) -> bool:
 
 
 def _ordered(failed: list[Verdict], scans: Sequence[LogScan], context: RunContext) -> list[Verdict]:
-    """The root first: by how telling, then by time where every hit has one, else by who died first and by place."""
+    """The root first: by how telling, then by time where every hit has one, else by who died first and by place.
+
+    Times whose order is a guess count after the deaths, which Overspan saw itself.
+    """
     explained = {other for verdict in failed for other in verdict.rule.explains}
     first_tier = min((verdict.tier for verdict in failed), default=0)
-    telling = [verdict for verdict in failed if verdict.tier == first_tier]
-    timed = all(hit.at is not None for verdict in telling for _, hit in verdict.hits)
+    telling = [hit for verdict in failed if verdict.tier == first_tier for _, hit in verdict.hits]
+    at, sure = _times([hit for verdict in failed for _, hit in verdict.hits], telling)
 
-    def place_of(item: tuple[int, Hit]) -> tuple[float, float, int, int]:
+    def place_of(item: tuple[int, Hit]) -> tuple[float, float, float, int, int]:
         index, hit = item
-        died = context.deaths.get(scans[index].source.process or "", float("inf"))
-        at = hit.at if hit.at is not None else float("inf")
-        return at if timed else 0.0, died, index, hit.line
+        died = context.deaths.get(scans[index].source.process or "", inf)
+        seconds = at.get(id(hit), inf) if at else 0.0
+        return seconds if sure else 0.0, died, seconds, index, hit.line
 
     for verdict in failed:
         verdict.hits.sort(key=place_of)
 
-    def key(verdict: Verdict) -> tuple[int, bool, tuple[float, float, int, int], int]:
+    def key(verdict: Verdict) -> tuple[int, bool, tuple[float, float, float, int, int], int]:
         first = verdict.hits[0]
         tier = verdict.tier
         if verdict.rule.id in explained and verdict.rule.stage != "sign":
@@ -169,6 +174,16 @@ def _ordered(failed: list[Verdict], scans: Sequence[LogScan], context: RunContex
         return tier, verdict.weak, place_of(first), -first[1].length
 
     return sorted(failed, key=key)
+
+
+def _times(hits: Sequence[Hit], telling: Sequence[Hit]) -> tuple[dict[int, float], bool]:
+    """Seconds of each hit by its id, and whether their order is sure; none unless all telling hits have a time."""
+    stamped = [hit for hit in hits if hit.at is not None]
+    if any(hit.at is None for hit in telling):
+        return {}, False
+    _, sure = on_one_scale([hit.at for hit in telling if hit.at is not None])
+    seconds, _ = on_one_scale([hit.at for hit in stamped if hit.at is not None])
+    return {id(hit): at for hit, at in zip(stamped, seconds, strict=True)}, sure
 
 
 def _evidence(scan: LogScan, hit: Hit) -> Evidence:
@@ -244,8 +259,9 @@ def _unknown(failed: Sequence[Verdict], scans: Sequence[LogScan], context: RunCo
     seen = [item for item in seen if item[0] not in ready or not _before_ready(scans[item[0]], item[1])]
     if not seen and not context.failed:
         return []
-    timed = all(hit.at is not None for _, hit in seen)
-    seen.sort(key=lambda item: (item[1].at or 0.0, item[0], item[1].line) if timed else (0.0, item[0], item[1].line))
+    hits = [hit for _, hit in seen]
+    at, _ = _times(hits, hits)
+    seen.sort(key=lambda item: (at.get(id(item[1]), 0.0), item[0], item[1].line))
     evidence = [_evidence(scans[place], hit) for place, hit in seen]
     silent = [
         Evidence(text=f"(no error; last line) {scan.last_text}", file=scan.source.name, line=scan.lines)

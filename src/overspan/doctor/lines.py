@@ -12,13 +12,13 @@ import re
 from dataclasses import dataclass
 
 from overspan.doctor.patterns import compile_pattern
+from overspan.doctor.times import Stamp, stamp_of
 
 _ANSI = compile_pattern(r"\x1b(?:\[[0-9;?:]*[ -/]*[@-~]|\][^\x07\x1b]{0,200}\x07|[@-_])")
 _ANSI_AS_TEXT = compile_pattern(
     r"(?:\bESC|\^\[|\\(?:x1b|u001b|033|e)|\xe2\x90\x9b)?\[(?:0|3\d|9\d|\d{1,2}(?:;\d{1,3}){1,4})m", fold_case=False
 )
 """Colour whose escape character a collector, a browser or a paste has dropped or written out."""
-_MONTHS = dict(jan=1, feb=2, mar=3, apr=4, may=5, jun=6, jul=7, aug=8, sep=9, oct=10, nov=11, dec=12)  # noqa: C408
 _LETTERS = {"D": "DEBUG", "I": "INFO", "W": "WARNING", "E": "ERROR", "C": "CRITICAL", "F": "FATAL"}
 """Levels as glog, Ray and torch write them: `[2026-11-22 20:19:11,144 I 7 7]`, `E1122 14:28:37.06 7 a.cc:3]`."""
 
@@ -31,7 +31,7 @@ _QUOTES = (
 )
 
 _CLOCK = r"(?P<h>\d\d):(?P<mi>\d\d):(?P<s>\d\d)(?:[.,](?P<f>\d{1,9}))?"
-_ISO = r"(?P<y>\d{4})[-/](?P<mo>\d\d)[-/](?P<d>\d\d)[T ]" + _CLOCK + r"(?:Z|[+-]\d\d:?\d\d| UTC)?"
+_ISO = r"(?P<y>\d{4})[-/](?P<mo>\d\d)[-/](?P<d>\d\d)[T ]" + _CLOCK + r"(?P<zone>Z|[+-]\d\d:?\d\d| UTC)?"
 # Each token may stand at the start of a line, in any order and number. A token that names a stream has the group `id`.
 _TOKENS = [
     # In parentheses a lower-case word alone is text, unless it is one of Ray's.
@@ -76,13 +76,13 @@ _PREFIX_BYTES = 400
 class Line:
     """A line's message and what its prefix said.
 
-    `at` is seconds from the start of a year; `stream` may be empty; `width` is the length with the prefix, without
-    colour.
+    `at` is the stamp of the prefix that says the most; `stream` may be empty; `width` is the length with the prefix,
+    without colour.
     """
 
     body: bytes
     stream: str = ""
-    at: float | None = None
+    at: Stamp | None = None
     level: str = ""
     width: int = 0
 
@@ -124,7 +124,8 @@ def _of_json_file(text: bytes) -> bytes:
 def parse(raw: bytes) -> Line:
     """Take a line's prefix apart. Kept for a while: lines in a row are looked at as each other's surroundings."""
     text = plain(raw)
-    place, streams, at, level = 0, [], None, ""
+    place, streams, level = 0, [], ""
+    at: Stamp | None = None
     end = min(len(text), _PREFIX_BYTES)
     for _ in range(_MOST_TOKENS):
         while place < end and text[place : place + 1] in (b" ", b"\t"):
@@ -136,7 +137,10 @@ def parse(raw: bytes) -> Line:
         said = {key: value.decode("latin-1") for key, value in found.groupdict().items() if value}
         if names and "id" in said:
             streams.append(said["id"].strip(" :*"))
-        at = at if at is not None else _seconds(said)
+        stamp = stamp_of(said)
+        # A collector writes its own stamp before the program's: the first counts, unless a later one says more.
+        if stamp is not None and (at is None or stamp.kind > at.kind):
+            at = stamp
         # The innermost level counts: a collector writes its own (stderr is ERROR, stdout INFO) before the program's.
         level = said.get("level", "") or _LETTERS.get(said.get("letter", ""), "") or level
         place = found.end()
@@ -149,14 +153,3 @@ def _token_at(text: bytes, place: int, end: int) -> tuple[bool, re.Match[bytes]]
         if found is not None and found.end() > place:
             return names, found
     return None
-
-
-def _seconds(said: dict[str, str]) -> float | None:
-    if "h" not in said:
-        return None
-    month = int(said.get("mo", 0)) or _MONTHS.get(said.get("mon", "").lower(), 0)
-    day = int(said.get("d", 0))
-    # Months of 31 days: only the order matters, and no log spans two years.
-    days = (month * 31 + day) * 86400
-    fraction = float("0." + said["f"]) if "f" in said else 0.0
-    return days + int(said["h"]) * 3600 + int(said["mi"]) * 60 + int(said["s"]) + fraction

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC
 from pathlib import Path
 
 from overspan.doctor.fill import RunContext, facts_of
@@ -32,7 +33,7 @@ def sources_of(logs: Sequence[Path], processes: Sequence[ProcessSpec]) -> list[L
 
 def events_source(file: Path, events: Sequence[Event]) -> LogSource:
     """What Overspan itself wrote of the run, one line an event, so that line numbers are those of events.jsonl."""
-    lines = [f"{event.at:%Y-%m-%dT%H:%M:%S.%fZ} {' '.join(event.message.split())}" for event in events]
+    lines = [f"{event.at.astimezone(UTC):%Y-%m-%dT%H:%M:%S.%fZ} {' '.join(event.message.split())}" for event in events]
     return LogSource(str(file), data="\n".join(lines).encode(), process="overspan")
 
 

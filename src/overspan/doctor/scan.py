@@ -17,6 +17,7 @@ from overspan.doctor.book import READY_RULE, Probe, RuleBook
 from overspan.doctor.lines import Line, parse
 from overspan.doctor.patterns import compile_rule_pattern
 from overspan.doctor.sources import LogSource, Readable, Unreadable, opened
+from overspan.doctor.times import Stamp
 
 BUFFER_BYTES = 4 << 20
 VIEW_BYTES = 8 << 10
@@ -54,7 +55,7 @@ class Hit:
 
     line: int
     text: str
-    at: float | None
+    at: Stamp | None
     stream: str
     groups: dict[str, str]
     length: int
@@ -315,7 +316,7 @@ class _Window:
             touched = (b"... " if low else b"") + touched[low:]
         return "\n".join(part.strip() for part in touched.decode("utf-8", "replace").splitlines())
 
-    def time_near(self, number: int) -> float | None:
+    def time_near(self, number: int) -> Stamp | None:
         before = [line.at for own, line in self._lines if own <= number and line.at is not None]
         return before[-1] if before else None
 
