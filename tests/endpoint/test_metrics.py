@@ -65,7 +65,7 @@ def test_the_page_stands_beside_the_api(root: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "page", "why"), [("503 Busy", b"", "HTTP 503"), ("200 OK", b"#" * (9 << 20), "without end")]
+    ("status", "page", "why"), [("503 Busy", b"", "HTTP 503"), ("200 OK", b"#" * (9 << 20), "more than 8 MiB")]
 )
 def test_what_is_no_page_is_no_answer(status: str, page: bytes, why: str) -> None:
     server = page_of(status, page)

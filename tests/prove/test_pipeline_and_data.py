@@ -11,13 +11,14 @@ import httpx
 import pytest
 
 from overspan.catalog import recipes
+from overspan.endpoint.client import Client
+from overspan.endpoint.replies import ModelReply
 from overspan.prove import proving
 from overspan.prove.scratch import launched, verified
 from overspan.provision import engines
 from overspan.schema.errors import EngineMissing
 from overspan.schema.layout import parse_layout
 from overspan.schema.recipe import Recipe
-from overspan.verify.ask import Asker, Reply
 from support.scripts import mixed_prompts
 
 pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.timeout(1200)]
@@ -59,14 +60,14 @@ def recipe_of(model: str, tmp_path: Path) -> Recipe:
     return Recipe.model_validate({**base, **changes})
 
 
-def answers(recipe: Recipe, layout: str) -> tuple[list[Reply], set[str]]:
+def answers(recipe: Recipe, layout: str) -> tuple[list[ModelReply], set[str]]:
     """Every prompt whole and streamed, all at once; and the engines that gave tokens."""
     with launched(recipe.with_(layout=parse_layout(layout))) as run:
         verified(run)
         endpoint = run.plan().endpoint
-        ask = Asker(endpoint, timeout_s=900)
+        ask = Client(endpoint, timeout_s=900)
 
-        def one(number: int) -> Reply:
+        def one(number: int) -> ModelReply:
             prompt = PROMPTS[number % len(PROMPTS)]
             return ask.chat(prompt, LENGTHS[number % len(LENGTHS)], stream=number >= len(PROMPTS))
 
@@ -87,7 +88,7 @@ def test_pipeline_and_data_parallelism_together_garble_nothing(model: str, tmp_p
     assert len(both) == 208
     for number, (reply, expected) in enumerate(zip(both, alone, strict=True)):
         where = f"request {number}: {PROMPTS[number % len(PROMPTS)]!r}"
-        # Asker decodes strictly: what is no UTF-8, or ends early, never comes this far.
+        # Client decodes strictly: what is no UTF-8, or ends early, never comes this far.
         reply.text.encode("utf-8")
         assert reply.finish in ("stop", "length"), where
         if reply.finish == "length":

@@ -56,7 +56,6 @@ def test_a_failed_rule_ends_with_1_and_is_told_with_its_evidence(verify: Verify)
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--base-url", "http://127.0.0.1:{free}/v1"], "does not answer"),
         (["--base-url", "127.0.0.1:8000"], "is not a base URL"),
         (["--base-url", "{sound}", "--model", "stab"], "unknown model 'stab': did you mean stub?"),
         (["--base-url", "{sound}", "some-run"], "exclude each other"),
@@ -65,8 +64,6 @@ def test_a_failed_rule_ends_with_1_and_is_told_with_its_evidence(verify: Verify)
         (["--expect", "reasoning"], "--expect is for --base-url"),
         (["--model", "m", "--expect", "reasoning"], "--model and --expect are for --base-url"),
         (["--base-url", ""], "'' is not a base URL"),
-        (["--base-url", "http://xn--/v1"], "http://xn--/v1 does not answer"),
-        (["--base-url", f"http://{'a' * 64}/v1"], "label too long"),
         (["--base-url", "{sound}", ""], "RUN and --base-url exclude each other"),
         (
             ["--base-url", "{sound}", "--record", "/nowhere/x.json", "--eval", "q.jsonl"],
@@ -89,6 +86,21 @@ def test_bad_input_is_one_error_and_exit_code_2(
     with endpoint() as url:
         done = verify(*(each.format(free=free_port(), sound=url) for each in arguments))
     assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("http://127.0.0.1:{free}/v1", "does not answer"),
+        ("http://xn--/v1", "xn-- does not resolve"),
+        (f"http://{'a' * 64}/v1", "label too long"),
+    ],
+)
+def test_who_does_not_answer_ends_it_with_4_as_a_bench(verify: Verify, url: str, says: str) -> None:
+    done = verify("--base-url", url.format(free=free_port()))
+    assert (done.returncode, done.stdout) == (4, "")
     assert says in done.stderr
     assert "Traceback" not in done.stderr
 

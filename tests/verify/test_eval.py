@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overspan.cli.main import main
-from overspan.endpoint.identify import Address, identify
+from overspan.endpoint.identify import ServedModel, identify
+from overspan.endpoint.target import make_target
 from overspan.schema.errors import InputError
 from overspan.verify.evals.evaluate import Comparison, EvalResult, Scored, compare, digest_of, evaluate
 from overspan.verify.evals.harness import HARNESSES, command
@@ -23,7 +24,7 @@ from overspan.verify.evals.statistics import paired_p, wilson
 from support.endpoint import endpoint
 from support.openai_server import serving
 
-HERE = Address("http://127.0.0.1:1/v1", "m")
+HERE = ServedModel("http://127.0.0.1:1/v1", "m")
 
 
 def result(right: list[int], samples: int = 1, digest: str = "d") -> EvalResult:
@@ -213,7 +214,11 @@ def test_the_command_scores_keeps_and_compares(asked: Path, run: Callable[..., t
 def test_what_is_not_answered_is_not_wrong(asked: Path, run: Callable[..., tuple[int, str, str]]) -> None:
     with endpoint("no-bursts") as url:
         found = evaluate(
-            identify(url), None, asked, [Question(prompt="List four animals.", answer=["horse"])] * 3, concurrency=1
+            identify(make_target(url)),
+            None,
+            asked,
+            [Question(prompt="List four animals.", answer=["horse"])] * 3,
+            concurrency=1,
         )
     assert [each.answered for each in found.questions] == [1, 0, 0]
     assert (found.accuracy, found.unanswered) == (1.0, 2)
@@ -267,7 +272,7 @@ def test_bad_input(
 
 @pytest.mark.parametrize("harness", HARNESSES)
 def test_the_harness_command_is_one_line_and_holds_no_key(harness: str, tmp_path: Path) -> None:
-    line = command(harness, Address("http://h:1/v1", "a b"))
+    line = command(harness, ServedModel("http://h:1/v1", "a b"))
     assert "a b" in " ".join(shlex.split(line))
     assert "\n" not in line
     secrets = tmp_path / "secrets.json"

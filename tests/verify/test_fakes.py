@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from overspan.endpoint.identify import Address
+from overspan.endpoint.identify import ServedModel
 from overspan.schema.finding import Finding
 from overspan.verify import RULES, SHORT, Subject, verify
 from overspan.verify.load import TOPICS
@@ -90,7 +90,7 @@ def found(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Finding]:
 
         monkeypatch.setattr(httpx, "Client", lambda **how: CLIENT(**how, transport=httpx.MockTransport(handle)))
         rules = SHORT if rule == "short" else {f"verify.{rule}": RULES[f"verify.{rule}"]}
-        findings = verify(Subject(Address("http://127.0.0.1:1/v1", "m"), reference=reference), rules)[1:]
+        findings = verify(Subject(ServedModel("http://127.0.0.1:1/v1", "m"), reference=reference), rules)[1:]
         return next((each for each in findings if each.status != "passed"), findings[0])
 
     return run

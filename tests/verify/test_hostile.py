@@ -12,7 +12,7 @@ import pytest
 
 from overspan.endpoint import client as clients
 from overspan.endpoint.client import Client, NoAnswer
-from overspan.endpoint.identify import Address
+from overspan.endpoint.identify import ServedModel
 from overspan.schema.errors import InputError
 from overspan.schema.recipe import KnownAnswer
 from overspan.verify import RULES, Subject, verify
@@ -21,7 +21,7 @@ from overspan.verify.evals.questions import Question
 from overspan.verify.reference import Continuation, Reference, load
 
 CLIENT = httpx.Client
-HERE = Address("http://127.0.0.1:1/v1", "m")
+HERE = ServedModel("http://127.0.0.1:1/v1", "m")
 GARBAGE: list[Any] = [None, 5, -1, 1e999, True, "", "x", "\ud800", [], [[]], {}, {"x": 1}, ["a", None], "9" * 5000]
 REFERENCE = Reference(
     model="m",

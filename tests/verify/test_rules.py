@@ -3,6 +3,7 @@
 import pytest
 
 from overspan.endpoint.identify import identify
+from overspan.endpoint.target import make_target
 from overspan.schema.finding import Finding
 from overspan.schema.recipe import KnownAnswer
 from overspan.verify import RULES, SHORT, Subject, verify, wrong
@@ -23,7 +24,7 @@ def findings(fault: str | None, *rules: str, **known: object) -> dict[str, Findi
     settings = {"known_answers": PARIS, "reference": REFERENCE, "tools": "asked", "reasoning": "not_asked", **known}
     asked = SHORT if rules == tuple(SHORT) else {name: RULES[name] for name in rules} or RULES
     with endpoint(fault) as url:
-        found = verify(Subject(identify(url), **settings), asked)  # type: ignore[arg-type]
+        found = verify(Subject(identify(make_target(url)), **settings), asked)  # type: ignore[arg-type]
     return {finding.rule: finding for finding in found}
 
 

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import time
 from dataclasses import dataclass, replace
 from typing import Any, Final
-
-import httpx
 
 from overspan.bench.asks import Synthetic
 from overspan.bench.lengths import parse_lengths
@@ -16,16 +12,10 @@ from overspan.bench.loop import Loop
 from overspan.bench.prompts import EXTRAS, Bodies, Endpoint, path_of
 from overspan.bench.stream import Stream
 from overspan.bench.tokenizer import exact_words
-from overspan.bench.wire import error_text
 from overspan.catalog.words import WORDS
-from overspan.endpoint.probe import http_client
 from overspan.endpoint.target import Target
-from overspan.schema.errors import HostUnreachable, InputError, UnknownName
+from overspan.schema.errors import InputError
 from overspan.schema.workload import Workload
-
-_PROBE_TIMEOUT_S: Final = 20.0
-_LONGEST_LIST_BYTES: Final = 4 << 20
-"""A hundred thousand models are this much."""
 
 _REFUSES_FIELDS: Final = ("http_400", "http_422")
 
@@ -46,77 +36,6 @@ class Accepted:
     overhead_tokens: int | None
     notes: list[str]
     words: tuple[str, ...] | None = None
-
-
-def check_model(target: Target, model: str | None) -> str:
-    """The model to ask for: the one given, or the only one served.
-
-    Raises:
-        HostUnreachable: nothing answers there.
-        InputError: what answers is not an OpenAI endpoint, or it wants a key; UnknownName for a wrong model.
-    """
-    url = f"{target.base_url}/models"
-    try:
-        with http_client(target, _PROBE_TIMEOUT_S) as client, client.stream("GET", url) as reply:
-            body = _whole(reply, url)
-    except httpx.HTTPError as error:
-        raise _unreachable(target, error) from None
-    served = _served(reply.status_code, body, url, target)
-    if model is None and len(served) == 1:
-        return served[0]
-    if model is None:
-        raise InputError(f"{target.base_url} serves {len(served)} models", next=f"--model with {', '.join(served)}")
-    if model not in served:
-        raise UnknownName("model", model, served, next=f"{target.base_url} serves: {', '.join(served)}")
-    return model
-
-
-def _unreachable(target: Target, error: httpx.HTTPError) -> HostUnreachable:
-    where, hint = target.base_url, "overspan list, or check --base-url"
-    if "CERTIFICATE" in str(error):
-        hint = "name the CA's file in SSL_CERT_FILE, or give --insecure"
-    elif target.proxy:
-        where, hint = f"{where} through the proxy {target.proxy}", "check HTTP_PROXY, HTTPS_PROXY and NO_PROXY"
-    return HostUnreachable(f"{where} does not answer: {error}", next=hint)
-
-
-def _whole(reply: httpx.Response, url: str) -> bytes:
-    """The body, of which a list of models is some kilobytes; neither endless nor dripping."""
-    body, began = b"", time.monotonic()
-    for piece in reply.iter_bytes():
-        body += piece
-        if len(body) > _LONGEST_LIST_BYTES or time.monotonic() - began > _PROBE_TIMEOUT_S:
-            raise InputError(
-                f"{url} is not an OpenAI endpoint: its answer had no end after {len(body)} bytes",
-                next="give the URL that ends in /v1",
-            )
-    return body
-
-
-def _served(status: int, body: bytes, url: str, target: Target) -> list[str]:
-    try:
-        document = json.loads(body)
-    except (ValueError, RecursionError):
-        document = None
-    said = body[:200].decode("utf-8", "replace").strip() if document is None else error_text(document, 200)
-    quote = target.hide(said) or None
-    if status in (401, 403):
-        raise InputError(f"{url} wants a key (HTTP {status})", next="set OVERSPAN_API_KEY and run it again")
-    if status == 429:
-        raise InputError(f"{url} limits requests (HTTP 429)", quote=quote, next="wait, or raise the server's limit")
-    if status >= 500:
-        raise InputError(f"{url} answers HTTP {status}", quote=quote, next="look at the server's log")
-    if status != 200:
-        hint = "a base URL ends in /v1" if status == 404 else "give the URL that ends in /v1"
-        raise InputError(f"{url} is not an OpenAI endpoint: HTTP {status}", quote=quote, next=hint)
-    try:
-        served = [item["id"] for item in document["data"]] if isinstance(document, dict) else []
-    except (KeyError, TypeError):
-        served = []
-    if not served or not all(isinstance(name, str) for name in served):
-        what = f"{url} is not an OpenAI endpoint: its answer lists no model"
-        raise InputError(what, quote=quote, next="give the URL that ends in /v1")
-    return served
 
 
 def find_accepted(target: Target, endpoint: Endpoint, model: str, workload: Workload, words: int) -> Accepted:

@@ -9,7 +9,7 @@ from typing import Any
 
 from overspan import __version__
 from overspan.bench.account import Audit
-from overspan.bench.endpoint import Accepted, check_model, find_accepted, length_notes
+from overspan.bench.endpoint import Accepted, find_accepted, length_notes
 from overspan.bench.files import most_connections, raise_open_files
 from overspan.bench.fits import check_workload, levels_of
 from overspan.bench.job import Job, Level
@@ -21,6 +21,7 @@ from overspan.bench.self_test import calibrate
 from overspan.bench.shards import merged, run_shards
 from overspan.bench.stream import Stream
 from overspan.bench.watch import Watch
+from overspan.endpoint.identify import identify
 from overspan.endpoint.target import make_target
 from overspan.engines.vllm_metrics import VLLM_METRICS
 from overspan.schema.errors import OverspanError
@@ -61,7 +62,7 @@ class Bench:
         raise_open_files(max(workload.concurrency, default=0) // (workload.shards or 1))
         self.target = make_target(base_url, api_key, insecure=insecure)
         self.workload = workload
-        self.model = check_model(self.target, model)
+        self.model = identify(self.target, model).model
         self.interrupted = False
         self.broke = False
         self._insecure = insecure

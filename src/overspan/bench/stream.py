@@ -6,7 +6,8 @@ import json
 from array import array
 from typing import Any, Final
 
-from overspan.bench.wire import MAX_EVENT_BYTES, Events, Garbage, Reply, error_text, parse_event
+from overspan.bench.wire import MAX_EVENT_BYTES, Events, Garbage, Reply, parse_event
+from overspan.endpoint.replies import error_text
 
 _EVENTS_TO_LEARN: Final = 4
 """Token events parsed in full before the form of those to come is taken as known: the first may carry a role."""

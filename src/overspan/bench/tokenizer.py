@@ -8,7 +8,6 @@ from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 
-from overspan.endpoint.probe import http_client
 from overspan.endpoint.target import Target
 
 _TIMEOUT_S: Final = 20.0
@@ -31,7 +30,7 @@ def exact_words(target: Target, model: str, words: Sequence[str]) -> tuple[str, 
     """
     url = urlsplit(target.base_url)
     address = urlunsplit((url.scheme, url.netloc, url.path.removesuffix("/v1") + "/tokenize", "", ""))
-    with http_client(target, _TIMEOUT_S) as client:
+    with target.http_client(_TIMEOUT_S) as client:
 
         def count(text: str) -> int:
             body = {"model": model, "prompt": text, "add_special_tokens": False}

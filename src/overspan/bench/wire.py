@@ -10,6 +10,8 @@ import json
 import re
 from typing import Any, Final
 
+from overspan.endpoint.replies import error_text
+
 MAX_HEAD_BYTES: Final = 65536
 """A head larger than this is not one. Source: h11's default limit for one is 16 KiB; four times that."""
 
@@ -287,13 +289,3 @@ def _tool_text(calls: object) -> str:
     functions = [call.get("function") for call in calls if isinstance(call, dict)]
     found = [f.get(key) for f in functions if isinstance(f, dict) for key in ("name", "arguments")]
     return "".join(value for value in found if isinstance(value, str))
-
-
-def error_text(document: Any, limit: int = 300) -> str:
-    """The message of an OpenAI error, of FastAPI's `detail`, or the document itself, shortened."""
-    found = document
-    for key in ("error", "message", "detail"):
-        if isinstance(found, dict) and found.get(key):
-            found = found[key]
-    text = found if isinstance(found, str) else json.dumps(found)
-    return " ".join(text.split())[:limit]

@@ -159,10 +159,11 @@ def _of_run(which: str | None) -> _Aim:
 
 def _of_url(base_url: str, model: str | None) -> _Aim:
     from overspan.endpoint.identify import identify
+    from overspan.endpoint.target import make_target
     from overspan.store import run_secrets
 
     key = run_secrets.given()
-    return _Aim(identify(base_url, model, key), key)
+    return _Aim(identify(make_target(base_url, key, proxies=False), model), key)
 
 
 def _harness(aim: _Aim, harness: str, *, as_json: bool) -> int:

@@ -1,14 +1,16 @@
-"""A small client of an OpenAI endpoint: one real token, one answer, one stream. The load generator is not this."""
+"""A small client of an OpenAI endpoint: one real token, whole and streamed answers. The load generator is not this."""
 
 from __future__ import annotations
 
 import json
+import ssl
 import time
 from collections.abc import Iterator
 from typing import Any, Final, Protocol
 
 import httpx
 
+from overspan.endpoint.replies import STRANGE, ModelReply, StreamedReply, reply_of, text_of
 from overspan.schema.errors import OverspanError
 
 _CONNECT_S = 5.0
@@ -17,8 +19,6 @@ MOST_BYTES: Final = 64 * 2**20
 """Of one answer. The longest that is asked for, with log probabilities of its prompt, takes a few of them."""
 _PATIENCE: Final = 12
 """An answer may take so many times as long as nothing may come: what drips or never ends is no answer."""
-STRANGE: Final = (KeyError, IndexError, TypeError, AttributeError, ValueError, OverflowError)
-"""What reading a document raises that is none of those that were asked for."""
 
 
 class NoAnswer(OverspanError):
@@ -33,18 +33,6 @@ class Refused(NoAnswer):
         self.code = code
 
 
-def http_client(api_key: str | None, timeout: float | httpx.Timeout, base_url: str = "") -> httpx.Client:
-    """A client for an endpoint of our own: a proxy of the environment is not between us and it.
-
-    Args:
-        api_key: travels in a header.
-        timeout: seconds that nothing may come.
-        base_url: what its requests' paths are below.
-    """
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    return httpx.Client(base_url=base_url, headers=headers, timeout=timeout, trust_env=False)
-
-
 class Addressed(Protocol):
     """Where a model answers: a run's endpoint, or any other."""
 
@@ -57,8 +45,39 @@ class Addressed(Protocol):
         """The model's name in the API."""
 
 
+def http_client(api_key: str | None, timeout: float | httpx.Timeout, base_url: str = "") -> httpx.Client:
+    """A client for an endpoint of our own: no proxy of the environment is between us and it.
+
+    Args:
+        api_key: travels in a header.
+        timeout: seconds that nothing may come.
+        base_url: what its requests' paths are below.
+    """
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    tls = ssl.create_default_context() if base_url.startswith("https:") else False
+    return httpx.Client(base_url=base_url, headers=headers, timeout=timeout, verify=tls, trust_env=False)
+
+
+def body_of(response: httpx.Response, url: str, *, most_bytes: int, longest_s: float) -> Iterator[bytes]:
+    """The body of a response as it comes, which must end within bounds.
+
+    Raises:
+        NoAnswer: it does not.
+    """
+    until, size = time.monotonic() + longest_s, 0
+    for part in response.iter_bytes():
+        size += len(part)
+        if size > most_bytes:
+            raise NoAnswer(f"{url} sent more than {most_bytes >> 20} MiB in one answer")
+        if time.monotonic() > until:
+            raise NoAnswer(f"{url} did not end its answer within {longest_s:.0f} s")
+        yield part
+
+
 class Client:
-    """Talks to one endpoint. An API key travels in a header and never reaches an error or a log.
+    """Talks to one endpoint, greedily unless it is told otherwise; several threads may ask at once.
+
+    An API key travels in a header and never reaches an error or a log.
 
     Args:
         endpoint: where.
@@ -67,7 +86,7 @@ class Client:
     """
 
     def __init__(self, endpoint: Addressed, api_key: str | None = None, timeout_s: float = 120.0) -> None:
-        self._model = endpoint.model
+        self.model = endpoint.model
         self._base_url = endpoint.base_url
         self._api_key = api_key
         self._longest_s = timeout_s * _PATIENCE
@@ -85,7 +104,7 @@ class Client:
             NoAnswer: not yet, or never.
         """
         # Two tokens at least: one alone ends an engine whose cache is handed over in files (vLLM 0.32, docs/log.md).
-        body = {"model": self._model, "prompt": "Hello there", "max_tokens": 1, "temperature": 0}
+        body = {"model": self.model, "prompt": "Hello there", "max_tokens": 1, "temperature": 0}
         reply = self.post("/completions", body)
         try:
             counted, text = reply["usage"]["completion_tokens"], str(reply["choices"][0].get("text", ""))
@@ -95,21 +114,35 @@ class Client:
             raise NoAnswer(f"{self._base_url} answered without a token", quote=self._quote(json.dumps(reply)))
         return text
 
-    def answer(self, prompt: str, max_tokens: int) -> str:
-        """The reply to one question, greedily.
+    def chat(self, prompt: str, max_tokens: int, *, stream: bool = False, **more: Any) -> ModelReply:
+        """The answer to one message.
 
         Raises:
-            NoAnswer: the endpoint refused or broke off.
+            NoAnswer: the endpoint refused or broke off, or what it sent is no chat answer.
         """
-        messages = [{"role": "user", "content": prompt}]
-        body = {"model": self._model, "messages": messages, "max_tokens": max_tokens, "temperature": 0}
-        reply = self.post("/chat/completions", body)
+        body = {"messages": [{"role": "user", "content": prompt}], "max_tokens": max_tokens, **more}
+        return self._ask("/chat/completions", body, stream=stream)
+
+    def complete(self, prompt: str, max_tokens: int, *, stream: bool = False, **more: Any) -> ModelReply:
+        """How the model goes on after a text.
+
+        Raises:
+            NoAnswer: as of `chat`.
+        """
+        return self._ask("/completions", {"prompt": prompt, "max_tokens": max_tokens, **more}, stream=stream)
+
+    def _ask(self, path: str, body: dict[str, Any], *, stream: bool) -> ModelReply:
+        body = {"model": self.model, "temperature": 0, **body}
         try:
-            return str(reply["choices"][0]["message"]["content"] or "")
-        except STRANGE:
-            raise NoAnswer(
-                f"{self._base_url} answered without a message", quote=self._quote(json.dumps(reply))
-            ) from None
+            if not stream:
+                return reply_of(self.post(path, body))
+            streamed = StreamedReply()
+            for event in self.events(path, {**body, "stream_options": {"include_usage": True}}):
+                streamed.add(event)
+            return streamed.reply()
+        except STRANGE as error:
+            what = f"{self._base_url}{path} answered with a document that is no answer"
+            raise NoAnswer(what, quote=f"{type(error).__name__}: {error}") from None
 
     def stream(self, messages: list[dict[str, str]], max_tokens: int, temperature: float = 0.0) -> Iterator[str]:
         """The reply to a conversation, piece by piece as it arrives.
@@ -117,9 +150,14 @@ class Client:
         Raises:
             NoAnswer: the endpoint refused, broke off, or sent an error inside the stream.
         """
-        body = {"messages": messages, "max_tokens": max_tokens, "temperature": temperature}
-        for event in self.events("/chat/completions", {"model": self._model, **body}):
-            yield from self._delta(event)
+        body = {"model": self.model, "messages": messages, "max_tokens": max_tokens, "temperature": temperature}
+        for event in self.events("/chat/completions", body):
+            try:
+                pieces = [text_of(choice["delta"]) for choice in event["choices"]]
+            except STRANGE:
+                quote = self._quote(json.dumps(event))
+                raise NoAnswer(f"{self._base_url} sent what is no chat event", quote=quote) from None
+            yield from filter(None, pieces)
 
     def events(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """The events of a streamed reply, as documents, in their order. Bytes that are no UTF-8 are an error.
@@ -129,34 +167,21 @@ class Client:
         """
         try:
             with self._http.stream("POST", path, json={**body, "stream": True}) as response:
-                if response.status_code != 200:
-                    raise self._refused(response)
                 for line in _lines(self._parts(response)):
                     if line == b"data: [DONE]":
                         return
                     if line.startswith(b"data: "):
                         yield self._event(line[6:])
         except httpx.HTTPError as error:
-            raise NoAnswer(f"{self._base_url} broke off: {_say(error)}") from None
+            raise NoAnswer(f"{self._base_url} broke off: {str(error) or type(error).__name__}") from None
         raise NoAnswer(f"{self._base_url} ended the stream before its end")
 
     def _event(self, line: bytes) -> dict[str, Any]:
-        quote = self._quote(line.decode(errors="replace"))
         event = self._object(line, "sent what is no chat event")
         if "error" in event:
+            quote = self._quote(line.decode(errors="replace"))
             raise NoAnswer(f"{self._base_url} sent an error in the stream", quote=quote)
         return event
-
-    def _delta(self, event: dict[str, Any]) -> Iterator[str]:
-        try:
-            for choice in event["choices"]:
-                piece = choice["delta"].get("content") or choice["delta"].get("reasoning") or ""
-                if piece:
-                    yield str(piece)
-        except STRANGE:
-            raise NoAnswer(
-                f"{self._base_url} sent what is no chat event", quote=self._quote(json.dumps(event))
-            ) from None
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """The document that answers a document.
@@ -167,11 +192,9 @@ class Client:
         """
         try:
             with self._http.stream("POST", path, json=body) as response:
-                if response.status_code != 200:
-                    raise self._refused(response)
                 content = b"".join(self._parts(response))
         except httpx.HTTPError as error:
-            raise NoAnswer(f"{self._base_url} does not answer: {_say(error)}") from None
+            raise NoAnswer(f"{self._base_url} does not answer: {str(error) or type(error).__name__}") from None
         return self._object(content, "answered with what is no JSON object")
 
     def _object(self, content: bytes, otherwise: str) -> dict[str, Any]:
@@ -187,20 +210,12 @@ class Client:
         return found
 
     def _parts(self, response: httpx.Response) -> Iterator[bytes]:
-        """The body as it comes, which must end within bounds."""
-        until, size = time.monotonic() + self._longest_s, 0
-        for part in response.iter_bytes():
-            size += len(part)
-            if size > MOST_BYTES:
-                raise NoAnswer(f"{self._base_url} sent more than {MOST_BYTES >> 20} MiB in one answer")
-            if time.monotonic() > until:
-                raise NoAnswer(f"{self._base_url} did not end its answer within {self._longest_s:.0f} s")
-            yield part
-
-    def _refused(self, response: httpx.Response) -> Refused:
-        text = b"".join(self._parts(response)).decode(errors="replace")
-        what = f"{self._base_url} answered HTTP {response.status_code}"
-        return Refused(what, code=response.status_code, quote=self._quote(text))
+        parts = body_of(response, self._base_url, most_bytes=MOST_BYTES, longest_s=self._longest_s)
+        if response.status_code != 200:
+            quote = self._quote(b"".join(parts).decode(errors="replace"))
+            what = f"{self._base_url} answered HTTP {response.status_code}"
+            raise Refused(what, code=response.status_code, quote=quote)
+        return parts
 
     def _quote(self, text: str) -> str:
         return (text.replace(self._api_key, "[removed]") if self._api_key else text)[:300]
@@ -214,7 +229,3 @@ def _lines(parts: Iterator[bytes]) -> Iterator[bytes]:
         yield from (line.rstrip(b"\r") for line in lines)
     if rest:
         yield rest.rstrip(b"\r")
-
-
-def _say(error: httpx.HTTPError) -> str:
-    return str(error) or type(error).__name__

@@ -2,75 +2,92 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urlsplit
 
 import httpx
 
-from overspan.schema.errors import InputError, UnknownName
+from overspan.endpoint.client import NoAnswer, body_of
+from overspan.endpoint.replies import error_text
+from overspan.endpoint.target import Target
+from overspan.schema.errors import HostUnreachable, InputError, UnknownName
 
 _TIMEOUT_S: Final = 20.0
+_LONGEST_LIST_BYTES: Final = 4 << 20
+"""A hundred thousand models are this much."""
 
 
 @dataclass(frozen=True)
-class Address:
-    """An endpoint that no run of ours belongs to."""
+class ServedModel:
+    """A model that an endpoint serves, which no run of ours belongs to."""
 
     base_url: str
     model: str
 
 
-def identify(base_url: str, model: str | None = None, api_key: str | None = None) -> Address:
-    """The endpoint at a URL, with the model that was named or the only one that it serves.
+def identify(target: Target, model: str | None = None) -> ServedModel:
+    """The endpoint at a target, with the model that was named or the only one that it serves.
 
     Raises:
-        InputError: no URL, nothing answers there, or what answers is no OpenAI endpoint.
-        UnknownName: it does not serve that model.
+        HostUnreachable: nothing answers there.
+        InputError: what answers is not an OpenAI endpoint, or it wants a key; UnknownName for a wrong model.
     """
-    url = base_url.rstrip("/")
-    _check(url)
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    try:
-        reply = httpx.get(f"{url}/models", headers=headers, timeout=_TIMEOUT_S, trust_env=False)
-    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:  # UnicodeError: a name that IDNA refuses
-        raise InputError(
-            f"{url} does not answer: {str(error) or type(error).__name__}", next="overspan list, or check --base-url"
-        ) from None
-    served = _served(reply, url)
+    url = target.base_url
+    served = _served(target)
     if model is None and len(served) == 1:
-        return Address(url, served[0])
+        return ServedModel(url, served[0])
     if model is None:
         raise InputError(f"{url} serves {len(served)} models", next=f"--model with one of {', '.join(served)}")
     if model not in served:
         raise UnknownName("model", model, served, next=f"{url} serves: {', '.join(served)}")
-    return Address(url, model)
+    return ServedModel(url, model)
 
 
-def _check(url: str) -> None:
+def _served(target: Target) -> list[str]:
+    url = f"{target.base_url}/models"
     try:
-        parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        valid = False
-    if not valid or any(character.isspace() for character in url):
-        raise InputError(f"'{url}' is not a base URL", next="give it like http://127.0.0.1:8000/v1")
-
-
-def _served(reply: httpx.Response, url: str) -> list[str]:
-    if reply.status_code in (401, 403):
-        raise InputError(f"{url} wants a key (HTTP {reply.status_code})", next="set OVERSPAN_API_KEY and run it again")
+        with target.http_client(_TIMEOUT_S) as client, client.stream("GET", url) as reply:
+            parts = body_of(reply, url, most_bytes=_LONGEST_LIST_BYTES, longest_s=_TIMEOUT_S)
+            body = b"".join(parts)
+    except httpx.HTTPError as error:
+        raise _unreachable(target, error) from None
+    except NoAnswer as error:
+        what = f"{url} is not an OpenAI endpoint: its answer had no end ({error.what})"
+        raise InputError(what, next="give the URL that ends in /v1") from None
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        document = None
+    said = body[:200].decode("utf-8", "replace").strip() if document is None else error_text(document, 200)
+    quote = target.hide(said) or None
     if reply.status_code != 200:
-        hint = "a base URL ends in /v1" if reply.status_code == 404 else "look at the server's log"
-        raise InputError(f"{url} is not an OpenAI endpoint: HTTP {reply.status_code}", next=hint)
+        raise _refused(url, reply.status_code, quote)
     try:
-        served = [item["id"] for item in reply.json()["data"]]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        served = [item["id"] for item in document["data"]] if isinstance(document, dict) else []
+    except (KeyError, TypeError):
         served = []
     if not served or not all(isinstance(name, str) for name in served):
-        raise InputError(
-            f"{url} is not an OpenAI endpoint: its answer lists no model",
-            quote=reply.text[:200].strip() or None,
-            next="give the URL that ends in /v1",
-        )
+        what = f"{url} is not an OpenAI endpoint: its answer lists no model"
+        raise InputError(what, quote=quote, next="give the URL that ends in /v1")
     return served
+
+
+def _unreachable(target: Target, error: httpx.HTTPError) -> HostUnreachable:
+    where, hint = target.base_url, "overspan list, or check --base-url"
+    if "CERTIFICATE" in str(error):
+        hint = "name the CA's file in SSL_CERT_FILE, or give --insecure"
+    elif target.proxy:
+        where, hint = f"{where} through the proxy {target.proxy}", "check HTTP_PROXY, HTTPS_PROXY and NO_PROXY"
+    return HostUnreachable(f"{where} does not answer: {str(error) or type(error).__name__}", next=hint)
+
+
+def _refused(url: str, status: int, quote: str | None) -> InputError:
+    if status in (401, 403):
+        return InputError(f"{url} wants a key (HTTP {status})", next="set OVERSPAN_API_KEY and run it again")
+    if status == 429:
+        return InputError(f"{url} limits requests (HTTP 429)", quote=quote, next="wait, or raise the server's limit")
+    if status >= 500:
+        return InputError(f"{url} answers HTTP {status}", quote=quote, next="look at the server's log")
+    hint = "a base URL ends in /v1" if status == 404 else "give the URL that ends in /v1"
+    return InputError(f"{url} is not an OpenAI endpoint: HTTP {status}", quote=quote, next=hint)

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Final
 
 import httpx
 
-from overspan.endpoint.client import NoAnswer
+from overspan.endpoint.client import NoAnswer, body_of
 
 if TYPE_CHECKING:
     from prometheus_client.samples import Sample
 
 MOST_BYTES: Final = 8 << 20
 """A page is far smaller (150 kB from vLLM 0.32 with one engine)."""
+LONGEST_S: Final = 30.0
+"""A page is there within milliseconds."""
 _LONGEST_LINE: Final = 64 << 10
 
 Metrics = dict[str, float]
@@ -95,17 +97,13 @@ def read_metrics(http: httpx.Client, root: str, names: MetricNames, api_key: str
         api_key: where `http` was not given it.
 
     Raises:
-        NoAnswer: it does not answer, or not with a page of at most 8 MiB.
+        NoAnswer: it does not answer, or not with a page that ends.
     """
     url = root.rstrip("/").removesuffix("/v1") + "/metrics"
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-    page = bytearray()
     try:
         with http.stream("GET", url, headers=headers) as reply:
-            for piece in reply.iter_bytes():
-                page += piece
-                if len(page) > MOST_BYTES:
-                    raise NoAnswer(f"{url} sends without end")
+            page = b"".join(body_of(reply, url, most_bytes=MOST_BYTES, longest_s=LONGEST_S))
     except httpx.HTTPError as error:
         raise NoAnswer(f"{url} does not answer: {str(error) or type(error).__name__}") from None
     if reply.status_code != 200:

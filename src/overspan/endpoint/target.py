@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import ipaddress
+import re
 import socket
 import ssl
 import urllib.request
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
+
+import httpx
 
 from overspan import __version__
 from overspan.schema.errors import HostUnreachable, InputError
@@ -18,7 +21,7 @@ HIDDEN = "[removed]"
 
 _PROBE_TIMEOUT_S: Final = 2.0
 
-Address = tuple[socket.AddressFamily, tuple[object, ...]]
+SocketAddress = tuple[socket.AddressFamily, tuple[object, ...]]
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,7 @@ class Target:
     base_url: str
     host: str
     port: int
-    address: Address
+    address: SocketAddress
     api_key: str | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = None
     proxy: str | None = None
@@ -50,6 +53,21 @@ class Target:
         clean = text.replace(self.api_key, HIDDEN)
         cut = next((n for n in range(len(self.api_key) - 1, 3, -1) if clean.endswith(self.api_key[:n])), 0)
         return clean[:-cut] + HIDDEN if cut else clean
+
+    def http_client(self, timeout_s: float) -> httpx.Client:
+        """A plain client for what is asked before the load, on the load's own way; to be closed by the caller.
+
+        Args:
+            timeout_s: how long nothing may come.
+        """
+        via = {"Proxy-Authorization": self.proxy_key} if self.proxy_key else None
+        return httpx.Client(
+            timeout=timeout_s,
+            headers={"Authorization": f"Bearer {self.api_key}"} if self.api_key else {},
+            verify=self.tls if self.tls is not None else False,
+            proxy=httpx.Proxy(self.proxy, headers=via) if self.proxy else None,
+            trust_env=False,
+        )
 
     def head(self, path: str) -> bytes:
         """Everything of a POST's head up to the value of its content-length.
@@ -74,8 +92,25 @@ class Target:
         return "\r\n".join(lines).encode("latin-1")
 
 
-def make_target(base_url: str, api_key: str | None = None, *, insecure: bool = False) -> Target:
-    """Resolve a base URL, honouring HTTP_PROXY, HTTPS_PROXY and NO_PROXY; loopback never goes through a proxy.
+def shown_url(url: str) -> str:
+    """A URL as a message may repeat it: what stands before `@`, in its query or behind `#` may be a secret."""
+    scheme, mark, rest = url.rpartition("://") if url.count("://") == 1 else ("", "", url)
+    plain = re.split("[?#]", rest, maxsplit=1)[0]
+    if "@" in rest[len(plain) :]:  # it may belong to a password that holds `?` or `#`
+        return f"{scheme}{mark}{HIDDEN}"
+    _, at, where = plain.rpartition("@")
+    behind = rest[len(plain) : len(plain) + 1]
+    return f"{scheme}{mark}{HIDDEN + at if at else ''}{where}{behind + HIDDEN if behind else ''}"
+
+
+def make_target(base_url: str, api_key: str | None = None, *, insecure: bool = False, proxies: bool = True) -> Target:
+    """Resolve a base URL. Loopback never goes through a proxy.
+
+    Args:
+        base_url: of an OpenAI endpoint, such as http://127.0.0.1:8000/v1.
+        api_key: its key.
+        insecure: do not check the certificate of an https endpoint.
+        proxies: honour HTTP_PROXY, HTTPS_PROXY and NO_PROXY.
 
     Raises:
         InputError: not an http(s) URL.
@@ -84,7 +119,7 @@ def make_target(base_url: str, api_key: str | None = None, *, insecure: bool = F
     url = _checked(base_url)
     host = url.hostname or ""
     port = url.port or (443 if url.scheme == "https" else 80)
-    proxy, proxy_key = _proxy(url.scheme, host)
+    proxy, proxy_key = _proxy(url.scheme, host) if proxies else (None, None)
     via = urlsplit(proxy) if proxy else None
     address = _resolve(via.hostname or "", via.port or 80) if via else _resolve(host, port)
     context = None
@@ -102,15 +137,16 @@ def _checked(base_url: str) -> SplitResult:
         valid = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
     except ValueError:
         valid = False
+    shown = shown_url(base_url)
     if not valid or not base_url.isascii() or any(character.isspace() for character in base_url):
-        raise InputError(f"'{base_url}' is not a base URL", next="give it like http://127.0.0.1:8000/v1")
+        raise InputError(f"'{shown}' is not a base URL", next="give it like http://127.0.0.1:8000/v1")
     if "@" in url.netloc:
         raise InputError(
-            f"the base URL of {url.netloc.rpartition('@')[2]} holds a name or password, which results would repeat",
+            f"the base URL '{shown}' holds a name or password, which results would repeat",
             next="leave them out; a key goes into OVERSPAN_API_KEY",
         )
     if url.query or url.fragment:
-        raise InputError(f"'{base_url}' goes on behind its path", next="give it like http://127.0.0.1:8000/v1")
+        raise InputError(f"'{shown}' goes on behind its path", next="give it like http://127.0.0.1:8000/v1")
     return url
 
 
@@ -133,16 +169,17 @@ def _proxy(scheme: str, host: str) -> tuple[str | None, str | None]:
     return f"http://{where}", f"Basic {key}" if at else None
 
 
-def _resolve(host: str, port: int) -> Address:
+def _resolve(host: str, port: int) -> SocketAddress:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise HostUnreachable(f"{host} does not resolve: {error.strerror or error}", next="check the URL") from None
-    addresses: list[Address] = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that IDNA refuses
+        why = getattr(error, "strerror", None) or error
+        raise HostUnreachable(f"{host} does not resolve: {why}", next="check the URL") from None
+    addresses: list[SocketAddress] = list(dict.fromkeys((family, address) for family, _, _, _, address in found))
     return next((each for each in addresses if _accepts(each)), addresses[0]) if len(addresses) > 1 else addresses[0]
 
 
-def _accepts(address: Address) -> bool:
+def _accepts(address: SocketAddress) -> bool:
     """Whether somebody listens: `localhost` is two addresses, of which most servers have one."""
     try:
         with socket.socket(address[0], socket.SOCK_STREAM) as probe:

@@ -16,10 +16,9 @@ from typing import Final
 from overspan.endpoint.client import NoAnswer
 from overspan.schema.finding import Evidence, Finding
 from overspan.verify import known_answers, load, parsing, text
-from overspan.verify.ask import Asker
 from overspan.verify.logits import logits
 from overspan.verify.reference import Reference, stored
-from overspan.verify.subject import Subject, not_evaluated, subject_of
+from overspan.verify.subject import Asker, Subject, not_evaluated, subject_of
 
 __all__ = ["RULES", "SHORT", "Reference", "Rule", "Subject", "stored", "subject_of", "verify", "wrong"]
 
@@ -76,7 +75,7 @@ def wrong(findings: Iterable[Finding]) -> list[Finding]:
 
 def _findings(ask: Asker, subject: Subject, rules: Mapping[str, Rule]) -> Iterator[Finding]:
     gone: NoAnswer | None = None
-    for finding in known_answers.ask(ask.client, subject.known_answers):
+    for finding in known_answers.ask(ask, subject.known_answers):
         yield finding
         gone = gone or (_gone(ask) if finding.status == "failed" else None)
     for name, rule in rules.items():
@@ -95,7 +94,7 @@ def _findings(ask: Asker, subject: Subject, rules: Mapping[str, Rule]) -> Iterat
 def _gone(ask: Asker) -> NoAnswer | None:
     """Why the endpoint gives no token, if it does not."""
     try:
-        ask.client.one_token()
+        ask.one_token()
     except NoAnswer as error:
         return error
     return None

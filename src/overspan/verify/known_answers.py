@@ -26,7 +26,7 @@ def ask(client: Client, questions: list[KnownAnswer]) -> list[Finding]:
 
 def _ask(client: Client, question: KnownAnswer) -> Finding:
     try:
-        reply = client.answer(question.prompt, question.max_tokens)
+        reply = client.chat(question.prompt, question.max_tokens).text
     except NoAnswer as error:
         return Finding(rule=RULE, status="failed", cause=error.what, evidence=Evidence(text=error.quote or error.what))
     whole = reply.encode("utf-8", "backslashreplace").decode("utf-8")

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from overspan.endpoint.client import NoAnswer
+from overspan.endpoint.replies import ModelReply
 from overspan.schema.finding import Finding
-from overspan.verify.ask import Asker, Reply
-from overspan.verify.subject import Subject, agreeing, failed, not_evaluated, passed, shown
+from overspan.verify.subject import Asker, Subject, agreeing, failed, not_evaluated, passed, shown
 
 IN_SEQUENCE: Final = 20
 """Engines were seen that answered 10 requests of 10 in one setting, and died after 8 in another (Avarok's
@@ -81,7 +81,7 @@ def burst(ask: Asker, _: Subject, count: int = BURST) -> Finding:
     def lone() -> list[str]:
         return [ask.chat(topic, max(lengths)).whole for topic in TOPICS]
 
-    def one(number: int) -> Reply | NoAnswer:
+    def one(number: int) -> ModelReply | NoAnswer:
         try:
             return ask.chat(TOPICS[number % len(TOPICS)], lengths[number], stream=bool(number % 2))
         except NoAnswer as error:
@@ -97,7 +97,7 @@ def burst(ask: Asker, _: Subject, count: int = BURST) -> Finding:
             f"{len(refused)} of {len(replies)}: {refused[0].what}: {refused[0].quote or ''}".rstrip(": "),
             f"of {len(replies)} requests at once, {len(refused)} were not answered",
         )
-    said = [reply for reply in replies if isinstance(reply, Reply)]
+    said = [reply for reply in replies if isinstance(reply, ModelReply)]
     ended = [reply.finish == "stop" or most == max(lengths) for reply, most in zip(said, lengths, strict=True)]
     return _judged(rule, list(zip([reply.whole for reply in said], ended, strict=True)), alone, lone)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from overspan.endpoint.client import STRANGE, NoAnswer, Refused
+from overspan.endpoint.client import NoAnswer, Refused
+from overspan.endpoint.replies import STRANGE
 from overspan.schema.finding import Finding
-from overspan.verify.ask import Asker
 from overspan.verify.reference import Continuation
-from overspan.verify.subject import Subject, failed, not_evaluated, passed
+from overspan.verify.subject import Asker, Subject, failed, not_evaluated, passed
 
 LEAST_AGREEMENT: Final = 0.99
 """Of positions where the reference was sure. Source: issue 4, teacher-forced top-1 agreement."""
@@ -68,7 +68,7 @@ def _forced(ask: Asker, subject: Subject, each: Continuation) -> list[tuple[int,
         "temperature": 0,
         "prompt_logprobs": 1,
     }
-    reply = ask.client.post("/completions", body)
+    reply = ask.post("/completions", body)
     try:
         listed = reply["choices"][0].get("prompt_logprobs")
         if listed is None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any, Final
 
+from overspan.endpoint.replies import ModelReply
 from overspan.schema.finding import Finding
-from overspan.verify.ask import Asker, Reply, is_object
-from overspan.verify.subject import Parsing, Subject, failed, not_evaluated, passed, shown
+from overspan.verify.subject import Asker, Parsing, Subject, failed, not_evaluated, passed, shown
 
 TOOL: Final[dict[str, Any]] = {
     "type": "function",
@@ -53,7 +54,7 @@ def tool_calls(ask: Asker, subject: Subject) -> Finding:
     return passed(rule, f"{_NAME} is called by name and by the model's own choice, with JSON arguments")
 
 
-def _wrong_call(reply: Reply, *, forced: bool) -> str | None:
+def _wrong_call(reply: ModelReply, *, forced: bool) -> str | None:
     if _MARKUP.search(reply.text):
         return "the markup of a tool call stands in the text: it was not parsed"
     if forced and not reply.tool_calls:
@@ -61,7 +62,7 @@ def _wrong_call(reply: Reply, *, forced: bool) -> str | None:
     for name, arguments in reply.tool_calls:
         if name != _NAME:
             return f"a tool is called that was not offered: {name!r}"
-        if not is_object(arguments):
+        if not _is_object(arguments):
             return "the arguments of a tool call are no JSON object"
     return None
 
@@ -94,3 +95,10 @@ def _skipped(rule: str, asked: Parsing, what: str) -> Finding | None:
         return not_evaluated(rule, f"the recipe does not switch on {what}")
     name = rule.removeprefix("verify.")
     return not_evaluated(rule, f"nobody said whether this endpoint has {what}", f"--expect {name}")
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False

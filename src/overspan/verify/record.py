@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from overspan.endpoint.client import STRANGE, Addressed, Client, NoAnswer
+from overspan.endpoint.client import Addressed, Client, NoAnswer
+from overspan.endpoint.replies import STRANGE
 from overspan.verify.reference import Continuation, Reference
 
 PROMPTS: Final = (

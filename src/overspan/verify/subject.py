@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Final, Literal
 
-from overspan.endpoint.client import Addressed
+from overspan.endpoint.client import Addressed, Client
+from overspan.endpoint.replies import ModelReply
 from overspan.schema.finding import Evidence, Finding
 from overspan.schema.recipe import KnownAnswer, Recipe
 from overspan.verify.reference import Reference
 
 Parsing = Literal["asked", "not_asked", "unknown"]
 """Whether the recipe switches a parser on; of an endpoint without a recipe nobody knows."""
+
+
+ANSWER_S: Final = 300.0
+"""A request of a burst may wait for all the others before its first token, so that it gets longer than a lone one."""
+
+
+class Asker(Client):
+    """A client that keeps what it was told in `said`, for the rules that look at all of it."""
+
+    def __init__(self, endpoint: Addressed, api_key: str | None = None) -> None:
+        super().__init__(endpoint, api_key, ANSWER_S)
+        self.said: list[ModelReply] = []
+
+    def _ask(self, path: str, body: dict[str, Any], *, stream: bool) -> ModelReply:
+        reply = super()._ask(path, body, stream=stream)
+        self.said.append(reply)
+        return reply
 
 
 @dataclass(frozen=True)

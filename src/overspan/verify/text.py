@@ -7,9 +7,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from overspan.endpoint.replies import ModelReply
 from overspan.schema.finding import Finding
-from overspan.verify.ask import Asker, Reply
-from overspan.verify.subject import Subject, failed, not_evaluated, passed, shown
+from overspan.verify.subject import Asker, Subject, failed, not_evaluated, passed, shown
 
 MIXED: Final = "Write this again, exactly: 你好世界 🙂🚀👩\u200d👩\u200d👧 nai\u0308ve e\u0301 n\u0303 Привет"
 """Characters of two to four bytes, a joined emoji and combining marks: tokens end inside of them."""
@@ -26,6 +26,8 @@ STORY_TOKENS: Final = 192
 LONGEST: Final = 6144
 """Characters of a story that are looked at for what repeats: STORY_TOKENS of 32 each, longer than any."""
 TRIES: Final = 4
+
+_Ask = Callable[[], ModelReply]
 
 
 def streamed(ask: Asker, _: Subject) -> Finding:
@@ -58,7 +60,9 @@ def streamed(ask: Asker, _: Subject) -> Finding:
     return passed(rule, f"{len(QUESTIONS)} answers are the same streamed and whole")
 
 
-def _paired(one: Callable[[], Reply], other: Callable[[], Reply]) -> tuple[list[Reply], list[Reply]]:
+def _paired(
+    one: Callable[[], ModelReply], other: Callable[[], ModelReply]
+) -> tuple[list[ModelReply], list[ModelReply]]:
     """Answers asked in two ways: once where they are equal at once, else several times."""
     ones, others = [one()], [other()]
     while not _alike(ones[:1], others[:1]) and len(ones) < TRIES:
@@ -67,12 +71,12 @@ def _paired(one: Callable[[], Reply], other: Callable[[], Reply]) -> tuple[list[
     return ones, others
 
 
-def _alike(ones: Iterable[Reply], others: Iterable[Reply]) -> bool:
+def _alike(ones: Iterable[ModelReply], others: Iterable[ModelReply]) -> bool:
     """Whether one of these equals one of those: what is wrong with one way never does, what rounds otherwise may."""
     return not {reply.whole for reply in ones}.isdisjoint(reply.whole for reply in others)
 
 
-def _losing(whole: Reply, parts: Sequence[Reply]) -> Reply | None:
+def _losing(whole: ModelReply, parts: Sequence[ModelReply]) -> ModelReply | None:
     """The part that is the whole with text left out or doubled, where rounding does not explain it.
 
     Rounding gives other words. The same words with a hole are a loss where as many tokens are counted, and where there
@@ -102,7 +106,7 @@ def stop_strings(ask: Asker, _: Subject) -> Finding:
 def _stopped(rule: str, ask: Asker, stop: str, *, stream: bool) -> Finding | None:
     """What is wrong with answers that a stop string ends; None where nothing is."""
 
-    def before() -> Reply:
+    def before() -> ModelReply:
         free = ask.complete(LEAD, 32)
         return replace(free, text=free.text.partition(stop)[0])
 
@@ -163,7 +167,7 @@ def usage(ask: Asker, _: Subject) -> Finding:
     return passed(rule, f"{_told(whole)}; the stream's count and the listed tokens agree")
 
 
-def _miscounts(whole: Reply, parts: Reply, longer: Reply) -> Iterator[str]:
+def _miscounts(whole: ModelReply, parts: ModelReply, longer: ModelReply) -> Iterator[str]:
     for reply in (whole, parts):
         counts = (reply.prompt_tokens, reply.completion_tokens, reply.total_tokens)
         if None not in counts and (counts[0] or 0) + (counts[1] or 0) != counts[2]:
@@ -180,7 +184,7 @@ def _miscounts(whole: Reply, parts: Reply, longer: Reply) -> Iterator[str]:
         yield f"a prompt twice as long is counted as {longer.prompt_tokens} tokens"
 
 
-def _told(reply: Reply) -> str:
+def _told(reply: ModelReply) -> str:
     return (
         f"{reply.prompt_tokens} + {reply.completion_tokens} = {reply.total_tokens} tokens, "
         f"finish_reason {reply.finish!r}, {shown(reply.text, 40)}"

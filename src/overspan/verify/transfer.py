@@ -80,7 +80,7 @@ def transfer(client: Client, decode: Sequence[str]) -> Finding:
     try:
         with http_client(None, _TIMEOUT_S) as http:
             before = [read_metrics(http, url, VLLM_METRICS) for url in decode]
-            client.answer(f"Repeat the last word: {prompt}", max_tokens=4)
+            client.chat(f"Repeat the last word: {prompt}", max_tokens=4)
             after = [read_metrics(http, url, VLLM_METRICS) for url in decode]
     except NoAnswer as error:
         return Finding(rule=TRANSFER, status="failed", cause=f"a request through both roles failed: {error.what}")

@@ -10,12 +10,12 @@ from typing import Final, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from overspan.endpoint.client import Addressed, NoAnswer
+from overspan.endpoint.client import Addressed, Client, NoAnswer
 from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError
-from overspan.verify.ask import Asker
 from overspan.verify.evals.questions import Question
 from overspan.verify.evals.statistics import paired_p, wilson
+from overspan.verify.subject import ANSWER_S
 
 LEVEL: Final = 0.05
 """Below this p two runs are said to differ: the usual level, the other side of a 95 % interval."""
@@ -110,7 +110,7 @@ def evaluate(
     """
     if samples > 1 and temperature == 0:
         raise InputError("several samples at temperature 0 are one sample", next="give --temperature, or --samples 1")
-    ask = Asker(endpoint, api_key)
+    ask = Client(endpoint, api_key, ANSWER_S)
     ended = 0
 
     def one(question: Question) -> str | NoAnswer:
