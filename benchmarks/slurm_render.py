@@ -9,7 +9,7 @@ import time
 
 from overspan.launchers import slurm_commands as commands
 from overspan.schema.inventory import Slurm
-from overspan.sweep.matrix import matrix_of
+from overspan.sweep.expand import matrix_of
 
 POINTS = 1000
 LIMIT_S = 5.0

@@ -6,7 +6,7 @@ from typing import Any
 
 from overspan.schema.point import Point, Result
 from overspan.schema.workload import BenchPoint, Distribution, RequestCounts
-from overspan.sweep.matrix import matrix_of
+from overspan.sweep.expand import matrix_of
 from overspan.sweep.page import SweepDocuments
 from overspan.sweep.results import derive
 

@@ -11,7 +11,7 @@ from overspan.schema.errors import InputError, PlanRefused
 from overspan.schema.point import Point
 from overspan.schema.sweep import Range
 from overspan.schema.yamlio import dump
-from overspan.sweep.matrix import matrix_of
+from overspan.sweep.expand import matrix_of
 from overspan.sweep.only import chosen
 
 SWEEP = """name: mine

@@ -9,7 +9,7 @@ from overspan.catalog import inventories
 from overspan.planner.topology import place_topology
 from overspan.schema.point import Point
 from overspan.schema.topology import parse_topology
-from overspan.sweep.matrix import matrix_of
+from overspan.sweep.expand import matrix_of
 
 # topology, concurrencies, whether the decode workers are Marlin, nodes of prefill and of decode
 REFERENCE = {

@@ -12,8 +12,8 @@ import yaml
 from cli.conftest import Shell
 from overspan.schema.point import Result
 from overspan.schema.workload import BenchPoint
+from overspan.sweep.expand import matrix_of
 from overspan.sweep.folder import read_results
-from overspan.sweep.matrix import matrix_of
 from overspan.sweep.results import derive
 
 SWEEP = """name: tiny
@@ -175,7 +175,7 @@ def better_numbers(repository: Repository) -> None:
     )
     derived = derive(last.point, measured)
     honest = last.with_(measured=measured, derived=derived)
-    better = honest.with_(derived={**derived, "per_gpu": {"output": 99999.0}})
+    better = honest.with_(derived=derived.with_(per_gpu={"output": 99999.0}))
     with (repository.folder / "results" / "tiny.jsonl").open("a") as lines:
         lines.write(honest.model_dump_json() + "\n")
         lines.flush()

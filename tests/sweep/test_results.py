@@ -1,5 +1,6 @@
 """What makes a point ok, what follows from its numbers, and the lines that hold it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,12 +8,12 @@ import pytest
 
 from overspan.schema.errors import RunDamaged
 from overspan.schema.finding import Finding
+from overspan.schema.point import Result
 from overspan.schema.sweep import Constraints
 from overspan.schema.workload import RequestCounts
-from overspan.sweep.export import as_csv, rows
 from overspan.sweep.folder import SweepFolder, read_results
 from overspan.sweep.page import SweepDocuments
-from overspan.sweep.results import derive, why_not
+from overspan.sweep.results import as_csv, derive, rows, why_not
 from support.sweep_documents import a_sweep, measured
 
 LADDER = a_sweep(failed=0, missing=0)
@@ -55,11 +56,26 @@ def test_rates_are_over_used_reserved_and_each_role() -> None:
     seen = measured(POINT).with_(input_tokens_per_s=1200.0, output_tokens_per_s=2400.0, total_tokens_per_s=3600.0)
     wide = POINT.with_(gpus_reserved=24)
     found = derive(wide, seen)
-    assert found["per_gpu"] == {"total": 300.0, "output": 200.0, "input": 100.0}
-    assert found["per_gpu_reserved"] == {"total": 150.0, "output": 100.0, "input": 50.0}
-    assert found["per_role"] == {"prefill": {"input": 300.0}, "decode": {"output": 300.0}}
-    assert found["interactivity"] == pytest.approx(1e3 / (seen.tpot_ms.p50 or 0), rel=1e-4)
-    assert found["predicted_to_measured"]["tpot_ms"] == pytest.approx(1 / 1.1 / 1.02, rel=1e-3)
+    assert found.per_gpu == {"total": 300.0, "output": 200.0, "input": 100.0}
+    assert found.per_gpu_reserved == {"total": 150.0, "output": 100.0, "input": 50.0}
+    assert found.per_role == {"prefill": {"input": 300.0}, "decode": {"output": 300.0}}
+    assert found.interactivity == pytest.approx(1e3 / (seen.tpot_ms.p50 or 0), rel=1e-4)
+    assert found.predicted_to_measured["tpot_ms"] == pytest.approx(1 / 1.1 / 1.02, rel=1e-3)
+
+
+def test_results_of_failed_points_are_written_and_read_as_before() -> None:
+    """Without numbers `derived` is an empty object, with them it has the same keys in every release."""
+    ended = LADDER.ended[0]
+    line = json.loads(ended.model_dump_json())
+    assert set(line["derived"]) == {
+        "tokens_per_s", "per_gpu", "per_gpu_reserved", "per_role", "unit", "interactivity", "predicted_to_measured",
+    }  # fmt: skip
+    assert line["derived"]["per_role"].keys() == {"prefill", "decode"}
+    assert list(line["derived"]["per_role"]["decode"]) == ["output"]
+    assert Result.model_validate(line) == ended
+    failed = ended.with_(measured=None, derived=None, state="failed")
+    assert json.loads(failed.model_dump_json())["derived"] == {}
+    assert Result.model_validate_json(failed.model_dump_json()) == failed
 
 
 def test_a_table_has_a_row_a_point_and_the_same_columns_everywhere() -> None:

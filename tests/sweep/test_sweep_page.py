@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overspan.report.figures import series_style
 from overspan.schema.statistics import pareto_front
-from overspan.sweep.figures import charts, drawn_of, series_of
+from overspan.sweep.figures import charts, drawn_of, styles_of
 from overspan.sweep.labels import places
 from overspan.sweep.page import SweepDocuments, headline, render_sweep
 from support.browser import needs_chromium, visit
@@ -50,7 +49,7 @@ def test_counts_of_gpus_are_those_of_the_plan() -> None:
     sweep = a_sweep()
     point = sweep.points[1].with_(gpus_reserved=24)
     one = result(point)
-    figures = charts([one])
+    figures = charts(drawn_of([one]))
     by_view = {trace["meta"]["view"]: trace["y"] for trace in figures["pareto"]["data"] if "view" in trace["meta"]}
     (output,) = by_view["output-used"]
     assert by_view["output-reserved"] == [pytest.approx(output / 2, rel=1e-3)]
@@ -60,7 +59,7 @@ def test_counts_of_gpus_are_those_of_the_plan() -> None:
 
 
 def test_a_hover_tells_the_point_its_numbers_and_its_command() -> None:
-    figures = charts(a_sweep().ended)
+    figures = charts(drawn_of(a_sweep().ended))
     hovers = [text for trace in figures["pareto"]["data"] for text in trace.get("hovertext", [])]
     (shown,) = {text for text in hovers if "1k1k/2p1d-dep4-tep8/c32" in text}
     for said in ("16 GPUs used, 16 reserved", "predicted", "dynamo.vllm", "320 of 320 requests ok"):
@@ -69,7 +68,7 @@ def test_a_hover_tells_the_point_its_numbers_and_its_command() -> None:
 
 def test_what_each_role_does_stands_in_a_chart_of_its_own() -> None:
     sweep = a_sweep(failed=0, missing=0)
-    traces = {trace["name"]: trace for trace in charts(sweep.ended)["roles"]["data"]}
+    traces = {trace["name"]: trace for trace in charts(drawn_of(sweep.ended))["roles"]["data"]}
     (point,) = (point for point in sweep.points if point.topology == "1P2D DEP4->DEP4")
     seen = sweep.results[point.id].measured
     assert seen is not None and seen.output_tokens_per_s is not None and seen.input_tokens_per_s is not None
@@ -135,12 +134,12 @@ def test_colours_of_the_legend_are_those_of_the_charts() -> None:
     (first, *others) = sweep.points
     failed = result(first.with_(name="hurried"), state="failed", reason="late", measured=None, derived={})
     page = SweepDocuments("ladder", [failed.point, *others], {failed.point.id: failed, **sweep.results})
-    drawn = {trace["name"]: trace["line"]["color"] for trace in charts(page.ended)["pareto"]["data"]}
+    drawn = {trace["name"]: trace["line"]["color"] for trace in charts(drawn_of(page.ended))["pareto"]["data"]}
     shown = re.search(r'<ul class="legend".*?</ul>', render_sweep(page), re.DOTALL)
     assert shown
     assert "hurried" not in shown[0]
-    for label, style in series_of(drawn_of(page.ended)).items():
-        assert drawn[html.escape(label)] == series_style(style)["color"]
+    for label, style in styles_of(drawn_of(page.ended)).items():
+        assert drawn[html.escape(label)] == style["color"]
 
 
 def test_the_headline_names_one_topology_once_and_a_folder_by_its_name() -> None:

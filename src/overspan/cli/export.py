@@ -8,8 +8,8 @@ import click
 
 from overspan.schema.errors import InputError
 from overspan.store.files import write_whole
-from overspan.sweep.export import as_csv, write_parquet
 from overspan.sweep.folder import open_sweep
+from overspan.sweep.results import as_csv, write_parquet
 
 
 @click.command()

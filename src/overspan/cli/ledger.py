@@ -8,8 +8,7 @@ import click
 
 from overspan.cli.options import AS_JSON
 from overspan.cli.output import document, say
-from overspan.sweep.ledger import added, at_revision, named, problems, read_book
-from overspan.sweep.matrix import points_of_file
+from overspan.sweep.ledger import added, at_revision, named, problems, read_state
 
 _BASE = click.option("--base", required=True, metavar="REF", help="Git revision to compare with, such as main.")
 _FOLDER = click.option("--folder", type=click.Path(path_type=Path, exists=True, file_okay=False), default=Path(),
@@ -29,8 +28,7 @@ def ledger() -> None:
 @AS_JSON
 def check(base: str, folder: Path, inventory: str | None, as_json: bool) -> int:
     """Fail when an old entry changed, a change has no entry, or a result has no recipe that matches it."""
-    points_of = points_of_file(inventory)
-    then, now = at_revision(folder, base, points_of), read_book(folder, points_of)
+    then, now = at_revision(folder, base, inventory), read_state(folder, inventory)
     found = problems(then, now, folder)
     if as_json:
         document({"ok": not found, "problems": found, "added": [entry.what for entry in added(then, now)]})
@@ -47,9 +45,8 @@ def check(base: str, folder: Path, inventory: str | None, as_json: bool) -> int:
 @AS_JSON
 def points(base: str, folder: Path, inventory: str | None, as_json: bool) -> None:
     """Print the points that the added entries name. These are to be measured."""
-    points_of = points_of_file(inventory)
-    now = read_book(folder, points_of)
-    names = named(added(at_revision(folder, base, points_of), now), now)
+    now = read_state(folder, inventory)
+    names = named(added(at_revision(folder, base, inventory), now), now)
     if as_json:
         document(names)
     else:

@@ -13,9 +13,8 @@ import click
 from overspan.cli.options import AS_JSON
 from overspan.cli.output import Ticker, document, say, table
 from overspan.schema.point import Point, PointRole
-from overspan.sweep.expand import Matrix
+from overspan.sweep.expand import SweepMatrix, matrix_of
 from overspan.sweep.folder import SweepFolder, newest
-from overspan.sweep.matrix import matrix_of
 from overspan.sweep.only import chosen
 
 
@@ -49,7 +48,9 @@ def sweep(  # noqa: PLR0917 - click gives them by name
     return _measure(matrix, points, fresh=fresh, retry_failed=retry_failed, as_json=as_json, again=again)
 
 
-def _measure(matrix: Matrix, points: list[Point], *, fresh: bool, retry_failed: bool, as_json: bool, again: str) -> int:
+def _measure(
+    matrix: SweepMatrix, points: list[Point], *, fresh: bool, retry_failed: bool, as_json: bool, again: str
+) -> int:
     from overspan.sweep.runner import Told, require_startable, run_sweep
 
     require_startable(matrix, points)
@@ -81,7 +82,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _show_end(matrix: Matrix, points: list[Point], folder: SweepFolder, *, as_json: bool) -> int:
+def _show_end(matrix: SweepMatrix, points: list[Point], folder: SweepFolder, *, as_json: bool) -> int:
     """Every planned point: ok, failed or missing."""
     states, latest = folder.state_of(matrix.points), folder.latest()
     counts = Counter(state for state, _ in states.values())
@@ -89,7 +90,8 @@ def _show_end(matrix: Matrix, points: list[Point], folder: SweepFolder, *, as_js
     for point in matrix.points:
         state, reason = states[point.id]
         result = latest.get((point.id, point.recipe_hash))
-        rows.append({"id": point.id, "state": state, "reason": reason, **(result.derived if result else {})})
+        derived = result.derived.model_dump(mode="json") if result and result.derived else {}
+        rows.append({"id": point.id, "state": state, "reason": reason, **derived})
     if as_json:
         document({"sweep": folder.id, "folder": str(folder.path), "counts": dict(counts), "points": rows})
     else:
@@ -108,7 +110,7 @@ def _end_row(point: Point, ended: tuple[str, str], latest: dict[Any, Any]) -> li
     return [point.id, ended[0], str(point.concurrency), *shown, ended[1].splitlines()[0] if ended[1] else ""]
 
 
-def _show_plan(matrix: Matrix, points: list[Point], *, as_json: bool) -> None:
+def _show_plan(matrix: SweepMatrix, points: list[Point], *, as_json: bool) -> None:
     if as_json:
         plain = [point.model_dump(mode="json") for point in points]
         document({"sweep": matrix.sweep.name, "inventory": matrix.inventory.name, "points": plain})

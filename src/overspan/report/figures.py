@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import html
+import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from overspan.report.documents import METRICS, Curve, RunDocuments
@@ -12,6 +15,9 @@ from overspan.schema.units import count
 from overspan.schema.workload import BenchPoint
 
 Figure = dict[str, Any]
+"""A chart, a trace or an axis, as Plotly's JSON has it."""
+Style = dict[str, str]
+"""The `color`, `dash` and `symbol` of a series."""
 SUMMARY_POINTS: Final = 4
 """Percentiles of a summary: p50, p90, p95, p99."""
 
@@ -32,7 +38,7 @@ def interactivity(point: BenchPoint) -> float | None:
     return 1000.0 / point.tpot_ms.p50 if point.tpot_ms.p50 else None
 
 
-def series_style(index: int) -> dict[str, str]:
+def series_style(index: int) -> Style:
     """Colour, dash and symbol of a run, each different so that none of them is needed to tell runs apart."""
     return {
         "color": f"--series-{index % COLOURS + 1}",
@@ -41,7 +47,7 @@ def series_style(index: int) -> dict[str, str]:
     }
 
 
-def level_style(index: int, of: int) -> dict[str, str]:
+def level_style(index: int, of: int) -> Style:
     """Colour and dash of one concurrency among several: a ramp from few users to many."""
     step = round(index * (LEVELS - 1) / max(of - 1, 1))
     return {"color": f"--level-{step + 1}", "dash": DASHES[index % len(DASHES)], "symbol": "line"}
@@ -72,28 +78,8 @@ def _throughput_trace(run: RunDocuments, index: int, named: bool) -> Figure | No
     ]
     if not drawn:
         return None
-    style = series_style(index)
-    return {
-        "type": "scatter",
-        "mode": "lines+markers+text",
-        "name": safe(run.name),
-        "x": [x for x, _, _ in drawn],
-        "y": [y for _, y, _ in drawn],
-        "text": [load_of(point) for _, _, point in drawn],
-        "textposition": "top right",
-        "textfont": {"color": "--ink-2", "size": 12},
-        "cliponaxis": False,
-        "hoverinfo": "text",
-        "hovertext": [_point_text(run, point, named) for _, _, point in drawn],
-        "line": {"color": style["color"], "dash": style["dash"], "width": 2},
-        "marker": {
-            "color": style["color"],
-            "size": 11,
-            # A point that the client limited, or that lost requests, is hollow: its number is not the server's.
-            "symbol": [style["symbol"] + ("-open" if is_doubtful(point) else "") for _, _, point in drawn],
-            "line": {"width": 2, "color": style["color"]},
-        },
-    }
+    dots = [Dot(x, y, _point_text(run, point, named), is_doubtful(point), load_of(point)) for x, y, point in drawn]
+    return trace(run.name, dots, series_style(index)) | {"textposition": "top right"}
 
 
 def is_doubtful(point: BenchPoint) -> bool:
@@ -174,7 +160,7 @@ def default_level(runs: Sequence[RunDocuments]) -> int | None:
     return max(levels_of(runs), key=lambda level: (sum(level in own for own in of_runs), level), default=None)
 
 
-def _curve_trace(curve: Curve, style: dict[str, str], metric: str, name: str, level: int) -> Figure:
+def _curve_trace(curve: Curve, style: Style, metric: str, name: str, level: int) -> Figure:
     label = METRICS[metric][0]
     return {
         "type": "scatter",
@@ -193,46 +179,75 @@ def _curve_trace(curve: Curve, style: dict[str, str], metric: str, name: str, le
     }
 
 
+@dataclass(frozen=True)
+class Dot:
+    """A measured point in a chart; a hollow one is doubtful: its number is not the server's."""
+
+    x: float
+    y: float
+    hover: str
+    hollow: bool
+    label: str = ""
+
+
+def trace(name: str, dots: Sequence[Dot], style: Style, *, width: float = 2.0, size: int = 11) -> Figure:
+    """Dots joined by a line, with their labels where they have some.
+
+    Args:
+        name: of the series; untrusted.
+        dots: in the order of the line.
+        style: of the series.
+        width: of the line, pixels.
+        size: of a dot, pixels.
+    """
+    labelled = any(dot.label for dot in dots)
+    labels = {"text": [dot.label for dot in dots], **_template()["labels"]} if labelled else {}
+    return {
+        "type": "scatter",
+        "mode": "lines+markers+text" if labelled else "lines+markers",
+        "name": safe(name),
+        "x": [dot.x for dot in dots],
+        "y": [dot.y for dot in dots],
+        **labels,
+        "hoverinfo": "text",
+        "hovertext": [dot.hover for dot in dots],
+        "line": {"color": style["color"], "dash": style["dash"], "width": width},
+        "marker": {
+            "color": style["color"],
+            "size": size,
+            "symbol": [style["symbol"] + ("-open" if dot.hollow else "") for dot in dots],
+            "line": {"width": 2, "color": style["color"]},
+        },
+    }
+
+
+def guide(name: str, points: Sequence[tuple[float, float]]) -> Figure:
+    """A dotted line to compare dots with."""
+    return {"name": name, "x": [x for x, _ in points], "y": [y for _, y in points], **_template()["guide"]}
+
+
 def axis(title: str, values: Iterable[float]) -> Figure:
     """An axis: logarithmic where its values span more than a decade, else from zero."""
     known = [value for value in values if value > 0]
     ratio = max(known) / min(known) if known else 1.0
-    wide = ratio >= LOG_RATIO
+    made: Figure = _template()["axis"]
+    made["title"]["text"] = title
+    if ratio < LOG_RATIO:
+        return made | {"type": "linear", "rangemode": "tozero"}
     # 1, 2 and 5 of each decade are enough to read a value off; over many decades they would touch.
     ticks = "D2" if ratio < MANY_DECADES else 1
-    return {
-        "title": {"text": title, "font": {"size": 13, "color": "--ink-2"}, "standoff": 10},
-        "type": "log" if wide else "linear",
-        **({"dtick": ticks, "minor": {"showgrid": False}} if wide else {"rangemode": "tozero"}),
-        "gridcolor": "--grid",
-        "linecolor": "--rule",
-        "showline": True,
-        "zeroline": False,
-        "tickfont": {"size": 12, "color": "--ink-2"},
-        "tickformat": ",~g",
-        "automargin": True,
-        "fixedrange": False,
-    }
+    return made | {"type": "log", "dtick": ticks, "minor": {"showgrid": False}}
 
 
 def layout(x_axis: Figure, y_axis: Figure) -> Figure:
     """What all charts share."""
-    return {
-        "xaxis": x_axis,
-        "yaxis": y_axis,
-        "showlegend": False,
-        "hovermode": "closest",
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "margin": {"l": 8, "r": 28, "t": 22, "b": 8},
-        "font": {"family": "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif", "color": "--ink"},
-        "hoverlabel": {
-            "bgcolor": "--panel",
-            "bordercolor": "--rule",
-            "font": {"color": "--ink", "size": 13},
-            "align": "left",
-        },
-    }
+    return {"xaxis": x_axis, "yaxis": y_axis, **_template()["layout"]}
+
+
+def _template() -> Figure:
+    """What stands in every chart: a new copy of chart.json."""
+    read: Figure = json.loads((Path(__file__).parent / "templates" / "chart.json").read_bytes())
+    return read
 
 
 def safe(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_serializer, field_validator
 
 from overspan.schema.base import Frozen
 from overspan.schema.finding import Finding
@@ -11,6 +11,9 @@ from overspan.schema.sweep import Load
 from overspan.schema.topology import RoleName
 from overspan.schema.workload import BenchPoint
 
+TokenKind = Literal["total", "output", "input"]
+Rates = dict[TokenKind, float | None]
+"""Tokens a second; None where a bench did not count them."""
 PointState = Literal["planned", "ok", "failed", "missing"]
 
 
@@ -65,6 +68,22 @@ class Point(Frozen):
     commands: list[Command] = Field(default_factory=list)
 
 
+class Derived(Frozen):
+    """What follows from a measurement and its point. Rates are tokens a second, over GPUs or, on CPUs, over ranks."""
+
+    tokens_per_s: Rates
+    per_gpu: Rates = Field(description="over the GPUs used")
+    per_gpu_reserved: Rates = Field(description="over the GPUs of every node taken")
+    per_role: dict[RoleName, Rates] = Field(description="input for GPUs that prefill, output for those that decode")
+    unit: Literal["GPU", "rank"]
+    interactivity: float | None = Field(description="tokens a second for each user: 1000 / median TPOT")
+    predicted_to_measured: dict[str, float] = Field(description="by metric, where both are known")
+
+    def of_role(self, role: RoleName, kind: TokenKind) -> float | None:
+        """The rate of the GPUs that prefill or decode; those that do both count as each."""
+        return self.per_role.get(role, self.per_role.get("aggregated", {})).get(kind)
+
+
 class Result(Frozen):
     """How one point ended: a line of results.jsonl. `point` says what was run; rates and ratios are in `derived`."""
 
@@ -77,6 +96,20 @@ class Result(Frozen):
     ended_at: str
     verification: list[Finding] = Field(default_factory=list)
     measured: BenchPoint | None = None
-    derived: dict[str, Any] = Field(default_factory=dict)
+    derived: Derived | None = None
     notes: list[str] = Field(default_factory=list)
     overspan_version: str
+
+    @field_validator("derived", mode="before")
+    @classmethod
+    def _none_if_empty(cls, value: Any) -> Any:
+        return value or None
+
+    @field_serializer("derived")
+    def _empty_if_none(self, value: Derived | None) -> Derived | dict[str, Any]:
+        return value or {}
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether the point is not ok, or its numbers are the load generator's."""
+        return self.state != "ok" or (self.measured is not None and self.measured.client_bound)

@@ -6,21 +6,17 @@ import hashlib
 import json
 import shlex
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from overspan import __version__
-from overspan.catalog import models
+from overspan.catalog import inventories, models
 from overspan.catalog.flags import to_argv
 from overspan.engines import dynamo, vllm
-from overspan.planner.topology import (
-    Placed,
-    length_refusals,
-    place_topology,
-    sized,
-    topology_refusals,
-)
+from overspan.inventory import here
+from overspan.planner.topology import Placed, length_refusals, place_topology, sized, topology_refusals
+from overspan.runs.planning import engine_of, processes_of
 from overspan.schema.errors import ModelUnavailable, PlanRefused
 from overspan.schema.inventory import Inventory
 from overspan.schema.model import ModelSpec
@@ -30,23 +26,15 @@ from overspan.schema.process import ProcessSpec
 from overspan.schema.recipe import Recipe
 from overspan.schema.sweep import Entry, Load, Scenario, Sweep
 from overspan.schema.topology import Role, RoleName, Topology
+from overspan.sweep import read
 from overspan.sweep.estimate import estimate
-from overspan.sweep.only import parse_filter
-from overspan.sweep.read import base_recipe, entry_load, entry_recipe
+from overspan.sweep.only import PointName, parse_filter
 
 # Not what a deployment does: prose, names, and where it answers.
 _UNHASHED = frozenset(
     {"name", "description", "source", "variants", "warnings", "locked", "host", "port", "api_key"}
     | {"restart", "ready_timeout_s", "drain_timeout_s", "layout", "requires"}
 )
-
-
-@dataclass(frozen=True)
-class Tools:
-    """What the rooms above lend: which engine runs a recipe, and the processes of a plan."""
-
-    engine_of: Callable[[Recipe, Inventory], EngineChoice]
-    processes_of: Callable[[Plan], list[ProcessSpec]]
 
 
 @dataclass
@@ -66,7 +54,7 @@ class Deployment:
 
 
 @dataclass(frozen=True)
-class Matrix:
+class SweepMatrix:
     """A whole sweep on machines."""
 
     sweep: Sweep
@@ -79,8 +67,29 @@ class Matrix:
         return [point for deployment in self.deployments for point in deployment.points]
 
 
+def matrix_of(name: str, inventory: str | None, *, to_start: bool, only: str | None = None) -> SweepMatrix:
+    """Every point of a sweep that ships or of a file, on an inventory, on the sweep's own, or on this machine.
+
+    Args:
+        name: of the sweep, or its file.
+        inventory: its name or file.
+        to_start: whether the engines must be there.
+        only: a filter; entries that it leaves out altogether may be such as cannot run, and have no points then.
+
+    Raises:
+        InputError: the sweep, the inventory or the filter is wrong.
+        PlanRefused: points that cannot run; every one with its reasons.
+    """
+    sweep = read.find(name)
+    machines = inventory or sweep.inventory
+    found = inventories.find(machines) if machines else here.this_machine()
+    return _Expansion(sweep, found, to_start=to_start).matrix(only)
+
+
 @dataclass(frozen=True)
-class _Case:
+class _EntryCase:
+    """An entry of the ladder in one scenario."""
+
     entry: Entry
     scenario: str
     lengths: Scenario
@@ -91,121 +100,166 @@ class _Case:
     def key(self) -> str:
         return _digest({"recipe": _essence(self.recipe), "topology": self.entry.topology.label})
 
+    def point_id(self, users: int) -> str:
+        return f"{self.scenario}/{self.entry.slug}/c{users}"
 
-def expand(sweep: Sweep, inventory: Inventory, tools: Tools, only: str | None = None) -> Matrix:
-    """Every point of a sweep on machines.
 
-    Args:
-        only: a filter; entries that it leaves out altogether may be such as cannot run, and have no points then.
+class _Expansion:
+    """One sweep on one inventory."""
 
-    Raises:
-        InputError: the sweep or the filter is wrong.
-        PlanRefused: points that cannot run; every one with its reasons.
-    """
-    base = base_recipe(sweep)
-    model = _sizes(base)
-    deployments: dict[str, Deployment] = {}
-    reasons: list[str] = []
-    wanted = parse_filter(only) if only is not None else None
-    for case in _cases(sweep, base):
+    def __init__(self, sweep: Sweep, inventory: Inventory, *, to_start: bool) -> None:
+        self._sweep, self._inventory, self._to_start = sweep, inventory, to_start
+        self._base = read.base_recipe(sweep)
         try:
-            _lengths_fit(case, model)
-            deployment = deployments.get(case.key) or _deploy(case, sweep, inventory, model, tools)
-            points = [
-                _point(case, users, deployment, sweep=sweep, inventory=inventory, model=model)
-                for users in case.entry.users
-            ]
-            _within(sweep, points)
-        except PlanRefused as refused:
-            if wanted is None or any(wanted.may_take(named) for named in _named(case, sweep)):
-                reasons += [f"{case.scenario}/{case.entry.slug}: {reason}" for reason in refused.reasons]
-            continue
-        deployments[case.key] = deployment
-        deployment.points += points
-    if reasons:
-        raise PlanRefused(
-            f"sweep {sweep.name} cannot run on {inventory.name}:", list(dict.fromkeys(reasons)),
-            next="change these entries, or choose others with --only",
-        )  # fmt: skip
-    return Matrix(sweep, inventory, _distinct(list(deployments.values())))
+            self._model: ModelSpec | None = models.lookup(self._base.model)
+        except ModelUnavailable:
+            self._model = None
 
+    def matrix(self, only: str | None) -> SweepMatrix:
+        deployments: dict[str, Deployment] = {}
+        reasons: list[str] = []
+        wanted = parse_filter(only) if only is not None else None
+        for case in self._cases():
+            try:
+                self._require_room(case)
+                deployment = deployments.get(case.key) or self._deploy(case)
+                points = [self._point(case, users, deployment) for users in case.entry.users]
+                self._require_constraints(points[0])
+            except PlanRefused as refused:
+                if wanted is None or any(wanted.may_take(named) for named in self._named(case)):
+                    reasons += [f"{case.scenario}/{case.entry.slug}: {reason}" for reason in refused.reasons]
+                continue
+            deployments[case.key] = deployment
+            deployment.points += points
+        if reasons:
+            raise PlanRefused(
+                f"sweep {self._sweep.name} cannot run on {self._inventory.name}:", list(dict.fromkeys(reasons)),
+                next="change these entries, or choose others with --only",
+            )  # fmt: skip
+        return SweepMatrix(self._sweep, self._inventory, _distinct(list(deployments.values())))
 
-def _cases(sweep: Sweep, base: Recipe) -> Iterator[_Case]:
-    for entry in sweep.points:
-        load = entry_load(sweep, entry)
-        for name, lengths in sweep.scenarios.items():
-            if entry.scenarios is None or name in entry.scenarios:
-                # By the most users of the whole entry, whatever runs of it today.
-                recipe = sized(entry_recipe(base, sweep, entry, lengths), entry.topology, max(entry.users))
-                yield _Case(entry, name, lengths, load, recipe)
+    def _cases(self) -> Iterator[_EntryCase]:
+        for entry in self._sweep.points:
+            load = read.entry_load(self._sweep, entry)
+            for name, lengths in self._sweep.scenarios.items():
+                if entry.scenarios is None or name in entry.scenarios:
+                    # By the most users of the whole entry, whatever runs of it today.
+                    recipe = read.entry_recipe(self._base, self._sweep, entry, lengths)
+                    yield _EntryCase(entry, name, lengths, load, sized(recipe, entry.topology, max(entry.users)))
 
+    def _named(self, case: _EntryCase) -> Iterator[PointName]:
+        """The names of the points that an entry would have."""
+        entry = case.entry
+        for users in entry.users:
+            id = case.point_id(users)
+            yield PointName(id, self._sweep.name, case.scenario, entry.topology.label, entry.name, users)
 
-def _sizes(recipe: Recipe) -> ModelSpec | None:
-    try:
-        return models.lookup(recipe.model)
-    except ModelUnavailable:
-        return None
+    def _require_room(self, case: _EntryCase) -> None:
+        tokens = case.lengths.isl + case.lengths.osl
+        short = length_refusals(self._model, case.recipe, case.entry.topology, tokens)
+        if short:
+            raise PlanRefused("requests do not fit:", short)
 
+    def _require_constraints(self, point: Point) -> None:
+        """The constraints of a sweep, which all points of an entry keep or none does."""
+        limits = self._sweep.constraints
+        asked = (("nodes", limits.max_nodes, point.nodes), ("GPUs", limits.max_gpus, point.gpus_used))
+        over = [
+            f"needs {value} {what}; the sweep's constraints allow {limit}"
+            for what, limit, value in asked
+            if limit is not None and value > limit
+        ]
+        if over:
+            raise PlanRefused("the sweep's constraints are not kept:", over)
 
-def _deploy(case: _Case, sweep: Sweep, inventory: Inventory, model: ModelSpec | None, tools: Tools) -> Deployment:
-    topology = _with_nodes(case.entry)
-    placed = place_topology(topology, inventory)
-    reasons = topology_refusals(model, case.recipe, placed, inventory)
-    if reasons:
-        raise PlanRefused(f"{topology.label} cannot run:", reasons)
-    engine = tools.engine_of(case.recipe, inventory)
-    plans = {role.name: _role_plan(case.recipe, role, placed, inventory, engine) for role in topology.roles}
-    roles = {role.name: _role(role, plans[role.name], placed, inventory) for role in topology.roles}
-    processes = tools.processes_of(_whole(next(iter(plans.values())), case.recipe, topology, placed))
-    return Deployment(
-        id=case.entry.slug,
-        topology=topology,
-        recipe=case.recipe,
-        placed=placed,
-        roles=roles,
-        processes=processes,
-        commands=[Command(process=spec.name, host=spec.host, command=shlex.join(spec.words)) for spec in processes],
-        engine=engine,
-        key=case.key,
-    )
+    def _deploy(self, case: _EntryCase) -> Deployment:
+        entry, recipe = case.entry, case.recipe
+        topology = Topology(roles=[role.with_(nodes=entry.nodes.get(role.name)) for role in entry.topology.roles])
+        placed = place_topology(topology, self._inventory)
+        reasons = topology_refusals(self._model, recipe, placed, self._inventory)
+        if reasons:
+            raise PlanRefused(f"{topology.label} cannot run:", reasons)
+        engine = engine_of(recipe, self._inventory, to_start=self._to_start)
+        plans = {role.name: self._role_plan(recipe, role, placed, engine) for role in topology.roles}
+        processes = processes_of(_whole(next(iter(plans.values())), recipe, topology, placed))
+        return Deployment(
+            id=entry.slug,
+            topology=topology,
+            recipe=recipe,
+            placed=placed,
+            roles={role.name: self._role(role, plans[role.name], placed) for role in topology.roles},
+            processes=processes,
+            commands=[Command(process=spec.name, host=spec.host, command=shlex.join(spec.words)) for spec in processes],
+            engine=engine,
+            key=case.key,
+        )
 
+    def _role_plan(self, recipe: Recipe, role: Role, placed: Placed, engine: EngineChoice) -> Plan:
+        """A plan of one role's workers, as the engines' room takes it."""
+        used = [host for host in self._inventory.hosts if host.name in placed.gpus_by_host]
+        return Plan(
+            recipe=recipe.for_role(role),
+            inventory=self._inventory.with_(hosts=used),
+            layout=role.layout,
+            engine=engine,
+            endpoint=Endpoint(host=recipe.host, port=recipe.port, model=recipe.public_name),
+            placements=[each for worker in placed.workers for each in worker.placements],
+            model_path=self._inventory.models.get(recipe.model),
+            overspan_version=__version__,
+        )
 
-def _with_nodes(entry: Entry) -> Topology:
-    roles = [role.with_(nodes=entry.nodes.get(role.name)) for role in entry.topology.roles]
-    return Topology(roles=roles)
+    def _role(self, role: Role, plan: Plan, placed: Placed) -> PointRole:
+        args = vllm.serve_args(plan)
+        if placed.topology.disaggregated:
+            args = {**args, "kv_transfer_config": dynamo.kv_transfer(args.get("kv_transfer_config"))}
+        held = [each for worker in placed.of(role.name) for each in worker.placements]
+        return PointRole(
+            workers=role.workers,
+            layout=role.layout.label.upper(),
+            ranks=role.ranks,
+            gpus=sum(len(each.gpus) for each in held),
+            nodes=list(dict.fromkeys(each.host for each in held)),
+            engine_args=plan.recipe.engine_args,
+            env={**self._inventory.env, **plan.recipe.env},
+            flags=to_argv(args),
+        )
 
-
-def _role_plan(recipe: Recipe, role: Role, placed: Placed, inventory: Inventory, engine: EngineChoice) -> Plan:
-    """A plan of one role's workers, as the engines' room takes it."""
-    own = recipe.for_role(role)
-    used = [host for host in inventory.hosts if host.name in placed.gpus_by_host]
-    return Plan(
-        recipe=own,
-        inventory=inventory.with_(hosts=used),
-        layout=role.layout,
-        engine=engine,
-        endpoint=Endpoint(host=recipe.host, port=recipe.port, model=recipe.public_name),
-        placements=[each for worker in placed.workers for each in worker.placements],
-        model_path=inventory.models.get(recipe.model),
-        overspan_version=__version__,
-    )
-
-
-def _role(role: Role, plan: Plan, placed: Placed, inventory: Inventory) -> PointRole:
-    args = vllm.serve_args(plan)
-    if placed.topology.disaggregated:
-        args = {**args, "kv_transfer_config": dynamo.kv_transfer(args.get("kv_transfer_config"))}
-    held = [each for worker in placed.of(role.name) for each in worker.placements]
-    return PointRole(
-        workers=role.workers,
-        layout=role.layout.label.upper(),
-        ranks=role.ranks,
-        gpus=sum(len(each.gpus) for each in held),
-        nodes=list(dict.fromkeys(each.host for each in held)),
-        engine_args=plan.recipe.engine_args,
-        env={**inventory.env, **plan.recipe.env},
-        flags=to_argv(args),
-    )
+    def _point(self, case: _EntryCase, users: int, deployment: Deployment) -> Point:
+        lengths, load, placed, recipe = case.lengths, case.load, deployment.placed, deployment.recipe
+        topology, images = deployment.topology, self._inventory.images
+        content = {
+            "recipe": _essence(recipe),
+            "topology": topology.label,
+            "lengths": lengths.model_dump(),
+            "load": load.model_dump(exclude={"seed"}),
+        }
+        return Point(
+            id=case.point_id(users),
+            sweep=self._sweep.name,
+            scenario=case.scenario,
+            isl=lengths.isl,
+            osl=lengths.osl,
+            topology=topology.label,
+            name=case.entry.name,
+            concurrency=users,
+            nodes=len(placed.nodes),
+            ranks=sum(role.ranks for role in topology.roles),
+            gpus_used=placed.gpus_used,
+            gpus_reserved=placed.gpus_reserved,
+            roles=deployment.roles,
+            load=load,
+            requests=load.requests_per_user * users,
+            warmup=load.warmup_per_user * users,
+            deployment=deployment.id,
+            recipe_hash=_digest(content),
+            machines=_digest(_machines(deployment, self._inventory)),
+            model=recipe.model,
+            engine=recipe.engine,
+            image=images.get(recipe.image, recipe.image) if recipe.image else None,
+            estimate=estimate(self._model, recipe, topology, self._inventory, workload=(lengths, load), users=users),
+            notes=_notes(deployment, users),
+            commands=deployment.commands,
+        )
 
 
 def _whole(plan: Plan, recipe: Recipe, topology: Topology, placed: Placed) -> Plan:
@@ -215,51 +269,8 @@ def _whole(plan: Plan, recipe: Recipe, topology: Topology, placed: Placed) -> Pl
     placements = [
         each.with_(role=worker.role, worker=worker.number) for worker in placed.workers for each in worker.placements
     ]
-    changes = {
-        "recipe": recipe.with_(topology=topology.label),
-        "layout": topology.answering.layout,
-        "placements": placements,
-    }
-    return plan.with_(**changes)
-
-
-def _point(
-    case: _Case, users: int, deployment: Deployment, *, sweep: Sweep, inventory: Inventory, model: ModelSpec | None
-) -> Point:
-    lengths, load, placed, recipe = case.lengths, case.load, deployment.placed, deployment.recipe
-    content = {
-        "recipe": _essence(recipe),
-        "topology": deployment.topology.label,
-        "lengths": lengths.model_dump(),
-        "load": load.model_dump(exclude={"seed"}),
-    }
-    return Point(
-        id=f"{case.scenario}/{case.entry.slug}/c{users}",
-        sweep=sweep.name,
-        scenario=case.scenario,
-        isl=lengths.isl,
-        osl=lengths.osl,
-        topology=deployment.topology.label,
-        name=case.entry.name,
-        concurrency=users,
-        nodes=len(placed.nodes),
-        ranks=sum(role.ranks for role in deployment.topology.roles),
-        gpus_used=placed.gpus_used,
-        gpus_reserved=placed.gpus_reserved,
-        roles=deployment.roles,
-        load=load,
-        requests=load.requests_per_user * users,
-        warmup=load.warmup_per_user * users,
-        deployment=deployment.id,
-        recipe_hash=_digest(content),
-        machines=_digest(_machines(deployment, inventory)),
-        model=recipe.model,
-        engine=recipe.engine,
-        image=inventory.images.get(recipe.image, recipe.image) if recipe.image else None,
-        estimate=estimate(model, recipe, deployment.topology, inventory, workload=(lengths, load), users=users),
-        notes=_notes(deployment, users),
-        commands=deployment.commands,
-    )
+    whole = recipe.with_(topology=topology.label)
+    return plan.with_(recipe=whole, layout=topology.answering.layout, placements=placements)
 
 
 def _notes(deployment: Deployment, users: int) -> list[str]:
@@ -272,51 +283,6 @@ def _notes(deployment: Deployment, users: int) -> list[str]:
     return [f"{users} users, and {role.name} takes {room} at a time: {users - room} wait"]
 
 
-def _lengths_fit(case: _Case, model: ModelSpec | None) -> None:
-    tokens = case.lengths.isl + case.lengths.osl
-    short = length_refusals(model, case.recipe, case.entry.topology, tokens)
-    if short:
-        raise PlanRefused("requests do not fit:", short)
-
-
-def _within(sweep: Sweep, points: list[Point]) -> None:
-    """The constraints of a sweep, which all points of an entry keep or none does."""
-    limits, point = sweep.constraints, points[0]
-    asked = (("nodes", limits.max_nodes, point.nodes), ("GPUs", limits.max_gpus, point.gpus_used))
-    over = [
-        f"needs {value} {what}; the sweep's constraints allow {limit}"
-        for what, limit, value in asked
-        if limit is not None and value > limit
-    ]
-    if over:
-        raise PlanRefused("the sweep's constraints are not kept:", over)
-
-
-@dataclass(frozen=True)
-class _Named:
-    """The names of what is no point, since it cannot run."""
-
-    id: str
-    sweep: str
-    scenario: str
-    topology: str
-    name: str
-    concurrency: int
-
-
-def _named(case: _Case, sweep: Sweep) -> Iterator[_Named]:
-    entry = case.entry
-    for users in entry.users:
-        yield _Named(
-            id=f"{case.scenario}/{entry.slug}/c{users}",
-            sweep=sweep.name,
-            scenario=case.scenario,
-            topology=entry.topology.label,
-            name=entry.name,
-            concurrency=users,
-        )
-
-
 def _distinct(deployments: list[Deployment]) -> list[Deployment]:
     """Deployments whose ids tell them apart: those of one topology get their scenario's name, and those of one
     scenario, which differ by their overrides, a number."""
@@ -327,8 +293,7 @@ def _distinct(deployments: list[Deployment]) -> list[Deployment]:
             name = f"{deployment.points[0].scenario}-{deployment.id}"
             seen[name] += 1
             deployment.id = name if seen[name] == 1 else f"{name}-{seen[name]}"
-            named = {"deployment": deployment.id}
-            deployment.points = [point.with_(**named) for point in deployment.points]
+            deployment.points = [point.with_(deployment=deployment.id) for point in deployment.points]
     return deployments
 
 

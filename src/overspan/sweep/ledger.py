@@ -5,7 +5,7 @@ from __future__ import annotations
 import tarfile
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -14,6 +14,8 @@ from overspan.schema.errors import InputError, OverspanError
 from overspan.schema.ledger import Ledger, LedgerEntry
 from overspan.schema.point import Point, Result
 from overspan.schema.yamlio import load
+from overspan.sweep import read
+from overspan.sweep.expand import matrix_of
 from overspan.sweep.folder import read_results
 from overspan.sweep.results import derive
 from overspan.transport.local import Local
@@ -30,12 +32,9 @@ _PLANNED = (
 )
 """What a result says of its point that its numbers are read by."""
 
-PointsOf = Callable[[Path], list[Point]]
-"""The points of one sweep's file."""
-
 
 @dataclass(frozen=True)
-class Book:
+class LedgerState:
     """A folder at one moment: its entries, every planned point by its name in the ledger, its results' texts.
 
     `twice` are the points that two sweeps of one name both plan.
@@ -47,25 +46,34 @@ class Book:
     twice: Sequence[str] = ()
 
 
-def read_book(folder: Path, points_of: PointsOf) -> Book:
+def read_state(folder: Path, inventory: str | None) -> LedgerState:
     """A folder with ledger.yaml, sweeps/*.yaml and results/*.jsonl.
+
+    Args:
+        folder: where they are.
+        inventory: the machines of sweeps that name none of their own.
 
     Raises:
         InputError: one of them is wrong; names file and line.
     """
     file = folder / LEDGER
     entries = load(Ledger, file).entries if file.exists() else []
-    planned = [point for each in sorted((folder / SWEEPS).glob("*.yaml")) for point in points_of(each)]
+    planned = [point for each in sorted((folder / SWEEPS).glob("*.yaml")) for point in _points_of(each, inventory)]
     names = Counter(f"{point.sweep}/{point.id}" for point in planned)
     # As git keeps them, whatever ends of lines it was told to write here.
     results = {
         each.name: each.read_bytes().replace(b"\r\n", b"\n") for each in sorted((folder / RESULTS).glob("*.jsonl"))
     }
     twice = [name for name, times in names.items() if times > 1]
-    return Book(entries, {f"{point.sweep}/{point.id}": point for point in planned}, results, twice)
+    return LedgerState(entries, {f"{point.sweep}/{point.id}": point for point in planned}, results, twice)
 
 
-def at_revision(folder: Path, revision: str, points_of: PointsOf) -> Book:
+def _points_of(file: Path, inventory: str | None) -> list[Point]:
+    own = read.find(str(file)).inventory
+    return matrix_of(str(file), own or inventory, to_start=False).points
+
+
+def at_revision(folder: Path, revision: str, inventory: str | None) -> LedgerState:
     """The folder as it was at a git revision.
 
     Raises:
@@ -84,9 +92,9 @@ def at_revision(folder: Path, revision: str, points_of: PointsOf) -> Book:
             ["git", "ls-tree", "-r", "--name-only", known.stdout.strip(), "--", str(below)], cwd=top.stdout.strip()
         ).check("git ls-tree")
         if not listed.stdout.strip():
-            return Book([], {}, {})
+            return LedgerState([], {}, {})
         _extract(Path(top.stdout.strip()), known.stdout.strip(), str(below), Path(scratch))
-        return read_book(Path(scratch) / below, points_of)
+        return read_state(Path(scratch) / below, inventory)
 
 
 def _extract(repository: Path, commit: str, below: str, out: Path) -> None:
@@ -112,17 +120,17 @@ def _extract(repository: Path, commit: str, below: str, out: Path) -> None:
         held.extractall(out, filter="data")
 
 
-def problems(then: Book, now: Book, folder: Path) -> list[str]:
+def problems(then: LedgerState, now: LedgerState, folder: Path) -> list[str]:
     """Everything that the gate does not let pass; an empty list when it opens."""
     return [*_history(then, now), *_changes(then, now), *_results(then, now, folder)]
 
 
-def added(then: Book, now: Book) -> list[LedgerEntry]:
+def added(then: LedgerState, now: LedgerState) -> list[LedgerEntry]:
     """The entries that came since."""
     return now.entries[len(then.entries) :]
 
 
-def named(entries: list[LedgerEntry], book: Book) -> list[str]:
+def named(entries: list[LedgerEntry], book: LedgerState) -> list[str]:
     """The points that entries name: those that are to run."""
     return [name for name in book.points if any(_names(entry, name) for entry in entries)]
 
@@ -131,7 +139,7 @@ def _names(entry: LedgerEntry, point: str) -> bool:
     return any(fnmatchcase(point, pattern) for pattern in entry.points)
 
 
-def _history(then: Book, now: Book) -> Iterator[str]:
+def _history(then: LedgerState, now: LedgerState) -> Iterator[str]:
     for number, entry in enumerate(then.entries, 1):
         if len(now.entries) < number:
             yield f"entry {number} ({entry.date}: {entry.what}) is gone: entries are only added"
@@ -143,7 +151,7 @@ def _history(then: Book, now: Book) -> Iterator[str]:
                 yield f"the entry '{entry.what}' names '{pattern}', which is no point of any sweep here"
 
 
-def _changes(then: Book, now: Book) -> Iterator[str]:
+def _changes(then: LedgerState, now: LedgerState) -> Iterator[str]:
     """Points that are new or other than before, each against the entries that were added."""
     entries = added(then, now)
     for name in now.twice:
@@ -170,7 +178,7 @@ def _altered(before: Point, now: Point) -> str:
     return "has another recipe" if before.recipe_hash != now.recipe_hash else ""
 
 
-def _results(then: Book, now: Book, folder: Path) -> Iterator[str]:
+def _results(then: LedgerState, now: LedgerState, folder: Path) -> Iterator[str]:
     """Results are only added, and each that was added belongs to a point as it is planned now."""
     for name, text in then.results.items():
         if not now.results.get(name, b"").startswith(text):
@@ -211,9 +219,8 @@ def _untrue(result: Result, planned: Point) -> Iterator[str]:
         said, real = getattr(result.point, field), getattr(planned, field)
         if said != real:
             yield f"the result of {planned.id} says {field} {said}; planned is {real}"
-    if result.measured is not None:
-        follows = derive(result.point, result.measured)
-        wrong = [name for name, value in result.derived.items() if name in follows and follows[name] != value]
+    if result.measured is not None and result.derived is not None:
+        said, real = result.derived.model_dump(), derive(result.point, result.measured).model_dump()
+        wrong = next((name for name in said if said[name] != real[name]), None)
         if wrong:
-            said, real = result.derived[wrong[0]], follows[wrong[0]]
-            yield f"the result of {planned.id} says {wrong[0]} {said}; what was measured gives {real}"
+            yield f"the result of {planned.id} says {wrong} {said[wrong]}; what was measured gives {real[wrong]}"

@@ -7,7 +7,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Protocol
 
 from overspan.schema.errors import InputError
 from overspan.schema.point import Point
@@ -26,25 +25,20 @@ _TEST = re.compile(r"([A-Za-z_]+)\s*(<=|>=|!=|==|<|>|=)\s*([0-9]+)")
 _HELP = "patterns of topology, id or scenario (tp4*, 1p2d*), and tests (conc<=64, nodes=3), joined by commas"
 
 
-class Named(Protocol):
-    """What a filter's patterns are compared with: a point, or an entry that has become none."""
+@dataclass(frozen=True)
+class PointName:
+    """The names of a point that an entry would have, had it not been refused."""
 
-    @property
-    def id(self) -> str: ...  # noqa: D102 - as a point's
-    @property
-    def sweep(self) -> str: ...  # noqa: D102
-    @property
-    def scenario(self) -> str: ...  # noqa: D102
-    @property
-    def topology(self) -> str: ...  # noqa: D102
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def concurrency(self) -> int: ...  # noqa: D102
+    id: str
+    sweep: str
+    scenario: str
+    topology: str
+    name: str
+    concurrency: int
 
 
 @dataclass(frozen=True)
-class Filter:
+class PointFilter:
     """A filter, read: any of its patterns, and all of its tests."""
 
     text: str
@@ -55,22 +49,22 @@ class Filter:
         """Whether it names a point."""
         return self._names(point) and all(sign(_FIELDS[field](point), value) for field, sign, value in self.tests)
 
-    def may_take(self, named: Named) -> bool:
+    def may_take(self, named: Point | PointName) -> bool:
         """Whether it may name what has become no point: by its names and users, all that is known of it."""
         users = [(sign, value) for field, sign, value in self.tests if field.startswith("conc")]
         return self._names(named) and all(sign(named.concurrency, value) for sign, value in users)
 
-    def _names(self, named: Named) -> bool:
+    def _names(self, named: Point | PointName) -> bool:
         return not self.patterns or any(matches(named, pattern) for pattern in self.patterns)
 
 
-def parse_filter(only: str) -> Filter:
+def parse_filter(only: str) -> PointFilter:
     """Read a filter.
 
     Raises:
         InputError: it is none.
     """
-    found = Filter(only, [], [])
+    found = PointFilter(only, [], [])
     for term in (part.strip() for part in only.split(",")):
         test = _TEST.fullmatch(term)
         if test is None and (not term or re.match(r"\w*\s*[<>=!]", term)):
@@ -101,7 +95,7 @@ def chosen(points: Sequence[Point], only: str | None) -> list[Point]:
     return kept
 
 
-def matches(point: Named, pattern: str) -> bool:
+def matches(point: Point | PointName, pattern: str) -> bool:
     """Whether a shell pattern names a point: id (with its sweep or not), topology, decoding layout, name, scenario."""
     decoding = parse_topology(point.topology).answering.layout.label
     slug = point.id.split("/")[1]

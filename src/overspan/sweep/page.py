@@ -9,13 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from overspan import __version__
-from overspan.report.figures import series_style
 from overspan.report.page import environment, part, plotly_script, policy
 from overspan.report.text import column, figure, number
 from overspan.report.view import Tile
 from overspan.schema.point import Point, Result
 from overspan.schema.units import count
-from overspan.sweep.figures import charts, doubtful, drawn_of, series_name, series_of, unit_of, views
+from overspan.sweep.figures import Drawn, charts, drawn_of, styles_of, unit_of, views
 
 
 @dataclass(frozen=True)
@@ -44,18 +43,19 @@ class SweepDocuments:
 
 def render_sweep(sweep: SweepDocuments) -> str:
     """The page as one self-contained HTML file."""
-    drawn = charts(sweep.ended)
-    scripts = {"plotly": plotly_script() if drawn else "", "charts": part("charts.js")}
+    drawn = drawn_of(sweep.ended)
+    figures, unit = charts(drawn), unit_of(drawn)
+    scripts = {"plotly": plotly_script() if figures else "", "charts": part("charts.js")}
     return environment().get_template("sweep.html.j2").render(
         sweep=sweep,
         headline=headline(sweep),
         tiles=tiles(sweep),
-        charts=drawn,
-        views=views(sweep.ended),
-        unit=unit_of(sweep.ended),
+        charts=figures,
+        views=views(drawn),
+        unit=unit,
         scenarios=scenarios(sweep),
-        legend=[(label, series_style(index)) for label, index in series_of(drawn_of(sweep.ended)).items()],
-        heads=[(name, unit.format(unit_of(sweep.ended))) for name, unit in HEADS],
+        legend=list(styles_of(drawn).items()),
+        heads=[(name, head.format(unit)) for name, head in HEADS],
         rows=rows(sweep),
         commands=commands(sweep),
         scripts=scripts,
@@ -73,24 +73,26 @@ def scenarios(sweep: SweepDocuments) -> dict[str, str]:
 
 def headline(sweep: SweepDocuments) -> str:
     """The sweep in one sentence."""
-    ok = [result for result in sweep.ended if result.state == "ok" and result.derived["per_gpu"]["output"]]
     planned, model = count(len(sweep.points), "point"), _model_name(sweep.points[0].model)
+    ok = [(rate, each) for each in drawn_of(sweep.ended) if each.result.state == "ok" and (rate := _rate(each))]
     if not ok:
         return f"{model}: none of {planned} is ok."
-    most = max(ok, key=lambda result: float(result.derived["per_gpu"]["output"]))
-    fastest = max(ok, key=lambda result: float(result.derived["interactivity"] or 0))
-    rate = f"{figure(most.derived['per_gpu']['output'])} output tok/s per {most.derived['unit']}"
-    speed = (
-        f"{figure(fastest.derived['interactivity'] or 0)} tok/s for each of {count(fastest.point.concurrency, 'user')}"
-    )
-    if fastest.point.concurrency == 1:
-        speed = f"{figure(fastest.derived['interactivity'] or 0)} tok/s for one user"
+    rate, most = max(ok, key=lambda pair: pair[0])
+    fastest = max((each for _, each in ok), key=lambda each: each.derived.interactivity or 0)
+    users = fastest.point.concurrency
+    whom = "one user" if users == 1 else f"each of {count(users, 'user')}"
+    speed = f"{figure(fastest.derived.interactivity or 0)} tok/s for {whom}"
     first = (
-        f"{model}: of {planned}, {series_name(most)} gave the most, {rate} at {count(most.point.concurrency, 'user')}"
+        f"{model}: of {planned}, {most.series} gave the most, {figure(rate)} output tok/s per {most.derived.unit} "
+        f"at {count(most.point.concurrency, 'user')}"
     )
-    if series_name(most) == series_name(fastest):
+    if most.series == fastest.series:
         return f"{first}, and the quickest answers, {speed}."
-    return f"{first}; {series_name(fastest)} was the quickest, {speed}."
+    return f"{first}; {fastest.series} was the quickest, {speed}."
+
+
+def _rate(each: Drawn) -> float | None:
+    return each.derived.per_gpu["output"]
 
 
 def _model_name(model: str) -> str:
@@ -118,7 +120,7 @@ HEADS = [("Users", ""), ("Nodes", ""), ("GPUs", "used"), ("GPUs", "reserved"), (
 
 
 @dataclass(frozen=True)
-class Row:
+class PointRow:
     """One point in the table."""
 
     point: Point
@@ -128,16 +130,16 @@ class Row:
     remark: str
 
 
-def rows(sweep: SweepDocuments) -> list[Row]:
+def rows(sweep: SweepDocuments) -> list[PointRow]:
     """A row a planned point, its columns lined up."""
     every = zip(*(_values(sweep, point) for point in sweep.points), strict=True)
     columns = [_column(list(values)) for values in every]
     return [
-        Row(
+        PointRow(
             point,
             sweep.state(point),
             [cells[index] for cells in columns],
-            point.id in sweep.results and doubtful(sweep.results[point.id]),
+            point.id in sweep.results and sweep.results[point.id].doubtful,
             _remark(sweep, point),
         )
         for index, point in enumerate(sweep.points)
@@ -153,11 +155,10 @@ def _column(values: list[float | None]) -> list[str]:
 
 def _values(sweep: SweepDocuments, point: Point) -> list[float | None]:
     result = sweep.results.get(point.id)
-    seen = result.measured if result else None
+    seen, derived = (result.measured, result.derived) if result else (None, None)
     known: list[float | None] = [point.concurrency, point.nodes, point.gpus_used or None, point.gpus_reserved or None]
-    if result is None or seen is None:
+    if seen is None or derived is None:
         return [*known, *[None] * (len(HEADS) - len(known))]
-    roles, ratios = result.derived["per_role"], result.derived["predicted_to_measured"]
     return [
         *known,
         seen.requests.ok,
@@ -165,12 +166,12 @@ def _values(sweep: SweepDocuments, point: Point) -> list[float | None]:
         seen.ttft_ms.p99,
         seen.tpot_ms.p50,
         seen.tpot_ms.p99,
-        result.derived["interactivity"],
+        derived.interactivity,
         seen.output_tokens_per_s,
-        result.derived["per_gpu"]["output"],
-        roles.get("prefill", roles.get("aggregated", {})).get("input"),
-        roles.get("decode", roles.get("aggregated", {})).get("output"),
-        ratios.get("tpot_ms"),
+        derived.per_gpu["output"],
+        derived.of_role("prefill", "input"),
+        derived.of_role("decode", "output"),
+        derived.predicted_to_measured.get("tpot_ms"),
     ]
 
 

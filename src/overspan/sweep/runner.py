@@ -25,7 +25,7 @@ from overspan.store import run_secrets
 from overspan.store.files import write_whole
 from overspan.store.locks import Say, is_held
 from overspan.store.run_folder import RunFolder, all_runs
-from overspan.sweep.expand import Deployment, Matrix
+from overspan.sweep.expand import Deployment, SweepMatrix
 from overspan.sweep.folder import SweepFolder
 from overspan.sweep.results import derive, why_not
 from overspan.transport.reach import reach
@@ -45,7 +45,7 @@ class Told:
 
 
 def run_sweep(
-    matrix: Matrix, points: list[Point], folder: SweepFolder, told: Told, *, retry_failed: bool = False
+    matrix: SweepMatrix, points: list[Point], folder: SweepFolder, told: Told, *, retry_failed: bool = False
 ) -> None:
     """Measure the points that have no result yet.
 
@@ -70,7 +70,7 @@ def run_sweep(
             _Serving(matrix, deployment, folder, told).measure(todo)
 
 
-def require_startable(matrix: Matrix, points: list[Point]) -> None:
+def require_startable(matrix: SweepMatrix, points: list[Point]) -> None:
     """Refuse points that nothing here can start, before anything of the sweep begins.
 
     Raises:
@@ -90,7 +90,7 @@ def require_startable(matrix: Matrix, points: list[Point]) -> None:
 class _Serving:
     """One deployment of a sweep: started when first needed, again after a death, stopped at the end."""
 
-    def __init__(self, matrix: Matrix, deployment: Deployment, folder: SweepFolder, told: Told) -> None:
+    def __init__(self, matrix: SweepMatrix, deployment: Deployment, folder: SweepFolder, told: Told) -> None:
         self._matrix, self._deployment, self._folder, self._told = matrix, deployment, folder, told
         self._name = f"{matrix.sweep.name}-{deployment.id}"[:63].rstrip("-._")
         self._run: RunFolder | None = None
