@@ -41,8 +41,8 @@ def test_a_bench_measures_what_the_server_did(tmp_path: Path) -> None:
         assert 5 < (point.tpot_ms.p50 or 0) < 100
         assert point.itl_ms.mean == pytest.approx(point.tpot_ms.mean, abs=0.01)
         assert 300 <= (point.e2e_ms.p50 or 0) < 3000
-        assert point.client["timestamps"] == "kernel"
-        assert point.client["concurrency_peak"] == point.concurrency
+        assert point.client.timestamps == "kernel"
+        assert point.client.concurrency_peak == point.concurrency
     lines = [json.loads(line) for line in (tmp_path / "requests-4.jsonl").read_text().splitlines()]
     assert all(line["ok"] and line["ttft_ms"] >= 100 and len(line["itl_ms"]) == 20 for line in lines)
     assert [line["index"] for line in lines] == list(range(12))
@@ -198,7 +198,7 @@ def test_the_end_of_a_connection_is_no_read_without_a_stamp() -> None:
     with serving(closing) as server:
         point = measure(server).points[0]
     assert point.requests.ok == 12
-    assert point.client["timestamps"] == "kernel"
+    assert point.client.timestamps == "kernel"
 
 
 def test_a_server_that_refuses_unknown_fields_is_asked_plainly() -> None:

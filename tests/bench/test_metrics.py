@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ from overspan.bench.job import Level
 from overspan.bench.metrics import counts, goodput, in_flight, steady, summary, throughput
 from overspan.bench.point import make_point
 from overspan.bench.stream import Stream
+from overspan.schema.workload import BenchResult
 
 MS = 1_000_000
 START_MS = 1_000_000  # a send at 0 means never sent
@@ -87,8 +89,8 @@ def audited(**fields: object) -> list[str]:
         setattr(audit, name, value)
     streams = [stream(step, [step + 100, step + 120, step + 140]) for step in range(0, 1000, 10)]
     point = make_point(Level(rate_per_s=100.0), 100, streams, audit)
-    assert point.client_bound == bool(point.client["reasons"])
-    return list(point.client["reasons"])
+    assert point.client_bound == bool(point.client.reasons)
+    return list(point.client.reasons)
 
 
 def test_a_client_that_kept_up_is_not_the_bottleneck() -> None:
@@ -113,9 +115,9 @@ def test_late_sends_and_missing_concurrency_are_said() -> None:
     for each in late:
         each.intended_ns -= 30 * MS
     point = make_point(Level(rate_per_s=1.0), 100, late, Audit())
-    assert "sent up to 30.0 ms late" in point.client["reasons"][0]
+    assert "sent up to 30.0 ms late" in point.client.reasons[0]
     thin = [stream(0, [100]), stream(0, [100]), stream(500, [600]), stream(1000, [1100])]
-    assert "in flight on average" in " ".join(make_point(Level(users=2), 4, thin, Audit()).client["reasons"])
+    assert "in flight on average" in " ".join(make_point(Level(users=2), 4, thin, Audit()).client.reasons)
 
 
 def test_users_that_pause_because_the_server_hung_up_are_no_fault_of_the_client() -> None:
@@ -124,8 +126,16 @@ def test_users_that_pause_because_the_server_hung_up_are_no_fault_of_the_client(
         each.error = "broken_stream"
     kept_up = [stream(step, [step + 100]) for step in range(0, 1100, 100)]
     point = make_point(Level(users=2), 21, [*broken, *kept_up], Audit())
-    assert point.client["concurrency_share"] == pytest.approx(0.75, abs=0.01)
-    assert point.client["reasons"] == []
+    assert point.client.concurrency_share == pytest.approx(0.75, abs=0.01)
+    assert point.client.reasons == []
     for each in broken:
         each.error = "http_500"  # nobody pauses after these
-    assert make_point(Level(users=2), 21, [*broken, *kept_up], Audit()).client["reasons"]
+    assert make_point(Level(users=2), 21, [*broken, *kept_up], Audit()).client.reasons
+
+
+def test_a_bench_json_of_before_is_read_and_written_as_it_was() -> None:
+    # The second point is of a version that knew fewer numbers, the third of one that had no audit.
+    text = (Path(__file__).parent / "captured_bench.json").read_text(encoding="utf-8")
+    result = BenchResult.model_validate_json(text)
+    assert result.model_dump_json(indent=2) + "\n" == text
+    assert [point.client.concurrency_peak for point in result.points] == [2, 2, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,12 +34,23 @@ class Times:
     @classmethod
     def of(cls, stream: Stream) -> Times:
         """The times of a request, from its actual send."""
-        stamps = stream.stamps
-        e2e = (stream.end_ns - stream.send_ns) / NS_PER_MS
+        rest = stream.output_tokens - stream.first_chunk_tokens
+        return cls.between(stream.send_ns, stream.stamps, stream.end_ns, rest)
+
+    @classmethod
+    def between(cls, send_ns: int, stamps: array[int], end_ns: int, rest: int) -> Times:
+        """The times of a request of which this is known.
+
+        Args:
+            send_ns: when it was sent.
+            stamps: when each chunk came, nanoseconds.
+            end_ns: when it ended.
+            rest: tokens that came after the first chunk.
+        """
+        e2e = (end_ns - send_ns) / NS_PER_MS
         if not stamps:
             return cls(e2e)
-        ttft = (stamps[0] - stream.send_ns) / NS_PER_MS
-        rest = stream.output_tokens - stream.first_chunk_tokens
+        ttft = (stamps[0] - send_ns) / NS_PER_MS
         if len(stamps) < 2 or rest < 1:
             return cls(e2e, ttft)
         gaps = [gap / NS_PER_MS for gap in map(sub, stamps[1:], stamps)]

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from overspan.bench.account import Audit
 from overspan.bench.audit import audit_report
 from overspan.bench.job import Level
 from overspan.bench.metrics import NS_PER_MS, Samples, counts, goodput, in_flight, steady, summary, throughput
 from overspan.bench.stream import Stream
-from overspan.schema.workload import BenchPoint, Distribution
+from overspan.schema.workload import BenchPoint, Distribution, SelfTest, ServerMetrics
 
 
 def make_point(
@@ -20,17 +19,15 @@ def make_point(
     audit: Audit,
     *,
     slo: Mapping[str, float] | None = None,
-    calibration: Mapping[str, Any] | None = None,
-    server: Mapping[str, Any] | None = None,
+    calibration: SelfTest | None = None,
+    server: ServerMetrics | None = None,
 ) -> BenchPoint:
     """Summarise one level; the audit says whether the client spoiled it."""
     samples, requests = Samples.of(streams), counts(streams, planned)
     wanted = None if level.users is None else min(level.users, planned)
-    client, reasons = audit_report(audit, streams, samples, wanted)
-    reasons += list(calibration["reasons"]) if calibration else []
+    client = audit_report(audit, streams, samples, wanted, calibration)
     _, peak, window = in_flight(streams, wanted)
     rates = throughput(streams)
-    client |= {"reasons": reasons, **({"calibration": dict(calibration)} if calibration else {})}
     doubts = [stream.miscounted for stream in streams if stream.error is None and stream.miscounted]
     late_ttft, late_e2e = _from_intended(streams) if level.users is None else (Distribution(), Distribution())
     return BenchPoint(
@@ -53,9 +50,9 @@ def make_point(
         goodput=goodput(streams, slo or {}, planned),
         miscounted=len(doubts),
         miscount=doubts[0] if doubts else None,
-        client_bound=bool(reasons),
+        client_bound=bool(client.reasons),
         client=client,
-        server=dict(server or {}),
+        server=server or {},
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from overspan import __version__
 from overspan.bench.account import Audit
@@ -25,7 +24,7 @@ from overspan.endpoint.identify import identify
 from overspan.endpoint.target import make_target
 from overspan.engines.vllm_metrics import VLLM_METRICS
 from overspan.schema.errors import OverspanError
-from overspan.schema.workload import BenchPoint, BenchResult, Workload
+from overspan.schema.workload import BenchPoint, BenchResult, SelfTest, Workload
 
 PointProgress = Callable[[str, int, int, int], None]
 """Called with the level's name, and how many requests ended, failed and are in flight."""
@@ -69,7 +68,7 @@ class Bench:
         self._folder = folder
         self._progress = progress
         self._calibrated = calibrated
-        self._calibration: dict[str, Any] | None = None
+        self._calibration: SelfTest | None = None
         self._notes: list[str] = []
 
     def run(self) -> BenchResult:
@@ -196,7 +195,7 @@ def _notes_of(points: list[BenchPoint], *, closed: bool) -> list[str]:
     for point in points:
         load = f"{point.rate_per_s:g} requests/s" if point.rate_per_s else f"{point.concurrency} users"
         if point.client_bound:
-            notes.append(f"at {load} the client was the bottleneck: {'; '.join(point.client['reasons'])}")
+            notes.append(f"at {load} the client was the bottleneck: {'; '.join(point.client.reasons)}")
         if point.miscounted:
             notes.append(f"at {load} the usage of {point.miscounted} requests is not of what came: {point.miscount}")
         if closed and point.requests.planned < point.concurrency:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+from array import array
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 from overspan.bench import truth
 from overspan.bench.interrupts import deaf_to_ctrl_c
 from overspan.bench.load import ClosedLoop
 from overspan.bench.loop import Loop
-from overspan.bench.metrics import NS_PER_MS, summary
+from overspan.bench.metrics import NS_PER_MS, Times, summary
 from overspan.bench.stream import Stream
 from overspan.endpoint.target import make_target
 from overspan.schema.errors import OverspanError
+from overspan.schema.workload import MeanAndP99, SelfTest
 
 TTFT_MS: Final = 100.0
 ITL_MS: Final = 20.0
@@ -26,7 +28,7 @@ ERROR_LIMIT: Final = 0.02
 """Of a true value: what Overspan promises (issue 5)."""
 
 
-def calibrate(streams: int) -> dict[str, Any]:
+def calibrate(streams: int) -> SelfTest:
     """Measure a known server with up to 64 streams; errors are what the client read less the truth, milliseconds.
 
     Raises:
@@ -69,29 +71,32 @@ def _load(port: int, streams: int) -> list[Stream]:
     return Loop(target, ClosedLoop(streams, streams, message), timeout_s=5.0).run_whole()
 
 
-def compared(measured: Sequence[Stream], known: dict[int, tuple[int, list[int]]]) -> dict[str, Any]:
+def compared(measured: Sequence[Stream], known: dict[int, tuple[int, list[int]]]) -> SelfTest:
     """Compare each request with its truth; `reasons` tells what is off by more than the limit."""
-    ttft, tpot, true_ttft, true_tpot = [], [], [], []
+    errors: dict[str, list[float]] = {"TTFT": [], "TPOT": []}
+    true: dict[str, list[float]] = {"TTFT": [], "TPOT": []}
     for stream in measured:
         if stream.error is not None or stream.user not in known:
             raise OverspanError(f"the calibration's own server did not answer: {stream.error} {stream.detail}")
         asked, sent = known[stream.user]
-        true_ttft.append((sent[0] - asked) / NS_PER_MS)
-        true_tpot.append((sent[-1] - sent[0]) / NS_PER_MS / (len(sent) - 1))
-        ttft.append((stream.stamps[0] - stream.send_ns) / NS_PER_MS - true_ttft[-1])
-        read = (stream.stamps[-1] - stream.stamps[0]) / NS_PER_MS / (len(stream.stamps) - 1)
-        tpot.append(read - true_tpot[-1])
-    reasons = []
-    for name, errors, true in (("TTFT", ttft, true_ttft), ("TPOT", tpot, true_tpot)):
-        off, real = summary(errors).mean or 0.0, summary(true).mean or 1.0
-        if abs(off) > ERROR_LIMIT * real:
-            reasons.append(f"calibration: {name} read {off:+.2f} ms off a true {real:.2f} ms")
-    of_ttft, of_tpot = summary(ttft), summary(tpot)
-    return {
-        "streams": len(measured),
-        "true_ttft_ms": summary(true_ttft).mean,
-        "true_tpot_ms": summary(true_tpot).mean,
-        "ttft_error_ms": {"mean": of_ttft.mean, "p99": of_ttft.p99},
-        "tpot_error_ms": {"mean": of_tpot.mean, "p99": of_tpot.p99},
-        "reasons": reasons,
-    }
+        read, sure = Times.of(stream), Times.between(asked, array("q", sent), sent[-1], len(sent) - 1)
+        for name, of_read, of_sure in (
+            ("TTFT", read.ttft_ms, sure.ttft_ms),
+            ("TPOT", read.tpot_ms, sure.tpot_ms),
+        ):
+            true[name].append(of_sure or 0.0)
+            errors[name].append((of_read or 0.0) - true[name][-1])
+    off = {name: summary(errors[name]) for name in errors}
+    real = {name: summary(true[name]).mean for name in true}
+    return SelfTest(
+        streams=len(measured),
+        true_ttft_ms=real["TTFT"],
+        true_tpot_ms=real["TPOT"],
+        ttft_error_ms=MeanAndP99(mean=off["TTFT"].mean, p99=off["TTFT"].p99),
+        tpot_error_ms=MeanAndP99(mean=off["TPOT"].mean, p99=off["TPOT"].p99),
+        reasons=[
+            f"calibration: {name} read {off[name].mean:+.2f} ms off a true {real[name]:.2f} ms"
+            for name in off
+            if abs(off[name].mean or 0.0) > ERROR_LIMIT * (real[name] or 1.0)
+        ],
+    )

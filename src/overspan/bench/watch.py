@@ -8,13 +8,14 @@ import shutil
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
-from typing import Any, Final
+from typing import Final
 
 from overspan.bench.interrupts import deaf_to_ctrl_c
 from overspan.endpoint.client import NoAnswer, http_client
 from overspan.endpoint.metrics import MetricNames, Metrics, read_metrics
 from overspan.endpoint.target import Target
 from overspan.schema.errors import OverspanError
+from overspan.schema.workload import GaugeSummary, ServerMetrics
 from overspan.transport.local import Local
 
 _INTERVAL_S: Final = 0.5
@@ -42,22 +43,24 @@ def _float(cell: str) -> float:
         return 0.0
 
 
-def summarise(samples: Sequence[Metrics], names: MetricNames) -> dict[str, Any]:
+def summarise(samples: Sequence[Metrics], names: MetricNames) -> ServerMetrics:
     """Gauges as mean and maximum, counters as what they grew by."""
-    summary: dict[str, Any] = {"samples": len(samples)} if samples else {}
+    summary: ServerMetrics = {"samples": len(samples)} if samples else {}
     for name in dict.fromkeys(
         [*names.gauges.values(), *names.shares.values(), "gpu_power_w", "gpu_memory_bytes", "gpu_busy_percent"]
     ):
         values = [sample[name] for sample in samples if name in sample]
         if values:
-            summary[name] = {"mean": round(sum(values) / len(values), 4), "max": max(values)}
+            summary[name] = GaugeSummary(mean=round(sum(values) / len(values), 4), max=max(values))
+    grown = {}
     for name in names.counters.values():
         values = [sample[name] for sample in samples if name in sample]
         if values:
-            summary[name] = values[-1] - values[0]
-    if summary.get("prefix_cache_queries"):
-        summary["prefix_cache_hit_share"] = round(summary["prefix_cache_hits"] / summary["prefix_cache_queries"], 4)
-    return summary
+            grown[name] = values[-1] - values[0]
+    if grown.get("prefix_cache_queries"):
+        share = grown.get("prefix_cache_hits", 0.0) / grown["prefix_cache_queries"]
+        return {**summary, **grown, "prefix_cache_hit_share": round(share, 4)}
+    return {**summary, **grown}
 
 
 class Watch:
@@ -81,7 +84,7 @@ class Watch:
         """A point begins: forget the samples until now."""
         self._ask("begin")
 
-    def end(self) -> dict[str, Any]:
+    def end(self) -> ServerMetrics:
         """The point ended: what was seen since `begin`, with a sample now; or why nothing was."""
         return summarise(self._ask("end"), self._names) or ({"not_read": self._gave_up} if self._gave_up else {})
 

@@ -14,7 +14,7 @@ from overspan.schema.finding import Evidence, Finding
 from overspan.schema.inventory import Host
 from overspan.schema.plan import Plan
 from overspan.schema.process import ProcessSpec
-from overspan.schema.workload import BenchResult
+from overspan.schema.workload import BenchResult, GaugeSummary
 
 BUSY_PERCENT: Final = 95.0
 """Source: docs/sources.md#two-sparks: ranks that spin in NCCL show 96 %."""
@@ -101,18 +101,16 @@ def _client_bound(run: RunDocuments) -> Finding:
     bound = [point for point in run.bench.points if point.client_bound]
     if not bound:
         return _sign(rule, title, status="passed")
-    texts = [f"concurrency {point.concurrency}: {'; '.join(map(str, _reasons(point.client)))}" for point in bound]
+    texts = [
+        f"concurrency {point.concurrency}: {'; '.join(point.client.reasons or ['marked client-bound'])}"
+        for point in bound
+    ]
     evidence = [Evidence(text=text, file=BENCH) for text in texts]
     return _sign(
         rule, title, status="failed", evidence=evidence[0], more=evidence[1:], confidence=0.9,
         cause="at these points the generator could not send or read faster: the figures are the client's",
         fix="fewer streams for one client, or the generator on a machine of its own with more cores",
     )  # fmt: skip
-
-
-def _reasons(client: Mapping[str, object]) -> list[object]:
-    reasons = client.get("reasons")
-    return reasons if isinstance(reasons, list) and reasons else ["marked client-bound"]
 
 
 def _low_power(run: RunDocuments) -> Finding:
@@ -163,9 +161,8 @@ def _bench_readings(run: RunDocuments, kinds: Mapping[str, list[str]]) -> list[t
     return found
 
 
-def _mean(gauge: object) -> float | None:
-    value = gauge.get("mean") if isinstance(gauge, Mapping) else None
-    return float(value) if isinstance(value, int | float) else None
+def _mean(gauge: GaugeSummary | float | str | None) -> float | None:
+    return gauge.mean if isinstance(gauge, GaugeSummary) else None
 
 
 def _one_hca(run: RunDocuments) -> Finding:

@@ -26,6 +26,7 @@ _FILTERS = {
     "details": view.details,
     "ordered": view.ordered,
     "since": view.since,
+    "stated": lambda client: client.model_dump(exclude={"reasons"}),
 }
 
 

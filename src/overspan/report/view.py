@@ -188,10 +188,7 @@ def _per_gpu(run: RunDocuments, point: BenchPoint) -> float | None:
 
 
 def _client_reasons(point: BenchPoint) -> list[str]:
-    if not point.client_bound:
-        return []
-    reasons = point.client.get("reasons") or point.client.get("reason") or []
-    return [str(reason) for reason in (reasons if isinstance(reasons, list) else [reasons])]
+    return point.client.reasons if point.client_bound else []
 
 
 def client_bound_points(runs: Sequence[RunDocuments]) -> list[Row]:

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from overspan.schema.base import Frozen
 
@@ -98,6 +98,62 @@ class Goodput(Frozen):
     output_tokens_per_s: float
 
 
+class MeanAndP99(Frozen):
+    """Two numbers of a sample, null when there was none."""
+
+    mean: float | None = None
+    p99: float | None = None
+
+
+class SelfTest(Frozen):
+    """The client measured against a server whose times are known; errors are what it read less the truth."""
+
+    streams: int
+    true_ttft_ms: float | None
+    true_tpot_ms: float | None
+    ttft_error_ms: MeanAndP99
+    tpot_error_ms: MeanAndP99
+    reasons: list[str] = Field(description="what is off by more than the limit")
+
+
+class ClientAudit(Frozen):
+    """What the client says about itself. A file holds what was stated, and no other key."""
+
+    processes: int = 1
+    timestamps: Literal["kernel", "user", "unknown"] = "unknown"
+    kernel_to_user_lag_ms: MeanAndP99 = MeanAndP99()
+    loop_turn_ms: MeanAndP99 = MeanAndP99()
+    send_lag_ms: MeanAndP99 = MeanAndP99()
+    concurrency_requested: int | None = None
+    concurrency_peak: int | None = None
+    concurrency_share: float | None = Field(None, description="of those requested: in flight on average, when steady")
+    concurrency_share_paused: float = Field(0.0, description="of the users' time: pauses after a broken connection")
+    cpu_share: float | None = Field(None, description="of one core, of the busiest process")
+    cpu_s: float | None = None
+    cpu_s_per_1k_tokens: float | None = None
+    connections_opened: int | None = None
+    stale_retries: int = 0
+    clock_step_ms: float = 0.0
+    reasons: list[str] = Field(default_factory=list, description="why the client spoiled the measurement")
+    calibration: SelfTest | None = None
+
+    @model_serializer(mode="wrap")
+    def stated(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The fields that were stated, in their order."""
+        return {name: value for name, value in handler(self).items() if name in self.model_fields_set}
+
+
+class GaugeSummary(Frozen):
+    """A gauge over a point."""
+
+    mean: float
+    max: float
+
+
+ServerMetrics = dict[str, GaugeSummary | int | float | str]
+"""The server's own metrics over a point, by name: gauges, what counters grew by, and why nothing was read."""
+
+
 class BenchPoint(Frozen):
     """What one concurrency gave, or one rate (`rate_per_s`; then `concurrency` is the peak in flight).
 
@@ -125,8 +181,8 @@ class BenchPoint(Frozen):
     miscounted: int = 0
     miscount: str | None = None
     client_bound: bool = False
-    client: dict[str, Any] = Field(default_factory=dict)
-    server: dict[str, Any] = Field(default_factory=dict)
+    client: ClientAudit = ClientAudit()
+    server: ServerMetrics = Field(default_factory=dict)
 
 
 class BenchResult(Frozen):
