@@ -27,7 +27,9 @@ def helps(command: click.Command, path: str) -> list[str]:
     # asked for, and other tests ask without the group: a copy has none yet.
     command = copy.copy(command)
     command._help_option = None
-    context = click.Context(command, info_name=path, terminal_width=100, help_option_names=["-h", "--help"])
+    context = click.Context(
+        command, info_name=path, terminal_width=100, help_option_names=["-h", "--help"], show_default=True
+    )
     pages = [f"## {path}\n\n```\n{command.get_help(context)}\n```\n"]
     if isinstance(command, click.Group):
         for name in sorted(command.commands):

@@ -11,7 +11,7 @@ import click
 from overspan.bench.lengths import parse_lengths
 from overspan.bench.run import Bench
 from overspan.bench.trace import read_trace
-from overspan.cli.options import AS_JSON, Finite
+from overspan.cli.options import AS_JSON, COUNT, POSITIVE, Finite
 from overspan.cli.output import Ticker, document, say, table
 from overspan.schema.errors import InputError, NotReady
 from overspan.schema.event import SERVING_STATES
@@ -55,9 +55,6 @@ def _slo(_ctx: click.Context, _param: click.Parameter, value: str | None) -> dic
     return parse_limits(value)
 
 
-_POSITIVE = Finite(min=0, min_open=True)
-
-
 @click.command()
 @click.argument("run", required=False)
 @click.option("--base-url", help="Measure this OpenAI endpoint, such as http://127.0.0.1:8000/v1.")
@@ -69,74 +66,42 @@ _POSITIVE = Finite(min=0, min_open=True)
     type=click.Choice(["constant", "poisson", "gamma", "trace"]),
     help="How requests arrive at --rates. Default: poisson.",
 )
-@click.option(
-    "--burstiness",
-    type=_POSITIVE,
-    default=1.0,
-    show_default=True,
-    help="For gamma arrivals: below 1 is burstier than poisson.",
-)
+@click.option("--burstiness", type=POSITIVE, default=1.0, help="For gamma arrivals: below 1 is burstier than poisson.")
 @click.option(
     "--requests",
     "-n",
-    type=click.IntRange(min=1),
+    type=COUNT,
     help="Requests at each point. Default: 4 for each user, 100 for each rate, all of a trace.",
 )
-@click.option("--duration", "duration_s", type=_POSITIVE, help="Seconds at each point, in place of --requests.")
+@click.option("--duration", "duration_s", type=POSITIVE, help="Seconds at each point, in place of --requests.")
 @click.option(
     "--ramp", "ramp_s", type=Finite(min=0), default=0.0, help="The users start one by one within so many seconds."
 )
-@click.option(
-    "--warmup",
-    type=click.IntRange(min=0),
-    default=0,
-    show_default=True,
-    help="Requests at each point that do not count.",
-)
-@click.option(
-    "--input-tokens",
-    default="128",
-    show_default=True,
-    help="Prompt length: N, uniform:A-B, normal:MEAN,DEV or file:PATH.",
-)
-@click.option("--output-tokens", default="64", show_default=True, help="Answer length, in the same forms.")
-@click.option("--turns", type=click.IntRange(min=1), default=1, show_default=True, help="Requests in one conversation.")
+@click.option("--warmup", type=click.IntRange(min=0), default=0, help="Requests at each point that do not count.")
+@click.option("--input-tokens", default="128", help="Prompt length: N, uniform:A-B, normal:MEAN,DEV or file:PATH.")
+@click.option("--output-tokens", default="64", help="Answer length, in the same forms.")
+@click.option("--turns", type=COUNT, default=1, help="Requests in one conversation.")
 @click.option(
     "--shared-prefix",
     "shared_prefix_tokens",
     type=click.IntRange(min=0),
     default=0,
-    show_default=True,
     help="Tokens that every prompt begins with.",
 )
 @click.option("--trace", help="Send the requests of this file: Mooncake's JSON lines, or ShareGPT's JSON.")
-@click.option(
-    "--trace-speed", type=_POSITIVE, default=1.0, show_default=True, help="Replay a trace faster: 2 is twice."
-)
+@click.option("--trace-speed", type=POSITIVE, default=1.0, help="Replay a trace faster: 2 is twice.")
 @click.option("--slo", "slo_ms", callback=_slo, help="Limits in ms, such as ttft=500,tpot=50. Goodput is reported.")
 @click.option(
     "--slo-share",
     type=Finite(0, 1, min_open=True),
     default=0.99,
-    show_default=True,
     help="Share of the requests that must keep --slo in a --search.",
 )
 @click.option("--search", is_flag=True, help="Find the highest load that keeps --slo.")
-@click.option(
-    "--endpoint", type=click.Choice(["chat", "completions"]), default="chat", show_default=True, help="API to ask."
-)
+@click.option("--endpoint", type=click.Choice(["chat", "completions"]), default="chat", help="API to ask.")
 @click.option("--seed", type=int, help="Repeat the same prompts. A prefix cache knows them the second time.")
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=_POSITIVE,
-    default=600.0,
-    show_default=True,
-    help="Seconds until a request has failed.",
-)
-@click.option(
-    "--shards", type=click.IntRange(min=1), help="Processes that send the load. Default: as many as the load needs."
-)
+@click.option("--timeout", "timeout_s", type=POSITIVE, default=600.0, help="Seconds until a request has failed.")
+@click.option("--shards", type=COUNT, help="Processes that send the load. Default: as many as the load needs.")
 @click.option("--no-calibration", is_flag=True, help="Do not test the client against a known server first.")
 @click.option("--strict", is_flag=True, help="Exit code 1 if a request failed or the client was the bottleneck.")
 @click.option("--insecure", is_flag=True, help="Do not check the certificate of an https endpoint.")

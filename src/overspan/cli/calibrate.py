@@ -8,16 +8,14 @@ from typing import Any
 
 import click
 
-from overspan.cli.options import AS_JSON
+from overspan.cli.options import AS_JSON, FILE
 from overspan.cli.output import document, say, table
 
 
 @click.command()
 @click.argument("run", nargs=-1)
 @click.option("--from", "learn", is_flag=True, help="Learn from measured RUNs. This machine is not measured.")
-@click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), help="YAML file to write. Default: standard output."
-)
+@click.option("--out", type=FILE, help="YAML file to write. Default: standard output.")
 @click.option("--python", metavar="PATH", help="Python to measure with. Default: the engine's.")
 @click.option(
     "--ranks", type=click.IntRange(2, 1024), help="Ranks of the all-reduce. Default: all GPUs, or 2 on a CPU."

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import click
 
-from overspan.cli.options import Finite
+from overspan.cli.options import COUNT, Finite
 from overspan.cli.output import say
 from overspan.runs.chat import Conversation
 from overspan.store.run_folder import open_run
@@ -17,8 +17,8 @@ from overspan.store.run_folder import open_run
 @click.command()
 @click.argument("run", required=False)
 @click.option("--prompt", "-p", multiple=True, help="Send this and end. Give it several times for a conversation.")
-@click.option("--max-tokens", type=click.IntRange(min=1), default=512, show_default=True, help="Longest answer.")
-@click.option("--temperature", type=Finite(0, 2), default=0.0, show_default=True, help="0: always the likeliest token.")
+@click.option("--max-tokens", type=COUNT, default=512, help="Longest answer.")
+@click.option("--temperature", type=Finite(0, 2), default=0.0, help="0: always the likeliest token.")
 def chat(run: str | None, prompt: tuple[str, ...], max_tokens: int, temperature: float) -> None:
     """Talk with RUN (default: the active run). The answer is shown as it arrives. An empty line or Ctrl-D ends."""
     conversation = Conversation(open_run(run), max_tokens, temperature)

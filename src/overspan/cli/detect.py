@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 
+from overspan.cli.options import PATH
 from overspan.schema.errors import HostUnreachable
 
 
@@ -22,9 +23,7 @@ from overspan.schema.errors import HostUnreachable
     type=click.Path(file_okay=False, path_type=Path),
     help="Keep the output of every command in this folder too.",
 )
-@click.option(
-    "--replay", type=click.Path(path_type=Path), help="Use the outputs that --save kept. No machine is asked."
-)
+@click.option("--replay", type=PATH, help="Use the outputs that --save kept. No machine is asked.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of YAML.")
 def detect(  # noqa: PLR0917 - click gives them by name
     hosts: str | None,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from overspan.cli.options import AS_JSON
+from overspan.cli.options import AS_JSON, PATH
 from overspan.schema.errors import InputError
 
 
@@ -32,7 +32,7 @@ def install(name: str, python: str | None, as_json: bool) -> None:
 
 
 @engine.command()
-@click.argument("folder", required=False, type=click.Path(path_type=Path))
+@click.argument("folder", required=False, type=PATH)
 @click.option("--image", metavar="NAME", help="Ask the engine in this container image, in place of a folder.")
 @AS_JSON
 def learn(folder: Path | None, image: str | None, as_json: bool) -> None:

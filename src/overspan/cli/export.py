@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from overspan.cli.options import FILE
 from overspan.schema.errors import InputError
 from overspan.store.files import write_whole
 from overspan.sweep.folder import open_sweep
@@ -14,7 +15,7 @@ from overspan.sweep.results import as_csv, write_parquet
 
 @click.command()
 @click.argument("sweep")
-@click.option("--out", required=True, type=click.Path(path_type=Path, dir_okay=False), help="A .csv or .parquet file.")
+@click.option("--out", required=True, type=FILE, help="A .csv or .parquet file.")
 def export(sweep: str, out: Path) -> None:
     """Write the results of SWEEP as a table with one row for each point. The ending of --out chooses the format."""
     results = open_sweep(sweep).current()

@@ -12,7 +12,7 @@ from overspan.sweep.ledger import added, at_revision, named, problems, read_stat
 
 _BASE = click.option("--base", required=True, metavar="REF", help="Git revision to compare with, such as main.")
 _FOLDER = click.option("--folder", type=click.Path(path_type=Path, exists=True, file_okay=False), default=Path(),
-                       help="Folder with ledger.yaml, sweeps/ and results/. Default: this one.")  # fmt: skip
+                       help="Folder with ledger.yaml, sweeps/ and results/.")  # fmt: skip
 _ON = click.option("--on", "inventory", metavar="INVENTORY", help="Machines, for a sweep that names none.")
 
 

@@ -14,7 +14,7 @@ from overspan.store.run_folder import open_run
 @click.argument("run", required=False)
 @click.option("-f", "--follow", "on_and_on", is_flag=True, help="Print new lines as they come, until the run ends.")
 @click.option("--process", "-p", help="Print only the log of this process.")
-@click.option("--lines", "-n", type=click.IntRange(min=0), default=200, show_default=True, help="Lines of each log.")
+@click.option("--lines", "-n", type=click.IntRange(min=0), default=200, help="Lines of each log.")
 def logs(run: str | None, on_and_on: bool, process: str | None, lines: int) -> None:
     """Print the logs of RUN (default: the active run)."""
     folder = open_run(run)

@@ -146,7 +146,7 @@ def _load(module: str) -> ModuleType:
     return loaded
 
 
-@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__, prog_name="overspan")
 def cli() -> None:
     """One model and any set of machines, to a running, proven and measured endpoint."""

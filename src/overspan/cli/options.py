@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -27,6 +28,11 @@ class Finite(click.FloatRange):
         return found
 
 
+COUNT = click.IntRange(min=1)
+POSITIVE = Finite(0, min_open=True)
+FILE = click.Path(path_type=Path, dir_okay=False)
+PATH = click.Path(path_type=Path)
+
 AS_JSON: Option[Any] = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 ON: Option[Any] = click.option(
     "--on", "inventory", metavar="INVENTORY", help="Machines: a file, or a name that ships. Default: this machine."
@@ -37,7 +43,7 @@ SET: Option[Any] = click.option(
 LOAD: Sequence[Option[Any]] = (
     click.option("--isl", type=Finite(1), help="Input tokens of a request. Default: 1024."),
     click.option("--osl", type=Finite(1), help="Output tokens of a request. Default: 1024."),
-    click.option("--concurrency", type=click.IntRange(1), help="Users at the same time. Default: 1."),
+    click.option("--concurrency", type=COUNT, help="Users at the same time. Default: 1."),
     click.option("--slo", metavar="ttft=MS,tpot=MS", help="Latency limits. Layouts that keep them come first."),
 )
 MACHINES: Sequence[Option[Any]] = (
@@ -45,7 +51,7 @@ MACHINES: Sequence[Option[Any]] = (
     click.option("--nodes", type=click.IntRange(1, 10_000), help="With --gpu: hosts. Default: as many as needed."),
     click.option("--gpus", type=click.IntRange(1, 72), help="With --gpu: GPUs of each host. Default: as usual."),
     click.option("--how-many", is_flag=True, help="With --gpu and --slo: find the fewest GPUs that keep the limits."),
-    click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Layouts to show."),
+    click.option("--top", type=COUNT, default=5, help="Layouts to show."),
 )
 HARDWARE: Option[Any] = click.option(
     "--hardware", metavar="FILE", help="Hardware numbers of `overspan calibrate`, in place of the catalogue's."
@@ -54,7 +60,6 @@ WEIGHTS: Option[Any] = click.option(
     "--weights",
     type=click.Choice(["real", "synthetic"]),
     default="real",
-    show_default=True,
     help="synthetic: random weights made on the device, to measure at full size before the download.",
 )
 

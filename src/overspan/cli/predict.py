@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from overspan.cli.options import AS_JSON, HARDWARE, LOAD, MACHINES, SET, options, question_of
+from overspan.cli.options import AS_JSON, COUNT, HARDWARE, LOAD, MACHINES, SET, options, question_of
 from overspan.cli.output import say
 
 
@@ -18,10 +18,10 @@ from overspan.cli.output import say
     "--on", "inventory", metavar="INVENTORY", help="Machines: a file of `overspan detect`, or a name that ships."
 )
 @click.option("--layout", help="One layout, such as tep2. Default: all, ranked.")
-@click.option("--tp", type=click.IntRange(1), help="Tensor-parallel ranks; an alternative to --layout.")
-@click.option("--pp", type=click.IntRange(1), help="Pipeline stages; an alternative to --layout.")
-@click.option("--dp", type=click.IntRange(1), help="Data-parallel groups; an alternative to --layout.")
-@click.option("--ep", type=click.IntRange(1), help="Ranks that share the experts: 1, or tp*dp.")
+@click.option("--tp", type=COUNT, help="Tensor-parallel ranks; an alternative to --layout.")
+@click.option("--pp", type=COUNT, help="Pipeline stages; an alternative to --layout.")
+@click.option("--dp", type=COUNT, help="Data-parallel groups; an alternative to --layout.")
+@click.option("--ep", type=COUNT, help="Ranks that share the experts: 1, or tp*dp.")
 @options(LOAD, MACHINES)
 @HARDWARE
 @click.option("--disaggregated", is_flag=True, help="Rank separate prefill and decode workers (xPyD).")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from overspan.cli.options import AS_JSON
+from overspan.cli.options import AS_JSON, FILE, PATH
 from overspan.cli.output import document, say, table
 from overspan.schema.errors import InputError
 
@@ -46,8 +46,8 @@ def show(name: str, as_json: bool) -> None:
 
 
 @recipe.command("import")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="File to write. Default: standard output.")
+@click.argument("file", type=PATH)
+@click.option("--out", type=FILE, help="File to write. Default: standard output.")
 @click.option("--json", "as_json", is_flag=True, help="Print the recipe and the warnings as one document.")
 def import_(file: Path, out: Path | None, as_json: bool) -> None:
     """Turn a recipe of sparkrun (version 2) or srt-slurm into ours. What has no place in it is told on stderr."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from overspan.bench.records import read_requests
-from overspan.cli.options import AS_JSON
+from overspan.cli.options import AS_JSON, FILE
 from overspan.cli.output import document
 from overspan.report import RunDocuments, render, request_curves
 from overspan.report.documents import Curve
@@ -23,11 +23,7 @@ FILE_NAME = "report.html"
 
 @click.command()
 @click.argument("run", nargs=-1)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="File to write. Default: report.html in the run's folder.",
-)
+@click.option("--out", type=FILE, help="File to write. Default: report.html in the run's folder.")
 @AS_JSON
 def report(run: tuple[str, ...], out: Path | None, as_json: bool) -> None:
     """Write one HTML file that needs no other file and no network.

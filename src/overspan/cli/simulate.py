@@ -6,7 +6,7 @@ import json
 
 import click
 
-from overspan.cli.options import AS_JSON, SET, Finite
+from overspan.cli.options import AS_JSON, POSITIVE, SET, Finite
 
 
 @click.command()
@@ -16,21 +16,21 @@ from overspan.cli.options import AS_JSON, SET, Finite
 @click.option(
     "--topology", metavar="NOTATION", help="Layout of one unit: TEP8, or 1P2D DEP4->TEP8. Default: the best for a host."
 )
-@click.option("--isl", type=Finite(1), default=1024, show_default=True, help="Input tokens of a request.")
-@click.option("--osl", type=Finite(1), default=1024, show_default=True, help="Output tokens of a request.")
-@click.option("--rate", "rate_per_s", type=Finite(0, min_open=True), help="Requests per second for the whole fleet.")
+@click.option("--isl", type=Finite(1), default=1024, help="Input tokens of a request.")
+@click.option("--osl", type=Finite(1), default=1024, help="Output tokens of a request.")
+@click.option("--rate", "rate_per_s", type=POSITIVE, help="Requests per second for the whole fleet.")
 @click.option(
     "--slo",
     metavar="ttft=MS,tpot=MS",
     help="Latency limits. Without --rate, the highest rate that keeps them is found.",
 )
-@click.option("--share", type=Finite(0, 1, min_open=True), default=0.99, show_default=True,
+@click.option("--share", type=Finite(0, 1, min_open=True), default=0.99,
               help="Share of the requests that must keep --slo.")  # fmt: skip
 @click.option("--price", type=Finite(0), help="Price of one GPU for one hour, in any currency.")
 @click.option(
     "--requests", type=click.IntRange(100, 5_000_000), help="Requests to simulate. Default: four times those in flight."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the arrivals.")
+@click.option("--seed", type=int, default=0, help="Seed of the arrivals.")
 @SET
 @AS_JSON
 def simulate(model: str, *, as_json: bool, **asked: object) -> None:

@@ -7,18 +7,17 @@ from typing import Literal
 
 import click
 
-from overspan.cli.options import AS_JSON
+from overspan.cli.options import AS_JSON, PATH
 from overspan.cli.output import document, say
 
 
 @click.command()
 @click.argument("model")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder to write.")
+@click.option("--out", required=True, type=PATH, help="Folder to write.")
 @click.option(
     "--weights",
     type=click.Choice(["real", "fp32", "bf16", "fp8_block", "nvfp4"]),
     default="real",
-    show_default=True,
     help="Format of the weights. real: the model's own. A CPU engine takes fp32 and bf16.",
 )
 @AS_JSON

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from overspan.cli.options import AS_JSON, Finite
+from overspan.cli.options import AS_JSON, COUNT, PATH, Finite
 from overspan.cli.output import Ticker, document, say
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ _EXCLUDE = [
     *itertools.product(_MANNERS, ("reference", "expect")),
 ]
 _NEED = {"questions": ("against", "out", *_OF_EVAL), "base_url": ("model", "expect")}
-_FILE = click.Path(path_type=Path)
 
 
 @click.command()
@@ -41,19 +40,17 @@ _FILE = click.Path(path_type=Path)
     type=click.Choice(["tool-calls", "reasoning"]),
     help="The endpoint at --base-url supports this. Missing it is a failure.",
 )
-@click.option("--reference", type=_FILE, help="Compare log probabilities with those in this file.")
-@click.option("--record", type=_FILE, help="Write such a file from this endpoint, which must be right.")
+@click.option("--reference", type=PATH, help="Compare log probabilities with those in this file.")
+@click.option("--record", type=PATH, help="Write such a file from this endpoint, which must be right.")
 @click.option(
-    "--eval", "questions", type=_FILE, help='Score the questions of this file. A line: {"prompt": ..., "answer": ...}.'
+    "--eval", "questions", type=PATH, help='Score the questions of this file. A line: {"prompt": ..., "answer": ...}.'
 )
 @click.option("--against", help="Compare the score with this result (.json) or this run, question by question.")
-@click.option("--out", type=_FILE, help="Write the result of --eval to this file too.")
-@click.option(
-    "--samples", type=click.IntRange(1, 1000), default=1, show_default=True, help="Answers for each question."
-)
-@click.option("--temperature", type=Finite(0, 2), default=0.0, show_default=True, help="For --eval.")
-@click.option("--max-tokens", type=click.IntRange(min=1), default=512, show_default=True, help="For --eval.")
-@click.option("--concurrency", type=click.IntRange(1, 1000), default=8, show_default=True, help="For --eval.")
+@click.option("--out", type=PATH, help="Write the result of --eval to this file too.")
+@click.option("--samples", type=click.IntRange(1, 1000), default=1, help="Answers for each question.")
+@click.option("--temperature", type=Finite(0, 2), default=0.0, help="For --eval.")
+@click.option("--max-tokens", type=COUNT, default=512, help="For --eval.")
+@click.option("--concurrency", type=click.IntRange(1, 1000), default=8, help="For --eval.")
 @click.option(
     "--harness", type=click.Choice(["lm-eval", "evalscope"]), help="Print the command of this tool for the endpoint."
 )
