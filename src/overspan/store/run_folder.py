@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from overspan.schema.errors import InputError, OverspanError, RunDamaged, UnknownName
+from overspan.schema.errors import InputError, RunDamaged
 from overspan.schema.event import FINAL_STATES, Event, State
 from overspan.schema.finding import Finding
 from overspan.schema.places import runs_dir
@@ -19,6 +18,7 @@ from overspan.schema.plan import Plan
 from overspan.schema.process import ProcessSpec
 from overspan.schema.workload import BenchResult
 from overspan.store import jsonl
+from overspan.store.dated_folder import DatedFolder, pick
 from overspan.store.files import write_whole
 from overspan.store.locks import is_held
 
@@ -27,29 +27,17 @@ _FINDINGS = TypeAdapter(list[Finding])
 _EVENTS = "events.jsonl"
 
 
-class RunFolder:
-    """One run on disk. Its id is the folder's name: `<name>-<date>-<time>-<4 hex>`."""
+class RunFolder(DatedFolder):
+    """One run on disk. Its name is the one that `up` gave it: a recipe's, unless `--name` said otherwise."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    KIND = "run"
 
     @classmethod
     def create(cls, name: str) -> RunFolder:
         """Make the folder of a new run."""
-        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        path = runs_dir() / f"{name}-{stamp}-{secrets.token_hex(2)}"
-        (path / "logs").mkdir(parents=True)
-        return cls(path)
-
-    @property
-    def id(self) -> str:
-        """The run's id."""
-        return self.path.name
-
-    @property
-    def name(self) -> str:
-        """The name that `up` gave it: a recipe's, unless `--name` said otherwise."""
-        return self.id.rsplit("-", 3)[0]
+        run = cls.make(runs_dir(), name)
+        run.logs.mkdir()
+        return run
 
     @property
     def logs(self) -> Path:
@@ -142,12 +130,7 @@ class RunFolder:
             OverspanError: it cannot be written, e.g. the disk is full.
         """
         event = Event(at=datetime.now(UTC), message=message, state=state, process=process, host=host, data=data)
-        try:
-            jsonl.append(self.path / _EVENTS, event.model_dump_json(exclude_defaults=True))
-        except OSError as error:
-            raise OverspanError(
-                f"run {self.id}: {_EVENTS} cannot be written: {error.strerror}", next=f"df -h {self.path}"
-            ) from None
+        self.append_line(_EVENTS, event.model_dump_json(exclude_defaults=True))
         return event
 
     def events(self) -> list[Event]:
@@ -200,15 +183,7 @@ class RunFolder:
 
 def all_runs() -> list[RunFolder]:
     """Every run on this machine, newest first."""
-    try:
-        folders = [Path(entry.path) for entry in os.scandir(runs_dir()) if entry.is_dir() and entry.name[0] != "."]
-    except FileNotFoundError:
-        return []
-    return [RunFolder(path) for path in sorted(folders, key=_stamp, reverse=True)]
-
-
-def _stamp(path: Path) -> tuple[list[str], str]:
-    return path.name.rsplit("-", 3)[1:], path.name
+    return RunFolder.all_in(runs_dir())
 
 
 def open_run(which: str | None = None) -> RunFolder:
@@ -224,10 +199,7 @@ def open_run(which: str | None = None) -> RunFolder:
         return next((run for run in runs if _is_active(run)), runs[0])
     if os.sep in which and Path(which).is_dir():
         return RunFolder(Path(which).resolve())
-    for run in runs:
-        if which in (run.id, run.name):
-            return run
-    raise UnknownName("run", which, {name for run in runs for name in (run.id, run.name)}, next="overspan list")
+    return pick(RunFolder, runs, which, next="overspan list")
 
 
 def _is_active(run: RunFolder) -> bool:

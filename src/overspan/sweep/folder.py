@@ -6,10 +6,8 @@ point that was being measured, and whoever comes next sees exactly what is done.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,14 +15,18 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from overspan.schema.errors import InputError, RunDamaged, UnknownName
+from overspan.schema.errors import InputError, RunDamaged
 from overspan.schema.places import state_dir
 from overspan.schema.point import Point, PointState, Result
 from overspan.schema.sweep import Sweep
 from overspan.schema.yamlio import dump
+from overspan.store import jsonl, locks
+from overspan.store.dated_folder import DatedFolder, pick
+from overspan.store.files import write_whole
 
 RESULTS = "results.jsonl"
 JOURNAL = "journal.jsonl"
+POINTS = "points.jsonl"
 
 
 def sweeps_dir() -> Path:
@@ -32,30 +34,19 @@ def sweeps_dir() -> Path:
     return state_dir() / "sweeps"
 
 
-class SweepFolder:
-    """One running of a sweep. Its id is the folder's name: `<name>-<date>-<time>-<4 hex>`."""
+class SweepFolder(DatedFolder):
+    """One running of a sweep; its name is the sweep's."""
+
+    KIND = "sweep"
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        super().__init__(path)
         self._lock: int | None = None
 
     @classmethod
     def create(cls, sweep: Sweep) -> SweepFolder:
         """Make the folder of a new running."""
-        stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        folder = cls(sweeps_dir() / f"{sweep.name}-{stamp}-{secrets.token_hex(2)}")
-        folder.path.mkdir(parents=True)
-        return folder
-
-    @property
-    def id(self) -> str:
-        """The folder's name."""
-        return self.path.name
-
-    @property
-    def name(self) -> str:
-        """The sweep's name."""
-        return self.id.rsplit("-", 3)[0]
+        return cls.make(sweeps_dir(), sweep.name)
 
     def requests(self, point: Point) -> Path:
         """The folder of a point's single requests; made when asked for."""
@@ -64,24 +55,17 @@ class SweepFolder:
         return path
 
     def open(self, sweep: Sweep, points: list[Point]) -> None:
-        """Take the folder for this process, mend what a crash left half-written, and write what is planned.
+        """Take the folder for this process, and write what is planned.
 
         Raises:
             InputError: another process is running this sweep.
         """
-        self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise InputError(
-                f"sweep {self.id} is being run by another process", next="wait for it, or --fresh"
-            ) from None
-        for file in (RESULTS, JOURNAL):
-            _mend(self.path / file)
-        (self.path / "sweep.yaml").write_text(dump(sweep), encoding="utf-8")
-        lines = [point.model_dump_json() for point in points]
-        (self.path / "points.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        self._lock = locks.open_lock(self.path / ".lock")
+        if not locks.try_lock(self._lock):
+            self.close()
+            raise InputError(f"sweep {self.id} is being run by another process", next="wait for it, or --fresh")
+        write_whole(self.path / "sweep.yaml", dump(sweep))
+        write_whole(self.path / POINTS, "".join(f"{point.model_dump_json()}\n" for point in points))
 
     def close(self) -> None:
         """Let go of the folder. Twice is fine."""
@@ -92,15 +76,15 @@ class SweepFolder:
     def note(self, event: str, **data: Any) -> None:
         """Add a line to the journal."""
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        _append(self.path / JOURNAL, json.dumps({"at": at, "event": event, **data}))
+        self.append_line(JOURNAL, json.dumps({"at": at, "event": event, **data}), sync=True)
 
     def journal(self) -> list[dict[str, Any]]:
         """Every line of the journal; one that is half-written is left out."""
-        return [json.loads(line) for line in _lines(self.path / JOURNAL)]
+        return [json.loads(line) for line in jsonl.lines(self.path / JOURNAL)]
 
     def add(self, result: Result) -> None:
         """Add how a point ended."""
-        _append(self.path / RESULTS, result.model_dump_json())
+        self.append_line(RESULTS, result.model_dump_json(), sync=True)
 
     def results(self) -> list[Result]:
         """Every result, oldest first.
@@ -112,7 +96,7 @@ class SweepFolder:
 
     def points(self) -> list[Point]:
         """What was planned when the sweep was last run."""
-        return [Point.model_validate_json(line) for line in _lines(self.path / "points.jsonl")]
+        return [Point.model_validate_json(line) for line in jsonl.lines(self.path / POINTS)]
 
     def latest(self) -> dict[tuple[str, str], Result]:
         """The last result of each point, by its id and recipe hash."""
@@ -141,7 +125,7 @@ def read_results(path: Path) -> list[Result]:
         RunDamaged: a line is no result; names it.
     """
     found = []
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(jsonl.lines(path), 1):
         try:
             found.append(Result.model_validate_json(line))
         except ValidationError as error:
@@ -155,9 +139,7 @@ def read_results(path: Path) -> list[Result]:
 
 def all_sweeps() -> list[SweepFolder]:
     """Every sweep that was run on this machine, newest first."""
-    root = sweeps_dir()
-    paths = [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
-    return [SweepFolder(path) for path in sorted(paths, key=lambda path: path.name.rsplit("-", 3)[1:], reverse=True)]
+    return SweepFolder.all_in(sweeps_dir())
 
 
 def newest(name: str, points: Sequence[Point] = ()) -> SweepFolder | None:
@@ -182,34 +164,4 @@ def open_sweep(which: str) -> SweepFolder:
     """
     if os.sep in which and (Path(which) / RESULTS).is_file():
         return SweepFolder(Path(which).resolve())
-    known = all_sweeps()
-    for folder in known:
-        if which in (folder.id, folder.name):
-            return folder
-    raise UnknownName("sweep", which, {name for folder in known for name in (folder.id, folder.name)})
-
-
-def _lines(path: Path) -> list[str]:
-    """The whole lines of a file; what stands after the last line's end is a write that a crash cut off."""
-    if not path.exists():
-        return []
-    text = path.read_bytes()
-    whole = text[: text.rfind(b"\n") + 1]
-    # Not splitlines: JSON may hold other ends of lines than "\n", raw.
-    return [line for line in whole.decode(errors="replace").split("\n") if line.strip()]
-
-
-def _mend(path: Path) -> None:
-    """Cut off a half-written last line, so that the next one does not grow onto it."""
-    if path.exists():
-        size = path.read_bytes().rfind(b"\n") + 1
-        os.truncate(path, size)
-
-
-def _append(path: Path, line: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    try:
-        os.write(descriptor, line.encode() + b"\n")
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    return pick(SweepFolder, all_sweeps(), which)
