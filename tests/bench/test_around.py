@@ -22,7 +22,7 @@ from overspan.bench.self_test import calibrate, compared
 from overspan.bench.stream import Stream
 from overspan.bench.watch import read_gpus, summarise
 from overspan.endpoint.target import make_target
-from overspan.engines.vllm_metrics import VLLM_METRICS
+from overspan.engines.vllm import VLLM_METRICS
 from overspan.schema.errors import HostUnreachable
 from overspan.schema.workload import GaugeSummary, Workload
 from support import openai_server as fake

@@ -11,14 +11,14 @@ from overspan.schema.errors import RecipeError
 
 
 def test_dump_is_the_real_parser() -> None:
-    known = flags.known()
+    known = flags.VLLM.known
     assert len(known) > 300
     assert known["gpu_memory_utilization"]["options"][0] == "--gpu-memory-utilization"
     assert known["enforce_eager"]["kind"] == "boolean"
 
 
 def test_misspelt_name_tells_the_right_one() -> None:
-    assert flags.check({"gpu_memory_utilisation": 0.8}) == [
+    assert flags.VLLM.check({"gpu_memory_utilisation": 0.8}) == [
         "unknown engine argument 'gpu_memory_utilisation': did you mean gpu_memory_utilization?"
     ]
 
@@ -41,7 +41,7 @@ def test_misspelt_name_tells_the_right_one() -> None:
     ],
 )
 def test_wrong_value_says_what_is_allowed(name: str, value: object, said: str) -> None:
-    (problem,) = flags.check({name: value})
+    (problem,) = flags.VLLM.check({name: value})
     assert problem.startswith(f"engine argument '{name}' ")
     assert said in problem
 
@@ -60,14 +60,14 @@ def test_wrong_value_says_what_is_allowed(name: str, value: object, said: str) -
     ],
 )
 def test_what_vllm_takes_is_taken(name: str, value: object) -> None:
-    assert flags.check({name: value}) == []
+    assert flags.VLLM.check({name: value}) == []
 
 
 def test_flag_newer_than_the_engine() -> None:
-    assert flags.check({"nnodes": 2}, "0.10.2") == [
+    assert flags.VLLM.check({"nnodes": 2}, "0.10.2") == [
         "engine argument 'nnodes' needs vLLM 0.11.1 or newer; this one is 0.10.2"
     ]
-    assert flags.check({"nnodes": 2}, "0.11.1") == []
+    assert flags.VLLM.check({"nnodes": 2}, "0.11.1") == []
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_flag_newer_than_the_engine() -> None:
     ],
 )
 def test_recipe_has_one_home_for_each_value(name: str, value: object, said: str) -> None:
-    (problem,) = flags.check_recipe_args({name: value})
+    (problem,) = flags.VLLM.check_recipe_args({name: value})
     assert said in problem
     assert "abc123" not in problem
 
@@ -96,7 +96,7 @@ def test_argv() -> None:
         "speculative_config": {"num_speculative_tokens": 3, "method": "ngram"},
         "chat_template": "--not-a-flag",
     }
-    assert flags.to_argv(args) == [
+    assert flags.VLLM.to_argv(args) == [
         "--max-model-len", "4096",
         "--enforce-eager",
         "--no-enable-prefix-caching",
@@ -109,27 +109,27 @@ def test_argv() -> None:
 
 def test_argv_refuses_an_unknown_name() -> None:
     with pytest.raises(RecipeError, match="did you mean max_num_seqs"):
-        flags.to_argv({"max_num_seq": 4})
+        flags.VLLM.to_argv({"max_num_seq": 4})
 
 
 @pytest.fixture
 def other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the parser of another version told: it lacks --nnodes and has a flag of its own."""
     monkeypatch.setenv("OVERSPAN_CACHE", str(tmp_path))
-    own = {name: flag for name, flag in flags.known().items() if name != "nnodes"}
+    own = {name: flag for name, flag in flags.VLLM.known.items() if name != "nnodes"}
     own["warp_factor"] = {"options": ["--warp-factor"], "kind": "integer", "minimum": 1}
-    flags.keep({"engine": "vllm", "version": "0.99.1", "flags": own})
+    flags.VLLM.keep({"engine": "vllm", "version": "0.99.1", "flags": own})
 
 
 @pytest.mark.usefixtures("other")
 def test_an_engine_whose_parser_was_asked_is_checked_against_it() -> None:
-    assert flags.check({"warp_factor": 9}, "0.99.1") == []
-    assert "must be 1 or more" in flags.check({"warp_factor": 0}, "0.99.1")[0]
-    (problem,) = flags.check({"nnodes": 2}, "0.99.1")
+    assert flags.VLLM.check({"warp_factor": 9}, "0.99.1") == []
+    assert "must be 1 or more" in flags.VLLM.check({"warp_factor": 0}, "0.99.1")[0]
+    (problem,) = flags.VLLM.check({"nnodes": 2}, "0.99.1")
     assert "none of vLLM 0.99.1" in problem
-    (problem,) = flags.check({"warp_factor": 9}, flags.LATEST)
+    (problem,) = flags.VLLM.check({"warp_factor": 9}, flags.LATEST)
     assert f"none of vLLM {flags.LATEST}" in problem
-    assert flags.check({"warp_factor": 9, "nnodes": 2}) == []  # a recipe may be for any of them
+    assert flags.VLLM.check({"warp_factor": 9, "nnodes": 2}) == []  # a recipe may be for any of them
 
 
 @pytest.mark.usefixtures("other")
@@ -149,5 +149,5 @@ def test_a_recipe_can_use_it_and_an_image_that_lacks_it_is_refused(tmp_path: Pat
 def test_what_is_no_dump_is_not_kept(dump: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OVERSPAN_CACHE", str(tmp_path))
     with pytest.raises((ValueError, KeyError)):
-        flags.keep(dump)
+        flags.VLLM.keep(dump)
     assert not list(tmp_path.rglob("*.json"))

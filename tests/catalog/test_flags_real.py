@@ -42,5 +42,5 @@ def test_the_engine_at_hand_is_asked_and_says_what_ships(tmp_path: Path, monkeyp
 def test_the_engines_parser_takes_every_recipe() -> None:
     found = [recipes.find(name) for name in recipes.names()]
     found += [overrides.apply(recipe, [f"variant={name}"]) for recipe in found for name in recipe.variants]
-    out = run("-c", PARSE, text=json.dumps([flags.to_argv(recipe.engine_args) for recipe in found]))
+    out = run("-c", PARSE, text=json.dumps([flags.VLLM.to_argv(recipe.engine_args) for recipe in found]))
     assert json.loads(out.splitlines()[-1]) == [recipe.engine_args.get("max_model_len") for recipe in found]

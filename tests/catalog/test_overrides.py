@@ -81,12 +81,12 @@ def test_another_model_drops_what_described_the_first() -> None:
 @pytest.mark.parametrize(
     ("setting", "said", "then"),
     [
-        ("gpu_memory_utilisation=0.8", "did you mean gpu_memory_utilization?", "an argument of `vllm serve`"),
+        ("gpu_memory_utilisation=0.8", "did you mean gpu_memory_utilization?", "or an argument of the engine"),
         ("gpu_memory_utilization=9.5", "must be 0.1 to 1", None),
         ("prot=1", "did you mean port", None),
         ("port=99999", "'port'", "allowed: 0 to 65535"),
         ("port=abc", "'port'", "allowed: 0 to 65535"),
-        ("engine=vlm", "'engine'", "allowed: vllm, vllm-ray, dynamo"),
+        ("engine=vlm", "expected 'vllm', 'vllm-ray' or 'dynamo'; did you mean vllm?", None),
         ("variant=cutlas", "did you mean cutlass?", "cuda-graphs"),
         ("HEAD_IP=10.0.0.1", "belongs to the inventory", "hosts[0].fabric.address"),
         ("tp=0", "'tp' takes a whole number", None),

@@ -5,8 +5,9 @@ import socket
 import pytest
 
 from overspan.endpoint.client import NoAnswer, http_client
-from overspan.endpoint.metrics import MetricNames, parse_metrics, read_metrics
-from overspan.engines.vllm_metrics import VLLM_METRICS
+from overspan.endpoint.metric_names import MetricNames
+from overspan.endpoint.metrics import parse_metrics, read_metrics
+from overspan.engines.vllm import VLLM_METRICS
 from support import openai_server as fake
 from support.metrics import PAGE
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from overspan.engines.dynamo import WAIT_THEN, kv_transfer
+from overspan.engines.dynamo import WAIT_THEN
+from overspan.engines.vllm import kv_transfer
 from overspan.planner.make import make_plan
-from overspan.runs.disaggregated import processes
+from overspan.runs.planning import processes_of
 from overspan.schema.errors import PlanRefused, RecipeError
 from overspan.schema.inventory import Gpu, Host, Inventory, Slurm
 from overspan.schema.plan import EngineChoice
@@ -22,7 +23,7 @@ ENGINE = EngineChoice(name="vllm", version="0.32.0", environment="/env", router=
 
 def those(inventory: Inventory, topology: str = "1P2D TP1->TP1", **fields: object) -> list[ProcessSpec]:
     given = {"name": "tiny", "model": "tiny/none", "port": 9000, "topology": topology, **fields}
-    return processes(make_plan(Recipe.model_validate(given), inventory, ENGINE))
+    return processes_of(make_plan(Recipe.model_validate(given), inventory, ENGINE))
 
 
 def config_of(spec: ProcessSpec) -> dict[str, object]:
@@ -93,7 +94,7 @@ def dynamo_specs(hosts: int) -> list[ProcessSpec]:
         {"name": "tiny", "model": "tiny/none", "engine": "dynamo", "topology": f"1P1D TP{each}->TP{each}"}
     )
     engine = EngineChoice(name="dynamo", version="0.32.0", environment="/env")
-    return processes(make_plan(recipe, inventory, engine))
+    return processes_of(make_plan(recipe, inventory, engine))
 
 
 def test_dynamos_processes_of_several_hosts_wait_for_their_etcd() -> None:
@@ -159,7 +160,7 @@ def test_sequences_and_graphs_are_sized_for_a_rank_where_the_users_are_stated() 
     machines = Inventory(hosts=hosts, launcher="slurm", device="cuda", slurm=Slurm())
     given = {"name": "tiny", "model": "tiny/none", "topology": "1P2D DP4->DP8", "host": "0.0.0.0"}
     plan = make_plan(Recipe.model_validate(given), machines, ENGINE, Demand(concurrency=500))
-    for spec in processes(plan):
+    for spec in processes_of(plan):
         flag = "--max-num-seqs"
         limit = spec.argv[spec.argv.index(flag) + 1] if flag in spec.argv else None
         assert limit == ("32" if spec.role == "decode" else None)  # 500 users over 2 workers of 8 ranks each

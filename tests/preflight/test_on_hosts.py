@@ -49,7 +49,7 @@ def check(bed: Bed, *, interface: str = "eth0", options: tuple[str, ...] = ()) -
         placements=place(recipe.layout, inventory),
         overspan_version="0",
     )
-    specs = [spec.with_(docker_options=list(options)) for spec in vllm.processes(plan)]
+    specs = [spec.with_(docker_options=list(options)) for spec in vllm.ENGINE.processes(plan)]
     return preflight(plan, reach, specs)
 
 

@@ -90,7 +90,7 @@ def test_a_command_that_is_missing_is_not_evaluated(two: Two) -> None:
 
 def test_this_machine_alone_is_asked_for_ports_memory_and_disk() -> None:
     plan = plan_on(inventories.find("laptop"), recipes.find("smollm2-135m"))
-    findings = preflight(plan, lambda host: Fake(host.name, list(healthy(1).values())), vllm.processes(plan))
+    findings = preflight(plan, lambda host: Fake(host.name, list(healthy(1).values())), vllm.ENGINE.processes(plan))
     assert [(one.rule, one.status) for one in findings] == [
         ("preflight.port", "passed"),
         ("preflight.memory", "passed"),

@@ -35,7 +35,7 @@ def a_keyed_run(port: int) -> RunFolder:
     plan = a_plan(port, api_key=True, served_model_name="mock")
     folder.write("plan.json", plan)
     folder.append("ready", state="ready")
-    run_secrets.make(folder, plan, [])
+    run_secrets.make(folder, plan, run_secrets.API_KEY, [])
     return folder
 
 
@@ -104,7 +104,7 @@ def test_a_key_that_no_header_carries_is_refused_unquoted(key: str, monkeypatch:
     monkeypatch.setattr(os, "environ", {**os.environ, "OVERSPAN_API_KEY": key})  # NUL too, as no real one has
     folder = RunFolder.create("keyed")
     with pytest.raises(InputError) as caught:
-        run_secrets.make(folder, a_plan(1, api_key=True), [])
+        run_secrets.make(folder, a_plan(1, api_key=True), run_secrets.API_KEY, [])
     assert key not in str(caught.value)
     assert list(folder.path.glob("secrets*")) == []
 

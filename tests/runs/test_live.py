@@ -13,11 +13,12 @@ from contextlib import ExitStack
 import pytest
 
 from overspan.cli.status import block
+from overspan.engines import registry
 from overspan.inventory.probes import GPU_LOAD, GpuLoad
 from overspan.launchers.base import Member
 from overspan.launchers.docker_commands import PROCESS_LABEL, RANKS_LABEL
 from overspan.planner.make import make_plan
-from overspan.runs.live import Live, Reading, Traffic, dashboard_of, rows_of, traffic_of
+from overspan.runs.live import Live, Reading, Traffic, rows_of, traffic_of
 from overspan.runs.status import ProcessStatus, containers
 from overspan.schema.event import State
 from overspan.schema.inventory import Host, Inventory
@@ -91,8 +92,8 @@ def test_a_process_that_its_host_does_not_have(state: State, told: str) -> None:
 
 
 def test_the_dashboard_of_ray_and_of_nothing_else() -> None:
-    assert dashboard_of(two_nodes(engine="vllm-ray")) == "http://node1:8265"
-    assert dashboard_of(two_nodes()) is None
+    assert registry.find("vllm-ray").dashboard(two_nodes(engine="vllm-ray")) == "http://node1:8265"
+    assert registry.find("vllm").dashboard(two_nodes()) is None
 
 
 @pytest.fixture
@@ -194,7 +195,7 @@ def test_the_key_is_sent_and_not_shown(serving: Serving, monkeypatch: pytest.Mon
     try:
         with Live(folder) as live:
             refused = live.look()
-            run_secrets.make(folder, folder.plan(), [])
+            run_secrets.make(folder, folder.plan(), run_secrets.API_KEY, [])
             sight = live.look()
     finally:
         server.close()

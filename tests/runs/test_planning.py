@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from overspan.provision import locked
-from overspan.runs import planning
+from overspan.provision import engines, locked
 from overspan.runs.planning import Wanted, plan_of, processes_of
 from overspan.schema.errors import EngineMissing, PlanRefused
 
@@ -48,7 +47,7 @@ def test_each_engine_of_a_recipe_has_a_lock_of_its_own(monkeypatch: pytest.Monke
         asked.append(kind)
         raise EngineMissing(kind)
 
-    monkeypatch.setattr(planning, "_installed", missing)
+    monkeypatch.setattr(engines, "find", missing)
     for engine in ("vllm", "vllm-ray", "dynamo"):
         settings = (f"engine={engine}", *(["topology=1P1D TP1->TP1"] if engine == "dynamo" else []))
         plan_of(Wanted("smollm2-135m", "laptop", settings), to_start=False)

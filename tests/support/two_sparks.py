@@ -147,7 +147,7 @@ class Two:
         return self.hosts[host.name]
 
     def check(self, reach: Callable[[Host], Fake] | None = None) -> list[Finding]:
-        return preflight(self.plan, reach or self.reach, vllm.processes(self.plan))
+        return preflight(self.plan, reach or self.reach, vllm.ENGINE.processes(self.plan))
 
     def only_failure(self) -> Finding:
         found = [finding for finding in self.check() if finding.status == "failed"]

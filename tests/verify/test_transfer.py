@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from overspan.endpoint.client import Client
+from overspan.engines import registry
 from overspan.schema.plan import Endpoint
 from overspan.verify import transfer
 
@@ -57,10 +58,10 @@ def root(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.server_close()
 
 
-def check(root: str, decode: int = 1, **how: Any) -> dict[str, Any]:
+def check(root: str, decode: int = 1, engine: str = "vllm") -> dict[str, Any]:
     client = Client(Endpoint(host="127.0.0.1", port=int(root.rpartition(":")[2]), model="m"))
     try:
-        found = transfer.check(client, root, {"prefill": [root], "decode": [root] * decode}, **how)
+        found = transfer.check(client, root, {"prefill": [root], "decode": [root] * decode}, registry.find(engine))
     finally:
         client.close()
     return {finding.rule: finding for finding in found}
@@ -87,7 +88,7 @@ def test_a_worker_that_is_not_registered_is_a_failure(root: str) -> None:
 
 
 def test_dynamos_frontend_tells_endpoints_by_component(root: str) -> None:
-    found = check(root, dynamo=True)["disagg.instances"]
+    found = check(root, engine="dynamo")["disagg.instances"]
     assert found.evidence.text == "registered: 1 of 1 prefill, 1 of 1 decode"
     assert found.evidence.file == f"{root}/health"
-    assert check(root, decode=2, dynamo=True)["disagg.instances"].status == "failed"
+    assert check(root, decode=2, engine="dynamo")["disagg.instances"].status == "failed"

@@ -22,7 +22,7 @@ from overspan.bench.stream import Stream
 from overspan.bench.watch import Watch
 from overspan.endpoint.identify import identify
 from overspan.endpoint.target import make_target
-from overspan.engines.vllm_metrics import VLLM_METRICS
+from overspan.engines.vllm import VLLM_METRICS
 from overspan.schema.errors import OverspanError
 from overspan.schema.workload import BenchPoint, BenchResult, SelfTest, Workload
 

@@ -12,7 +12,8 @@ from typing import Final
 
 from overspan.bench.interrupts import deaf_to_ctrl_c
 from overspan.endpoint.client import NoAnswer, http_client
-from overspan.endpoint.metrics import MetricNames, Metrics, read_metrics
+from overspan.endpoint.metric_names import MetricNames
+from overspan.endpoint.metrics import Metrics, read_metrics
 from overspan.endpoint.target import Target
 from overspan.schema.errors import OverspanError
 from overspan.schema.workload import GaugeSummary, ServerMetrics

@@ -1,8 +1,8 @@
-"""The flags of `vllm serve` as data: checked before anything starts, and written as argv.
+"""The arguments of an engine as data: checked before anything starts, and written as argv.
 
-The data is vLLM's own parser, dumped by provision/engine_side/dump_flags.py, and notes.yaml: limits, first versions and
-homes that the parser does not tell. One version ships; `overspan engine learn` keeps others in the cache, and what is
-sent to an engine of such a version is checked against exactly that.
+A `Parser` holds those of one engine. vLLM's is its own parser, dumped by provision/engine_side/dump_flags.py, and
+notes.yaml: limits, first versions and homes that the parser does not tell. One version ships; `overspan engine learn`
+keeps others in the cache, and what is sent to an engine of such a version is checked against exactly that.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import Any, Final
 
 from overspan.catalog import files
 from overspan.schema.errors import RecipeError, did_you_mean, nearest
+from overspan.schema.extensions import ENGINES, installed
 from overspan.schema.places import cache_dir
+from overspan.schema.recipe import BUILT_IN_ENGINES
 from overspan.schema.yamlio import plain
 from overspan.store.files import write_whole
 
@@ -26,141 +28,174 @@ _SIZE = re.compile(r"[0-9]+(\.[0-9]+)?[kKmMgGtT]?")
 _FOLDER = "engine_flags"
 
 
-def known() -> Flags:
-    """Every flag of every vLLM known here, as the one that ships has it, by the name that it has in a recipe."""
-    learned = [_kept(file, file.stat().st_mtime_ns) for file in sorted(_learned().glob("vllm-*.json"))]
-    return functools.reduce(lambda all_, flags: flags | all_, learned, shipped()) if learned else shipped()
-
-
-def exact(version: str | None) -> Flags | None:
-    """The flags of just that version; None where only other versions are known."""
-    if version == LATEST:
-        return shipped()
-    file = _file_of(version) if version else None
-    return _kept(file, file.stat().st_mtime_ns) if file is not None and file.exists() else None
-
-
-def keep(dump: dict[str, Any]) -> str:
-    """Keep what dump_flags.py printed, for `exact` and `known`. Returns the version.
-
-    Raises:
-        ValueError, KeyError, TypeError, AttributeError: it is no such document.
-    """
-    version: str = dump["version"]
-    if not version_of(version) or not all(set(flag) >= {"options", "kind"} for flag in dump["flags"].values()):
-        raise ValueError(version)
-    file = _file_of(version)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, json.dumps(dump))
-    return version
-
-
-def _learned() -> Path:
-    return cache_dir() / _FOLDER
-
-
-def _file_of(version: str) -> Path:
-    return _learned() / f"vllm-{re.sub(r'[^A-Za-z0-9.+_-]', '_', version)}.json"
-
-
-@functools.lru_cache(maxsize=1)
-def shipped() -> Flags:
-    """Every flag of the vLLM that ships with Overspan."""
-    return _with_limits(json.loads(files.text(_FOLDER, f"vllm-{LATEST}.json"))["flags"])
-
-
-@functools.lru_cache(maxsize=8)
-def _kept(file: Path, written_ns: int) -> Flags:
-    return _with_limits(json.loads(file.read_text(encoding="utf-8"))["flags"])
-
-
-def _with_limits(flags: Flags) -> Flags:
-    for name, limits in notes()["limits"].items():
-        if name in flags:
-            flags[name] = {key: value for key, value in flags[name].items() if key not in ("above", "below")} | limits
-    return flags
-
-
-@functools.lru_cache(maxsize=1)
-def notes() -> dict[str, Any]:
-    """What the parser does not tell: limits, first versions, homes of arguments that have a field of their own."""
-    data: dict[str, Any] = plain(files.text(_FOLDER, "notes.yaml"))
-    return data
-
-
 def version_of(text: str | None) -> tuple[int, ...] | None:
     """`0.16.0rc2` as (0, 16, 0); None where the text holds no such version (a nightly, a container's date)."""
     match = re.match(r"v?([0-9]+(?:\.[0-9]+)+)", text or "")
     return tuple(int(part) for part in match.group(1).split(".")) if match else None
 
 
-def check(engine_args: Mapping[str, Any], version: str | None = None) -> list[str]:
-    """What is wrong with these engine arguments, one sentence each; an empty list when nothing is.
+class Parser:
+    """The arguments that one engine takes.
 
     Args:
-        engine_args: values by name, as a recipe holds them: underscores, no dashes.
-        version: of the engine that will get them; None when it is not known: then what any version takes will do.
+        title: the engine in messages: "vLLM".
+        latest: its newest version that is known here.
+        given: the arguments of that version, by the name that each has in a recipe; as files of the catalogue where
+            None. A value has `options` (["--max-model-len"]) and `kind` (boolean, switch, integer, number, size, text,
+            json ...), and may have `choices`, `many`, `minimum`, `maximum`, `above`, `below`.
+        notes: what the parser does not tell, as in notes.yaml: `limits`, `since`, `owned`, `launch`, `secret`.
     """
-    own, every = exact(version), known()
-    problems = []
-    for name, value in engine_args.items():
-        if own is not None and name in every and name not in own:
-            problems.append(f"engine argument '{name}' is none of vLLM {version}: its own parser does not know it")
-            continue
-        problem = _problem(name, value, own or every) or (_too_new(name, version) if own is None else None)
-        if problem:
-            problems.append(problem)
-    return problems
+
+    def __init__(
+        self, title: str, latest: str, given: Flags | None = None, notes: Mapping[str, Any] | None = None
+    ) -> None:
+        self.title, self.latest = title, latest
+        self._given, self._notes = given, notes
+
+    @functools.cached_property
+    def notes(self) -> dict[str, Any]:
+        """What the parser does not tell: limits, first versions, homes of arguments that have a field of their own."""
+        held = plain(files.text(_FOLDER, "notes.yaml")) if self._given is None else self._notes
+        return {"limits": {}, "since": {}, "owned": {}, "launch": [], "secret": {}} | dict(held or {})
+
+    @functools.cached_property
+    def shipped(self) -> Flags:
+        """Every argument of the version that ships with Overspan."""
+        if self._given is not None:
+            return self._with_limits(self._given)
+        return self._with_limits(json.loads(files.text(_FOLDER, f"vllm-{self.latest}.json"))["flags"])
+
+    @property
+    def known(self) -> Flags:
+        """Every argument of every version known here, as the one that ships has it."""
+        learned = [self._kept(file) for file in sorted(_learned().glob(self._file_of("*").name))]
+        return functools.reduce(lambda all_, flags: flags | all_, learned, self.shipped) if learned else self.shipped
+
+    def exact(self, version: str | None) -> Flags | None:
+        """The arguments of just that version; None where only other versions are known."""
+        if version == self.latest:
+            return self.shipped
+        file = self._file_of(version) if version else None
+        return self._kept(file) if file is not None and file.exists() else None
+
+    def keep(self, dump: dict[str, Any]) -> str:
+        """Keep what dump_flags.py printed, for `exact` and `known`. Returns the version.
+
+        Raises:
+            ValueError, KeyError, TypeError, AttributeError: it is no such document.
+        """
+        version: str = dump["version"]
+        if not version_of(version) or not all(set(flag) >= {"options", "kind"} for flag in dump["flags"].values()):
+            raise ValueError(version)
+        file = self._file_of(version)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(file, json.dumps(dump))
+        return version
+
+    def _file_of(self, version: str) -> Path:
+        return _learned() / f"{self.title.lower()}-{re.sub(r'[^A-Za-z0-9.+_*-]', '_', version)}.json"
+
+    def _kept(self, file: Path) -> Flags:
+        return self._with_limits(_read(file, file.stat().st_mtime_ns))
+
+    def _with_limits(self, flags: Flags) -> Flags:
+        for name, limits in self.notes["limits"].items():
+            if name in flags:
+                kept = {key: value for key, value in flags[name].items() if key not in ("above", "below")}
+                flags[name] = kept | limits
+        return flags
+
+    def check(self, engine_args: Mapping[str, Any], version: str | None = None) -> list[str]:
+        """What is wrong with these engine arguments, one sentence each; an empty list when nothing is.
+
+        Args:
+            engine_args: values by name, as a recipe holds them: underscores, no dashes.
+            version: of the engine that will get them; None when it is not known: then what any version takes will do.
+        """
+        own, every = self.exact(version), self.known
+        problems = []
+        for name, value in engine_args.items():
+            if own is not None and name in every and name not in own:
+                problem: str | None = f"is none of {self.title} {version}: its own parser does not know it"
+            elif name not in every:
+                problem = f"unknown engine argument '{name}'{did_you_mean(name, every)}"
+            else:
+                problem = _problem((own or every)[name], value) or (None if own else self._too_new(name, version))
+            if problem:
+                problems.append(problem if problem.startswith("unknown") else f"engine argument '{name}' {problem}")
+        return problems
+
+    def check_recipe_args(self, engine_args: Mapping[str, Any], version: str | None = None) -> list[str]:
+        """As `check`, for a recipe: arguments that have another home there, or are secrets, are refused too."""
+        problems = self.check(engine_args, version)
+        for name in engine_args:
+            if name in self.notes["owned"]:
+                home = self.notes["owned"][name]
+                problems.append(f"engine argument '{name}' has its own field in a recipe: set {home}")
+            elif name in self.notes["launch"]:
+                problems.append(f"engine argument '{name}' is chosen for each rank at launch; leave it out")
+            elif name in self.notes["secret"]:
+                why = self.notes["secret"][name]
+                problems.append(f"engine argument '{name}' would show a secret in argv: {why}")
+        return problems
+
+    def _too_new(self, name: str, version: str | None) -> str | None:
+        first = self.notes["since"].get(name)
+        have = version_of(version)
+        if first is None or have is None or have >= (version_of(first["version"]) or ()):
+            return None
+        return f"needs {self.title} {first['version']} or newer; this one is {version}"
+
+    def to_argv(self, engine_args: Mapping[str, Any]) -> list[str]:
+        """The arguments as the engine's command line takes them, in the order given.
+
+        Booleans become `--flag` or `--no-flag`, dicts JSON with sorted keys, lists several values (or JSON, where the
+        flag takes that); None and a switch that is off give nothing.
+
+        Raises:
+            RecipeError: a name that the engine does not know.
+        """
+        argv: list[str] = []
+        every = self.known
+        for name, value in engine_args.items():
+            if name not in every:
+                raise RecipeError(f"unknown engine argument '{name}'{did_you_mean(name, every)}")
+            if value is not None:
+                argv += _one(every[name], value)
+        return argv
 
 
-def check_recipe_args(engine_args: Mapping[str, Any], version: str | None = None) -> list[str]:
-    """As `check`, for a recipe: arguments that have another home there, or are secrets, are refused too."""
-    homes, launch, secrets = notes()["owned"], notes()["launch"], notes()["secret"]
-    problems = check(engine_args, version)
-    for name in engine_args:
-        if name in homes:
-            problems.append(f"engine argument '{name}' has its own field in a recipe: set {homes[name]}")
-        elif name in launch:
-            problems.append(f"engine argument '{name}' is chosen for each rank at launch; leave it out")
-        elif name in secrets:
-            problems.append(f"engine argument '{name}' would show a secret in argv: {secrets[name]}")
-    return problems
+VLLM: Final = Parser("vLLM", LATEST)
 
 
-def require(engine_args: Mapping[str, Any], version: str | None = None, *, where: str = "engine_args") -> None:
-    """Raise on the first problem that `check` finds.
-
-    Raises:
-        RecipeError: names the argument and what is allowed.
-    """
-    problems = check(engine_args, version)
-    if problems:
-        raise RecipeError(f"{where}: {problems[0]}")
+def parser_of(engine: str) -> Parser:
+    """The arguments of an engine that `EngineName` has let through; every engine that is built in takes vLLM's."""
+    found = None if engine in BUILT_IN_ENGINES else installed(ENGINES, engine)
+    parser: Parser = found.load().flags if found else VLLM
+    return parser
 
 
-def _problem(name: str, value: Any, flags: Flags) -> str | None:
-    flag = flags.get(name)
-    if flag is None:
-        return f"unknown engine argument '{name}'{did_you_mean(name, flags)}"
+def _learned() -> Path:
+    return cache_dir() / _FOLDER
+
+
+@functools.lru_cache(maxsize=8)
+def _read(file: Path, written_ns: int) -> Flags:
+    flags: Flags = json.loads(file.read_text(encoding="utf-8"))["flags"]
+    return flags
+
+
+def _problem(flag: Mapping[str, Any], value: Any) -> str | None:
     if value is None:
         return None
     wanted = _mistyped(flag, value)
     if wanted:
-        return f"engine argument '{name}' takes {wanted} (given: {value!r})"
-    values = value if isinstance(value, list) and flag.get("many") else [value]
-    for item in values:
+        return f"takes {wanted} (given: {value!r})"
+    for item in value if isinstance(value, list) and flag.get("many") else [value]:
         problem = _outside(flag, item) or _not_a_choice(flag, item)
         if problem:
-            return f"engine argument '{name}' {problem} (given: {item!r})"
+            return f"{problem} (given: {item!r})"
     return None
-
-
-def _too_new(name: str, version: str | None) -> str | None:
-    first = notes()["since"].get(name)
-    have = version_of(version)
-    if first is None or have is None or have >= (version_of(first["version"]) or ()):
-        return None
-    return f"engine argument '{name}' needs vLLM {first['version']} or newer; this one is {version}"
 
 
 def _mistyped(flag: Mapping[str, Any], value: Any) -> str | None:
@@ -232,25 +267,6 @@ def _not_a_choice(flag: Mapping[str, Any], value: Any) -> str | None:
     near = nearest(str(value), known)
     hint = f"; did you mean {', '.join(near)}?" if near else ""
     return f"must be one of {', '.join(known)}{hint}"
-
-
-def to_argv(engine_args: Mapping[str, Any]) -> list[str]:
-    """The arguments as `vllm serve` takes them, in the order given.
-
-    Booleans become `--flag` or `--no-flag`, dicts JSON with sorted keys, lists several values (or JSON, where the flag
-    takes that); None and a switch that is off give nothing.
-
-    Raises:
-        RecipeError: a name that vLLM does not know.
-    """
-    argv: list[str] = []
-    every = known()
-    for name, value in engine_args.items():
-        if name not in every:
-            raise RecipeError(f"unknown engine argument '{name}'{did_you_mean(name, every)}")
-        if value is not None:
-            argv += _one(every[name], value)
-    return argv
 
 
 def _one(flag: Mapping[str, Any], value: Any) -> list[str]:

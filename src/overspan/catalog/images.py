@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import functools
 import re
-from typing import Any
+from typing import Any, Final
 
 from overspan.catalog import files
 from overspan.schema.yamlio import plain
 
 _TAGGED = re.compile(r"(?:^|/)vllm(?:-openai)?(?:-[a-z0-9]+)?:v?(\d+\.\d+\.\d+)")
+
+USUAL: Final = "vllm/vllm-openai:v{version}"
+"""The image of vLLM's own releases for x86 and ARM (https://hub.docker.com/r/vllm/vllm-openai)."""
 
 
 @functools.lru_cache(maxsize=1)
@@ -27,11 +30,6 @@ def engine_version(image: str | None) -> str | None:
         return str(found)
     tagged = _TAGGED.search(image)
     return tagged.group(1) if tagged else None
-
-
-def usual(version: str) -> str:
-    """The image of vLLM's own releases for some version (https://hub.docker.com/r/vllm/vllm-openai): x86 and ARM."""
-    return f"vllm/vllm-openai:v{version}"
 
 
 def brings(image: str | None) -> list[str]:

@@ -65,7 +65,9 @@ def apply(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     for _, value in (pair for pair in pairs if _fold(pair[0]) == "variant"):
         recipe = with_variant(recipe, value)
     degrees: list[tuple[str, str, str]] = []
-    for name, value in (pair for pair in pairs if _fold(pair[0]) != "variant"):
+    others = [pair for pair in pairs if _fold(pair[0]) != "variant"]
+    # The engine first: the others are checked as arguments of it.
+    for name, value in sorted(others, key=lambda pair: _fold(pair[0]) != "engine"):
         path = _path(name)
         if path.partition(".")[0] == "layout":
             degrees.append((path.partition(".")[2], value, f"--set {name}={value}"))
@@ -108,7 +110,7 @@ def with_variant(recipe: Recipe, name: str) -> Recipe:
 def _path(name: str) -> str:
     """Where a name's value lives in a recipe."""
     folded = ALIASES.get(_fold(name), _fold(name))
-    return str(flags.notes()["owned"].get(folded, folded))
+    return str(flags.VLLM.notes["owned"].get(folded, folded))
 
 
 def _set(recipe: Recipe, name: str, folded: str, text: str) -> Recipe:
@@ -122,15 +124,16 @@ def _set(recipe: Recipe, name: str, folded: str, text: str) -> Recipe:
         return _engine_arg(recipe, tail, text, where)
     if head in Recipe.model_fields and head not in _FIXED:
         return _field(recipe, head, tail, text, where)
-    if head in flags.known():
+    arguments = flags.parser_of(recipe.engine).known
+    if head in arguments:
         return _engine_arg(recipe, folded, text, where)
-    known = [*Recipe.model_fields, *DEGREES, "variant", *flags.known()]
+    known = [*Recipe.model_fields, *DEGREES, "variant", *arguments]
     raise UnknownName("setting", name, [option for option in known if option not in _FIXED], next=_help())
 
 
 def _help() -> str:
     fields = [field for field in Recipe.model_fields if field not in _FIXED]
-    return f"a field ({', '.join(fields)}), tp, pp, dp, ep, variant, or an argument of `vllm serve`"
+    return f"a field ({', '.join(fields)}), tp, pp, dp, ep, variant, or an argument of the engine"
 
 
 def _data(recipe: Recipe) -> dict[str, Any]:
@@ -201,8 +204,6 @@ def _field(recipe: Recipe, field: str, tail: str, text: str, where: str) -> Reci
 def _allowed(field: str) -> str | None:
     """`allowed: 1 to 65535`, from the field's own definition."""
     schema = Recipe.model_json_schema()["properties"][field]
-    if "enum" in schema:
-        return f"allowed: {', '.join(schema['enum'])}"
     limits = {
         "minimum": schema.get("minimum"),
         "maximum": schema.get("maximum"),
@@ -214,16 +215,17 @@ def _allowed(field: str) -> str | None:
 
 def _engine_arg(recipe: Recipe, dotted: str, text: str, where: str) -> Recipe:
     name, _, inner = dotted.partition(".")
-    flag = flags.known().get(name)
+    parser = flags.parser_of(recipe.engine)
+    flag = parser.known.get(name)
     if flag is None:
-        raise RecipeError(f"{where}: unknown engine argument '{name}'{did_you_mean(name, flags.known())}")
+        raise RecipeError(f"{where}: unknown engine argument '{name}'{did_you_mean(name, parser.known)}")
     value = text if flag["kind"] == "text" and not flag.get("many") else _parse(text)
     if inner:
         if not flag["kind"].startswith("json"):
             raise RecipeError(f"{where}: engine argument '{name}' holds one value, not keys")
         held = recipe.engine_args.get(name)
         value = _nested(held if isinstance(held, dict) else {}, inner.split("."), value)
-    problems = flags.check_recipe_args({name: value}, recipe.locked.engine_version if recipe.locked else None)
+    problems = parser.check_recipe_args({name: value}, recipe.locked.engine_version if recipe.locked else None)
     if problems:
         raise RecipeError(f"--set {name}: {problems[0]}")
     merged = {**recipe.engine_args, name: value}

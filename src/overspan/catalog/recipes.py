@@ -76,13 +76,14 @@ def _check_requires(recipe: Recipe, file: str) -> None:
 
 
 def _check_args(recipe: Recipe, args: dict[str, Any], place: Place, file: str, places: dict[Place, Any]) -> None:
-    """Refuse the first engine argument that vLLM would refuse, at its line."""
+    """Refuse the first engine argument that the engine would refuse, at its line."""
     # With a lock the engine's version is known; a recipe's own version is the oldest that it works with.
     version = recipe.locked.engine_version if recipe.locked else None
-    if not flags.check_recipe_args(args, version):
+    parser = flags.parser_of(recipe.engine)
+    if not parser.check_recipe_args(args, version):
         return
     for name, value in args.items():
-        problems = flags.check_recipe_args({name: value}, version)
+        problems = parser.check_recipe_args({name: value}, version)
         if problems:
             line = places.get((*place, name))
             where = f"{file}, line {line[0]}, column {line[1]}" if line else file

@@ -152,7 +152,7 @@ def _served(data: Mapping[str, Any], values: dict[str, Any], where: str, warning
     template = data.get("command")
     if template is None:
         args = {_NAMES.get(name, name): value for name, value in values.items() if name != "model"}
-        known = {name: value for name, value in args.items() if name in flags.known()}
+        known = {name: value for name, value in args.items() if name in flags.VLLM.known}
         warnings += [f"defaults.{name}: vLLM {flags.LATEST} has no such argument" for name in args if name not in known]
         return Served(str(data["model"]), {name: _default(name, value) for name, value in known.items()})
     if not isinstance(template, str):
@@ -167,7 +167,7 @@ def _served(data: Mapping[str, Any], values: dict[str, Any], where: str, warning
 
 def _default(name: str, value: Any) -> Any:
     """A default as an argument: YAML has typed it already, except JSON and numbers in quotes."""
-    return typed(flags.known()[name], _unescaped(value)) if isinstance(value, str) else value
+    return typed(flags.VLLM.known[name], _unescaped(value)) if isinstance(value, str) else value
 
 
 def fill(template: str, values: Mapping[str, Any], where: str, used: set[str] | None = None) -> str:
@@ -226,7 +226,7 @@ def _env(env: Mapping[str, Any], values: Mapping[str, Any], where: str, warnings
 def _fields(served: Served, model: str, where: str, warnings: list[str]) -> dict[str, Any]:
     """The arguments, each in its one home: a field of the recipe, the layout, or the engine's arguments."""
     args = dict(served.args)
-    notes = flags.notes()
+    notes = flags.VLLM.notes
     names = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size")
     tp, pp, dp = (_count(args.pop(name, 1), f"{where}: {name}") for name in names)
     spread = bool(args.pop("enable_expert_parallel", False))
@@ -245,7 +245,7 @@ def _fields(served: Served, model: str, where: str, warnings: list[str]) -> dict
         value = args.pop(name)
         if name != "distributed_executor_backend" or value not in ("ray", "mp"):
             warnings.append(f"{name}: {value}: chosen for each rank at launch")
-    problems = flags.check_recipe_args(args)
+    problems = flags.VLLM.check_recipe_args(args)
     if problems:
         raise RecipeError(f"{where}: {problems[0]}")
     return {**fields, "engine_args": args}

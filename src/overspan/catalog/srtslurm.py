@@ -263,12 +263,12 @@ def _only_vllms(role: str, held: dict[str, Any], warnings: list[str], where: str
     Raises:
         RecipeError: an argument of vLLM's has a wrong value, or is a secret.
     """
-    notes = flags.notes()
+    notes = flags.VLLM.notes
     for name, value in list(held.items()):
-        problems = flags.check_recipe_args({name: value})
+        problems = flags.VLLM.check_recipe_args({name: value})
         if not problems:
             continue
-        if name in notes["secret"] or (name in flags.known() and name not in (*notes["launch"], *notes["owned"])):
+        if name in notes["secret"] or (name in flags.VLLM.known and name not in (*notes["launch"], *notes["owned"])):
             raise RecipeError(f"{where}: backend.vllm_config.{role}: {problems[0]}")
         del held[name]
         whose = "an argument of Dynamo's, not of vLLM's" if name.startswith("dyn_") else problems[0]

@@ -82,7 +82,7 @@ def _serve_at(command: list[str]) -> int | None:
 
 def _arguments(words: list[str]) -> tuple[str | None, dict[str, Any], list[str]]:
     """The model, the arguments by name, and what the newest vLLM does not know."""
-    names = {option: name for name, flag in flags.known().items() for option in flag["options"]}
+    names = {option: name for name, flag in flags.VLLM.known.items() for option in flag["options"]}
     model: str | None = None
     args: dict[str, Any] = {}
     left_out, rest = [], list(words)
@@ -99,7 +99,7 @@ def _arguments(words: list[str]) -> tuple[str | None, dict[str, Any], list[str]]
             values = [inline] if sign else _values(rest, many=True)
             left_out.append(f"{shlex.join([option, *values])}: vLLM {flags.LATEST} has no such argument")
             continue
-        flag = flags.known()[name]
+        flag = flags.VLLM.known[name]
         given = [inline] if sign else [] if flag["kind"] in _SWITCHES else _values(rest, many=bool(flag.get("many")))
         value = _value(flag, folded, given)
         args[name] = _nested(args.get(name), inner.split("."), value) if inner else value

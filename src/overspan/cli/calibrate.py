@@ -73,11 +73,11 @@ def _learned(names: tuple[str, ...], hardware: str | None) -> tuple[Any, dict[st
 
 
 def _measured(python: str | None, ranks: int | None) -> tuple[Any, dict[str, Any]]:
+    from overspan.engines.vllm import installed_python
     from overspan.inventory import here, measure
-    from overspan.runs.planning import engine_python
 
     host = here.this_machine().hosts[0]
-    found = measure.numbers(python or engine_python(), ranks)
+    found = measure.numbers(python or installed_python(), ranks)
     for what, why in found["missing"].items():
         say(f"{what} was not measured: {why}")
     return measure.spec_of(found, host, f"{datetime.now(UTC):%Y-%m-%d}"), {"measured": found}

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 import httpx
 
 from overspan.endpoint.client import NoAnswer, body_of
+from overspan.endpoint.metric_names import MetricNames
 
 if TYPE_CHECKING:
     from prometheus_client.samples import Sample
@@ -22,23 +22,6 @@ _LONGEST_LINE: Final = 64 << 10
 
 Metrics = dict[str, float]
 """What a page says at one moment, by Overspan's own names."""
-
-
-@dataclass(frozen=True)
-class MetricNames:
-    """How an engine calls what Overspan reads: the engine's name, without a counter's `_total`, to Overspan's.
-
-    Attributes:
-        gauges: summed over their labels (the engines of a data-parallel group).
-        shares: from 0 to 1; the mean over their labels.
-        counters: summed over their labels; they only grow.
-        labels: numbers that stand in a label: the metric's name to the label's name and Overspan's; the largest counts.
-    """
-
-    gauges: Mapping[str, str] = field(default_factory=dict)
-    shares: Mapping[str, str] = field(default_factory=dict)
-    counters: Mapping[str, str] = field(default_factory=dict)
-    labels: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 def parse_metrics(page: str, names: MetricNames) -> Metrics:

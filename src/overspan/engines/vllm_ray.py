@@ -6,9 +6,10 @@ Ray burns two CPUs idle, its placement group can hang, and its compiled graph br
 
 from __future__ import annotations
 
-from overspan.catalog.flags import to_argv
+from typing import Final
+
 from overspan.engines.node import address_of, contained, located, node_env
-from overspan.engines.vllm import VITAL_TITLES, api_args, program, serve_args
+from overspan.engines.vllm import VITAL_TITLES, Vllm, api_args, program, serve, serve_args
 from overspan.schema import defaults
 from overspan.schema.inventory import Host
 from overspan.schema.plan import Placement, Plan
@@ -37,13 +38,34 @@ VITAL = [*VITAL_TITLES, "ray::RayWorkerProc*", "ray::RayWorkerWrapper*", "*/gcs/
 """Ranks are Ray's actors, named by their class (vllm/v1/executor, V2 and V1), below Ray's own daemons."""
 
 
-def processes(plan: Plan) -> list[ProcessSpec]:
-    """One process a host: the first starts Ray's head and serves, the others join it."""
-    plan = located(plan)
-    hosts = {host.name: host for host in plan.inventory.hosts}
-    head = hosts[plan.placements[0].host]
-    first, *others = plan.placements
-    return [_head(plan, first, head), *(_worker(plan, each, hosts[each.host], head) for each in others)]
+class VllmRay(Vllm):
+    """vLLM whose ranks are Ray's actors."""
+
+    name = "vllm-ray"
+    lock = "{device}-ray"
+    tokens = (TOKEN,)
+    same_python = True
+    router_lock = usual_image = hosts_argument = waits_for_hosts_since = None
+    several_at_once = False
+    before_graphs = " on native vLLM (engine=vllm)"
+
+    def processes(self, plan: Plan) -> list[ProcessSpec]:
+        """One process a host: the first starts Ray's head and serves, the others join it."""
+        if plan.recipe.topology is not None:  # its workers are native: Ray's ports are one set a machine
+            return super().processes(plan)
+        plan = located(plan)
+        hosts = {host.name: host for host in plan.inventory.hosts}
+        first, *others = plan.placements
+        head = hosts[first.host]
+        return [_head(plan, first, head), *(_worker(plan, each, hosts[each.host], head) for each in others)]
+
+    def dashboard(self, plan: Plan) -> str | None:
+        """Ray's, on the head."""
+        address = address_of(next(host for host in plan.inventory.hosts if host.name == plan.head))
+        return f"http://{f'[{address}]' if ':' in address else address}:{defaults.RAY_DASHBOARD_PORT}"
+
+
+ENGINE: Final = VllmRay()
 
 
 def _ray_env(plan: Plan, host: Host, head: Host, ranks: int) -> dict[str, str]:
@@ -81,14 +103,14 @@ def _head(plan: Plan, placement: Placement, host: Host) -> ProcessSpec:
         f"--dashboard-port={defaults.RAY_DASHBOARD_PORT}",
     ]
     args = serve_args(plan) | api_args(plan, host) | {"distributed_executor_backend": "ray"}
-    serve = [program(plan, "vllm"), "serve", plan.model_path or plan.recipe.model, *to_argv(args)]
+    command = serve(plan, args)
     env = _ray_env(plan, host, host, len(placement.ranks))
     spec = ProcessSpec(
         name=placement.process,
         host=host.name,
-        argv=["bash", "-c", HEAD_THEN_SERVE, "bash", str(len(ray)), *ray, *serve],
+        argv=["bash", "-c", HEAD_THEN_SERVE, "bash", str(len(ray)), *ray, *command],
         env=env | {"MASTER_ADDR": address_of(host)},
-        secrets=[TOKEN, *(["VLLM_API_KEY"] if plan.recipe.api_key else [])],
+        secrets=[TOKEN, *([ENGINE.key_variable] if plan.recipe.api_key else [])],
         ports={
             "api": plan.endpoint.port,
             "ray": defaults.RAY_PORT,

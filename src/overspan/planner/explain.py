@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from overspan.engines import registry
 from overspan.planner.features import Setting
 from overspan.schema.prediction import Prediction
 from overspan.schema.recipe import Recipe
@@ -27,7 +28,7 @@ def next_step(prediction: Prediction, recipe: Recipe, setting: Setting | None = 
     eager = bool(recipe.engine_args.get("enforce_eager"))
     share = {name: value / prediction.tpot_ms for name, value in prediction.terms.items()}
     if eager and share.get("host", 0.0) > 0.2:
-        engine = " on native vLLM (engine=vllm)" if recipe.engine == "vllm-ray" else ""
+        engine = registry.find(recipe.engine).before_graphs
         return f"try CUDA graphs{engine}: --set enforce_eager=false would save up to {_ms(prediction.terms['host'])}"
     if prediction.bound == "weights" and setting is not None and setting.backend == "cutlass_fp4":
         return "try Marlin: --set env.VLLM_NVFP4_GEMM_BACKEND=marlin"

@@ -129,7 +129,7 @@ def tokens_of(value: Any, default: int) -> int:
 
 def _utilisation(given: Any) -> float:
     """The share of memory that the engine may use."""
-    return float(given if isinstance(given, (int, float)) else flags.shipped()["gpu_memory_utilization"]["default"])
+    return float(given if isinstance(given, (int, float)) else flags.VLLM.shipped["gpu_memory_utilization"]["default"])
 
 
 def cpu_dtype(model: ModelSpec, recipe: Recipe, inventory: Inventory) -> str | None:

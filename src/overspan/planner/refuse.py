@@ -6,7 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, Final
 
-from overspan.catalog import flags, hardware, images
+from overspan.catalog import flags, hardware
+from overspan.engines import registry
 from overspan.planner import memory
 from overspan.planner.placement import hosts_needed
 from overspan.schema.errors import PlanRefused, UnknownName
@@ -19,8 +20,6 @@ _VARIABLE: Final = re.compile(r"\$\{[^}]*\}|\$\([^)]*\)|\$[A-Za-z_]\w*|\{\{?\s*[
 _PLACEHOLDER: Final = re.compile(r"<[A-Za-z][^<>]*>")
 # Prose is not launched.
 _PROSE: Final = ("description", "source", "known_answers", "warnings", "variants", "locked")
-# Multi-node vLLM without Ray. The first version is in the notes of the flag.
-_NATIVE_FLAG: Final = "nnodes"
 
 
 def refusals(model: ModelSpec | None, layout: Layout, inventory: Inventory, recipe: Recipe) -> list[str]:
@@ -67,19 +66,20 @@ def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
 
 
 def _too_old(layout: Layout, inventory: Inventory, recipe: Recipe) -> Iterator[str]:
-    version = images.engine_version(recipe.image) if inventory.traits.containers != "never" else None
+    engine = registry.find(recipe.engine)
+    version = engine.image_version(recipe.image) if inventory.traits.containers != "never" else None
     if version is None:
         return
-    holds = f"image {recipe.image} holds vLLM {version}"
+    holds = f"image {recipe.image} holds {engine.title} {version}"
     have = flags.version_of(version) or ()
     needed = flags.version_of(recipe.engine_version)
     if needed and have < needed:
         yield f"{holds}; the recipe needs {recipe.engine_version} or newer"
-    multi = hosts_used(layout, inventory) > 1
-    if recipe.engine == "vllm" and multi and flags.check({_NATIVE_FLAG: 2}, version):
-        first = flags.notes()["since"][_NATIVE_FLAG]["version"]
-        yield f"{holds}; several hosts without Ray need --nnodes, vLLM {first} or newer (--set engine=vllm-ray works)"
-    for problem in flags.check(recipe.engine_args, version):
+    name = engine.hosts_argument
+    if name and hosts_used(layout, inventory) > 1 and engine.flags.check({name: 2}, version):
+        first = f"{engine.title} {engine.flags.notes['since'][name]['version']} or newer"
+        yield f"{holds}; several hosts without Ray need --{name}, {first} (--set engine=vllm-ray works)"
+    for problem in engine.flags.check(recipe.engine_args, version):
         yield f"{holds}: {problem}"
 
 

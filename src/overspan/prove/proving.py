@@ -20,6 +20,7 @@ import psutil
 from pydantic import Field, TypeAdapter
 
 from overspan.catalog import models, recipes
+from overspan.engines import registry
 from overspan.inventory import here
 from overspan.prove import asking
 from overspan.prove.peak import Peak
@@ -119,7 +120,7 @@ def prove(
     """
     fit = _fit(layouts) if on is None else 1
     # Ray's ports, and those of several hosts, are fixed: there a layout is over before the next one starts.
-    ahead = recipe.engine == "vllm" and fit > 1
+    ahead = registry.find(recipe.engine).several_at_once and fit > 1
     known = known_tokens(recipe.model, say, max(layout.pp for layout in layouts))
     machines = on or here.this_machine()
     with ExitStack() as started:

@@ -50,7 +50,7 @@ def _ask(argv: list[str], where: str, say: Say) -> str:
         if done.code:
             raise ValueError
         found: dict[str, Any] = json.loads(done.stdout)
-        version = flags.keep(found)
+        version = flags.VLLM.keep(found)
     except (ValueError, KeyError, TypeError, AttributeError):
         quote = said[-1] if said else done.stdout[-200:] or None
         raise OverspanError(f"vLLM in {where} did not tell its flags", quote=quote, next=_NEXT) from None

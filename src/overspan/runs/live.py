@@ -15,8 +15,7 @@ from typing import Final, Generic, TypeVar
 
 from overspan.endpoint.client import http_client
 from overspan.endpoint.metrics import Metrics, read_metrics
-from overspan.engines.node import address_of
-from overspan.engines.vllm_metrics import VLLM_METRICS
+from overspan.engines import registry
 from overspan.inventory import probes
 from overspan.inventory.probes import GPU_LOAD, GpuLoad
 from overspan.launchers.base import Member
@@ -24,7 +23,6 @@ from overspan.launchers.docker import DockerLauncher
 from overspan.launchers.registry import finder_for, hosts_of, transports_of
 from overspan.launchers.slurm import SlurmLauncher
 from overspan.runs.status import ProcessStatus, RunStatus, containers, joined, local_processes, overview
-from overspan.schema.defaults import RAY_DASHBOARD_PORT
 from overspan.schema.errors import HostUnreachable, OverspanError
 from overspan.schema.event import FINAL_STATES, State
 from overspan.schema.plan import Plan
@@ -107,14 +105,6 @@ def rows_of(plan: Plan, processes: list[ProcessStatus], loads: Mapping[str, list
     return rows
 
 
-def dashboard_of(plan: Plan) -> str | None:
-    """Where Ray's dashboard is, with engine vllm-ray."""
-    if plan.recipe.engine != "vllm-ray":
-        return None
-    address = address_of(next(host for host in plan.inventory.hosts if host.name == plan.head))
-    return f"http://{f'[{address}]' if ':' in address else address}:{RAY_DASHBOARD_PORT}"
-
-
 class _Question(Generic[Answer]):
     """Something that is asked again and again, in a thread of a pool, once at a time."""
 
@@ -156,6 +146,7 @@ class Live:
 
     def __init__(self, run: RunFolder, transports: Mapping[str, Transport] | None = None) -> None:
         self._run, self._plan = run, run.plan()
+        self._engine = registry.find(self._plan.engine.name)
         self._transports = dict(transports_of(self._plan) if transports is None else transports)
         self._http = http_client(None, PATIENCE_S)
         self._before: Reading | None = None
@@ -217,7 +208,7 @@ class Live:
         except OverspanError as error:
             problems["endpoint"] = _why(error)
         rows = rows_of(self._plan, status.processes, loads)
-        return Sight(status, rows, traffic, problems, dashboard_of(self._plan))
+        return Sight(status, rows, traffic, problems, self._engine.dashboard(self._plan))
 
     def _processes(self, state: State, deadline_s: float) -> tuple[list[ProcessStatus], dict[str, str]]:
         if not self._launchers:
@@ -264,7 +255,7 @@ class Live:
 
     def _ask_metrics(self) -> Reading:
         key = run_secrets.read(self._run).get(run_secrets.API_KEY)
-        found = read_metrics(self._http, self._plan.endpoint.base_url, VLLM_METRICS, key)
+        found = read_metrics(self._http, self._plan.endpoint.base_url, self._engine.metrics, key)
         return Reading(time.monotonic(), found)
 
 

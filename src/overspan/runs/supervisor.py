@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from overspan.doctor import nccl_transport
 from overspan.endpoint.client import Client, NoAnswer
+from overspan.engines import registry
 from overspan.launchers.base import Death, Launcher
 from overspan.launchers.registry import LOGIN, launcher_for, transports_of
 from overspan.runs import ports, restart, supervising
@@ -236,7 +237,7 @@ def _probe(
         findings = known_answers.ask(client, plan.recipe.known_answers)
         if workers:
             root = plan.endpoint.base_url.removesuffix("/v1")
-            findings += transfer.check(client, root, workers, dynamo=plan.engine.name == "dynamo")
+            findings += transfer.check(client, root, workers, registry.find(plan.engine.name))
         news.put(_Verdict(findings))
         break
     client.close()

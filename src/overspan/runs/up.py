@@ -9,7 +9,8 @@ from contextlib import closing
 
 from overspan import __version__
 from overspan.doctor.of_run import failure
-from overspan.engines import dynamo, vllm_ray
+from overspan.engines import registry
+from overspan.engines.base import FOLDER
 from overspan.launchers.registry import hosts_of
 from overspan.launchers.staging import apply_patches, check_slurm, stage_hosts, stage_model, stage_slurm
 from overspan.provision import models
@@ -133,7 +134,8 @@ def _stage(run: RunFolder, plan: Plan, say: Say) -> Plan:
     stage_hosts(plan, prepared_here=model is not None, say=say)
     run.write("plan.json", plan)
     run.write("processes.json", [in_folder(spec, run) for spec in processes_of(plan)])
-    run_secrets.make(run, plan, [vllm_ray.TOKEN] if plan.recipe.engine == "vllm-ray" else [])
+    engine = registry.find(plan.engine.name)
+    run_secrets.make(run, plan, engine.key_variable, engine.tokens)
     write_whole(run.path / "run.lock.yaml", dump(_locked(run, plan, model)))
     run.append(f"staged: the model is at {plan.model_path}", state="staged")
     return plan
@@ -144,8 +146,8 @@ def in_folder(spec: ProcessSpec, run: RunFolder) -> ProcessSpec:
     if run.plan().inventory.launcher != "local":
         return spec
     here = str(run.path)
-    env = {name: value.replace(dynamo.FOLDER, here) for name, value in spec.env.items()}
-    return spec.with_(argv=[word.replace(dynamo.FOLDER, here) for word in spec.argv], env=env)
+    env = {name: value.replace(FOLDER, here) for name, value in spec.env.items()}
+    return spec.with_(argv=[word.replace(FOLDER, here) for word in spec.argv], env=env)
 
 
 def _hosts(plan: Plan) -> str:

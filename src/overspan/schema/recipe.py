@@ -1,16 +1,20 @@
 """A recipe: one model, how it is split and served. Site matters (hosts, interfaces, locations) never stand here."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, field_validator
 
 from overspan.schema import defaults
 from overspan.schema.base import Environment, Frozen, ImageName, ListenAddress, text_like
 from overspan.schema.errors import InputError
+from overspan.schema.extensions import ENGINES, known_name
 from overspan.schema.layout import Layout, parse_layout
 from overspan.schema.topology import Role, RoleName, parse_topology
 
-EngineName = Literal["vllm", "vllm-ray", "dynamo"]
+BUILT_IN_ENGINES: Final = ("vllm", "vllm-ray", "dynamo")
+EngineName = Annotated[str, known_name(ENGINES, BUILT_IN_ENGINES)]
+"""The name of an engine that is built in or installed."""
+
 Scalar = bool | int | float | str | None
 ArgValue = Scalar | list[Any] | dict[str, Any]
 

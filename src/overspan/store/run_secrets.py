@@ -14,7 +14,7 @@ from overspan.store.files import write_whole
 from overspan.store.run_folder import RunFolder
 
 API_KEY = "VLLM_API_KEY"
-"""vLLM takes its key from this variable. Source: vllm/envs.py."""
+"""The name of the endpoint's key among a run's secrets, and the variable of vLLM. Source: vllm/envs.py."""
 
 _GIVEN = "OVERSPAN_API_KEY"
 _FILE = "secrets.json"
@@ -32,12 +32,13 @@ def given(variable: str = _GIVEN) -> str | None:
     return key
 
 
-def make(run: RunFolder, plan: Plan, tokens: Sequence[str]) -> None:
+def make(run: RunFolder, plan: Plan, key_variable: str, tokens: Sequence[str]) -> None:
     """Write the secrets that a run needs.
 
     Args:
         run: whose secrets they are.
         plan: of the run.
+        key_variable: in which the engine takes the endpoint's key.
         tokens: names of what its engine's processes know each other by.
 
     Raises:
@@ -45,12 +46,12 @@ def make(run: RunFolder, plan: Plan, tokens: Sequence[str]) -> None:
     """
     secrets = {}
     if plan.recipe.api_key and not plan.is_joiner:
-        secrets[API_KEY] = given() or random.token_urlsafe(24)
+        secrets[API_KEY] = secrets[key_variable] = given() or random.token_urlsafe(24)
     for name in tokens:
         token = given(name)
         if token is None and plan.part is not None:
             raise InputError(
-                f"hosts that start apart need one token for Ray, and {name} is not set here",
+                f"hosts that start apart need one token, and {name} is not set here",
                 next=f"export {name}=... , the same on every host",
             )
         secrets[name] = token or random.token_urlsafe(24)

@@ -12,11 +12,10 @@ from typing import Any
 
 from overspan import __version__
 from overspan.catalog import inventories, models
-from overspan.catalog.flags import to_argv
-from overspan.engines import dynamo, vllm
+from overspan.engines import registry
 from overspan.inventory import here
 from overspan.planner.topology import Placed, length_refusals, place_topology, sized, topology_refusals
-from overspan.runs.planning import engine_of, processes_of
+from overspan.runs.planning import processes_of
 from overspan.schema.errors import ModelUnavailable, PlanRefused
 from overspan.schema.inventory import Inventory
 from overspan.schema.model import ModelSpec
@@ -179,7 +178,7 @@ class _Expansion:
         reasons = topology_refusals(self._model, recipe, placed, self._inventory)
         if reasons:
             raise PlanRefused(f"{topology.label} cannot run:", reasons)
-        engine = engine_of(recipe, self._inventory, to_start=self._to_start)
+        engine = registry.find(recipe.engine).choose(recipe, self._inventory, to_start=self._to_start)
         plans = {role.name: self._role_plan(recipe, role, placed, engine) for role in topology.roles}
         processes = processes_of(_whole(next(iter(plans.values())), recipe, topology, placed))
         return Deployment(
@@ -209,9 +208,8 @@ class _Expansion:
         )
 
     def _role(self, role: Role, plan: Plan, placed: Placed) -> PointRole:
-        args = vllm.serve_args(plan)
-        if placed.topology.disaggregated:
-            args = {**args, "kv_transfer_config": dynamo.kv_transfer(args.get("kv_transfer_config"))}
+        engine = registry.find(plan.recipe.engine)
+        args = engine.role_args(plan, apart=placed.topology.disaggregated)
         held = [each for worker in placed.of(role.name) for each in worker.placements]
         return PointRole(
             workers=role.workers,
@@ -221,7 +219,7 @@ class _Expansion:
             nodes=list(dict.fromkeys(each.host for each in held)),
             engine_args=plan.recipe.engine_args,
             env={**self._inventory.env, **plan.recipe.env},
-            flags=to_argv(args),
+            flags=engine.flags.to_argv(args),
         )
 
     def _point(self, case: _EntryCase, users: int, deployment: Deployment) -> Point:

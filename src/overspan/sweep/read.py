@@ -70,10 +70,10 @@ def changed(recipe: Recipe, changes: Changes, where: str) -> Recipe:
     roles = dict(recipe.roles)
     for name, own in changes.roles.items():
         held = roles.get(name, RoleSettings())
-        _check(own, f"{where}.roles.{name}")
+        _check(own, f"{where}.roles.{name}", changes.engine or recipe.engine)
         args, env = _merged(held.engine_args, own.engine_args), _merged(held.env, _text(own.env))
         roles[name] = RoleSettings(engine_args=args, env=env)
-    _check(changes, where)
+    _check(changes, where, changes.engine or recipe.engine)
     plain = {name: getattr(changes, name) for name in ("engine", "image", "known_answers", "ready_timeout_s")}
     update = {
         **{name: value for name, value in plain.items() if value is not None},
@@ -95,8 +95,8 @@ def entry_load(sweep: Sweep, entry: Entry) -> Load:
     return make(Load, {**sweep.load.model_dump(), **entry.load}, f"sweep {sweep.name}, {entry.slug}: load")
 
 
-def _check(changes: RoleChanges, where: str) -> None:
-    problems = flags.check_recipe_args(changes.engine_args)
+def _check(changes: RoleChanges, where: str, engine: str) -> None:
+    problems = flags.parser_of(engine).check_recipe_args(changes.engine_args)
     if problems:
         raise RecipeError(f"{where}: {problems[0]}")
     secrets.refuse_env(_text(changes.env), where=where)
