@@ -2,25 +2,24 @@
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import pytest
 
-from overspan.launchers.base import Death, Member
+from overspan.launchers.base import Death
 from overspan.planner.make import make_plan
 from overspan.runs.join import facts, member, ranks, server
 from overspan.runs.join.member import call, hello_of
-from overspan.runs.join.messages import Answer, Line, Lost, News
-from overspan.runs.join.server import Gathering
+from overspan.runs.join.messages import JoinAnswer, JoinConnection, Lost, News
+from overspan.runs.join.server import JoinServer
 from overspan.runs.up import _require_head
 from overspan.schema.errors import HostUnreachable, InputError, PlanRefused
 from overspan.schema.inventory import Fabric, Host, Inventory, Ssh
 from overspan.schema.plan import EngineChoice, Plan
-from overspan.schema.process import ProcessSpec
 from overspan.schema.recipe import Recipe
 from overspan.store.run_folder import RunFolder
-from support.runs import free_port
+from support.runs import Quiet, free_port
 from support.waiting import until
 
 
@@ -103,47 +102,15 @@ def test_what_differs_is_named_and_what_may_differ_is_not() -> None:
 
 
 @dataclass
-class Quiet:
-    """A launcher whose processes die when a test says so."""
-
-    dying: list[Death] = field(default_factory=list)
-    ended: bool = False
-
-    def start(self, spec: ProcessSpec, secrets: Mapping[str, str]) -> None:
-        raise NotImplementedError
-
-    def start_all(self, specs: Sequence[ProcessSpec], secrets: Mapping[str, str]) -> None:
-        pass
-
-    def waiting(self) -> None: ...
-
-    def address_of(self, host: str) -> None: ...
-
-    def wait(self, timeout_s: float) -> list[Death]:
-        dying, self.dying = self.dying, []
-        return dying
-
-    def members(self) -> list[Member]:
-        return []
-
-    def end(self, grace_s: float) -> list[str]:
-        self.ended = True
-        return []
-
-    def close(self) -> None:
-        pass
-
-
-@dataclass
 class Meeting:
-    server: Gathering
+    server: JoinServer
     head: RunFolder
     worker: RunFolder
     worker_plan: Plan
     own: Quiet
     port: int
 
-    def ask(self, **changes: object) -> Line:
+    def ask(self, **changes: object) -> JoinConnection:
         return call(self.worker_plan, hello_of(self.worker, self.worker_plan).with_(**changes))[0]
 
 
@@ -160,7 +127,7 @@ def meeting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Meeting]:
         folder.append("staged", state="staged")
         facts.record(folder, plan)
     own = Quiet()
-    made = Gathering(folders[0], base[0], own)
+    made = JoinServer(folders[0], base[0], own)
     yield Meeting(made, *folders, base[1], own, port)
     if not folders[0].ended:
         folders[0].append("stopped", state="stopped")
@@ -228,9 +195,9 @@ def test_a_supervisor_that_left_without_a_word_is_a_death_unless_it_returns(
 
 
 def test_another_address_than_the_inventorys_is_refused(meeting: Meeting) -> None:
-    line = Line.to("127.0.0.1", meeting.port, 5.0, own="127.0.0.3")
+    line = JoinConnection.to("127.0.0.1", meeting.port, 5.0, own="127.0.0.3")
     line.send(hello_of(meeting.worker, meeting.worker_plan))
-    answer = line.receive(Answer, 10.0)
+    answer = line.receive(JoinAnswer, 10.0)
     line.close()
     assert answer is not None
     assert answer.refused == "the head's inventory has node2 at 127.0.0.2, not at 127.0.0.3"
@@ -239,7 +206,7 @@ def test_another_address_than_the_inventorys_is_refused(meeting: Meeting) -> Non
 
 def test_noise_on_the_port_harms_nobody(meeting: Meeting) -> None:
     for noise in (b"GET / HTTP/1.1\r\n\r\n", b"{}\n", b"\0" * 4096 + b"\n"):
-        line = Line.to("127.0.0.1", meeting.port, 5.0, own="127.0.0.2")
+        line = JoinConnection.to("127.0.0.1", meeting.port, 5.0, own="127.0.0.2")
         line._socket.sendall(noise)
         with contextlib.suppress(Lost):
             assert line.receive(News, 10.0) is None

@@ -128,7 +128,7 @@ def test_supervisor_and_guardian_killed_together_is_told_and_stop_ends_the_rest(
     until(lambda: not status(run.folder).ready, "the loss of the supervisor")
     now = status(run.folder)
     assert now.state == "failed"
-    assert "supervisor is gone" in now.message
+    assert f"the supervisor (pid {family['supervisor'].pid}) died without recording why; last event " in now.message
     stop(run.folder)
     run.nothing_left()
     assert run.state() == "stopped"
@@ -178,3 +178,41 @@ def test_stop_while_a_restart_waits(launch: Launch) -> None:
     stop(run.folder)
     run.nothing_left()
     assert run.state() == "stopped"
+
+
+@pytest.mark.parametrize("end", ["\u0085", "\u2028"])
+def test_a_first_answer_that_holds_an_end_of_lines_leaves_a_run_that_can_be_shown_and_stopped(
+    launch: Launch, end: str
+) -> None:
+    run = launch("unstoppable", f"Paris{end}is it")
+    assert run.wait_for("verified", "failed") == "verified"
+    assert status(run.folder).ready
+    assert stop(run.folder) is True
+    run.nothing_left()
+
+
+def test_a_run_whose_events_are_damaged_is_shown_and_stopped(launch: Launch) -> None:
+    run = launch()
+    pid = run.whole_family()["supervisor"].pid
+    (run.folder.path / "events.jsonl").write_bytes(b"\xff garbage\nmore\n")
+    now = status(run.folder)
+    assert (now.state, now.ready) == ("launching", False)
+    assert now.message == f"the supervisor (pid {pid}) is alive, but events.jsonl tells no state"
+    assert [each.health for each in now.processes] == ["running"]
+    assert stop(run.folder) is True
+    run.nothing_left()
+    assert run.state() == "stopped"
+
+
+def test_the_guardian_ends_a_run_whose_events_and_plan_are_damaged(launch: Launch) -> None:
+    run = launch()
+    supervisor, plan = run.whole_family()["supervisor"], run.folder.plan()
+    for file in ("events.jsonl", "plan.json"):
+        (run.folder.path / file).write_text("garbage\n")
+    kill(supervisor)
+    until(lambda: run.folder.ended, "the guardian's word")
+    run.nothing_left()
+    last = run.folder.last_state()
+    assert last.message.startswith("the supervisor was ended by signal 9")
+    assert "plan.json is damaged" in str(last.data["left"])
+    run.folder.write("plan.json", plan)

@@ -3,13 +3,15 @@
 import os
 import socket
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from overspan.launchers import proc
+from overspan.launchers.base import Death, Member
 from overspan.planner.make import make_plan
 from overspan.runs.launch import launch
 from overspan.runs.stop import stop
@@ -96,3 +98,35 @@ def fake_run(name: str, *engine: str, **fields: Any) -> FakeRun:
 
 def kill(process: psutil.Process) -> None:
     os.kill(process.pid, 9)
+
+
+@dataclass
+class Quiet:
+    """A launcher whose processes die when a test says so."""
+
+    dying: list[Death] = field(default_factory=list)
+    ended: bool = False
+
+    def start(self, spec: ProcessSpec, secrets: Mapping[str, str]) -> None:
+        raise NotImplementedError
+
+    def start_all(self, specs: Sequence[ProcessSpec], secrets: Mapping[str, str]) -> None:
+        pass
+
+    def waiting(self) -> None: ...
+
+    def address_of(self, host: str) -> None: ...
+
+    def wait(self, timeout_s: float) -> list[Death]:
+        dying, self.dying = self.dying, []
+        return dying
+
+    def members(self) -> list[Member]:
+        return []
+
+    def end(self, grace_s: float) -> list[str]:
+        self.ended = True
+        return []
+
+    def close(self) -> None:
+        pass

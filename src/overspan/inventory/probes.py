@@ -217,7 +217,8 @@ def _number(text: str) -> float | None:
 
 
 def really_free_bytes(memory: Memory, *, unified: bool) -> int:
-    """Memory that a GPU can take now. On unified memory the page cache is not given back in time: only free counts.
+    """Memory of a host that a process can take now. A GPU with unified memory shares it, and the page cache is not
+    given back to it in time: only free counts there. Memory of a GPU's own is not in it; `GPU_LOAD` tells of that.
 
     Source: docs/sources.md#two-sparks: MemFree is not MemAvailable; drop caches before start.
     """

@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-_WINDOW_BYTES = 256 * 1024
+WINDOW_BYTES = 256 * 1024
 """How far back a tail looks: thousands of lines, and never a whole log in memory."""
 
 
@@ -14,12 +14,12 @@ def _tail(log: Path) -> list[str]:
     try:
         with log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - _WINDOW_BYTES))
+            file.seek(max(0, size - WINDOW_BYTES))
             text = file.read().decode(errors="replace")
     except FileNotFoundError:
         return []
     lines = text.splitlines()
-    return lines[1:] if size > _WINDOW_BYTES else lines
+    return lines[1:] if size > WINDOW_BYTES else lines
 
 
 def last_lines(log: Path, count: int) -> list[str]:

@@ -8,8 +8,7 @@ from typing import Final
 
 from overspan.launchers import proc
 from overspan.runs.status import status
-from overspan.runs.supervising import RECORD
-from overspan.store.run_folder import RunFolder
+from overspan.store.run_folder import SUPERVISOR, RunFolder
 
 _INTERVAL_S: Final = 1.0
 """Reading what pages a process shares takes the kernel some 10 ms; a twin's memory grows slowly."""
@@ -46,5 +45,5 @@ class Peak:
     def _now(self) -> int:
         if not self._local:
             return sum(each.memory_bytes or 0 for each in status(self._run).processes)
-        session = int(self._run.note(RECORD)["session"])
+        session = int(self._run.note(SUPERVISOR)["session"])
         return sum(proc.own_share_bytes(each) for each in proc.in_session(session))

@@ -1,4 +1,4 @@
-"""The last one standing. It starts the supervisor, waits for it, and ends whatever the supervisor leaves behind.
+"""The guardian starts the supervisor, waits for it, and ends whatever the supervisor leaves behind.
 
 Each of the two ends everything when the other is killed: the kernel tells the supervisor that its parent died
 (PDEATHSIG), and the guardian inherits the supervisor's orphans (subreaper). So no single `kill -9` leaves an orphan.
@@ -15,6 +15,7 @@ from pathlib import Path
 
 from overspan.launchers import proc
 from overspan.runs.supervising import PARENT_DIED
+from overspan.schema.errors import RunDamaged
 from overspan.store import run_secrets
 from overspan.store.run_folder import RunFolder
 
@@ -53,7 +54,10 @@ def end_elsewhere(run: RunFolder) -> list[str]:
     """
     from overspan.launchers.registry import launcher_for, transports_of
 
-    plan = run.plan()
+    try:
+        plan = run.plan()
+    except RunDamaged as error:
+        return [error.what]
     if plan.inventory.launcher == "local":
         return []
     transports = transports_of(plan)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from overspan.launchers.tail import last_lines
+from overspan.launchers.tail import WINDOW_BYTES, last_lines
 from overspan.schema.errors import UnknownName
 from overspan.store.run_folder import RunFolder
 
@@ -32,22 +32,37 @@ def last(run: RunFolder, process: str | None, lines: int) -> Iterator[str]:
 
 
 def follow(run: RunFolder, process: str | None, lines: int) -> Iterator[str]:
-    """The last lines, then each new one as it comes, until the run has ended."""
-    found = _logs(run, process)
-    places = {log: log.stat().st_size for log in found}
-    yield from last(run, process, lines)
-    rest = dict.fromkeys(found, b"")
+    """The last lines, then each new one as it comes, until the run has ended. A line is shown when it is whole, and a
+    last one without its end when the run is over. A log that appears meanwhile is shown from its start."""
+    tails = {log: _Tail(log, lines) for log in _logs(run, process)}
     while True:
-        over = run.ended
-        for log in found:
-            with log.open("rb") as file:
-                file.seek(places[log])
-                fresh = rest[log] + file.read()
-                places[log] = file.tell()
-            *whole, rest[log] = fresh.split(b"\n")
-            for line in whole:
-                text = line.decode(errors="replace")
-                yield f"{log.stem} | {text}" if len(found) > 1 else text
+        over = run.ended  # asked before the logs are read: what is written until the end is shown
+        tails |= {log: _Tail(log) for log in _logs(run, process) if log not in tails}
+        for log, tail in tails.items():
+            for line in tail.fresh(over=over):
+                yield f"{log.stem} | {line}" if len(tails) > 1 else line
         if over:
             return
         time.sleep(_FOLLOW_INTERVAL_S)
+
+
+class _Tail:
+    """What has come into a log since it was looked at; at first its last lines, or all where `last` is None."""
+
+    def __init__(self, log: Path, last: int | None = None) -> None:
+        self._log, self._last = log, last
+        self._place = 0 if last is None else max(0, log.stat().st_size - WINDOW_BYTES)
+        self._rest = b""
+
+    def fresh(self, *, over: bool) -> list[str]:
+        """The lines that have come; `over`: no more will."""
+        with self._log.open("rb") as file:
+            cut = file.seek(self._place) > 0 and self._last is not None
+            *found, self._rest = (self._rest + file.read()).split(b"\n")
+            self._place = file.tell()
+        if self._last is not None:
+            said = [line for line in found[cut:] if line.strip()]
+            found, self._last = said[len(said) - min(self._last, len(said)) :], None
+        if over and self._rest:
+            found.append(self._rest)
+        return [line.decode(errors="replace") for line in found]

@@ -11,13 +11,11 @@ from overspan.launchers import proc
 from overspan.launchers.base import Member
 from overspan.launchers.registry import finder_for, transports_of
 from overspan.runs.join.server import SEATS
-from overspan.runs.supervising import RECORD
 from overspan.schema.base import Frozen
 from overspan.schema.event import FINAL_STATES, SERVING_STATES, State
 from overspan.schema.plan import Placement, Plan
 from overspan.store import run_secrets
-from overspan.store.locks import is_held
-from overspan.store.run_folder import RunFolder
+from overspan.store.run_folder import SUPERVISOR, RunFolder
 
 
 class ProcessStatus(Frozen):
@@ -71,11 +69,11 @@ def status(run: RunFolder) -> RunStatus:
 
 def overview(run: RunFolder, plan: Plan, look: Look) -> RunStatus:
     """The state of a run whose processes `look` finds; a run that is over is not looked at."""
-    last = run.last_state()
+    last = run.standing()
     state, message = last.state or "planned", last.message
-    if state not in FINAL_STATES and not is_held(run.name):
-        state, message = "failed", "its supervisor is gone without a word; `overspan stop` ends what is left"
     over = state in FINAL_STATES
+    if over and not run.ended:
+        message += "; `overspan stop` ends what is left"
     processes, unreachable = ([], {}) if over else look(state)
     return RunStatus(
         run=run.id,
@@ -150,7 +148,7 @@ def _present(member: Member) -> ProcessStatus:
 
 
 def _members(run: RunFolder) -> list[object]:
-    members = run.note(RECORD).get("members", [])
+    members = run.note(SUPERVISOR).get("members", [])
     return members if isinstance(members, list) else []
 
 

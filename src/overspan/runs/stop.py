@@ -10,11 +10,11 @@ import psutil
 
 from overspan.launchers import proc
 from overspan.runs.guardian import end_elsewhere
-from overspan.runs.supervising import RECORD
-from overspan.schema.errors import HostUnreachable, OverspanError
+from overspan.schema.defaults import DRAIN_TIMEOUT_S
+from overspan.schema.errors import HostUnreachable, OverspanError, RunDamaged
 from overspan.store import run_secrets
 from overspan.store.locks import is_held
-from overspan.store.run_folder import RunFolder
+from overspan.store.run_folder import SUPERVISOR, RunFolder
 
 _SETTLE_S = 15.0
 """Beyond the drain: time for the engine to be killed and for the last event to be written."""
@@ -24,7 +24,7 @@ _LAUNCH_S = 60.0
 
 
 def stop(run: RunFolder, grace_s: float | None = None) -> bool:
-    """End a run and everything that belongs to it.
+    """End a run and everything that belongs to it. It needs none of the run's events to be whole.
 
     Args:
         run: which.
@@ -36,39 +36,33 @@ def stop(run: RunFolder, grace_s: float | None = None) -> bool:
     Raises:
         OverspanError: something does not end; names it.
     """
-    if run.ended:
-        _sweep(run)
-        run_secrets.forget(run)
-        left = _left(run)
-        if left:
-            raise HostUnreachable(f"run {run.id} has ended, but: {'; '.join(left)}", next=f"overspan stop {run.id}")
-        return False
-    drain = run.plan().recipe.drain_timeout_s if grace_s is None else grace_s
-    supervisor = _supervisor(run)
-    if supervisor is not None:
+    was_running = not run.ended
+    if was_running and (supervisor := _supervisor(run)) is not None:
         proc.send([supervisor], signal.SIGTERM)
-        _wait_for_end(supervisor, drain + _SETTLE_S if grace_s is None else grace_s + 1.0)
+        _wait_for_end(supervisor, _drain_s(run) + _SETTLE_S if grace_s is None else grace_s + 1.0)
     _sweep(run)
     run_secrets.forget(run)
     if not run.ended:
         left = end_elsewhere(run)
         run.append("stopped: what was left was ended by `stop`", state="stopped", left=left)
-    left = _left(run)
-    if left:
-        raise HostUnreachable(f"run {run.id} is stopped, but: {'; '.join(left)}", next=f"overspan stop {run.id}")
-    return True
+    if run.last_state().data.get("left") and (left := end_elsewhere(run)):  # tried once more
+        how = "is stopped" if was_running else "has ended"
+        raise HostUnreachable(f"run {run.id} {how}, but: {'; '.join(left)}", next=f"overspan stop {run.id}")
+    return was_running
 
 
-def _left(run: RunFolder) -> list[str]:
-    """What the last event says could not be ended, tried once more."""
-    return end_elsewhere(run) if run.last_state().data.get("left") else []
+def _drain_s(run: RunFolder) -> float:
+    try:
+        return run.plan().recipe.drain_timeout_s
+    except RunDamaged:
+        return DRAIN_TIMEOUT_S
 
 
 def _supervisor(run: RunFolder) -> psutil.Process | None:
     """The run's supervisor, waiting a moment for one that is just being started."""
     deadline = time.monotonic() + 5.0
     while True:
-        record = run.note(RECORD)
+        record = run.note(SUPERVISOR)
         if record:
             return proc.find(int(record["pid"]), float(record["started_at"]))
         if time.monotonic() > deadline or not is_held(run.name):
@@ -85,7 +79,7 @@ def _wait_for_end(supervisor: psutil.Process, timeout_s: float) -> None:
 def _sweep(run: RunFolder) -> None:
     """Kill what is left of the run's session and of its families, and nothing else: a session id can be given to others
     later. The ssh that holds a tunnel open is a child of the supervisor in a session of its own."""
-    record = run.note(RECORD)
+    record = run.note(SUPERVISOR)
     if not record or record.get("boot") != proc.boot_id():
         return
     session, first = int(record["session"]), float(record["started_at"]) - _LAUNCH_S

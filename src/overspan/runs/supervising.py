@@ -1,10 +1,12 @@
-"""What every supervisor does with its part of a run: hear signals, launch, record, end."""
+"""What every supervisor does with its part of a run: it hears signals, launches, records and ends."""
 
 from __future__ import annotations
 
 import os
 import signal
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from types import FrameType
 from typing import Final
 
@@ -15,9 +17,8 @@ from overspan.launchers.base import Launcher
 from overspan.schema.defaults import POLL_INTERVAL_S
 from overspan.schema.plan import Plan
 from overspan.store import run_secrets
-from overspan.store.run_folder import RunFolder
+from overspan.store.run_folder import SUPERVISOR, RunFolder
 
-RECORD: Final = "supervisor.json"
 PARENT_DIED: Final = signal.SIGUSR1
 """What the supervisor gets when the guardian dies."""
 FAILED_GRACE_S: Final = 2.0
@@ -52,48 +53,48 @@ class Signals:
         self.alone = True
 
 
-def launch(run: RunFolder, launcher: Launcher, guardian: int) -> None:
-    """Start every process of this run."""
-    run.append("launching", state="launching")
-    record(run, launcher, guardian)
-    specs = run.processes()
-    launcher.start_all(specs, run_secrets.read(run))
-    for spec in specs:
-        run.append(f"started {spec.name} on {spec.host}", process=spec.name, host=spec.host)
-    record(run, launcher, guardian)
+@dataclass
+class Supervision:
+    """A run's part on this machine, and the acts on it that a head's and a joined host's supervisor share."""
 
+    run: RunFolder
+    plan: Plan
+    launcher: Launcher
+    signals: Signals
 
-def record(run: RunFolder, launcher: Launcher, guardian: int) -> None:
-    """Where `status` and `stop` find the supervisor and its processes; before the launch too, which may take long."""
-    me = psutil.Process()
-    note = {
-        "pid": me.pid,
-        "started_at": me.create_time(),
-        "guardian": guardian,
-        "session": os.getsid(0),
-        "boot": proc.boot_id(),
-        "members": [member.model_dump(mode="json") for member in launcher.members()],
-    }
-    run.record(RECORD, note)
+    def launch(self) -> None:
+        """Start every process of this part."""
+        self.run.append("launching", state="launching")
+        self.record()
+        specs = self.run.processes()
+        self.launcher.start_all(specs, run_secrets.read(self.run))
+        for spec in specs:
+            self.run.append(f"started {spec.name} on {spec.host}", process=spec.name, host=spec.host)
+        self.record()
 
+    def record(self) -> None:
+        """Tell `status` and `stop` of the supervisor and its processes; before a launch too, which may take long."""
+        me = psutil.Process()
+        note = {
+            "pid": me.pid,
+            "started_at": me.create_time(),
+            "guardian": self.signals.guardian,
+            "session": os.getsid(0),
+            "boot": proc.boot_id(),
+            "members": [member.model_dump(mode="json") for member in self.launcher.members()],
+        }
+        self.run.record(SUPERVISOR, note)
 
-def stopped(run: RunFolder, plan: Plan, launcher: Launcher) -> None:
-    """End as somebody asked for: streams in flight may end first."""
-    run.append("stopping: streams in flight may end", state="stopping")
-    # The engine's own drain ends a little before the grace, so that it is not cut off at its very end.
-    left = launcher.end(plan.recipe.drain_timeout_s + 5.0)
-    run.append("stopped" if not left else f"stopped, but: {'; '.join(left)}", state="stopped", left=left)
+    def stopped(self) -> None:
+        """End as somebody asked for: streams in flight may end first."""
+        self.run.append("stopping: streams in flight may end", state="stopping")
+        # The engine's own drain ends a little before the grace, so that it is not cut off at its very end.
+        left = self.launcher.end(self.plan.recipe.drain_timeout_s + 5.0)
+        self.run.append("stopped" if not left else f"stopped, but: {'; '.join(left)}", state="stopped", left=left)
 
-
-def failed(
-    run: RunFolder,
-    launcher: Launcher,
-    what: str,
-    lines: list[str],
-    *,
-    process: str | None = None,
-    host: str | None = None,
-) -> None:
-    """End at once, and say why."""
-    left = launcher.end(FAILED_GRACE_S)
-    run.append(what, state="failed", process=process, host=host, lines=lines, left=left)
+    def failed(
+        self, what: str, lines: Sequence[str] = (), *, process: str | None = None, host: str | None = None
+    ) -> None:
+        """End at once, and say why."""
+        left = self.launcher.end(FAILED_GRACE_S)
+        self.run.append(what, state="failed", process=process, host=host, lines=list(lines), left=left)

@@ -6,7 +6,7 @@ import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -25,6 +25,9 @@ from overspan.store.locks import is_held
 _PROCESSES = TypeAdapter(list[ProcessSpec])
 _FINDINGS = TypeAdapter(list[Finding])
 _EVENTS = "events.jsonl"
+
+SUPERVISOR: Final = "supervisor.json"
+"""Of a run that was launched: its supervisor, guardian and session, with the boot in which these numbers mean it."""
 
 
 class RunFolder(DatedFolder):
@@ -166,6 +169,23 @@ class RunFolder(DatedFolder):
             raise RunDamaged(f"run {self.id}: {_EVENTS} tells no state", next=f"ls -l {self.path}")
         return last[1]
 
+    def standing(self) -> Event:
+        """Its last state; where nobody owns a run that has not ended, a failure that tells so.
+
+        Raises:
+            RunDamaged: no event tells a state, and nobody owns the run.
+        """
+        owned, pid = is_held(self.name), self.note(SUPERVISOR).get("pid")
+        who = f"the supervisor (pid {pid})" if pid else "the supervisor"
+        if owned and self._last() is None:
+            message = f"{who} is alive, but {_EVENTS} tells no state"
+            return Event(at=datetime.now(UTC), message=message, state="launching")
+        last = self.last_state()
+        if owned or last.state in FINAL_STATES:
+            return last
+        message = f"{who} died without recording why; last event {last.at.astimezone():%H:%M:%S}"
+        return last.with_(state="failed", message=message)
+
     def state(self) -> State:
         """The state that the run entered last.
 
@@ -217,9 +237,6 @@ def summaries() -> list[dict[str, Any]]:
 def _summary(run: RunFolder) -> dict[str, Any]:
     row: dict[str, Any] = {"run": run.id, "name": run.name, "state": "damaged", "at": None, "message": ""}
     try:
-        last = run.last_state().model_dump(mode="json", include={"state", "at", "message"})
+        return row | run.standing().model_dump(mode="json", include={"state", "at", "message"})
     except RunDamaged as error:
         return row | {"message": error.what}
-    if last["state"] not in FINAL_STATES and not is_held(run.name):
-        last |= {"state": "failed", "message": "the supervisor died without recording why"}
-    return row | last

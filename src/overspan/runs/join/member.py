@@ -6,13 +6,13 @@ import time
 from typing import Final
 
 from overspan.engines.node import address_of
-from overspan.launchers.base import Death, Launcher
-from overspan.runs import supervising
+from overspan.launchers.base import Death
 from overspan.runs.join import facts
-from overspan.runs.join.messages import Answer, Hello, Line, Lost, News
+from overspan.runs.join.messages import Hello, JoinAnswer, JoinConnection, Lost, News
+from overspan.runs.supervising import FAILED_GRACE_S, Supervision
 from overspan.schema.defaults import JOIN_PORT, POLL_INTERVAL_S
 from overspan.schema.errors import HostUnreachable, InputError, OverspanError
-from overspan.schema.event import FINAL_STATES
+from overspan.schema.event import FINAL_STATES, SERVING_STATES
 from overspan.schema.plan import Plan
 from overspan.store.run_folder import RunFolder
 
@@ -37,7 +37,7 @@ def _address(plan: Plan, name: str) -> str:
     return address_of(next(host for host in plan.inventory.hosts if host.name == name))
 
 
-def reach_head(plan: Plan) -> Line:
+def reach_head(plan: Plan) -> JoinConnection:
     """A connection to the head's run.
 
     Raises:
@@ -45,7 +45,7 @@ def reach_head(plan: Plan) -> Line:
     """
     address = head_address(plan)
     try:
-        return Line.to(address, JOIN_PORT, CALL_S, own=_address(plan, plan.part or plan.head))
+        return JoinConnection.to(address, JOIN_PORT, CALL_S, own=_address(plan, plan.part or plan.head))
     except Lost as lost:
         asleep = "; no run awaits hosts there" if lost.left else ""
         what = f"head {plan.head} ({address}): {lost.what}{asleep}"
@@ -56,7 +56,7 @@ def _start(plan: Plan) -> str:
     return f"on {plan.head}: overspan up {plan.recipe.name} --join-later --on INVENTORY"
 
 
-def call(plan: Plan, hello: Hello) -> tuple[Line, Answer]:
+def call(plan: Plan, hello: Hello) -> tuple[JoinConnection, JoinAnswer]:
     """Call the head and be let in.
 
     Raises:
@@ -66,7 +66,7 @@ def call(plan: Plan, hello: Hello) -> tuple[Line, Answer]:
     line, address = reach_head(plan), head_address(plan)
     try:
         line.send(hello)
-        answer = line.receive(Answer, ANSWER_S)
+        answer = line.receive(JoinAnswer, ANSWER_S)
         if answer is None:
             raise Lost("it does not answer", left=False)
     except Lost as lost:
@@ -95,7 +95,7 @@ class _Head:
     def __init__(self, run: RunFolder, plan: Plan) -> None:
         self._run, self._plan = run, plan
         self._hello = hello_of(run, plan)
-        self._line: Line | None
+        self._line: JoinConnection | None
         self._line, answer = call(plan, self._hello)
         self._hello = self._hello.with_(run=answer.run)
         self._silent_since: float | None = None
@@ -151,60 +151,62 @@ class _Head:
         self._run.append(f"head {self._plan.head} answers again", host=self._plan.head)
 
 
-def serve(run: RunFolder, plan: Plan, launcher: Launcher, signals: supervising.Signals) -> None:
+def serve(part: Supervision) -> None:
     """Follow the head's run to its end.
 
     Raises:
         OverspanError: the head refuses, or is gone.
     """
-    supervising.record(run, launcher, signals.guardian)
-    head = _Head(run, plan)
-    run.append(f"joined {plan.head}; the ranks here start when every host has joined")
+    signals = part.signals
+    part.record()
+    head = _Head(part.run, part.plan)
+    part.run.append(f"joined {part.plan.head}; the ranks here start when every host has joined")
     died: Death | None = None
     died_at = 0.0
     try:
         while True:
-            for death in launcher.wait(POLL_INTERVAL_S):
+            for death in part.launcher.wait(POLL_INTERVAL_S):
                 head.tell(death)
                 died, died_at = died or death, died_at or time.monotonic()
-            if signals.stop or signals.alone:
-                _leave(run, plan, launcher, signals, head)
+            if signals.ended():
+                _leave(part, head)
                 return
             for news in head.hear():
                 if news.state == "launching":
                     died, died_at = None, 0.0
-                if _follow(run, launcher, signals, news):
+                if _follow(part, news):
                     return
             if died is not None and time.monotonic() - died_at > VERDICT_S:
                 what = f"{died.what} on {died.host} {died.how}; the head says nothing to it"
-                supervising.failed(run, launcher, what, died.lines, process=died.process, host=died.host)
+                part.failed(what, died.lines, process=died.process, host=died.host)
                 return
     finally:
         head.close()
 
 
-def _leave(run: RunFolder, plan: Plan, launcher: Launcher, signals: supervising.Signals, head: _Head) -> None:
+def _leave(part: Supervision, head: _Head) -> None:
     """Somebody here wants it to end: the head hears that its gang is broken."""
-    why = "stopped by its own user" if signals.stop else "its guardian was killed"
-    place = plan.own[0]
+    why = "stopped by its own user" if part.signals.stop else "its guardian was killed"
+    place = part.plan.own[0]
     head.tell(Death(process=place.process, host=place.host, what=f"{place.process} ({why})"))
-    if signals.stop:
-        supervising.stopped(run, plan, launcher)
+    if part.signals.stop:
+        part.stopped()
     else:
-        supervising.failed(run, launcher, "the guardian was killed", [])
+        part.failed("the guardian was killed")
 
 
-def _follow(run: RunFolder, launcher: Launcher, signals: supervising.Signals, news: News) -> bool:
+def _follow(part: Supervision, news: News) -> bool:
     """Do what the head does; True when the run is over."""
+    told = f"the head's run: {news.message}"
     if news.state == "launching":
-        supervising.launch(run, launcher, signals.guardian)
+        part.launch()
     elif news.state in FINAL_STATES:
-        left = launcher.end(supervising.FAILED_GRACE_S)
-        run.append(f"the head's run: {news.message}", state=news.state, lines=news.lines, left=left)
+        left = part.launcher.end(FAILED_GRACE_S)
+        part.run.append(told, state=news.state, lines=news.lines, left=left)
         return True
     elif news.state == "restarting":
-        run.append(f"the head's run: {news.message}", state="restarting")
-        launcher.end(supervising.FAILED_GRACE_S)
-    elif news.state in ("ready", "verified", "benched"):
-        run.append(f"the head's run: {news.message}", state=news.state)
+        part.run.append(told, state="restarting")
+        part.launcher.end(FAILED_GRACE_S)
+    elif news.state in SERVING_STATES:
+        part.run.append(told, state=news.state)
     return False

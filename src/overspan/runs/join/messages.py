@@ -25,7 +25,7 @@ LONGEST_LINE: Final = 1 << 20
 SILENCE_S: Final = 15
 """A peer whose kernel acknowledges nothing for this long does not answer; that is no death."""
 
-Message = TypeVar("Message", bound=BaseModel)
+JoinMessage = TypeVar("JoinMessage", bound=BaseModel)
 
 
 class Hello(Frozen):
@@ -38,7 +38,7 @@ class Hello(Frozen):
     seen: int = Field(0, description="how many of that run's events it has heard")
 
 
-class Answer(Frozen):
+class JoinAnswer(Frozen):
     """The head's answer. `refused` is the reason, and `differs` names what is not the same: (field, head, host)."""
 
     run: str
@@ -65,7 +65,7 @@ class Lost(OverspanError):
         self.left = left
 
 
-class Line:
+class JoinConnection:
     """One connection: a message a line. Reading and writing may happen in two threads."""
 
     def __init__(self, connection: socket.socket) -> None:
@@ -81,7 +81,7 @@ class Line:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_S * 1000)
 
     @classmethod
-    def to(cls, address: str, port: int, timeout_s: float, *, own: str) -> Line:
+    def to(cls, address: str, port: int, timeout_s: float, *, own: str) -> JoinConnection:
         """Call, from an address of one's own: the one that the other end knows.
 
         Raises:
@@ -101,7 +101,7 @@ class Line:
         except (OSError, ValueError) as error:
             raise _lost(error) from None
 
-    def receive(self, kind: type[Message], timeout_s: float) -> Message | None:
+    def receive(self, kind: type[JoinMessage], timeout_s: float) -> JoinMessage | None:
         """The next message; None where none has come in time.
 
         Raises:
@@ -128,7 +128,9 @@ class Line:
             return kind.model_validate_json(line)
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]["msg"]
-            raise OverspanError(f"the other end speaks another language: {problem}", quote=str(line[:120])) from None
+            raise OverspanError(
+                f"the other end sends what is no {kind.__name__}: {problem}", quote=str(line[:120])
+            ) from None
 
     def finish(self, timeout_s: float) -> None:
         """Close when the other end has heard all: a plain close with words unheard here would cut off the last ones."""

@@ -12,7 +12,7 @@ from typing import Final
 from overspan.engines.node import address_of
 from overspan.launchers.base import Death, Health, Launcher, Member
 from overspan.runs.join import facts
-from overspan.runs.join.messages import Answer, Hello, Line, Lost, News
+from overspan.runs.join.messages import Hello, JoinAnswer, JoinConnection, Lost, News
 from overspan.schema.defaults import JOIN_PORT, POLL_INTERVAL_S
 from overspan.schema.errors import OverspanError
 from overspan.schema.event import FINAL_STATES
@@ -27,7 +27,10 @@ SETTLE_S: Final = 2.0
 """How long a death waits for word of an earlier one on another host; each looks twice a second."""
 
 GONE_S: Final = 10.0
-"""A joined supervisor that ended without a word has this long to come back; its guardian ends its ranks meanwhile."""
+"""A joined supervisor that closed its connection may come back for this long; its guardian ends its ranks meanwhile."""
+
+_STRANGERS: Final = 16
+"""Connections that are heard at once beside those of the awaited hosts: questions before a launch, port scanners."""
 
 _HELLO_S: Final = 10.0
 _FAREWELL_S: Final = 3.0
@@ -39,13 +42,13 @@ class _Seat:
 
     placement: Placement
     addresses: frozenset[str]
-    line: Line | None = None
+    line: JoinConnection | None = None
     health: Health | None = None
     left_at: float | None = None
 
 
-class Gathering:
-    """A launcher (see `Launcher`) of the head's own processes, and the ears for those that others start."""
+class JoinServer:
+    """A launcher (see `Launcher`) of the head's own processes, which also hears of those that joined hosts start."""
 
     def __init__(self, run: RunFolder, plan: Plan, own: Launcher) -> None:
         self._run, self._own = run, own
@@ -55,7 +58,7 @@ class Gathering:
         self._told: list[Death] = []
         self._lock = threading.Lock()
         self._over = threading.Event()
-        self._threads: list[threading.Thread] = []
+        self._attending: set[threading.Thread] = set()
         self._recipe, self._address = plan.recipe.name, address_of(hosts[plan.head])
         self._server = _listen(self._address)
         threading.Thread(target=self._accept, daemon=True).start()
@@ -87,11 +90,14 @@ class Gathering:
                 connection, peer = self._server.accept()
             except OSError:
                 return
-            thread = threading.Thread(target=self._attend, args=(Line(connection), str(peer[0])), daemon=True)
-            self._threads.append(thread)
+            if len(self._attending) >= len(self._seats) + _STRANGERS:
+                connection.close()
+                continue
+            thread = threading.Thread(target=self._attend, args=(JoinConnection(connection), str(peer[0])), daemon=True)
+            self._attending.add(thread)
             thread.start()
 
-    def _attend(self, line: Line, peer: str) -> None:
+    def _attend(self, line: JoinConnection, peer: str) -> None:
         """One connection, from its first word to its end."""
         seat = None
         try:
@@ -109,8 +115,9 @@ class Gathering:
             self._lost(seat, Lost(error.what, left=True))
         finally:
             line.close()
+            self._attending.discard(threading.current_thread())
 
-    def _judge(self, hello: Hello, peer: str, line: Line) -> tuple[Answer, _Seat | None]:
+    def _judge(self, hello: Hello, peer: str, line: JoinConnection) -> tuple[JoinAnswer, _Seat | None]:
         """Whether a host may join; with its seat, which it has from now on."""
         with self._lock:
             seat = self._seats.get(hello.host)
@@ -127,7 +134,7 @@ class Gathering:
                 reason = "the plans differ"
             # Only an awaited host learns what the plan holds.
             known = seat is not None and peer in seat.addresses
-            answer = Answer(run=self._run.id, refused=reason, differs=differs if known else [])
+            answer = JoinAnswer(run=self._run.id, refused=reason, differs=differs if known else [])
             if seat is None or reason is not None or hello.only_ask:
                 return answer, None
             seat.line, seat.health, seat.left_at = line, "running", None
@@ -135,7 +142,7 @@ class Gathering:
         self._note()
         return answer, seat
 
-    def _converse(self, line: Line, seat: _Seat, seen: int) -> None:
+    def _converse(self, line: JoinConnection, seat: _Seat, seen: int) -> None:
         """Pass on the run's events as they come, and take in the host's deaths, until the run is over."""
         while True:
             events = self._run.events()
@@ -159,7 +166,11 @@ class Gathering:
             seat.line = None
             if seat.health == "running":
                 seat.health, seat.left_at = "unknown", time.monotonic() if lost.left else None
-        how = "its supervisor left without a word" if lost.left else "it does not answer, which is no death"
+        how = (
+            "its supervisor closed the connection without a reason"
+            if lost.left
+            else "it does not answer, which is no death"
+        )
         self._run.append(f"{seat.placement.host}: {how}", process=seat.placement.process, host=seat.placement.host)
         self._note()
 
@@ -214,7 +225,7 @@ class Gathering:
     def close(self) -> None:
         """Let every joined host hear the last event, then go."""
         deadline = time.monotonic() + _FAREWELL_S
-        for thread in self._threads:
+        for thread in list(self._attending):
             thread.join(max(0.0, deadline - time.monotonic()))
         self._over.set()
         self._server.close()
