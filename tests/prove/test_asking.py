@@ -4,10 +4,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from overspan.prove import asking
-from overspan.prove.peak import Peak
+from overspan.prove.cases import LayoutAnswers, ProofCase, ask
 from overspan.prove.proving import _missed
-from overspan.prove.twin.compare import Case
+from overspan.prove.scratch import PeakMemory
 from overspan.schema.errors import OverspanError
 from overspan.schema.plan import Endpoint
 from overspan.schema.recipe import Recipe
@@ -15,12 +14,12 @@ from support.endpoint import endpoint
 from support.runs import fake_run
 
 CASES = [
-    Case(manner="batch", prompt=[1, 2], tokens=2),
-    Case(manner="prefix", prompt=[1, 2, 3], tokens=1),
-    Case(manner="preempted", prompt=[1, 5], tokens=2),
-    Case(manner="preempted", prompt=[1, 6], tokens=2),
-    Case(manner="uncached", prompt=[1, 2, 3], tokens=1, salt="alone"),
-    Case(manner="long", prompt=[4], tokens=3),
+    ProofCase(manner="batch", prompt=[1, 2], tokens=2),
+    ProofCase(manner="prefix", prompt=[1, 2, 3], tokens=1),
+    ProofCase(manner="preempted", prompt=[1, 5], tokens=2),
+    ProofCase(manner="preempted", prompt=[1, 6], tokens=2),
+    ProofCase(manner="uncached", prompt=[1, 2, 3], tokens=1, salt="alone"),
+    ProofCase(manner="long", prompt=[4], tokens=3),
 ]
 RECIPE = Recipe(name="x", model="m")
 
@@ -32,20 +31,21 @@ def at(url: str) -> Endpoint:
 
 def test_every_case_is_answered_in_its_order_and_the_counters_of_all_engines_are_summed() -> None:
     with endpoint() as url:
-        answered = asking.ask(at(url), CASES)
+        answered = ask(at(url), CASES)
     assert answered.tokens == [[0, 1], [0], [0, 1], [1, 2], [0], [0, 1, 2]]
     assert (answered.preemptions, answered.cached_tokens) == (5, 128)
 
 
 def test_a_request_that_fails_is_told_with_the_engines_words() -> None:
-    with endpoint("dies-after-eight") as url, pytest.raises(OverspanError, match="request got HTTP 500") as error:
-        asking.ask(at(url), CASES * 4)
+    with endpoint("dies-after-eight") as url, pytest.raises(OverspanError, match="request failed: ") as error:
+        ask(at(url), CASES * 4)
+    assert error.value.what.endswith("answered HTTP 500")
     assert "EngineDeadError" in (error.value.quote or "")
 
 
 def test_a_case_that_did_not_come_about_proves_nothing() -> None:
-    def answered(preemptions: int, cached: int) -> asking.Answered:
-        return asking.Answered(tokens=[], preemptions=preemptions, cached_tokens=cached)
+    def answered(preemptions: int, cached: int) -> LayoutAnswers:
+        return LayoutAnswers(tokens=[], preemptions=preemptions, cached_tokens=cached)
 
     assert _missed(RECIPE, answered(1, 1)) is None
     assert "no request was preempted" in str(_missed(RECIPE, answered(0, 1)))
@@ -62,7 +62,7 @@ def test_the_peak_is_of_the_whole_family_and_counts_shared_pages_once(
     try:
         family = run.whole_family()
         resident = sum(process.memory_info().rss for process in family.values())
-        with Peak(run.folder) as peak:
+        with PeakMemory(run.folder) as peak:
             pass
         assert max(process.memory_full_info().uss for process in family.values()) < peak.bytes < resident
     finally:

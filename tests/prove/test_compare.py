@@ -2,10 +2,10 @@
 
 from typing import get_args
 
-from overspan.prove.twin.compare import CACHE_TOKENS, PREEMPTED, Answer, Manner, cases, first_difference
+from overspan.prove.cases import CACHE_TOKENS, PREEMPTED, Manner, ReferenceAnswer, cases, first_difference
 
 ASKED = cases(320, 128)
-EXPECTED = [Answer(tokens=list(range(case.tokens)), margins=[0.5] * case.tokens) for case in ASKED]
+EXPECTED = [ReferenceAnswer(tokens=list(range(case.tokens)), margins=[0.5] * case.tokens) for case in ASKED]
 
 
 def _got() -> list[list[int]]:

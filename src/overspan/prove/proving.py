@@ -22,11 +22,18 @@ from pydantic import Field, TypeAdapter
 from overspan.catalog import models, recipes
 from overspan.engines import registry
 from overspan.inventory import here
-from overspan.prove import asking
-from overspan.prove.peak import Peak
-from overspan.prove.scratch import launched, verified, without_gpus
+from overspan.prove.cases import (
+    CACHE_TOKENS,
+    LayoutAnswers,
+    ProofCase,
+    ReferenceAnswer,
+    TokenMismatch,
+    ask,
+    cases,
+    first_difference,
+)
+from overspan.prove.scratch import PeakMemory, launched, verified, without_gpus
 from overspan.prove.twin import speculation
-from overspan.prove.twin.compare import CACHE_TOKENS, Answer, Case, Difference, cases, first_difference
 from overspan.prove.twin.formats import Format
 from overspan.prove.twin.shrink import VOCABULARY, shrink
 from overspan.prove.twin.write import FACTS, TwinFacts, digest, engine_side, write
@@ -44,7 +51,7 @@ from overspan.schema.units import gib
 from overspan.store.locks import Say, held
 from overspan.store.run_folder import RunFolder
 
-Known = tuple[Path, list[Case], list[Answer]]
+Known = tuple[Path, list[ProofCase], list[ReferenceAnswer]]
 """A twin, what is asked of it, and what the reference answers."""
 
 ALL: Final = ("tp1", "tp2", "tep2", "pp2", "dp2", "dep2", "pp2dp2", "pp2tp2", "pp2tep2", "tp2dp2ep")
@@ -82,7 +89,7 @@ class Proof(Frozen):
 
     layout: str
     exact: bool
-    first_difference: Difference | None = None
+    first_difference: TokenMismatch | None = None
     error: str | None = None
     seconds: float = Field(description="from its launch to its end; the next one may load meanwhile")
     start_s: float | None = Field(None, description="of `seconds`, until the engine answered")
@@ -211,7 +218,7 @@ def _require_sound(model: str) -> None:
         weights.require_some_tokenizer(folder)
 
 
-def _reference(twin: Path, asked: Sequence[Case], python: Path, say: Say) -> list[Answer]:
+def _reference(twin: Path, asked: Sequence[ProofCase], python: Path, say: Say) -> list[ReferenceAnswer]:
     """What transformers answers; kept beside the twin under a digest of the questions."""
     orders = [{"prompt": case.prompt, "tokens": case.tokens} for case in asked]
     asked_for = hashlib.sha256(json.dumps(orders).encode()).hexdigest()[:12]
@@ -222,17 +229,7 @@ def _reference(twin: Path, asked: Sequence[Case], python: Path, say: Say) -> lis
             part = Path(scratch, "answers.json")
             engine_side("reference.py", {"model": str(twin), "cases": orders, "out": str(part)}, python, Path(scratch))
             part.rename(file)
-    return TypeAdapter(list[Answer]).validate_json(file.read_bytes())
-
-
-def _drafts(recipe: Recipe, twin: Path, layout: Layout) -> speculation.Speculation:
-    facts = TwinFacts.model_validate_json((twin / FACTS).read_bytes())
-    return speculation.of(recipe.engine_args.get(speculation.NAME), recipe.model, facts.mtp_modules, layout.pp)
-
-
-def _block(twin: Path) -> int:
-    """Tokens of a block of the twin's cache."""
-    return MLA_BLOCK if models.config_of(str(twin)).get("kv_lora_rank") else BLOCK
+    return TypeAdapter(list[ReferenceAnswer]).validate_json(file.read_bytes())
 
 
 def _recipe_of(
@@ -246,28 +243,27 @@ def _recipe_of(
 ) -> Recipe:
     """The recipe with the twin in the model's place, on CPUs."""
     left_out = (*NEEDS_GPU, speculation.NAME)
-    args = {name: value for name, value in recipe.engine_args.items() if name not in left_out} | TWIN_ARGS
     # So few blocks that the last cases are preempted, in every layout: a cache counted in bytes would be larger where
     # ranks share it. One block is kept free by the engine.
-    block = _block(twin)
+    block = MLA_BLOCK if models.config_of(str(twin)).get("kv_lora_rank") else BLOCK
+    args = {name: value for name, value in recipe.engine_args.items() if name not in left_out} | TWIN_ARGS
     args |= {"block_size": block, "num_gpu_blocks_override": CACHE_TOKENS // block}
     if drafts:
         args[speculation.NAME] = drafts
-    changes = {
-        "name": f"prove-{layout.label}-{recipe.name}"[:63].rstrip("-._"),
-        "model": str(twin),
-        "served_model_name": "twin",
-        "engine_args": args,
-        "env": env,
-        "layout": layout,
-        "engine": recipe.engine,
-        "image": recipe.image,
+    return Recipe(
+        name=f"prove-{layout.label}-{recipe.name}"[:63].rstrip("-._"),
+        model=str(twin),
+        served_model_name="twin",
+        engine_args=args,
+        env=env,
+        layout=layout,
+        engine=recipe.engine,
+        image=recipe.image,
         # Another host's port is led to the same one here.
-        "port": 0 if machines.hosts[0].ssh is None else ports.claim(Endpoint(host=LOOPBACK, port=0, model="")).port,
-        "host": LOOPBACK,
-        "known_answers": [],
-    }
-    return Recipe.model_validate(changes)
+        port=0 if machines.hosts[0].ssh is None else ports.claim(Endpoint(host=LOOPBACK, port=0, model="")).port,
+        host=LOOPBACK,
+        known_answers=[],
+    )
 
 
 _Step = Literal["launched", "answering"]
@@ -307,7 +303,8 @@ def _prove(
 ) -> Generator[_Step, None, Proof]:
     started = time.monotonic()
     twin, asked, expected = known
-    drafts = _drafts(recipe, twin, layout)
+    facts = TwinFacts.model_validate_json((twin / FACTS).read_bytes())
+    drafts = speculation.of(recipe.engine_args.get(speculation.NAME), recipe.model, facts.mtp_modules, layout.pp)
     left_out = [*sorted(set(recipe.engine_args) & set(NEEDS_GPU)), *drafts.left_out]
     small = _recipe_of(recipe, twin, layout, env, machines, drafts=drafts.config)
 
@@ -320,8 +317,8 @@ def _prove(
             yield "launched"
             verified(run)
             yield "answering"
-            with Peak(run) as peak:
-                answered = asking.ask(run.plan().endpoint, asked)
+            with PeakMemory(run) as peak:
+                answered = ask(run.plan().endpoint, asked)
             start_s = _start_s(run)
     except PlanRefused as error:
         return proof(exact=False, error=f"refused: {error}")
@@ -356,7 +353,7 @@ def _start_s(run: RunFolder) -> float:
     return round((answered - events[0].at).total_seconds(), 1)
 
 
-def _missed(recipe: Recipe, answered: asking.Answered) -> str | None:
+def _missed(recipe: Recipe, answered: LayoutAnswers) -> str | None:
     """What a case was for and did not come about: it would prove nothing, however exact."""
     if not answered.preemptions:
         return "no request was preempted, so that preemption is not proven"
