@@ -10,8 +10,8 @@ import psutil
 import pytest
 
 from overspan.cli.main import main
-from overspan.runs.launch import launch as launch_run
 from overspan.runs.stop import stop
+from overspan.runs.up import launch as launch_run
 from overspan.schema.errors import InputError
 from overspan.schema.process import ProcessSpec
 from overspan.store import run_secrets

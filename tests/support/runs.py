@@ -13,8 +13,8 @@ import psutil
 from overspan.launchers import proc
 from overspan.launchers.base import Death, Member
 from overspan.planner.make import make_plan
-from overspan.runs.launch import launch
 from overspan.runs.stop import stop
+from overspan.runs.up import launch
 from overspan.schema.inventory import Host, Inventory
 from overspan.schema.plan import EngineChoice, Plan
 from overspan.schema.process import ProcessSpec

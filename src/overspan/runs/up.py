@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -13,16 +15,16 @@ from overspan.engines import registry
 from overspan.engines.base import FOLDER
 from overspan.launchers.registry import hosts_of
 from overspan.launchers.staging import apply_patches, check_slurm, stage_hosts, stage_model, stage_slurm
+from overspan.preflight import failed, preflight, unreachable
 from overspan.provision import models
 from overspan.runs import ports
 from overspan.runs.join import facts
 from overspan.runs.join.member import call, head_address, hello_of, reach_head
-from overspan.runs.launch import launch
 from overspan.runs.planning import Wanted, plan_of, processes_of
-from overspan.runs.preflight import require_ready_hosts
 from overspan.runs.stop import stop
-from overspan.schema.errors import InputError
+from overspan.schema.errors import HostKeyRejected, HostUnreachable, InputError, PlanRefused
 from overspan.schema.event import FINAL_STATES, Event
+from overspan.schema.finding import Finding
 from overspan.schema.plan import Plan
 from overspan.schema.process import ProcessSpec
 from overspan.schema.recipe import Lock, Recipe
@@ -31,11 +33,19 @@ from overspan.store import run_secrets
 from overspan.store.files import write_whole
 from overspan.store.locks import NameLock, Say
 from overspan.store.run_folder import RunFolder
+from overspan.transport import local
+from overspan.transport.reach import reach
+
+Follow = Callable[[RunFolder, Iterator[Event | None]], None]
+"""Given a run and its events as they come (None: no news), until it is verified or failed."""
 
 _FOLLOW_INTERVAL_S = 0.1
 
+_MENDED_BY_STAGING = frozenset({"preflight.image", "preflight.model"})
+"""Images and model files are copied to the hosts that lack them."""
 
-def up(wanted: Wanted, say: Say, follow: Callable[[RunFolder, Iterator[Event | None]], None]) -> RunFolder:
+
+def up(wanted: Wanted, say: Say, follow: Follow) -> RunFolder:
     """Start a run and stay until it is verified.
 
     Whatever interrupts it, nothing is left behind: before the launch the run's folder goes, after it the run is
@@ -44,7 +54,7 @@ def up(wanted: Wanted, say: Say, follow: Callable[[RunFolder, Iterator[Event | N
     Args:
         wanted: what to start.
         say: told what is being prepared.
-        follow: given the run and its events as they come (None: no news), until it is verified or failed.
+        follow: shows the run.
 
     Raises:
         InputError: it cannot start; nothing was started.
@@ -57,7 +67,7 @@ def start(
     name: str | None,
     plan: Plan,
     say: Say,
-    follow: Callable[[RunFolder, Iterator[Event | None]], None],
+    follow: Follow,
     before_launch: Callable[[RunFolder, Plan], None] = lambda run, plan: None,
 ) -> RunFolder:
     """The same for a plan that is made. `before_launch` may refuse by raising, when all is staged."""
@@ -81,7 +91,13 @@ def launched(
     return run
 
 
-def verified(run: RunFolder, follow: Callable[[RunFolder, Iterator[Event | None]], None]) -> RunFolder:
+def launch(run: RunFolder, lock: NameLock) -> None:
+    """Hand a staged run to a guardian and supervisor of its own, in a session of their own. They inherit the lock."""
+    argv = [sys.executable, "-m", "overspan.runs.guardian", str(run.path)]
+    local.spawn(argv, log=run.path / "supervisor.log", env=os.environ, new_session=True, keep_open=[lock.descriptor])
+
+
+def verified(run: RunFolder, follow: Follow) -> RunFolder:
     """The run, once it is verified; what interrupts the wait stops it.
 
     Raises:
@@ -116,11 +132,11 @@ def _stage(run: RunFolder, plan: Plan, say: Say) -> Plan:
     on_this_machine = plan.inventory.is_here(hosts_of(plan)[0])
     if not plan.is_joiner and (on_this_machine or plan.endpoint.tunnel):
         plan = plan.with_(endpoint=ports.claim(plan.endpoint))
-    run.write("plan.json", plan)
+    run.write("plan.json", plan)  # for `status` while it is staged, which may take long
     run.append(f"planned {plan.layout.label} of {plan.recipe.model} on {_hosts(plan)}", state="planned")
     recipe = plan.recipe
     check_slurm(run, plan)
-    require_ready_hosts(run, plan)
+    _require_ready_hosts(run, plan)
     plan, model = stage_model(plan, say)
     if recipe.locked and model and recipe.locked.model_digest != model.digest:
         raise InputError(
@@ -133,7 +149,8 @@ def _stage(run: RunFolder, plan: Plan, say: Say) -> Plan:
     apply_patches(plan, say)
     stage_hosts(plan, prepared_here=model is not None, say=say)
     run.write("plan.json", plan)
-    run.write("processes.json", [in_folder(spec, run) for spec in processes_of(plan)])
+    here = plan.inventory.traits.here  # elsewhere a job or a container has a folder of its own
+    run.write("processes.json", [_in_folder(spec, run) if here else spec for spec in processes_of(plan)])
     engine = registry.find(plan.engine.name)
     run_secrets.make(run, plan, engine.key_variable, engine.tokens)
     write_whole(run.path / "run.lock.yaml", dump(_locked(run, plan, model)))
@@ -141,13 +158,39 @@ def _stage(run: RunFolder, plan: Plan, say: Say) -> Plan:
     return plan
 
 
-def in_folder(spec: ProcessSpec, run: RunFolder) -> ProcessSpec:
-    """The process with the run's folder in its words, where it asks for it; a Slurm's job has one of its own."""
-    if run.plan().inventory.launcher != "local":
-        return spec
+def _in_folder(spec: ProcessSpec, run: RunFolder) -> ProcessSpec:
+    """The process with the run's folder in its words, where it asks for it."""
     here = str(run.path)
     env = {name: value.replace(FOLDER, here) for name, value in spec.env.items()}
     return spec.with_(argv=[word.replace(FOLDER, here) for word in spec.argv], env=env)
+
+
+def _require_ready_hosts(run: RunFolder, plan: Plan) -> None:
+    """Ask the hosts before anything is copied to or started on them; the findings stay in preflight.json.
+
+    Raises:
+        HostUnreachable: a host does not answer.
+        PlanRefused: something is wrong on a host that staging does not mend; with the cause and fix of each.
+    """
+    if plan.inventory.traits.containers != "always":
+        return
+    findings = preflight(plan, reach, processes_of(plan))
+    run.write("preflight.json", findings)
+    wrong = [each for each in failed(findings) if each.rule not in _MENDED_BY_STAGING]
+    if not wrong:
+        return
+    first = next((each for each in wrong if unreachable([each])), wrong[0])
+    quote = first.evidence.text if first.evidence else None
+    if unreachable(wrong):
+        # A host key that is not the known one is no answer of that host.
+        kind = HostKeyRejected if first.rule == "preflight.host_key" else HostUnreachable
+        raise kind(_sentence(first), quote=quote, next=first.fix)
+    raise PlanRefused("the hosts are not ready:", map(_sentence, wrong), quote=quote, next=first.fix)
+
+
+def _sentence(finding: Finding) -> str:
+    host = finding.evidence.host if finding.evidence else None
+    return f"{finding.rule}{f' on {host}' if host else ''}: {finding.cause}"
 
 
 def _hosts(plan: Plan) -> str:
@@ -185,7 +228,7 @@ def _events(run: RunFolder) -> Iterator[Event | None]:
         time.sleep(_FOLLOW_INTERVAL_S)
 
 
-def join(head: str, wanted: Wanted, say: Say, follow: Callable[[RunFolder, Iterator[Event | None]], None]) -> RunFolder:
+def join(head: str, wanted: Wanted, say: Say, follow: Follow) -> RunFolder:
     """Start this host's ranks beside a head, and stay until the head's run is verified.
 
     Args:
