@@ -1,7 +1,7 @@
 """Every report sets the prediction beside the measurement."""
 
 from overspan.planner import predict_measured
-from overspan.report import predicted, render
+from overspan.report import render, view
 from overspan.schema.layout import Layout
 from overspan.schema.recipe import Recipe
 from overspan.schema.workload import Distribution
@@ -16,7 +16,7 @@ def sparks() -> object:
 def test_each_point_beside_its_prediction() -> None:
     points = [point(1, tpot_ms=Distribution(mean=58.0)), point(8, tpot_ms=Distribution(mean=5000.0))]
     made = run(plan=sparks(), bench=bench(points))
-    rows, notes = predicted.rows(made)
+    rows, notes = view.predicted_rows(made)
     assert [row.users for row in rows] == [1, 8]
     assert [row.inside for row in rows][1] is False
     first = predict_measured.points(made.plan, made.bench)[0].predicted()  # type: ignore[arg-type]
@@ -29,8 +29,8 @@ def test_each_point_beside_its_prediction() -> None:
 
 
 def test_what_cannot_be_predicted_says_why() -> None:
-    rows, notes = predicted.rows(run(plan=plan(), bench=bench([point(1)])))
+    rows, notes = view.predicted_rows(run(plan=plan(), bench=bench([point(1)])))
     assert rows == []
     assert notes == ["no prediction: the sizes of acme/tiny-135m are not at hand"]
     assert "no prediction: the sizes of" in render(run(plan=plan(), bench=bench([point(1)])))
-    assert predicted.rows(run(bench=None)) == ([], [])
+    assert view.predicted_rows(run(bench=None)) == ([], [])

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import jinja2
 
 from overspan import __version__
-from overspan.report import figures, predicted, text, view
+from overspan.report import figures, text, view
 from overspan.report.documents import METRICS, RunDocuments
 from overspan.schema import units
 from overspan.schema.errors import InputError
@@ -41,27 +42,26 @@ def render(*runs: RunDocuments) -> str:
     latency = figures.latency_figures(runs)
     throughput = figures.throughput_figure(runs)
     charts = {**({"throughput": throughput} if throughput else {}), **latency}
-    scripts = {"plotly": plotly_script() if charts else "", "charts": part("charts.js")}
-    page = environment().get_template("report.html.j2")
-    return page.render(
+    return render_page(
+        "report.html.j2",
+        charts,
         runs=runs,
         view=view,
-        charts=charts,
         latency=latency,
         metrics=METRICS,
-        predicted=predicted.rows,
-        heads=predicted.HEADS,
         levels=figures.levels_of(runs),
-        scripts=scripts,
-        policy=policy(scripts.values()),
-        css=part("report.css"),
-        version=__version__,
-        made_at=datetime.now(UTC),
+        chosen=figures.default_level(runs),
     )
 
 
-def environment() -> jinja2.Environment:
-    """Where the pages' templates are; all that they print is escaped."""
+def render_page(template: str, charts: Mapping[str, figures.Figure], **shown: Any) -> str:
+    """One self-contained HTML file.
+
+    Args:
+        template: its name.
+        charts: Plotly's JSON by the id of the place in the page.
+        shown: what the template takes; all that it prints is escaped.
+    """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("overspan.report"),
         autoescape=True,
@@ -71,32 +71,33 @@ def environment() -> jinja2.Environment:
     )
     environment.filters.update(_FILTERS)
     environment.globals["load_of"] = text.load_of
-    return environment
+    scripts = {"plotly": _plotly() if charts else "", "charts": _part("charts.js")}
+    return environment.get_template(template).render(
+        **shown,
+        charts=charts,
+        scripts=scripts,
+        policy=_policy(scripts.values()),
+        css=_part("report.css"),
+        version=__version__,
+        made_at=datetime.now(UTC),
+    )
 
 
-def part(name: str) -> str:
-    """A style sheet or script of the pages."""
+def _part(name: str) -> str:
     return (Path(__file__).parent / "templates" / name).read_text(encoding="utf-8")
 
 
-def plotly_script() -> str:
-    """Plotly's own script, to stand in the page."""
+def _plotly() -> str:
     from plotly.offline import get_plotlyjs  # a third of a second, and only a page with charts needs it
 
-    script = get_plotlyjs()
-    if not isinstance(script, str):
-        raise TypeError("plotly gave no script")
-    return script
+    return str(get_plotlyjs())
 
 
-def policy(scripts: Iterable[str]) -> str:
+def _policy(scripts: Iterable[str]) -> str:
     """A content security policy: only these scripts run, and nothing is ever fetched."""
-    hashes = " ".join(f"'sha256-{_digest(script)}'" for script in scripts if script)
+    digests = [hashlib.sha256(script.encode()).digest() for script in scripts if script]
+    hashes = " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
     return (
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
         "base-uri 'none'; form-action 'none'"
     )
-
-
-def _digest(script: str) -> str:
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -9,9 +9,11 @@ from datetime import datetime
 from typing import Any
 
 from overspan.catalog import recipes
+from overspan.planner import predict_measured
 from overspan.report.documents import METRICS, RunDocuments
-from overspan.report.figures import default_level, interactivity, level_style, series_style, shown_points
+from overspan.report.figures import Style, interactivity, level_style, series_style, shown_points
 from overspan.report.text import NOTHING, column, figure, load_of, plain
+from overspan.schema.errors import OverspanError
 from overspan.schema.event import FINAL_STATES, Event
 from overspan.schema.finding import Finding
 from overspan.schema.inventory import Host
@@ -19,6 +21,8 @@ from overspan.schema.units import count, duration
 from overspan.schema.workload import BenchPoint
 
 LATENCY_STATISTICS = ("p50", "p90", "p99")
+PREDICTED_HEADS = ("TPOT predicted", "80 % interval", "measured", "ratio", "ceiling", "TTFT predicted", "measured",
+                   "ratio")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -32,18 +36,17 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Row:
+class MeasuredRow:
     """One measured point in the tables."""
 
     run: str
     series: int
     point: BenchPoint
     cells: list[str]
-    why_client_bound: list[str]
 
 
 @dataclass(frozen=True)
-class Stage:
+class StateSpan:
     """A state of the run: when it was entered, how long it held (None: it is the last), its share of the whole."""
 
     state: str
@@ -61,15 +64,15 @@ class Missing:
     command: str
 
 
-def best_point(run: RunDocuments) -> BenchPoint | None:
-    """The point with the most output tokens per second."""
-    measured = [point for point in run.points if point.output_tokens_per_s]
-    return max(measured, key=lambda point: point.output_tokens_per_s or 0.0, default=None)
+def best_point(run: RunDocuments) -> tuple[float, BenchPoint] | None:
+    """The point with the most output tokens per second, behind these."""
+    measured = [(rate, point) for point in run.points if (rate := point.output_tokens_per_s)]
+    return max(measured, key=lambda pair: pair[0], default=None)
 
 
-def first_token_point(run: RunDocuments) -> BenchPoint | None:
-    """The point of fewest users that has a TTFT."""
-    return next((point for point in run.points if point.ttft_ms.p50 is not None), None)
+def first_token_point(run: RunDocuments) -> tuple[float, BenchPoint] | None:
+    """The point of fewest users that has a TTFT, behind its median in ms."""
+    return next(((ttft, point) for point in run.points if (ttft := point.ttft_ms.p50) is not None), None)
 
 
 def machine(run: RunDocuments) -> str:
@@ -91,36 +94,31 @@ def headline(runs: Sequence[RunDocuments]) -> str:
     run = runs[0]
     what = f"{run.plan.recipe.public_name} as {run.plan.layout.label} on {machine(run)}"
     best, first = best_point(run), first_token_point(run)
-    if best and best.output_tokens_per_s:
-        sentence = f"{what} gave {_rate(best)} at {load_of(best)}"
-        if first and first.ttft_ms.p50 is not None:
-            sentence += f", and its first token after {_ms(first)} with {load_of(first)}"
-        return sentence + "."
+    if best:
+        soon = f", and its first token after {_soon(*first)}" if first else ""
+        return f"{what} gave {_much(*best)}{soon}."
     if run.state == "failed":
         return f"{what} failed."
     return f"{what}: {'no request succeeded' if run.bench else 'not measured yet'}."
 
 
 def _headline_of_several(runs: Sequence[RunDocuments]) -> str:
-    measured = [(run, best) for run in runs if (best := best_point(run))]
+    measured = [(best, run.name) for run in runs if (best := best_point(run))]
     if not measured:
         return f"{len(runs)} runs, none of them measured yet."
-    run, best = max(measured, key=lambda pair: pair[1].output_tokens_per_s or 0.0)
-    sentence = f"Of {len(runs)} runs, {run.name} gave the most: {_rate(best)} at {load_of(best)}."
-    firsts = [(other, first) for other in runs if (first := first_token_point(other))]
-    if firsts:
-        other, first = min(firsts, key=lambda pair: pair[1].ttft_ms.p50 or 0.0)
-        sentence += f" The soonest first token came from {other.name}: {_ms(first)} with {load_of(first)}."
-    return sentence
+    best, name = max(measured, key=lambda pair: pair[0][0])
+    firsts = [(first, run.name) for run in runs if (first := first_token_point(run))]
+    first, other = min(firsts, key=lambda pair: pair[0][0], default=(None, ""))
+    soon = f" The soonest first token came from {other}: {_soon(*first)}." if first else ""
+    return f"Of {len(runs)} runs, {name} gave the most: {_much(*best)}.{soon}"
 
 
-def _rate(point: BenchPoint) -> str:
-    at_least = "at least " if point.client_bound else ""
-    return f"{at_least}{figure(point.output_tokens_per_s or 0.0)} tok/s"
+def _much(rate: float, point: BenchPoint) -> str:
+    return f"{'at least ' if point.client_bound else ''}{figure(rate)} tok/s at {load_of(point)}"
 
 
-def _ms(point: BenchPoint) -> str:
-    return f"{figure(point.ttft_ms.p50 or 0.0)} ms"
+def _soon(ttft_ms: float, point: BenchPoint) -> str:
+    return f"{figure(ttft_ms)} ms with {load_of(point)}"
 
 
 def tiles(run: RunDocuments) -> list[Tile]:
@@ -129,13 +127,13 @@ def tiles(run: RunDocuments) -> list[Tile]:
         return []
     found = []
     if best := best_point(run):
-        label = f"output at {load_of(best)}, the most"
-        found.append(Tile(figure(best.output_tokens_per_s or 0.0), "tok/s", label))
+        rate, point = best
+        found.append(Tile(figure(rate), "tok/s", f"output at {load_of(point)}, the most"))
     if first := first_token_point(run):
-        users = load_of(first)
-        found.append(Tile(figure(first.ttft_ms.p50 or 0.0), "ms", f"TTFT at {users}, median"))
-        if speed := interactivity(first):
-            found.append(Tile(figure(speed), "tok/s/user", f"interactivity at {users}"))
+        ttft_ms, point = first
+        found.append(Tile(figure(ttft_ms), "ms", f"TTFT at {load_of(point)}, median"))
+        if speed := interactivity(point):
+            found.append(Tile(figure(speed), "tok/s/user", f"interactivity at {load_of(point)}"))
     planned = sum(point.requests.planned for point in run.points)
     failed = sum(point.requests.failed for point in run.points)
     ok = sum(point.requests.ok for point in run.points)
@@ -144,7 +142,7 @@ def tiles(run: RunDocuments) -> list[Tile]:
     return found
 
 
-def throughput_table(runs: Sequence[RunDocuments]) -> tuple[list[tuple[str, str]], list[Row]]:
+def throughput_table(runs: Sequence[RunDocuments]) -> tuple[list[tuple[str, str]], list[MeasuredRow]]:
     """Heads (name and unit) and rows of the rates; a rate that no point has gets no column."""
     pairs = _pairs(runs)
     columns: list[tuple[str, str, list[float | None]]] = [
@@ -158,7 +156,7 @@ def throughput_table(runs: Sequence[RunDocuments]) -> tuple[list[tuple[str, str]
     return [(name, unit) for name, unit, _ in known], _rows(pairs, [column(values) for _, _, values in known])
 
 
-def latency_rows(runs: Sequence[RunDocuments]) -> list[Row]:
+def latency_rows(runs: Sequence[RunDocuments]) -> list[MeasuredRow]:
     """Latencies of every point; cells: each of LATENCY_STATISTICS of each of METRICS."""
     pairs = _pairs(runs)
     columns = [
@@ -169,16 +167,13 @@ def latency_rows(runs: Sequence[RunDocuments]) -> list[Row]:
     return _rows(pairs, columns)
 
 
-Pair = tuple[int, RunDocuments, BenchPoint]
-
-
-def _pairs(runs: Sequence[RunDocuments]) -> list[Pair]:
+def _pairs(runs: Sequence[RunDocuments]) -> list[tuple[int, RunDocuments, BenchPoint]]:
     return [(index, run, point) for index, run in enumerate(runs) for point in run.points]
 
 
-def _rows(pairs: Sequence[Pair], columns: Sequence[Sequence[str]]) -> list[Row]:
+def _rows(pairs: Sequence[tuple[int, RunDocuments, BenchPoint]], columns: Sequence[Sequence[str]]) -> list[MeasuredRow]:
     return [
-        Row(run.name, index, point, [cells[position] for cells in columns], _client_reasons(point))
+        MeasuredRow(run.name, index, point, [cells[position] for cells in columns])
         for position, (index, run, point) in enumerate(pairs)
     ]
 
@@ -187,16 +182,12 @@ def _per_gpu(run: RunDocuments, point: BenchPoint) -> float | None:
     return point.output_tokens_per_s / run.gpus_used if run.gpus_used and point.output_tokens_per_s else None
 
 
-def _client_reasons(point: BenchPoint) -> list[str]:
-    return point.client.reasons if point.client_bound else []
-
-
-def client_bound_points(runs: Sequence[RunDocuments]) -> list[Row]:
+def client_bound_points(runs: Sequence[RunDocuments]) -> list[MeasuredRow]:
     """The points whose numbers are the load generator's, not the server's."""
     return [row for row in _rows(_pairs(runs), []) if row.point.client_bound]
 
 
-def stages(events: Sequence[Event]) -> list[Stage]:
+def stages(events: Sequence[Event]) -> list[StateSpan]:
     """The states that the run went through, with the time spent in each."""
     entered = [event for event in events if event.state]
     if not entered:
@@ -210,7 +201,7 @@ def stages(events: Sequence[Event]) -> list[Stage]:
         end = last if is_last else entered[index + 1].at
         spent = (end - event.at).total_seconds()
         shown = None if is_last and (ends_run or spent <= 0) else duration(spent, fractions=True)
-        found.append(Stage(str(event.state), since(event.at, start), shown, 0.0 if ends_run else spent / whole))
+        found.append(StateSpan(str(event.state), since(event.at, start), shown, 0.0 if ends_run else spent / whole))
     return found
 
 
@@ -276,17 +267,61 @@ def gpus(host: Host) -> str:
     return ", ".join(f"{amount} × {kind}, {memory / 2**30:,.0f} GiB each" for (kind, memory), amount in kinds.items())
 
 
-def legend(runs: Sequence[RunDocuments]) -> list[tuple[str, dict[str, str]]]:
+def legend(runs: Sequence[RunDocuments]) -> list[tuple[str, Style]]:
     """Label and style of each run."""
     return [(run.name, series_style(index)) for index, run in enumerate(runs)]
 
 
-def level_legend(runs: Sequence[RunDocuments]) -> list[tuple[str, dict[str, str]]]:
+def level_legend(runs: Sequence[RunDocuments]) -> list[tuple[str, Style]]:
     """Label and style of each curve of a single run's latency charts."""
     points = shown_points(runs[0])
     return [(load_of(point), level_style(index, len(points))) for index, point in enumerate(points)]
 
 
-def chosen_level(runs: Sequence[RunDocuments]) -> int | None:
-    """The concurrency that the latency charts of several runs show first."""
-    return default_level(runs)
+@dataclass(frozen=True)
+class PredictedRow:
+    """What the planner says of one point beside what was measured; milliseconds, ratios are measured over predicted.
+
+    Attributes:
+        cells: in the order of PREDICTED_HEADS.
+        inside: whether the measured TPOT lies in the interval; None without one.
+        bound: what limits the point.
+        basis: what the prediction stands on.
+    """
+
+    run: str
+    users: int
+    cells: Sequence[str]
+    inside: bool | None
+    bound: str
+    basis: str
+
+
+def predicted_rows(run: RunDocuments) -> tuple[list[PredictedRow], list[str]]:
+    """A row for each point of a closed loop, and notes: why there is none, or what is not sure."""
+    if run.bench is None:
+        return [], []
+    try:
+        held = predict_measured.points(run.plan, run.bench)
+        pairs = [(item, item.predicted()) for item in held]
+    except OverspanError as error:
+        return [], [error.what]
+    columns = [
+        column([one.tpot_ms for _, one in pairs]),
+        [f"{one.interval.low:.3g} to {one.interval.high:.3g}" for _, one in pairs],
+        column([item.tpot_ms for item, _ in pairs]),
+        [_ratio(item.tpot_ms, one.tpot_ms) for item, one in pairs],
+        column([one.ceiling_tpot_ms for _, one in pairs]),
+        column([one.ttft_ms for _, one in pairs]),
+        column([item.ttft_ms for item, _ in pairs]),
+        [_ratio(item.ttft_ms, one.ttft_ms) for item, one in pairs],
+    ]
+    rows = []
+    for (item, one), *cells in zip(pairs, *columns, strict=True):
+        inside = None if item.tpot_ms is None else one.interval.low <= item.tpot_ms <= one.interval.high
+        rows.append(PredictedRow(run.name, item.point.concurrency, cells, inside, one.bound, one.basis))
+    return rows, list(dict.fromkeys(note for _, one in pairs for note in one.notes))
+
+
+def _ratio(measured: float | None, predicted: float) -> str:
+    return NOTHING if measured is None else f"{measured / predicted:.2f}"

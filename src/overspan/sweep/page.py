@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-from overspan import __version__
-from overspan.report.page import environment, part, plotly_script, policy
+from overspan.report.page import render_page
 from overspan.report.text import column, figure, number
 from overspan.report.view import Tile
 from overspan.schema.point import Point, Result
@@ -44,31 +42,24 @@ class SweepDocuments:
 def render_sweep(sweep: SweepDocuments) -> str:
     """The page as one self-contained HTML file."""
     drawn = drawn_of(sweep.ended)
-    figures, unit = charts(drawn), unit_of(drawn)
-    scripts = {"plotly": plotly_script() if figures else "", "charts": part("charts.js")}
-    return environment().get_template("sweep.html.j2").render(
+    unit = unit_of(drawn)
+    return render_page(
+        "sweep.html.j2",
+        charts(drawn),
         sweep=sweep,
         headline=headline(sweep),
         tiles=tiles(sweep),
-        charts=figures,
         views=views(drawn),
         unit=unit,
-        scenarios=scenarios(sweep),
+        scenarios={point.scenario: f"{point.scenario}: {point.isl:,} in, {point.osl:,} out" for point in sweep.points},
         legend=list(styles_of(drawn).items()),
         heads=[(name, head.format(unit)) for name, head in HEADS],
         rows=rows(sweep),
-        commands=commands(sweep),
-        scripts=scripts,
-        policy=policy(scripts.values()),
-        css=part("report.css"),
-        version=__version__,
-        made_at=datetime.now(UTC),
-    )  # fmt: skip
-
-
-def scenarios(sweep: SweepDocuments) -> dict[str, str]:
-    """Each scenario and its lengths."""
-    return {point.scenario: f"{point.scenario}: {point.isl:,} in, {point.osl:,} out" for point in sweep.points}
+        commands={
+            point.deployment: "\n".join(f"# {each.process} on {each.host}\n{each.command}" for each in point.commands)
+            for point in sweep.points
+        },
+    )
 
 
 def headline(sweep: SweepDocuments) -> str:
@@ -181,11 +172,3 @@ def _remark(sweep: SweepDocuments, point: Point) -> str:
         return "; ".join(point.notes)
     bound = ["client-bound"] if result.measured and result.measured.client_bound else []
     return "; ".join([*([result.reason] if result.reason else []), *bound, *point.notes])
-
-
-def commands(sweep: SweepDocuments) -> dict[str, str]:
-    """The processes of each deployment, as a person would start them."""
-    return {
-        point.deployment: "\n".join(f"# {each.process} on {each.host}\n{each.command}" for each in point.commands)
-        for point in sweep.points
-    }
