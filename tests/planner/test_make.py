@@ -5,9 +5,10 @@ import pytest
 from overspan.catalog import inventories, overrides, recipes
 from overspan.engines import vllm
 from overspan.planner.make import make_plan
-from overspan.schema.errors import PlanRefused
+from overspan.schema.errors import InputError, PlanRefused
 from overspan.schema.inventory import Inventory
 from overspan.schema.plan import EngineChoice, Plan
+from overspan.schema.slo import Slo
 
 ENGINE = EngineChoice(name="vllm", version="0.32.0")
 
@@ -21,9 +22,27 @@ def test_memory_and_prediction_stand_in_the_plan() -> None:
     assert made.memory_per_rank["weights"] == pytest.approx(67.25e9, rel=0.01)
     assert sum(made.memory_per_rank.values()) - made.memory_per_rank["budget"] < made.memory_per_rank["budget"]
     assert made.prediction
-    assert sum(made.prediction["terms"].values()) == pytest.approx(made.prediction["tpot_ms"])
+    assert sum(made.prediction.terms.values()) == pytest.approx(made.prediction.tpot_ms)
     assert any("tok/s a user" in note for note in made.notes)
     assert Plan.model_validate_json(made.model_dump_json()) == made
+
+
+def test_a_plan_says_what_was_rejected_where_it_chose_the_layout() -> None:
+    bare = recipes.for_model("minimax-m2.5-fp8").with_(model=recipes.find("minimax-m2.5-fp8").model)
+    made = make_plan(bare, inventories.find("h200-x8"), ENGINE)
+    reasons = {item.layout.label: item.reason for item in made.rejected}
+    assert "blocks of 128 do not divide" in reasons["tp8"]
+    assert made.layout.label not in reasons
+    assert len(made.rejected) <= 50
+    assert plan("minimax-m2.5-nvfp4", "layout=tp2").rejected == []
+
+
+def test_limits_that_are_not_checked_are_noted() -> None:
+    apart = overrides.apply(recipes.find("minimax-m3-mxfp8"), ["topology=1P1D DEP4->TEP8"])
+    made = make_plan(apart, inventories.find("gb200-nvl72"), ENGINE, slo=Slo(tpot_ms=1))
+    assert "nothing is predicted, so TPOT 1 ms is not checked" in made.notes
+    with pytest.raises(InputError, match="no layout keeps TPOT 1 ms for 1 user here"):
+        make_plan(recipes.find("minimax-m2.5-nvfp4"), inventories.find("two-sparks"), ENGINE, slo=Slo(tpot_ms=1))
 
 
 def test_known_faults_are_notes() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from overspan.cli.main import main
-from overspan.planner.layouts import states_layout
+from overspan.planner.make import states_layout
 from overspan.runs.planning import Wanted, plan_of
 from overspan.schema.errors import InputError
 from overspan.schema.layout import parse_layout
@@ -43,7 +43,7 @@ def test_the_best_of_the_table_is_what_up_launches(capsys: pytest.CaptureFixture
     assert started.layout.label == table["layout"]
     assert parse_layout(str(table["layout"])).model_dump() == found["layout"]
     assert started.prediction
-    assert started.prediction["tpot_ms"] == pytest.approx(table["tpot_ms"])
+    assert started.prediction.tpot_ms == pytest.approx(table["tpot_ms"])
     assert any(f"layout {table['layout']}: the best of" in note for note in started.notes)
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from overspan.catalog import inventories, models
-from overspan.planner import answer, faults, inputs, rank
+from overspan.planner import answer, inputs, rank, rules
 from overspan.schema.errors import InputError, PlanRefused
 from overspan.schema.layout import parse_layout
 from overspan.schema.prediction import Demand
@@ -96,7 +96,7 @@ def test_known_faults_reject_and_warn() -> None:
     assert any("RayChannelTimeoutError" in warning for warning in found.best.warnings)
     native, _ = inputs.resolve("minimax-m2.5-nvfp4")
     assert "pp2" in [item.prediction.layout.label for item in rank.rank(model, native, pair, Demand()).ranked]
-    assert faults.known(model, parse_layout("tp2"), pair, native) == []
+    assert rules.known_faults(model, parse_layout("tp2"), pair, native) == []
 
 
 def test_same_question_over_the_command_line_document() -> None:

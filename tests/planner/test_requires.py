@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from overspan.catalog import features, images, inventories, overrides, recipes
-from overspan.planner import requires
+from overspan.planner import rules
 from overspan.planner.make import make_plan
 from overspan.schema.errors import PlanRefused, RecipeError
 from overspan.schema.plan import EngineChoice, Plan
@@ -68,11 +68,11 @@ def test_a_patch_of_the_recipe_itself_brings_the_feature_of_its_name(launcher: s
     recipe = Recipe(name="x", model="a/b", image="vllm/vllm-openai:v0.32.0", requires=["moe.marlin.sm12x"])
     engine = EngineChoice(name="vllm", version="0.32.0", image=recipe.image)
     machines = SPARKS.with_(launcher=launcher)
-    assert list(requires.missing(recipe, machines, engine))
+    assert list(rules.missing_features(recipe, machines, engine))
     patched = recipe.with_(patches=[own])
-    assert list(requires.missing(patched, machines, engine)) == []
+    assert list(rules.missing_features(patched, machines, engine)) == []
     unknown = engine.with_(image="a/b:c")
-    assert list(requires.unsure(patched, machines, unknown)) == []
+    assert list(rules.unsure_features(patched, machines, unknown)) == []
 
 
 def test_an_unknown_feature_is_told_with_the_nearest(tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 from overspan.catalog import inventories, models, overrides, recipes
 from overspan.planner import inputs
 from overspan.planner.make import make_plan
-from overspan.planner.topology import length_refusals, place_topology, rank_limits, topology_refusals
+from overspan.planner.placement import Placed, hosts_of, place
+from overspan.planner.roles import length_refusals, rank_limits, role_refusals
 from overspan.schema.errors import InputError, PlanRefused
+from overspan.schema.inventory import Inventory
 from overspan.schema.layout import Layout
 from overspan.schema.plan import EngineChoice
 from overspan.schema.prediction import Demand
@@ -16,6 +18,10 @@ from overspan.schema.topology import Role, Topology, parse_topology
 
 RACK = inventories.find("gb200-nvl72")
 M3 = "minimax-m3-mxfp8"
+
+
+def placed_on(topology: Topology, machines: Inventory) -> Placed:
+    return place(topology, machines, whole_nodes=True)
 
 
 def with_nodes(text: str, **nodes: int) -> Topology:
@@ -26,11 +32,11 @@ def with_nodes(text: str, **nodes: int) -> Topology:
 def refused(text: str, *settings: str, tokens: int = 1, **nodes: int) -> list[str]:
     recipe = overrides.apply(recipes.find(M3), settings)
     try:
-        placed = place_topology(with_nodes(text, **nodes), RACK)
+        placed = placed_on(with_nodes(text, **nodes), RACK)
     except PlanRefused as error:
         return error.reasons
     model = models.find(M3)
-    return topology_refusals(model, recipe, placed, RACK) + length_refusals(model, recipe, placed.topology, tokens)
+    return role_refusals(model, recipe, placed, RACK) + length_refusals(model, recipe, placed.topology, tokens)
 
 
 layouts = st.builds(
@@ -59,7 +65,7 @@ def test_what_is_no_topology(text: str) -> None:
 
 
 def test_workers_fill_nodes_in_order() -> None:
-    placed = place_topology(parse_topology("1P2D DEP4->TEP8"), RACK)
+    placed = placed_on(parse_topology("1P2D DEP4->TEP8"), RACK)
     assert [(worker.role, [each.host for each in worker.placements]) for worker in placed.workers] == [
         ("prefill", ["gb200-01"]),
         ("decode", ["gb200-02", "gb200-03"]),
@@ -70,7 +76,7 @@ def test_workers_fill_nodes_in_order() -> None:
 
 
 def test_small_workers_share_a_node_and_a_node_is_reserved_whole() -> None:
-    placed = place_topology(parse_topology("1P2D TP2->TP1"), inventories.find("h200-x8"))
+    placed = placed_on(parse_topology("1P2D TP2->TP1"), inventories.find("h200-x8"))
     assert [each.gpus for worker in placed.workers for each in worker.placements] == [[0, 1], [2], [3]]
     assert (placed.gpus_used, placed.gpus_reserved) == (4, 8)
 
@@ -83,7 +89,7 @@ def test_small_workers_share_a_node_and_a_node_is_reserved_whole() -> None:
 )
 def test_no_gpu_is_given_twice(x: int, y: int, prefill: int, decode: int) -> None:
     try:
-        placed = place_topology(parse_topology(f"{x}P{y}D tp{prefill}->tp{decode}"), RACK)
+        placed = placed_on(parse_topology(f"{x}P{y}D tp{prefill}->tp{decode}"), RACK)
     except PlanRefused:
         assert x * prefill + y * decode > 72 - 8
         return
@@ -128,8 +134,8 @@ def test_what_the_model_cannot_run(text: str, settings: list[str], said: str) ->
 def test_a_block_size_that_nobody_gave_is_refused_too() -> None:
     recipe = recipes.find(M3)
     bare = recipe.with_(engine_args={})
-    placed = place_topology(parse_topology("TEP4"), RACK)
-    assert any("block_size is not set" in reason for reason in topology_refusals(models.find(M3), bare, placed, RACK))
+    placed = placed_on(parse_topology("TEP4"), RACK)
+    assert any("block_size is not set" in reason for reason in role_refusals(models.find(M3), bare, placed, RACK))
 
 
 def test_what_the_field_runs_is_accepted() -> None:
@@ -137,8 +143,8 @@ def test_what_the_field_runs_is_accepted() -> None:
     assert refused("5P2D DEP4->TEP8", tokens=9216, prefill=5, decode=4) == []
     marlin = recipes.find(M3).with_(roles={})
     marlin = marlin.with_(engine_args={**marlin.engine_args, "moe_backend": "marlin"})
-    placed = place_topology(parse_topology("TP4"), RACK)
-    assert topology_refusals(models.find(M3), marlin, placed, RACK) == []
+    placed = placed_on(parse_topology("TP4"), RACK)
+    assert role_refusals(models.find(M3), marlin, placed, RACK) == []
 
 
 def test_limits_of_a_rank_are_its_share() -> None:
@@ -187,3 +193,42 @@ def test_a_load_that_is_longer_than_the_context_is_refused_where_its_lengths_are
         make_plan(recipe, RACK, engine, Demand(isl=1024, osl=1024))
     assert any("max_model_len 2000 is shorter than a request of 2048 tokens" in each for each in refusal.value.reasons)
     make_plan(recipe, RACK, engine, Demand(concurrency=4))
+
+
+def machines_of(*gpus: int) -> Inventory:
+    """Hosts with so many GPUs each."""
+    (host,) = inputs.what_if("h200", 1, max(gpus)).hosts
+    hosts = [host.with_(name=f"h{index}", gpus=host.gpus[:held]) for index, held in enumerate(gpus)]
+    return inputs.what_if("h200", 1, 1).with_(hosts=hosts)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "layout", "held"),
+    [
+        ((1, 2), "tp2", {"h1": [0, 1]}),
+        ((2, 1, 2), "tp4", {"h0": [0, 1], "h2": [2, 3]}),
+        ((4, 4), "tp6", {"h0": [0, 1, 2], "h1": [3, 4, 5]}),
+    ],
+)
+def test_a_layout_is_placed_as_a_topology_of_one_role(
+    gpus: tuple[int, ...], layout: str, held: dict[str, list[int]]
+) -> None:
+    machines = machines_of(*gpus)
+    topology = parse_topology(layout)
+    placed = place(topology, machines)
+    assert {each.host: each.ranks for each in placed.placements} == held
+    assert [each.process for each in placed.placements] == ["api", "worker1"][: len(held)]
+    assert [host.name for host in hosts_of(topology.answering.layout, machines)] == list(held)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "layout", "said"),
+    [
+        ((1, 1), "tp3", "tp3 needs 3 GPUs, one a rank; "),
+        ((2, 1), "tp3", "3 ranks, which do not spread evenly over hosts"),
+    ],
+)
+def test_a_layout_that_cannot_be_placed_says_why(gpus: tuple[int, ...], layout: str, said: str) -> None:
+    with pytest.raises(PlanRefused) as refusal:
+        place(parse_topology(layout), machines_of(*gpus))
+    assert said in refusal.value.reasons[0]

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 import pytest
 
 from overspan.engines import vllm
-from overspan.planner.placement import place
+from overspan.planner.placement import place, topology_of
 from overspan.preflight import preflight, unreachable
 from overspan.schema.finding import Finding
 from overspan.schema.layout import parse_layout
@@ -46,7 +46,7 @@ def check(bed: Bed, *, interface: str = "eth0", options: tuple[str, ...] = ()) -
         layout=recipe.layout,
         engine=EngineChoice(name="vllm", version="0.32.0", image=image.NAME),
         endpoint=Endpoint(host=recipe.host, port=recipe.port, model=recipe.public_name),
-        placements=place(recipe.layout, inventory),
+        placements=place(topology_of(recipe), inventory).placements,
         overspan_version="0",
     )
     specs = [spec.with_(docker_options=list(options)) for spec in vllm.ENGINE.processes(plan)]

@@ -14,6 +14,7 @@ from overspan.schema.errors import InputError
 from overspan.schema.event import Event
 from overspan.schema.finding import Evidence, Finding
 from overspan.schema.plan import EngineChoice, Rejection
+from overspan.schema.prediction import Demand, Interval, Prediction
 from overspan.schema.recipe import Recipe
 from support.browser import Visit, needs_chromium, visit
 from support.run_documents import bench, events, gpu_plan, plan, point, process, run
@@ -166,9 +167,14 @@ def test_untrusted_text_is_inert(tmp_path: Path) -> None:
     recipe = Recipe(
         name="evil", model=EVIL, served_model_name=EVIL, description=EVIL, warnings=[EVIL], engine_args={EVIL: EVIL}
     )
+    step = Interval(low=1, high=2)
+    foreseen = Prediction(
+        layout=plan().layout, demand=Demand(), gpus=1, tpot_ms=1, ttft_ms=1, terms={EVIL: 1}, ttft_terms={EVIL: 1},
+        bound=EVIL, ceiling_tpot_ms=1, interval=step, ttft_interval=step, running=1, basis="calibrated", notes=[EVIL],
+    )  # fmt: skip
     evil_plan = plan(
         recipe=recipe, notes=[EVIL], rejected=[Rejection(layout=plan().layout, reason=EVIL)],
-        engine=EngineChoice(name=EVIL, version=EVIL), prediction={EVIL: EVIL},
+        engine=EngineChoice(name=EVIL, version=EVIL), prediction=foreseen,
     )  # fmt: skip
     happened = [*events(), Event(at=events()[-1].at, message=EVIL, state="failed", data={"log": [EVIL, "two words"]})]
     found = [Finding(rule=EVIL, status="failed", cause=EVIL, fix=EVIL, evidence=Evidence(text=EVIL, file=EVIL))]

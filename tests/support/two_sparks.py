@@ -8,7 +8,7 @@ from pathlib import Path
 
 from overspan.catalog import inventories, recipes
 from overspan.engines import vllm
-from overspan.planner.placement import place
+from overspan.planner.placement import place, topology_of
 from overspan.preflight import preflight
 from overspan.schema.finding import Finding
 from overspan.schema.inventory import Host, Inventory
@@ -126,7 +126,7 @@ def plan_on(inventory: Inventory, recipe: Recipe) -> Plan:
         layout=recipe.layout,
         engine=EngineChoice(name=recipe.engine, version="0.32.0", image=recipe.image),
         endpoint=Endpoint(host=recipe.host, port=recipe.port, model=recipe.public_name),
-        placements=place(recipe.layout, inventory),
+        placements=place(topology_of(recipe), inventory).placements,
         overspan_version="0",
     )
 

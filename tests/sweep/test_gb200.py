@@ -6,7 +6,7 @@ Where the points say more or other than the reference page, DEVIATIONS says why.
 import pytest
 
 from overspan.catalog import inventories
-from overspan.planner.topology import place_topology
+from overspan.planner.placement import place
 from overspan.schema.point import Point
 from overspan.schema.topology import parse_topology
 from overspan.sweep.expand import matrix_of
@@ -139,4 +139,4 @@ def test_the_rack_is_eighteen_nodes_of_four() -> None:
         hosts = inventories.find(rack).hosts
         assert [len(host.gpus) for host in hosts] == [4] * 18
         assert len({host.name for host in hosts}) == 18
-    assert place_topology(parse_topology("TP8"), inventories.find("b200-x8")).gpus_reserved == 8
+    assert place(parse_topology("TP8"), inventories.find("b200-x8")).gpus_reserved == 8

@@ -8,7 +8,7 @@ import click
 
 from overspan.cli.options import AS_JSON, HARDWARE, LOAD, MACHINES, ON, SET, WEIGHTS, demand_of, options, question_of
 from overspan.cli.output import document, say, table
-from overspan.planner.layouts import states_layout
+from overspan.planner.make import states_layout
 from overspan.render.commands import commands_of
 from overspan.runs.planning import Wanted, Weights, asked_for, plan_of, processes_of
 from overspan.schema.errors import InputError

@@ -87,8 +87,7 @@ def _first_token(item: Beside, constants: Calibration) -> dict[str, float]:
 
 
 def _running(item: Beside) -> float:
-    users = float(item.case.demand.concurrency)
-    return users if item.capacity is None else min(users, item.capacity * item.case.layout.dp)
+    return min(float(item.case.demand.concurrency), item.capacity * item.case.layout.dp)
 
 
 def _row(label: str, item: Beside, prior: Calibration, fitted: Calibration) -> dict[str, Any]:

@@ -7,11 +7,11 @@ Nothing of the kind was measured here, so every prediction is an extrapolation.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from overspan.planner import inputs, rank
-from overspan.planner.predict import capacity_of, predict
-from overspan.planner.refuse import rank_memory, refusals, slots
+from overspan.planner.predict import predict
+from overspan.planner.refuse import refusals, slots
 from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError
 from overspan.schema.inventory import Inventory
@@ -49,7 +49,7 @@ class Disaggregated(Frozen):
         return f"{self.x}P{self.y}D {self.prefill.label}->{self.decode.label}"
 
 
-class Side(Frozen):
+class Side(NamedTuple):
     """A layout as a prefill worker (time of one prompt) and what it may hold as a decode worker."""
 
     layout: Layout
@@ -121,11 +121,10 @@ def predict_pair(
     prefill = side_of(model, recipes[0], inventory, demand, first)
     users = demand.with_(concurrency=-(-demand.concurrency // y))
     case = inputs.case_of(model, recipes[1], second, inventory, users)
-    held = [capacity_of(case, recipes[1], size, reserve) for _, size, reserve in rank_memory(second, inventory)]
-    room = min(held) * second.dp
+    room = inputs.capacity(case, recipes[1], inventory) * second.dp
     if users.concurrency > room:
         raise InputError(f"a decode worker's cache holds {room:.0f} of its {users.concurrency} users; the others wait")
-    decode = Side(layout=second, prompt_ms=0.0, capacity=min(held))
+    decode = Side(layout=second, prompt_ms=0.0, capacity=room / second.dp)
     step_ms = alone_step_ms(model, recipes[1], inventory, users, decode)
     return _meet(prefill, x, decode, y, step_ms=step_ms, demand=demand, limits=Slo())
 
@@ -141,7 +140,6 @@ def _sides(model: ModelSpec, recipe: Recipe, inventory: Inventory, demand: Deman
 def side_of(model: ModelSpec, recipe: Recipe, inventory: Inventory, demand: Demand, layout: Layout) -> Side:
     """A layout as a prefill worker, and how many requests it may hold as a decode worker."""
     case = inputs.case_of(model, recipe, layout, inventory, demand.with_(concurrency=1))
-    held = [capacity_of(case, recipe, size, reserve) for _, size, reserve in rank_memory(layout, inventory)]
     alone = predict(case)
     sent = model.kv_bytes(round(demand.isl), case.setting.kv_value_bytes) / layout.world_size
     link = case.hardware.within if case.hardware.domain_gpus else case.hardware.between
@@ -149,7 +147,7 @@ def side_of(model: ModelSpec, recipe: Recipe, inventory: Inventory, demand: Dema
     return Side(
         layout=layout,
         prompt_ms=(alone.ttft_terms["first_layer"] + alone.ttft_terms["first_prefill"] + wire) / layout.dp,
-        capacity=min(held),
+        capacity=inputs.capacity(case, recipe, inventory),
     )
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 from overspan.catalog import hardware, library, models, overrides, recipes
 from overspan.planner import memory
 from overspan.planner.features import Case
-from overspan.planner.predict import setting_of
-from overspan.planner.refuse import hosts_used, slots
+from overspan.planner.placement import hosts_of
+from overspan.planner.predict import capacity_of, setting_of
+from overspan.planner.refuse import rank_memory, slots
 from overspan.schema.errors import InputError, UnknownName
 from overspan.schema.hardware import HardwareSpec
 from overspan.schema.inventory import Gpu, Host, Inventory
@@ -88,7 +90,7 @@ def hardware_of(inventory: Inventory) -> HardwareSpec:
 def case_of(model: ModelSpec, recipe: Recipe, layout: Layout, inventory: Inventory, demand: Demand) -> Case:
     """The case to predict: this layout on these machines."""
     spec = hardware_of(inventory)
-    used = hosts_used(layout, inventory)
+    used = len(hosts_of(layout, inventory))
     per_host = layout.world_size // used if used else min(slots(host, inventory) for host in inventory.hosts)
     return Case(
         model=model,
@@ -98,6 +100,12 @@ def case_of(model: ModelSpec, recipe: Recipe, layout: Layout, inventory: Invento
         setting=setting_of(recipe, model, spec),
         gpus_per_host=max(1, per_host, spec.domain_gpus),
     )
+
+
+def capacity(case: Case, recipe: Recipe, inventory: Inventory) -> float:
+    """Requests whose cache fits one DP group, on the rank that has least room; infinity where no memory is known."""
+    held = rank_memory(case.layout, inventory)
+    return min((capacity_of(case, recipe, size, reserve) for _, size, reserve in held), default=math.inf)
 
 
 def _for_each(spec: HardwareSpec, ranks: int) -> HardwareSpec:

@@ -1,84 +1,100 @@
-"""Make a plan of a recipe, an inventory and an engine."""
+"""Make a plan of a recipe, an inventory and an engine: the layout is chosen where none is stated, then checked."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Final, NamedTuple
 
 from overspan import __version__
 from overspan.catalog import models
-from overspan.planner import demands, explain, faults, inputs, memory, rank, refuse, requires
-from overspan.planner.placement import WHAT_CAN, place
+from overspan.planner import explain, inputs, memory, rank, refuse, rules
+from overspan.planner.placement import WHAT_CAN, place, topology_of
+from overspan.planner.roles import demand_refusals, role_refusals, sized
 from overspan.schema.defaults import LOOPBACK
 from overspan.schema.errors import InputError, ModelUnavailable, PlanRefused
-from overspan.schema.inventory import Host, Inventory
+from overspan.schema.inventory import Inventory
 from overspan.schema.model import ModelSpec
-from overspan.schema.plan import Endpoint, EngineChoice, Plan
-from overspan.schema.prediction import Demand
+from overspan.schema.plan import Endpoint, EngineChoice, Plan, Rejection
+from overspan.schema.prediction import Demand, Prediction
 from overspan.schema.recipe import Recipe
+from overspan.schema.slo import Slo
+from overspan.schema.units import count
+
+_MOST_REJECTED: Final = 50  # that a plan keeps; a rack of 72 GPUs has more than a thousand
 
 
-def make_plan(recipe: Recipe, inventory: Inventory, engine: EngineChoice, demand: Demand | None = None) -> Plan:
+class _Chosen(NamedTuple):
+    """What the best layout gives, the layouts that cannot run, and the sentence that says why it is this one."""
+
+    prediction: Prediction | None
+    rejected: list[Rejection]
+    why: list[str]
+
+
+_NOT_CHOSEN: Final = _Chosen(None, [], [])
+
+
+def states_layout(recipe: Recipe) -> bool:
+    """Whether a person chose the layout: in the recipe, with `--set`, or in the run that a lock repeats."""
+    return "layout" in recipe.model_fields_set or recipe.locked is not None
+
+
+def make_plan(
+    recipe: Recipe, inventory: Inventory, engine: EngineChoice, demand: Demand | None = None, slo: Slo | None = None
+) -> Plan:
     """The plan, before the model is on disk; with what it needs and will give, where the model's sizes are at hand.
 
     Args:
-        recipe: with the layout that will run.
+        recipe: a layout or topology that it states stays; else the best layout is chosen.
         inventory: the machines.
         engine: that was chosen.
         demand: the load to predict; one user where not given.
+        slo: limits on latency that must be kept.
 
     Raises:
         PlanRefused: it cannot run on these machines; with the reason of each refusal.
+        InputError: no layout keeps the limits; with the nearest that can be kept.
     """
-    if recipe.topology is not None:
-        return _apart(recipe, inventory, engine, demand)
-    model, notes = sizes(recipe)
-    placements = place(recipe.layout, inventory)
-    reasons = refuse.refusals(model, recipe.layout, inventory, recipe)
-    reasons += requires.missing(recipe, inventory, engine)
-    reasons += demands.unmet(model, recipe.layout, recipe.engine_args) if model else []
-    reasons += _unserved(model, recipe, inventory, demand)
+    model, notes = _sizes(recipe)
+    limits, chosen = slo or Slo(), _NOT_CHOSEN
+    if model is not None and recipe.topology is None and not states_layout(recipe):
+        chosen = _choose(recipe, model, inventory, demand, limits)
+        recipe = recipe.with_(layout=chosen.prediction.layout) if chosen.prediction else recipe
+    topology = topology_of(recipe)
+    if demand is not None and "concurrency" in demand.model_fields_set:
+        recipe = sized(recipe, topology, demand.concurrency)
+    placed = place(topology, inventory, whole_nodes=topology.disaggregated or inventory.traits.whole_nodes)
+    if chosen.prediction is not None and model is not None:
+        reasons = rules.broken_arguments(model, recipe.layout, recipe.engine_args)  # all else was asked in the ranking
+    else:
+        reasons = role_refusals(model, recipe, placed, inventory)
+    reasons += rules.missing_features(recipe, inventory, engine)
+    reasons += demand_refusals(model, recipe, demand)
     if reasons:
-        raise PlanRefused("this plan cannot run:", reasons, next=WHAT_CAN)
-    notes += requires.unsure(recipe, inventory, engine)
-    notes += [fault.sentence() for fault in faults.known(model, recipe.layout, inventory, recipe)]
-    needed, prediction, dtype = {}, None, None
-    if model is not None:
-        dtype = memory.cpu_dtype(model, recipe, inventory)
-        needed = _memory(model, recipe, inventory)
-        if dtype:
-            needed |= {name: 2 * needed[name] for name in ("weights", "kv")}
-            notes.append(
-                "the CPU has no bfloat16 arithmetic: computed in float32 (--set dtype=bfloat16 keeps the checkpoint's)"
-            )
-        prediction, said = _prediction(model, recipe, inventory, demand)
-        notes.append(said)
-    return Plan(
+        what = f"{topology.label} cannot run:" if topology.disaggregated else "this plan cannot run:"
+        raise PlanRefused(what, reasons, next=WHAT_CAN)
+    notes += rules.unsure_features(recipe, inventory, engine)
+    for role in topology.roles:
+        known = rules.known_faults(model, role.layout, inventory, recipe)
+        notes += [fault.sentence() for fault in known if fault.sentence() not in notes]
+    made = Plan(
         recipe=recipe,
         inventory=inventory,
-        layout=recipe.layout,
+        layout=topology.answering.layout,
         engine=engine,
-        endpoint=_endpoint(recipe, inventory, placements[0].host),
-        placements=placements,
-        dtype=dtype,
-        memory_per_rank=needed,
-        prediction=prediction,
-        notes=[*recipe.warnings, *notes],
+        endpoint=_endpoint(recipe, inventory, placed.placements[0].host),
+        placements=placed.placements,
+        rejected=chosen.rejected[:_MOST_REJECTED],
+        notes=[*chosen.why, *recipe.warnings, *notes],
         overspan_version=__version__,
     )
+    if model is not None and not topology.disaggregated:
+        return _with_sizes(made, model, chosen.prediction, demand, limits)
+    said = [f"{topology.label}: no prediction is made of prefill and decode apart"] if topology.disaggregated else []
+    said += [f"nothing is predicted, so {limits} is not checked"] if limits != Slo() else []
+    return made.with_(notes=[*made.notes, *said])
 
 
-def _unserved(model: ModelSpec | None, recipe: Recipe, inventory: Inventory, demand: Demand | None) -> list[str]:
-    """Requests that are too long for the context; where the launcher gives whole nodes, GPUs that nothing uses."""
-    whole_nodes = inventory.traits.whole_nodes
-    if demand is None and not whole_nodes:
-        return []
-    from overspan.planner import topology  # imported when asked: most plans state no lengths and take no whole nodes
-
-    too_long = topology.demand_refusals(model, recipe, demand)
-    return [*too_long, *topology.idle(topology.topology_of(recipe), inventory)] if whole_nodes else too_long
-
-
-def sizes(recipe: Recipe) -> tuple[ModelSpec | None, list[str]]:
+def _sizes(recipe: Recipe) -> tuple[ModelSpec | None, list[str]]:
     """The model's sizes, or none and why: a model that cannot be counted may still run."""
     try:
         model = models.lookup(recipe.model)
@@ -87,58 +103,54 @@ def sizes(recipe: Recipe) -> tuple[ModelSpec | None, list[str]]:
     return model, list(model.warnings) if model else []
 
 
-def _memory(model: ModelSpec, recipe: Recipe, inventory: Inventory) -> dict[str, int]:
-    """Bytes by term on the rank that has the least memory."""
-    sizes = [(size, reserve) for _, size, reserve in refuse.rank_memory(recipe.layout, inventory)]
-    size, reserve = min(sizes)
-    return memory.fit(model, recipe.layout, recipe, size, reserve_bytes=reserve).terms()
+def _choose(recipe: Recipe, model: ModelSpec, inventory: Inventory, demand: Demand | None, limits: Slo) -> _Chosen:
+    """The best layout for a load.
 
-
-def _prediction(
-    model: ModelSpec, recipe: Recipe, inventory: Inventory, demand: Demand | None
-) -> tuple[dict[str, Any] | None, str]:
-    """What a user will see, and the sentence that says so."""
+    Without a layout that fits, the recipe stays as it is: the refusal of one plan says more than those of many.
+    """
     asked = demand or inputs.usual_demand(recipe, model)
+    ranking = rank.rank(model, recipe, inventory, asked, slo=limits)
+    if not ranking.ranked:
+        return _NOT_CHOSEN
+    _require(ranking.ranked, limits, asked)
+    best = ranking.best.prediction
+    load = f"{count(asked.concurrency, 'user')}, {asked.isl:.0f} tokens in, {asked.osl:.0f} out"
+    why = f"layout {best.layout.label}: the best of {len(ranking.ranked)} that can run, for {load}"
+    several = inventory.device == "cuda" and sum(len(host.gpus) for host in inventory.hosts) > 1
+    return _Chosen(best, ranking.rejected, [why] if several else [])
+
+
+def _require(ranked: list[rank.Ranked], limits: Slo, demand: Demand) -> None:
+    if not any(item.meets for item in ranked):
+        raise InputError(
+            f"no layout keeps {limits} for {count(demand.concurrency, 'user')} here", next=rank.nearest(ranked, limits)
+        )
+
+
+def _with_sizes(made: Plan, model: ModelSpec, chosen: Prediction | None, demand: Demand | None, limits: Slo) -> Plan:
+    """The plan of one worker with what its fullest rank holds, and what a user will see."""
+    recipe, inventory = made.recipe, made.inventory
+    size, reserve = refuse.smallest_rank(recipe.layout, inventory)
+    fit = memory.fit(model, recipe.layout, recipe, size, reserve_bytes=reserve)
+    needed, notes = fit.terms(), list(made.notes)
+    dtype = memory.cpu_dtype(model, recipe, inventory, fit)
+    if dtype:
+        needed |= {name: 2 * needed[name] for name in ("weights", "kv")}
+        instead = "computed in float32 (--set dtype=bfloat16 keeps the checkpoint's)"
+        notes.append(f"the CPU has no bfloat16 arithmetic: {instead}")
+    asked, seen = demand or inputs.usual_demand(recipe, model), chosen
     try:
-        seen = rank.predict_on(model, recipe, recipe.layout, inventory, asked)
+        seen = seen or rank.predict_on(model, recipe, recipe.layout, inventory, asked)
     except InputError as error:
-        return None, error.what
-    users = "one user" if asked.concurrency == 1 else f"{asked.concurrency} users"
-    said = f"predicted with {users}: {explain.explain(seen, recipe)}"
-    if seen.basis == "extrapolated":
-        said += f" (TPOT {seen.interval.low:.1f}-{seen.interval.high:.1f} ms)"
-    return seen.model_dump(mode="json"), said
-
-
-def _slurm_endpoint(recipe: Recipe, inventory: Inventory, head: Host) -> Endpoint:
-    """On the node that Slurm will choose. From a login node it is reached as it is, from elsewhere through a tunnel."""
-    if recipe.port == 0:
-        raise InputError("port 0 (any free one) is for this machine; Slurm's nodes are others", next="--set port=8000")
-    tunnel = inventory.slurm is not None and inventory.slurm.login is not None
-    known = head.fabric.address if head.fabric else head.name
-    return Endpoint(host=LOOPBACK if tunnel else known, port=recipe.port, model=recipe.public_name, tunnel=tunnel)
-
-
-def _apart(recipe: Recipe, inventory: Inventory, engine: EngineChoice, demand: Demand | None) -> Plan:
-    """The plan with prefill and decode apart."""
-    # Imported when asked: most plans have workers of one kind.
-    from overspan.planner.disaggregated import place_apart
-    from overspan.planner.topology import sized, topology_of
-
-    if demand is not None and "concurrency" in demand.model_fields_set:
-        recipe = sized(recipe, topology_of(recipe), demand.concurrency)
-    model, notes = sizes(recipe)
-    placements, layout = place_apart(recipe, inventory, engine, model, demand)
-    return Plan(
-        recipe=recipe,
-        inventory=inventory,
-        layout=layout,
-        engine=engine,
-        endpoint=_endpoint(recipe, inventory, placements[0].host),
-        placements=placements,
-        notes=[*recipe.warnings, *notes, f"{recipe.topology}: no prediction is made of prefill and decode apart"],
-        overspan_version=__version__,
-    )
+        if limits != Slo():
+            raise
+        notes.append(error.what)
+    if seen is not None:
+        _require([rank.Ranked(prediction=seen, meets=seen.meets(limits))], limits, asked)
+        users = "one user" if asked.concurrency == 1 else f"{asked.concurrency} users"
+        unsure = f" (TPOT {seen.interval.low:.1f}-{seen.interval.high:.1f} ms)" if seen.basis == "extrapolated" else ""
+        notes.append(f"predicted with {users}: {explain.explain(seen, recipe)}{unsure}")
+    return made.with_(dtype=dtype, memory_per_rank=needed, prediction=seen, notes=notes)
 
 
 def _endpoint(recipe: Recipe, inventory: Inventory, name: str) -> Endpoint:
@@ -147,7 +159,13 @@ def _endpoint(recipe: Recipe, inventory: Inventory, name: str) -> Endpoint:
     everywhere = recipe.host in ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
     here = LOOPBACK if everywhere else recipe.host
     if inventory.traits.chooses_hosts:
-        return _slurm_endpoint(recipe, inventory, head)
+        # From a login node it is reached as it is, from elsewhere through a tunnel.
+        if recipe.port == 0:
+            what = "port 0 (any free one) is for this machine; Slurm's nodes are others"
+            raise InputError(what, next="--set port=8000")
+        tunnel = inventory.slurm is not None and inventory.slurm.login is not None
+        address = LOOPBACK if tunnel else head.fabric.address if head.fabric else head.name
+        return Endpoint(host=address, port=recipe.port, model=recipe.public_name, tunnel=tunnel)
     if head.ssh is None:
         return Endpoint(host=here, port=recipe.port, model=recipe.public_name)
     if recipe.port == 0:

@@ -18,7 +18,6 @@ CONTEXT_BYTES: Final = 1.5e9
 GRAPH_BYTES: Final = 1.0e9
 # vLLM's default of max_num_batched_tokens for the API server (vllm.config.SchedulerConfig; 8192 on large GPUs).
 BATCHED_TOKENS: Final = 8192
-PADDED_VOCAB: Final = 64  # vllm DEFAULT_VOCAB_PADDING_SIZE
 
 
 class MemoryFit(Frozen):
@@ -132,7 +131,7 @@ def _utilisation(given: Any) -> float:
     return float(given if isinstance(given, (int, float)) else flags.VLLM.shipped["gpu_memory_utilization"]["default"])
 
 
-def cpu_dtype(model: ModelSpec, recipe: Recipe, inventory: Inventory) -> str | None:
+def cpu_dtype(model: ModelSpec, recipe: Recipe, inventory: Inventory, fit: MemoryFit) -> str | None:
     """`float32` where a CPU would only imitate bfloat16 and twice the weights and cache fit; else the checkpoint's own.
 
     Without such instructions a batch of 16 in bfloat16 gave 12 tokens/s and in float32 54 (SmolLM2-135M, vLLM 0.32, an
@@ -141,10 +140,7 @@ def cpu_dtype(model: ModelSpec, recipe: Recipe, inventory: Inventory) -> str | N
     imitates = inventory.device == "cpu" and any(host.cpu_bf16 is False for host in inventory.hosts)
     if not imitates or model.dtype != "bf16" or model.quantisation or "dtype" in recipe.engine_args:
         return None
-    ranks = recipe.layout.world_size
-    smallest = min(host.memory_bytes for host in inventory.hosts) / ranks
-    wide = fit(model, recipe.layout, recipe, smallest)
-    return "float32" if wide.needed + wide.weights + wide.kv <= wide.budget else None
+    return "float32" if fit.needed + fit.weights + fit.kv <= fit.budget else None
 
 
 def _drafting_bytes(model: ModelSpec, layout: Layout, args: dict[str, Any]) -> float:

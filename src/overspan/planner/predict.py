@@ -89,13 +89,13 @@ def backend_of(model: ModelSpec, hardware: HardwareSpec, *, marlin: bool = False
     return "cutlass_fp4" if held == "nvfp4" and hardware.family == "blackwell-consumer" else "native"
 
 
-def predict(case: Case, constants: Calibration | None = None, capacity: float | None = None) -> Prediction:
+def predict(case: Case, constants: Calibration | None = None, capacity: float = math.inf) -> Prediction:
     """What a layout gives under a demand.
 
     Args:
         case: model, layout, hardware, demand and setting.
         constants: of another calibration than the one that ships.
-        capacity: requests whose cache fits one DP group; None where it is no limit.
+        capacity: requests whose cache fits one DP group.
 
     Raises:
         InputError: nothing here can say it: the model has layers whose cost is unknown.
@@ -103,7 +103,7 @@ def predict(case: Case, constants: Calibration | None = None, capacity: float | 
     _abstain(case)
     held = constants or calibration.of(case.hardware)
     demand, layout = case.demand, case.layout
-    running = min(float(demand.concurrency), (capacity or math.inf) * layout.dp)
+    running = min(float(demand.concurrency), capacity * layout.dp)
     if running < 1:
         raise InputError(f"{layout.label}: the cache holds no request of {demand.isl + demand.osl:.0f} tokens")
     counted = features.decode(case, running)

@@ -8,8 +8,7 @@ from typing import NamedTuple
 from overspan.catalog import models
 from overspan.planner import inputs
 from overspan.planner.features import Case
-from overspan.planner.predict import capacity_of, predict
-from overspan.planner.refuse import rank_memory
+from overspan.planner.predict import predict
 from overspan.schema.errors import InputError, ModelUnavailable
 from overspan.schema.hardware import HardwareSpec
 from overspan.schema.plan import Plan
@@ -22,7 +21,7 @@ class Beside(NamedTuple):
 
     point: BenchPoint
     case: Case
-    capacity: float | None
+    capacity: float
     tpot_ms: float | None
     ttft_ms: float | None
 
@@ -53,11 +52,12 @@ def points(plan: Plan, bench: BenchResult, hardware: HardwareSpec | None = None)
         case = inputs.case_of(model, plan.recipe, plan.layout, plan.inventory, demand)
         if hardware is not None:
             case = case.with_(hardware=hardware)
-        held = [
-            capacity_of(case, plan.recipe, size, kept) for _, size, kept in rank_memory(plan.layout, plan.inventory)
-        ]
         seen = point.steady or point
-        found.append(Beside(point, case, min(held, default=None), seen.tpot_ms.mean, seen.ttft_ms.mean))
+        found.append(
+            Beside(
+                point, case, inputs.capacity(case, plan.recipe, plan.inventory), seen.tpot_ms.mean, seen.ttft_ms.mean
+            )
+        )
     return found
 
 

@@ -6,9 +6,9 @@ from typing import Final
 
 from pydantic import Field
 
-from overspan.planner import faults, inputs
-from overspan.planner.predict import capacity_of, predict
-from overspan.planner.refuse import rank_memory, refusals, slots
+from overspan.planner import inputs, rules
+from overspan.planner.predict import predict
+from overspan.planner.refuse import recipe_refusals, refusals, slots
 from overspan.schema import units
 from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError, PlanRefused
@@ -94,9 +94,10 @@ def rank(
     """
     limits = slo or Slo()
     ranked, rejected = [], []
+    of_recipe = recipe_refusals(recipe, inventory)
     for layout in layouts(model, sum(slots(host, inventory) for host in inventory.hosts)):
-        reasons = refusals(model, layout, inventory, recipe)
-        met = faults.known(model, layout, inventory, recipe)
+        reasons = refusals(model, layout, inventory, recipe, of_recipe=of_recipe)
+        met = rules.known_faults(model, layout, inventory, recipe)
         reasons += [fault.sentence() for fault in met if fault.fatal]
         if reasons:
             rejected.append(Rejection(layout=layout, reason="; ".join(reasons)))
@@ -133,8 +134,7 @@ def predict_on(
 ) -> Prediction:
     """What one layout gives on an inventory, the cache's limit included."""
     case = inputs.case_of(model, recipe, layout, inventory, demand)
-    limits = [capacity_of(case, recipe, size, reserve) for _, size, reserve in rank_memory(layout, inventory)]
-    return predict(case, constants, min(limits, default=None))
+    return predict(case, constants, inputs.capacity(case, recipe, inventory))
 
 
 def _front(ranked: list[Ranked]) -> list[Ranked]:

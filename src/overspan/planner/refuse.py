@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from overspan.catalog import flags, hardware
 from overspan.engines import registry
 from overspan.planner import memory
-from overspan.planner.placement import hosts_needed
-from overspan.schema.errors import PlanRefused, UnknownName
+from overspan.planner.placement import hosts_of, unplaced
+from overspan.schema.errors import UnknownName
 from overspan.schema.inventory import Host, Inventory
 from overspan.schema.layout import Layout
 from overspan.schema.model import ModelSpec
@@ -22,7 +22,14 @@ _PLACEHOLDER: Final = re.compile(r"<[A-Za-z][^<>]*>")
 _PROSE: Final = ("description", "source", "known_answers", "warnings", "variants", "locked")
 
 
-def refusals(model: ModelSpec | None, layout: Layout, inventory: Inventory, recipe: Recipe) -> list[str]:
+def refusals(
+    model: ModelSpec | None,
+    layout: Layout,
+    inventory: Inventory,
+    recipe: Recipe,
+    *,
+    of_recipe: Sequence[str] | None = None,
+) -> list[str]:
     """Every reason why this cannot run; an empty list when none is known.
 
     Args:
@@ -30,13 +37,46 @@ def refusals(model: ModelSpec | None, layout: Layout, inventory: Inventory, reci
         layout: degrees of parallelism.
         inventory: the machines.
         recipe: engine, arguments and image.
+        of_recipe: what `recipe_refusals` said, for who asks of many layouts.
     """
-    reasons = [*_unresolved(recipe), *_too_old(layout, inventory, recipe), *_too_many_ranks(layout, inventory)]
+    reasons = list(recipe_refusals(recipe, inventory) if of_recipe is None else of_recipe)
+    reasons += _not_native(layout, inventory, recipe)
+    reasons += [why] if (why := unplaced(layout, inventory)) else []
     if model is not None:
         reasons += [*_indivisible(model, layout), *_blocks(model, layout)]
         if not reasons:
             reasons += _too_large(model, layout, inventory, recipe)
     return reasons
+
+
+def recipe_refusals(recipe: Recipe, inventory: Inventory) -> list[str]:
+    """The reasons that lie in the recipe, whatever the layout."""
+    reasons, engine = list(_unresolved(recipe)), registry.find(recipe.engine)
+    version = _image_version(recipe, inventory)
+    if version is not None:
+        holds = f"image {recipe.image} holds {engine.title} {version}"
+        needed = flags.version_of(recipe.engine_version)
+        if needed and (flags.version_of(version) or ()) < needed:
+            reasons.append(f"{holds}; the recipe needs {recipe.engine_version} or newer")
+        reasons += [f"{holds}: {problem}" for problem in engine.flags.check(recipe.engine_args, version)]
+    return reasons
+
+
+def _image_version(recipe: Recipe, inventory: Inventory) -> str | None:
+    contained = inventory.traits.containers != "never"
+    return registry.find(recipe.engine).image_version(recipe.image) if contained else None
+
+
+def _not_native(layout: Layout, inventory: Inventory, recipe: Recipe) -> Iterator[str]:
+    """An image too old for several hosts without Ray."""
+    engine, version = registry.find(recipe.engine), _image_version(recipe, inventory)
+    name = engine.hosts_argument
+    if version is None or not name or len(hosts_of(layout, inventory)) < 2:
+        return
+    if engine.flags.check({name: 2}, version):
+        first = f"{engine.title} {engine.flags.notes['since'][name]['version']} or newer"
+        holds = f"image {recipe.image} holds {engine.title} {version}"
+        yield f"{holds}; several hosts without Ray need --{name}, {first} (--set engine=vllm-ray works)"
 
 
 def _unresolved(recipe: Recipe) -> Iterator[str]:
@@ -65,42 +105,9 @@ def _texts(value: Any, place: str) -> Iterator[tuple[str, str]]:
             yield from _texts(inner, f"{place}[{index}]")
 
 
-def _too_old(layout: Layout, inventory: Inventory, recipe: Recipe) -> Iterator[str]:
-    engine = registry.find(recipe.engine)
-    version = engine.image_version(recipe.image) if inventory.traits.containers != "never" else None
-    if version is None:
-        return
-    holds = f"image {recipe.image} holds {engine.title} {version}"
-    have = flags.version_of(version) or ()
-    needed = flags.version_of(recipe.engine_version)
-    if needed and have < needed:
-        yield f"{holds}; the recipe needs {recipe.engine_version} or newer"
-    name = engine.hosts_argument
-    if name and hosts_used(layout, inventory) > 1 and engine.flags.check({name: 2}, version):
-        first = f"{engine.title} {engine.flags.notes['since'][name]['version']} or newer"
-        yield f"{holds}; several hosts without Ray need --{name}, {first} (--set engine=vllm-ray works)"
-    for problem in engine.flags.check(recipe.engine_args, version):
-        yield f"{holds}: {problem}"
-
-
 def slots(host: Host, inventory: Inventory) -> int:
     """Ranks worth trying on a host: one a GPU, or one a core where there is none."""
     return len(host.gpus) if inventory.device == "cuda" else host.cores
-
-
-def hosts_used(layout: Layout, inventory: Inventory) -> int:
-    """The hosts that the ranks of a layout are placed on; 0 where they cannot be."""
-    try:
-        return hosts_needed(layout, inventory)
-    except PlanRefused:
-        return 0
-
-
-def _too_many_ranks(layout: Layout, inventory: Inventory) -> Iterator[str]:
-    try:
-        hosts_needed(layout, inventory)
-    except PlanRefused as refused:
-        yield from refused.reasons
 
 
 def _indivisible(model: ModelSpec, layout: Layout) -> Iterator[str]:
@@ -170,18 +177,23 @@ def _longest(model: ModelSpec, layout: Layout, recipe: Recipe, fit: memory.Memor
 
 def rank_memory(layout: Layout, inventory: Inventory) -> Iterator[tuple[Host, float, float]]:
     """Memory of a rank and what the system keeps of it, in bytes, on hosts that hold ranks; of equal ones the first."""
-    used = hosts_used(layout, inventory)
+    used = hosts_of(layout, inventory)
     told = set()
-    for host in inventory.hosts[: used or None]:
+    for host in used or inventory.hosts:
         size, reserve = 0.0, 0.0
         if inventory.device == "cuda" and host.gpus:
             smallest = min(host.gpus, key=lambda gpu: gpu.memory_bytes)
             size, reserve = float(smallest.memory_bytes), _reserve(smallest.kind) if smallest.unified_memory else 0.0
         elif inventory.device == "cpu":
-            size = host.memory_bytes / max(1, layout.world_size // max(1, used))
+            size = host.memory_bytes / max(1, layout.world_size // max(1, len(used)))
         if size and (size, reserve) not in told:
             told.add((size, reserve))
             yield host, size, reserve
+
+
+def smallest_rank(layout: Layout, inventory: Inventory) -> tuple[float, float]:
+    """Memory of the rank that has the least, and what the system keeps of it, in bytes."""
+    return min((size, reserve) for _, size, reserve in rank_memory(layout, inventory))
 
 
 def _reserve(kind: str) -> float:

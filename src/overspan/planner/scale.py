@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from overspan.planner import disagg, inputs, rank
 from overspan.planner.fleet import Load, Outcome, Unit, simulate
-from overspan.planner.predict import capacity_of, predict
-from overspan.planner.refuse import rank_memory, refusals
+from overspan.planner.predict import predict
+from overspan.planner.refuse import refusals
 from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError, PlanRefused
 from overspan.schema.inventory import Inventory
@@ -102,8 +102,7 @@ def unit_of(model: ModelSpec, recipe: Recipe, topology: Topology, asked: Asked, 
     _require(model, answering.layout, machines, own)
     demand = Demand(isl=asked.isl, osl=asked.osl, rounds=_STEADY)
     case = inputs.case_of(model, own, answering.layout, machines, demand)
-    room = min(capacity_of(case, own, size, kept) for _, size, kept in rank_memory(answering.layout, machines))
-    slots = int(min(room, MAX_SEQUENCES) * answering.layout.dp)
+    slots = int(min(inputs.capacity(case, own, machines), MAX_SEQUENCES) * answering.layout.dp)
     if slots < 1:
         raise InputError(f"{answering.layout.label}: the cache holds no request of {asked.isl + asked.osl:.0f} tokens")
     points = {users: predict(case.with_(demand=demand.with_(concurrency=users))) for users in _samples(slots)}

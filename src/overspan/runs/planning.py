@@ -8,8 +8,7 @@ from typing import Literal
 
 from overspan.catalog import hardware, inventories, library, overrides, recipes
 from overspan.engines import registry
-from overspan.planner import layouts
-from overspan.planner.make import make_plan, sizes
+from overspan.planner.make import make_plan
 from overspan.runs.join import ranks
 from overspan.runs.join.ranks import Part
 from overspan.schema.errors import RecipeError
@@ -54,14 +53,12 @@ def plan_of(wanted: Wanted, *, to_start: bool) -> Plan:
     me = None
     if wanted.part is not None:
         inventory, me = ranks.at_home(inventory)
-    model, _ = sizes(recipe)
-    recipe, why = layouts.with_layout(recipe, model, inventory, wanted.demand, parse_slo(wanted.slo))
+    limits = parse_slo(wanted.slo)
     engine = registry.find(recipe.engine)
     choice = engine.choose(recipe, inventory, to_start=to_start)
     if problems := engine.flags.check(recipe.engine_args, choice.version):
         raise RecipeError(f"engine_args: {problems[0]}")
-    made = make_plan(recipe, inventory, choice, wanted.demand)
-    made = made.with_(notes=[why, *made.notes]) if why else made
+    made = make_plan(recipe, inventory, choice, wanted.demand, limits)
     return made if wanted.part is None or me is None else ranks.part_of(made, me, wanted.part)
 
 

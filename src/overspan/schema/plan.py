@@ -1,12 +1,11 @@
 """plan.json: what will run, where, and what was rejected and why. Labels and counts are derived from it."""
 
-from typing import Any
-
 from pydantic import Field
 
 from overspan.schema.base import Frozen
 from overspan.schema.inventory import Inventory
 from overspan.schema.layout import Layout
+from overspan.schema.prediction import Prediction
 from overspan.schema.recipe import Recipe
 from overspan.schema.topology import RoleName
 
@@ -69,8 +68,11 @@ class Plan(Frozen):
     dtype: str | None = Field(None, description="what the engine computes in, where that is not the checkpoint's own")
     model_source: str | None = Field(None, description="where each node copies the weights from, before the start")
     memory_per_rank: dict[str, int] = Field(default_factory=dict, description="bytes by term, fullest rank")
-    prediction: dict[str, Any] | None = None
-    rejected: list[Rejection] = Field(default_factory=list)
+    prediction: Prediction | None = None
+    rejected: list[Rejection] = Field(
+        default_factory=list,
+        description="layouts that cannot run here, 50 of them at most; `plan --explain` has all",
+    )
     notes: list[str] = Field(default_factory=list)
     overspan_version: str
 

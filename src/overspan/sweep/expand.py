@@ -14,7 +14,8 @@ from overspan import __version__
 from overspan.catalog import inventories, models
 from overspan.engines import registry
 from overspan.inventory import here
-from overspan.planner.topology import Placed, length_refusals, place_topology, sized, topology_refusals
+from overspan.planner.placement import Placed, place
+from overspan.planner.roles import length_refusals, role_refusals, sized
 from overspan.runs.planning import processes_of
 from overspan.schema.errors import ModelUnavailable, PlanRefused
 from overspan.schema.inventory import Inventory
@@ -174,13 +175,13 @@ class _Expansion:
     def _deploy(self, case: _EntryCase) -> Deployment:
         entry, recipe = case.entry, case.recipe
         topology = Topology(roles=[role.with_(nodes=entry.nodes.get(role.name)) for role in entry.topology.roles])
-        placed = place_topology(topology, self._inventory)
-        reasons = topology_refusals(self._model, recipe, placed, self._inventory)
+        placed = place(topology, self._inventory, whole_nodes=True)
+        reasons = role_refusals(self._model, recipe, placed, self._inventory)
         if reasons:
             raise PlanRefused(f"{topology.label} cannot run:", reasons)
         engine = registry.find(recipe.engine).choose(recipe, self._inventory, to_start=self._to_start)
         plans = {role.name: self._role_plan(recipe, role, placed, engine) for role in topology.roles}
-        processes = processes_of(_whole(next(iter(plans.values())), recipe, topology, placed))
+        processes = processes_of(_whole(next(iter(plans.values())), recipe, topology))
         return Deployment(
             id=entry.slug,
             topology=topology,
@@ -202,7 +203,7 @@ class _Expansion:
             layout=role.layout,
             engine=engine,
             endpoint=Endpoint(host=recipe.host, port=recipe.port, model=recipe.public_name),
-            placements=[each for worker in placed.workers for each in worker.placements],
+            placements=placed.placements,
             model_path=self._inventory.models.get(recipe.model),
             overspan_version=__version__,
         )
@@ -260,15 +261,11 @@ class _Expansion:
         )
 
 
-def _whole(plan: Plan, recipe: Recipe, topology: Topology, placed: Placed) -> Plan:
+def _whole(plan: Plan, recipe: Recipe, topology: Topology) -> Plan:
     """The plan of all roles together, as `up` will make it."""
     if not topology.disaggregated:
         return plan
-    placements = [
-        each.with_(role=worker.role, worker=worker.number) for worker in placed.workers for each in worker.placements
-    ]
-    whole = recipe.with_(topology=topology.label)
-    return plan.with_(recipe=whole, layout=topology.answering.layout, placements=placements)
+    return plan.with_(recipe=recipe.with_(topology=topology.label), layout=topology.answering.layout)
 
 
 def _notes(deployment: Deployment, users: int) -> list[str]:
