@@ -21,6 +21,7 @@ from overspan.bench.shards import merged, run_shards
 from overspan.bench.stream import Stream
 from overspan.bench.watch import Watch
 from overspan.endpoint.identify import identify
+from overspan.endpoint.metric_names import MetricNames
 from overspan.endpoint.target import make_target
 from overspan.engines.vllm import VLLM_METRICS
 from overspan.schema.errors import OverspanError
@@ -39,6 +40,7 @@ class Bench:
         folder: where `requests-<level>.jsonl` go; None to write none.
         insecure: do not check the certificate of an https endpoint.
         calibrated: compare the client with a known server first.
+        metrics: the names of the engine that answers; an endpoint of unknown engine is asked by those of vLLM.
 
     Raises:
         InputError: the workload cannot run, or the endpoint cannot be measured.
@@ -56,6 +58,7 @@ class Bench:
         progress: PointProgress | None = None,
         insecure: bool = False,
         calibrated: bool = True,
+        metrics: MetricNames = VLLM_METRICS,
     ) -> None:
         check_workload(workload)
         raise_open_files(max(workload.concurrency, default=0) // (workload.shards or 1))
@@ -64,7 +67,7 @@ class Bench:
         self.model = identify(self.target, model).model
         self.interrupted = False
         self.broke = False
-        self._insecure = insecure
+        self._insecure, self._metrics = insecure, metrics
         self._folder = folder
         self._progress = progress
         self._calibrated = calibrated
@@ -80,7 +83,7 @@ class Bench:
             OverspanError: the client failed before the first point ended.
         """
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        watch = Watch(self.target, VLLM_METRICS)  # its process starts while the endpoint is asked
+        watch = Watch(self.target, self._metrics)  # its process starts while the endpoint is asked
         points: list[BenchPoint] = []
         try:
             for point in self._points(self._first_request(), watch):

@@ -13,6 +13,7 @@ from overspan.bench.run import Bench
 from overspan.bench.trace import read_trace
 from overspan.cli.options import AS_JSON, COUNT, POSITIVE, Finite
 from overspan.cli.output import Ticker, document, say, table
+from overspan.engines import registry
 from overspan.schema.errors import InputError, NotReady
 from overspan.schema.event import SERVING_STATES
 from overspan.schema.slo import parse_limits
@@ -110,7 +111,7 @@ def bench(run: str | None, base_url: str | None, model: str | None, as_json: boo
     """Measure RUN (default: the active run) under load. OVERSPAN_API_KEY holds an endpoint's key."""
     if run is not None and base_url is not None:
         raise InputError("RUN and --base-url exclude each other", next="give one of them")
-    how = {"insecure": load.pop("insecure"), "calibrated": not load.pop("no_calibration")}
+    how: dict[str, Any] = {"insecure": load.pop("insecure"), "calibrated": not load.pop("no_calibration")}
     workload = workload_of(load)
     folder = None if base_url is not None else _serving(run)
     ticker = Ticker()
@@ -121,6 +122,7 @@ def bench(run: str | None, base_url: str | None, model: str | None, as_json: boo
     api_key = run_secrets.given()
     if folder is not None:
         endpoint = folder.plan().endpoint
+        how["metrics"] = registry.find(folder.plan().engine.name).metrics
         base_url, model = endpoint.base_url, model or endpoint.model
         api_key = run_secrets.read(folder).get(run_secrets.API_KEY, api_key)
     path = folder.path if folder is not None else None

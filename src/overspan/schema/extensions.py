@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Final
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, ValidationInfo
 
 from overspan.schema.errors import did_you_mean
 
@@ -15,6 +15,9 @@ ENGINES: Final = "overspan.engines"
 
 LAUNCHERS: Final = "overspan.launchers"
 """Each entry names a class, see `overspan.launchers.base`."""
+
+RECORDED: Final = {"recorded": True}
+"""The context in which the record of a run is validated."""
 
 
 def brought(group: str) -> "EntryPoints":
@@ -30,10 +33,13 @@ def installed(group: str, name: str) -> "EntryPoint | None":
 
 
 def known_name(group: str, built_in: Collection[str]) -> AfterValidator:
-    """Text that names what is built in or installed; another name is an error that tells the known ones."""
+    """Text that names what is built in or installed; another name is an error that tells the known ones.
 
-    def check(name: str) -> str:
-        if name not in built_in and installed(group, name) is None:
+    The record of a run holds whatever was installed then: it is read, and the run can be stopped, without it.
+    """
+
+    def check(name: str, info: ValidationInfo) -> str:
+        if name not in built_in and info.context != RECORDED and installed(group, name) is None:
             *names, last = [*built_in, *sorted(brought(group).names)]
             hint = did_you_mean(name, [*names, last]).removeprefix(": ")
             quoted = ", ".join(f"'{each}'" for each in names)

@@ -12,6 +12,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from overspan.schema.errors import InputError, RunDamaged
 from overspan.schema.event import FINAL_STATES, Event, State
+from overspan.schema.extensions import RECORDED
 from overspan.schema.finding import Finding
 from overspan.schema.places import runs_dir
 from overspan.schema.plan import Plan
@@ -63,7 +64,7 @@ class RunFolder(DatedFolder):
 
     def _read(self, file: str, adapter: TypeAdapter[Any]) -> Any:
         try:
-            return adapter.validate_json(self._text(file))
+            return adapter.validate_json(self._text(file), context=RECORDED)
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]
             place = ".".join(str(part) for part in problem["loc"])

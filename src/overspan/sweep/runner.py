@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from overspan import __version__
 from overspan.bench.run import Bench
 from overspan.endpoint.client import Client, NoAnswer
+from overspan.engines import registry
 from overspan.inventory.probes import look
 from overspan.inventory.software import SINFO
 from overspan.launchers.registry import login_of
@@ -141,13 +142,15 @@ class _Serving:
         self._told.say(f"{point.id}: {ended.state}{f': {reason}' if reason else ''}")
 
     def _bench(self, run: RunFolder, point: Point) -> BenchResult:
-        endpoint = run.plan().endpoint
+        plan = run.plan()
+        endpoint = plan.endpoint
         job = Bench(
             endpoint.base_url,
             endpoint.model,
             self._workload(point),
             api_key=run_secrets.read(run).get(run_secrets.API_KEY),
             folder=self._folder.requests(point),
+            metrics=registry.find(plan.engine.name).metrics,
             progress=lambda _, ended, failed, in_flight: self._told.progress(point, ended, failed, in_flight),
         )
         result = job.run()
