@@ -6,7 +6,8 @@ from pathlib import Path
 
 from overspan.doctor.reference import render, reports_in
 from overspan.doctor.rules import load_rules
-from overspan.preflight.book import CHECKS, GROUP_CHECKS, HOST_KEY, SSH
+from overspan.preflight import HOST_KEY, SSH
+from overspan.preflight.book import CHECKS, GROUP_CHECKS
 
 
 def test_the_page_is_current() -> None:

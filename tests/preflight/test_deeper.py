@@ -6,7 +6,7 @@ import pytest
 
 from overspan.catalog import inventories, recipes
 from overspan.engines import vllm, vllm_ray
-from overspan.preflight import failed, preflight
+from overspan.preflight import blocking, preflight
 from overspan.preflight.gpus import parse_details, parse_topology, satisfied
 from overspan.schema.finding import Finding
 from overspan.schema.inventory import Gpu
@@ -139,7 +139,7 @@ def test_a_container_that_does_not_start_is_told_once_with_dockers_line(two: Two
     finding = two.only_failure()
     assert finding.rule == "preflight.container" and "could not select device driver" in str(finding.cause)
     two.change("spark2", "inside", stderr="docker: Error response from daemon: No such image: x:1.\n")
-    assert not any(failed(two.check()))
+    assert not any(blocking(two.check()))
 
 
 def test_what_a_container_sees(two: Two) -> None:
@@ -160,7 +160,7 @@ def test_what_a_container_sees(two: Two) -> None:
 
 def test_a_ucx_that_knows_no_gpu_memory(two: Two) -> None:
     two.change("spark2", "inside", stdout=INSIDE.replace("ucx 4", "ucx 0"))
-    assert not any(failed(two.check())), "nothing moves KV caches here"
+    assert not any(blocking(two.check())), "nothing moves KV caches here"
     processes = [spec.with_(role="decode") for spec in vllm.ENGINE.processes(two.plan)]
     causes = [one.cause for one in preflight(two.plan, two.reach, processes) if one.rule == "preflight.ucx"]
     assert causes[0] is None and "knows no CUDA memory" in str(causes[1])
@@ -174,7 +174,7 @@ def test_an_image_whose_engine_does_not_load_or_has_no_code_for_the_gpu(two: Two
     two.change("spark2", "import", stderr=said, code=1)
     assert "libcudart.so.13" in str(two.only_failure().cause)
     two.change("spark2", "import", stdout="", stderr="ModuleNotFoundError: No module named 'torch'\n", code=1)
-    assert not any(failed(two.check()))
+    assert not any(blocking(two.check()))
 
 
 def test_sessions_that_take_shared_memory_with_them(two: Two) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from overspan.preflight import failed
+from overspan.preflight import blocking
 from overspan.transport.fake import Reply
 from support.sparks import rdma_sysfs
 from support.two_sparks import (
@@ -82,4 +82,4 @@ def test_small_mtu_under_rdma_is_a_warning(two: Two) -> None:
     assert [(one.rule, one.severity) for one in findings if one.status == "failed"] == [
         ("preflight.mtu", "warning")
     ] * 2
-    assert list(failed(findings)) == []
+    assert list(blocking(findings)) == []

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from overspan.preflight.book import CHECKS, GROUP_CHECKS, HOST_KEY, SSH
+from overspan.preflight import HOST_KEY, SSH
+from overspan.preflight.book import CHECKS, GROUP_CHECKS
 
 PAGE = Path(__file__).parents[2] / "docs" / "preflight.md"
 

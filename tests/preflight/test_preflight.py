@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from overspan.catalog import inventories, recipes
 from overspan.engines import vllm
-from overspan.preflight import preflight, unreachable
-from overspan.preflight.book import CHECKS, GROUP_CHECKS, HOST_KEY, NOTHING, SSH
+from overspan.preflight import HOST_KEY, SSH, preflight, unreachable
+from overspan.preflight.book import CHECKS, GROUP_CHECKS
+from overspan.preflight.facts import NOTHING
 from overspan.schema.errors import HostKeyRejected
 from overspan.schema.inventory import Host
 from overspan.transport.base import Completed

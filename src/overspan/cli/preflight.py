@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def check_before_launch(recipe: str, inventory: str | None, settings: tuple[str, ...], *, as_json: bool) -> int:
     """Plan, ask every host, print; gives the exit code."""
-    from overspan.preflight import failed, preflight, unreachable
+    from overspan.preflight import blocking, preflight, unreachable
     from overspan.runs.planning import Wanted, plan_of, processes_of
     from overspan.transport.reach import reach
 
@@ -28,7 +28,7 @@ def check_before_launch(recipe: str, inventory: str | None, settings: tuple[str,
         _show(findings)
     if unreachable(findings):
         return HostUnreachable.exit_code
-    return InputError.exit_code if any(failed(findings)) else 0
+    return InputError.exit_code if any(blocking(findings)) else 0
 
 
 def _show(findings: list[Finding]) -> None:

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
 from overspan.engines.node import address_of
 from overspan.inventory import network, probes
-from overspan.inventory.fact import Capture
-from overspan.preflight.containers import address
-from overspan.preflight.site import Site, Verdict, bad, good, unknown, untold
+from overspan.inventory.fact import Capture, Seen
+from overspan.preflight.facts import (
+    OVER_HOSTS,
+    HostFacts,
+    check,
+    failed,
+    group_check,
+    not_asked,
+    passed,
+    paste_on,
+    side_by_side,
+    unreadable,
+)
 from overspan.schema.errors import InputError
+from overspan.schema.finding import Finding
 from overspan.schema.inventory import Host
+from overspan.schema.paste import command
 
 JUMBO_BYTES: Final = 9000
 """Source: docs/sources.md#two-sparks: MTU 9000, checked end to end with don't-fragment pings."""
@@ -25,10 +36,10 @@ SMALL_BYTES: Final = 84
 Interfaces = list[network.Interface]
 
 
-def wanted_interfaces(site: Site) -> dict[str, str]:
+def wanted_interfaces(host: HostFacts) -> dict[str, str]:
     """Interfaces that this host's processes will be told to use, and who tells them."""
-    wanted = {site.host.fabric.interface: "fabric.interface"} if site.host.fabric else {}
-    for spec in site.specs:
+    wanted = {host.entry.fabric.interface: "fabric.interface"} if host.entry.fabric else {}
+    for spec in host.specs:
         gloo, nccl = spec.env.get("GLOO_SOCKET_IFNAME"), spec.env.get("NCCL_SOCKET_IFNAME", "")
         if gloo:
             wanted.setdefault(gloo, "GLOO_SOCKET_IFNAME")
@@ -38,50 +49,46 @@ def wanted_interfaces(site: Site) -> dict[str, str]:
     return wanted
 
 
-def interfaces(site: Site) -> list[Verdict]:
+@check("preflight.interface", "the named interfaces are there, up, with the plan's address", when=OVER_HOSTS)
+def interfaces(host: HostFacts) -> Iterator[Finding]:
     """Every interface that is named for this host is there, up, and has the address that the plan uses."""
-    seen, capture = site.look(network.IP_ADDR)
-    if seen.value is None:
-        return [unknown(capture, seen.why)]
-    wanted = wanted_interfaces(site)
+    there, capture = host.read(network.IP_ADDR)
+    wanted = wanted_interfaces(host)
     if not wanted:
-        return [unknown(capture, f"the inventory names no fabric for {site.name}", fix=_detect(site))]
-    return [_interface(site, seen.value, name, by, capture) for name, by in wanted.items()]
+        yield unreadable(capture, f"the inventory names no fabric for {host.name}", fix=host.detect())
+    for name, by in wanted.items():
+        yield _interface(host, there, name, by, capture)
 
 
-def _interface(site: Site, there: Interfaces, name: str, by: str, capture: Capture) -> Verdict:
+def _interface(host: HostFacts, there: Interfaces, name: str, by: str, capture: Capture) -> Finding:
     exact = by != "NCCL_SOCKET_IFNAME" or name.startswith("=")
     bare = name.removeprefix("=")
     found = [one for one in there if one.name == bare or (not exact and one.name.startswith(bare))]
     if not found:
         told = _told(there)
-        cause = f"{site.name} has no interface {bare} (from {by}); it has {told}"
-        return bad(capture, told, cause=cause, fix=_rename(site, there, by))
+        cause = f"{host.name} has no interface {bare} (from {by}); it has {told}"
+        return failed(capture, told, cause=cause, fix=_rename(host, there, by))
     if not any(one.up for one in found):
-        fix = site.paste("sudo", "ip", "link", "set", found[0].name, "up") + "   and look at the cable"
-        return bad(capture, _told(found), cause=f"interface {found[0].name} of {site.name} is down", fix=fix)
-    fabric = site.host.fabric
+        fix = host.paste("sudo", "ip", "link", "set", found[0].name, "up") + "   and look at the cable"
+        return failed(capture, _told(found), cause=f"interface {found[0].name} of {host.name} is down", fix=fix)
+    fabric = host.entry.fabric
     if by == "fabric.interface" and fabric and not any(_has(one, fabric.address) for one in found):
-        cause = f"interface {bare} of {site.name} does not have the address {fabric.address}; it has "
+        cause = f"interface {bare} of {host.name} does not have the address {fabric.address}; it has "
         cause += ", ".join(found[0].addresses) or "none"
-        return bad(capture, _told(found), cause=cause, fix=_detect(site))
-    return good(capture, _told(found))
+        return failed(capture, _told(found), cause=cause, fix=host.detect())
+    return passed(capture, _told(found))
 
 
-def _rename(site: Site, there: Interfaces, by: str) -> str:
+def _rename(host: HostFacts, there: Interfaces, by: str) -> str:
     """The interface with the plan's own address is most likely the one that was meant."""
-    fabric = site.host.fabric
+    fabric = host.entry.fabric
     right = next((one.name for one in there if fabric and _has(one, fabric.address)), None)
     if right is None:
-        return _detect(site)
+        return host.detect()
+    name = command(right)
     if by == "fabric.interface":
-        return f"in the inventory, host {site.name}: set fabric.interface to {right}, which has the plan's address"
-    return f"take {by} out of env: host {site.name} uses {right} by itself"
-
-
-def _detect(site: Site) -> str:
-    names = ",".join(address(Site(site.plan, host, site.hosts, (), site.transport)) for host in site.hosts)
-    return f"overspan detect --hosts {names} > inventory.yaml"
+        return f"in the inventory, host {host.name}: set fabric.interface to {name}, which has the plan's address"
+    return f"take {by} out of env: host {host.name} uses {name} by itself"
 
 
 def _has(interface: network.Interface, wanted: str) -> bool:
@@ -95,121 +102,119 @@ def _told(there: Iterable[network.Interface]) -> str:
     )
 
 
-def wanted_hcas(site: Site) -> list[str]:
+def wanted_hcas(host: HostFacts) -> list[str]:
     """The RDMA devices that NCCL is told to use here."""
-    values = [spec.env.get("NCCL_IB_HCA", "") for spec in site.specs]
-    values += [",".join(site.host.fabric.hcas)] if site.host.fabric else []
+    values = [spec.env.get("NCCL_IB_HCA", "") for spec in host.specs]
+    values += [",".join(host.entry.fabric.hcas)] if host.entry.fabric else []
     names = [name for value in values if not value.startswith("^") for name in value.split(",") if name]
     return list(dict.fromkeys(names))
 
 
-def hcas(site: Site) -> list[Verdict]:
+def rdma_over_hosts(host: HostFacts) -> bool:
+    """The plan spans hosts, and NCCL is told RDMA devices."""
+    return host.several and bool(wanted_hcas(host))
+
+
+@check("preflight.hca", "the named RDMA devices are there and up", when=rdma_over_hosts)
+def hcas(host: HostFacts) -> Iterator[Finding]:
     """Every RDMA device that is named is there with its link up: NCCL passes over a wrong name in silence."""
-    seen, capture = site.look(network.RDMA_SYSFS)
-    if seen.value is None:
-        return [unknown(capture, seen.why)]
-    verdicts = []
-    for name in wanted_hcas(site):
+    there, capture = host.read(network.RDMA_SYSFS)
+    for name in wanted_hcas(host):
         bare = name.removeprefix("=").split(":")[0]
-        ports = [port for port in seen.value if port.device == bare or port.device.startswith(bare)]
-        told = ", ".join(f"{port.device} ({port.state})" for port in ports or seen.value) or "no RDMA device"
-        if not ports:
-            cause = f"{site.name} has no RDMA device {bare}: NCCL would use sockets without a word. It has {told}"
-            verdicts.append(bad(capture, told, cause=cause, fix=_detect(site)))
-        elif not any(port.active for port in ports):
-            cause = f"the link of {bare} on {site.name} is not up"
-            verdicts.append(
-                bad(capture, told, cause=cause, fix=site.paste("ibdev2netdev") + "   and look at the cable")
-            )
+        ports = [port for port in there if port.device == bare or port.device.startswith(bare)]
+        told = ", ".join(f"{port.device} ({port.state})" for port in ports or there) or "no RDMA device"
+        if any(port.active for port in ports):
+            yield passed(capture, told)
+        elif ports:
+            fix = host.paste("ibdev2netdev") + "   and look at the cable"
+            yield failed(capture, told, cause=f"the link of {bare} on {host.name} is not up", fix=fix)
         else:
-            verdicts.append(good(capture, told))
-    return verdicts
+            cause = f"{host.name} has no RDMA device {bare}: NCCL would use sockets without a word. It has {told}"
+            yield failed(capture, told, cause=cause, fix=host.detect())
 
 
-def subnet(sites: Sequence[Site]) -> list[tuple[str, Verdict]]:
+@group_check("preflight.subnet", "all hosts are in one subnet", when=OVER_HOSTS)
+def subnet(hosts: Sequence[HostFacts]) -> Iterator[tuple[str, Finding]]:
     """The fabric addresses of all hosts lie in one network, by the prefixes that the hosts really have."""
-    with ThreadPoolExecutor(len(sites)) as pool:
-        seen = list(pool.map(lambda site: site.look(network.IP_ADDR), sites))
-    networks: dict[str, str] = {}
-    verdicts: list[tuple[str, Verdict]] = []
-    for site, (found, capture) in zip(sites, seen, strict=True):
-        own = _network(site.host, found.value or [])
+    first: tuple[str, str] | None = None
+    for host, (seen, capture) in side_by_side(hosts, lambda host: host.look(network.IP_ADDR)):
+        mine = address_of(host.entry)
+        own = _network(mine, seen.value or [])
         if own is None:
-            why = found.why or f"{site.name} has no interface with the address {address_of(site.host)}"
-            verdicts.append((site.name, unknown(capture, why)))
+            yield host.name, unreadable(capture, seen.why or f"{host.name} has no interface with the address {mine}")
             continue
-        networks[site.name] = own
-        first = next(iter(networks))
-        if own == networks[first]:
-            verdicts.append((site.name, good(capture, f"{address_of(site.host)} in {own}")))
-            continue
-        cause = f"{site.name} is in {own}, {first} in {networks[first]}: traffic would leave the cable, or find no way"
-        verdicts.append((site.name, bad(capture, f"{address_of(site.host)} in {own}", cause=cause, fix=_detect(site))))
-    return verdicts
+        first = first or (host.name, own)
+        told = f"{mine} in {own}"
+        cause = f"{host.name} is in {own}, {first[0]} in {first[1]}: traffic would leave the cable, or find no way"
+        same = own == first[1]
+        yield host.name, passed(capture, told) if same else failed(capture, told, cause=cause, fix=host.detect())
 
 
-def _network(host: Host, there: Interfaces) -> str | None:
-    wanted = address_of(host)
-    for cidr in (each for one in there for each in one.addresses):
-        if cidr.split("/")[0] == wanted:
-            return str(ipaddress.ip_interface(cidr).network)
-    return None
+def _network(wanted: str, there: Interfaces) -> str | None:
+    cidrs = (cidr for one in there for cidr in one.addresses if cidr.split("/")[0] == wanted)
+    return next((str(ipaddress.ip_interface(cidr).network) for cidr in cidrs), None)
 
 
-def reach(site: Site) -> list[Verdict]:
+@check(
+    "preflight.reach",
+    "the head reaches every host over the fabric",
+    when=lambda host: host.several and host.is_head,
+    cost="three pings a host, 0.4 s",
+)
+def reach(host: HostFacts) -> list[Finding]:
     """The head's fabric address reaches that of each other host."""
-    return [_ping(site, other, SMALL_BYTES) for other in site.hosts if other.name != site.name]
+    return [_ping(host, other, SMALL_BYTES) for other in host.hosts if other.name != host.name]
 
 
-def mtu(site: Site) -> list[Verdict]:
+@check(
+    "preflight.mtu",
+    "packets of the interface's MTU arrive unsplit",
+    when=OVER_HOSTS,
+    cost="three pings a pair of hosts, 0.4 s",
+)
+def mtu(host: HostFacts) -> Iterator[Finding]:
     """Packets as long as this host's interface allows arrive at every other host unsplit."""
-    seen, capture = site.look(network.IP_ADDR)
-    mine = address_of(site.host)
+    seen, capture = host.look(network.IP_ADDR)
+    mine = address_of(host.entry)
     found = next((one for one in seen.value or [] if _has(one, mine)), None)
     if found is None or found.mtu is None:
-        return [unknown(capture, seen.why or f"the MTU of {site.name}'s interface with {mine} is not known")]
-    verdicts = [_ping(site, other, found.mtu) for other in site.hosts if other.name != site.name]
-    rdma = any(nic.rdma_device and nic.interface == found.name for nic in site.host.nics)
-    if rdma and found.mtu < JUMBO_BYTES:
-        cause = f"{found.name} of {site.name} has MTU {found.mtu}: RoCE carries less than it can below {JUMBO_BYTES}"
-        fix = site.paste("sudo", "ip", "link", "set", found.name, "mtu", str(JUMBO_BYTES)) + "   on every host"
-        verdicts.append(bad(capture, f"mtu {found.mtu}", cause=cause, fix=fix, severity="warning"))
-    return verdicts
+        yield unreadable(capture, seen.why or f"the MTU of {host.name}'s interface with {mine} is not known")
+        return
+    for other in host.hosts:
+        if other.name != host.name:
+            yield _ping(host, other, found.mtu)
+    if found.mtu < JUMBO_BYTES and any(nic.rdma_device and nic.interface == found.name for nic in host.entry.nics):
+        cause = f"{found.name} of {host.name} has MTU {found.mtu}: RoCE carries less than it can below {JUMBO_BYTES}"
+        fix = host.paste("sudo", "ip", "link", "set", found.name, "mtu", str(JUMBO_BYTES)) + "   on every host"
+        yield failed(capture, f"mtu {found.mtu}", cause=cause, fix=fix, severity="warning")
 
 
-def _ping(site: Site, other: Host, size: int) -> Verdict:
+def _ping(host: HostFacts, other: Host, size: int) -> Finding:
     target = address_of(other)
     try:
-        fact = probes.ping(target, size)
+        seen, capture = host.look(probes.ping(target, size))
     except InputError as error:
-        return untold(f"{other.name} is known by name only: {error.what}")
-    seen, capture = site.look(fact)
+        return not_asked(f"{other.name} is known by name only: {error.what}")
     if seen.value is None:
-        return _no_ping(site, other, capture, seen.why, seen.absent)
-    ping = seen.value
-    told = f"{ping.received} of {ping.sent} packets of {size} bytes came back from {target}"
-    if ping.received == ping.sent:
-        return good(capture, told)
+        return _no_ping(host, other, capture, seen)
+    told = f"{seen.value.received} of {seen.value.sent} packets of {size} bytes came back from {target}"
+    if seen.value.received == seen.value.sent:
+        return passed(capture, told)
     if size == SMALL_BYTES:
-        cause = (
-            f"{other.name} ({target}) does not answer {site.name} over the fabric: a cable, an address or a firewall"
-        )
-        return bad(capture, told, cause=cause, fix=site.paste("ip", "route", "get", target))
-    cause = f"packets of {size} bytes, the MTU of {site.name}, do not reach {other.name} ({target}) whole: its "
+        cause = f"{other.name} ({target}) does not answer {host.name} over the fabric: "
+        cause += "a cable, an address or a firewall"
+        return failed(capture, told, cause=cause, fix=host.paste("ip", "route", "get", target))
+    cause = f"packets of {size} bytes, the MTU of {host.name}, do not reach {other.name} ({target}) whole: its "
     cause += "interface, or a switch between, has a smaller MTU; RDMA then fails with IBV_WC_RETRY_EXC_ERR(12)"
-    return bad(capture, told, cause=cause, fix=_same_mtu(site, other, size))
-
-
-def _same_mtu(site: Site, other: Host, size: int) -> str:
-    there = Site(site.plan, other, site.hosts, (), site.transport)
     interface = other.fabric.interface if other.fabric else "INTERFACE"
-    return there.paste("sudo", "ip", "link", "set", interface, "mtu", str(size))
+    fix = paste_on(other, "sudo", "ip", "link", "set", interface, "mtu", str(size))
+    return failed(capture, told, cause=cause, fix=fix)
 
 
-def _no_ping(site: Site, other: Host, capture: Capture, why: str, absent: bool) -> Verdict:
-    if absent:
-        return unknown(capture, why, fix=site.paste("sudo", "apt-get", "install", "iputils-ping"))
-    if re.search(r"unreachable|invalid argument", why, re.IGNORECASE):
-        cause = f"{site.name} has no way to {other.name} ({address_of(other)}): {why}"
-        return bad(capture, why, cause=cause, fix=site.paste("ip", "addr"))
-    return unknown(capture, why)
+def _no_ping(host: HostFacts, other: Host, capture: Capture, seen: Seen[probes.Ping]) -> Finding:
+    if seen.absent:
+        return unreadable(capture, seen.why, fix=host.paste("sudo", "apt-get", "install", "iputils-ping"))
+    if re.search(r"unreachable|invalid argument", seen.why, re.IGNORECASE):
+        cause = f"{host.name} has no way to {other.name} ({address_of(other)}): {seen.why}"
+        return failed(capture, seen.why, cause=cause, fix=host.paste("ip", "addr"))
+    return unreadable(capture, seen.why)

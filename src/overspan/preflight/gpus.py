@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import operator
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from overspan.inventory.fact import Fact, Unreadable
+from overspan.preflight.facts import ON_GPUS, ON_GPUS_IN_DOCKER, HostFacts, check, failed, not_asked, passed, unreadable
 from overspan.preflight.settings import MNNVL_KINDS
-from overspan.preflight.site import Site, Verdict, bad, good, unknown, untold
+from overspan.schema.finding import Finding
 
 CHANNEL: Final = "/dev/nvidia-caps-imex-channels/channel0"
 DONE: Final = frozenset({"Completed", "N/A"})
@@ -40,50 +43,47 @@ def parse_details(text: str) -> Details:
 DETAILS: Final = Fact("gpu_details", ["nvidia-smi", "-q"], parse_details)
 
 
-def fabric_manager(site: Site) -> list[Verdict]:
+@check("preflight.nvswitch", "the GPUs have joined their NVSwitch fabric", when=ON_GPUS)
+def fabric_manager(host: HostFacts) -> Finding:
     """GPUs behind NVSwitch have joined their fabric; until then CUDA says error 802."""
-    seen, capture = site.look_once(DETAILS)
-    if seen.value is None:
-        return [unknown(capture, seen.why)]
-    waiting = [f"{state} ({status})" for state, status in seen.value.fabric if state not in DONE or status == "Failure"]
+    seen, capture = host.read(DETAILS)
+    waiting = [f"{state} ({status})" for state, status in seen.fabric if state not in DONE or status == "Failure"]
     if not waiting:
-        return [good(capture, f"fabric: {', '.join(sorted({state for state, _ in seen.value.fabric})) or 'none'}")]
-    cause = f"{len(waiting)} GPUs of {site.name} have not joined the NVSwitch fabric: {waiting[0]}; CUDA says error 802"
-    fix = site.paste("sudo", "systemctl", "restart", "nvidia-fabricmanager")
-    return [bad(capture, ", ".join(waiting), cause=cause, fix=fix)]
+        return passed(capture, f"fabric: {', '.join(sorted({state for state, _ in seen.fabric})) or 'none'}")
+    cause = f"{len(waiting)} GPUs of {host.name} have not joined the NVSwitch fabric: {waiting[0]}; CUDA says error 802"
+    fix = host.paste("sudo", "systemctl", "restart", "nvidia-fabricmanager")
+    return failed(capture, ", ".join(waiting), cause=cause, fix=fix)
 
 
-def memory_errors(site: Site) -> list[Verdict]:
+@check("preflight.ecc", "no uncorrectable memory error of a GPU", when=ON_GPUS)
+def memory_errors(host: HostFacts) -> Finding:
     """No uncorrectable memory error since the driver was loaded."""
-    seen, capture = site.look_once(DETAILS)
-    if seen.value is None:
-        return [unknown(capture, seen.why)]
-    count = seen.value.uncorrectable
+    seen, capture = host.read(DETAILS)
+    count = seen.uncorrectable
     if not count:
-        return [good(capture, "no uncorrectable memory error")]
-    cause = f"the GPUs of {site.name} had {count} uncorrectable memory errors since the driver was loaded"
-    fix = (
-        site.paste("sudo", "nvidia-smi", "--gpu-reset") + "   with nothing on them; a GPU that does so again is broken"
-    )
-    return [bad(capture, f"{count} uncorrectable errors", cause=cause, fix=fix)]
+        return passed(capture, "no uncorrectable memory error")
+    cause = f"the GPUs of {host.name} had {count} uncorrectable memory errors since the driver was loaded"
+    fix = host.paste("sudo", "nvidia-smi", "--gpu-reset")
+    fix += "   with nothing on them; a GPU that does so again is broken"
+    return failed(capture, f"{count} uncorrectable errors", cause=cause, fix=fix)
 
 
 XID: Final = Fact("xid", ["journalctl", "-k", "-b", "-q", "--no-pager", "-g", "NVRM: Xid"], str.splitlines)
 
 
-def faults(site: Site) -> list[Verdict]:
+@check("preflight.xid", "the kernel's log has no fault of a GPU", when=ON_GPUS)
+def faults(host: HostFacts) -> Finding:
     """The kernel's log of this boot names no fault of a GPU (Xid)."""
-    seen, capture = site.look(XID)
+    seen, capture = host.look(XID)
     lines = [line for line in seen.value or [] if "NVRM: Xid" in line]
     if lines:
-        cause = (
-            f"the driver of {site.name} reported {len(lines)} faults of a GPU since boot, the last: {lines[-1][-160:]}"
-        )
-        fix = site.paste("nvidia-smi") + "   must list every GPU; else reboot"
-        return [bad(capture, lines[-1], cause=cause, fix=fix, severity="warning")]
+        cause = f"the driver of {host.name} reported {len(lines)} faults of a GPU since boot, the last: "
+        cause += lines[-1][-160:]
+        fix = host.paste("nvidia-smi") + "   must list every GPU; else reboot"
+        return failed(capture, lines[-1], cause=cause, fix=fix, severity="warning")
     if capture.missing is not None or capture.stderr.strip() or capture.code not in {0, 1}:
-        return [unknown(capture, capture.missing or capture.stderr.strip() or seen.why)]
-    return [good(capture, "no Xid since boot")]
+        return unreadable(capture, capture.missing or capture.stderr.strip() or seen.why)
+    return passed(capture, "no Xid since boot")
 
 
 def parse_topology(text: str) -> dict[tuple[int, int], str]:
@@ -103,20 +103,18 @@ def parse_topology(text: str) -> dict[tuple[int, int], str]:
 TOPOLOGY: Final = Fact("p2p", ["nvidia-smi", "topo", "-p2p", "r"], parse_topology)
 
 
-def peers(site: Site) -> list[Verdict]:
+@check("preflight.p2p", "GPUs of one host read each other's memory", when=lambda host: host.cuda and len(host.gpus) > 1)
+def peers(host: HostFacts) -> Finding:
     """The plan's GPUs of one host read each other's memory."""
-    seen, capture = site.look(TOPOLOGY)
-    if seen.value is None:
-        return [unknown(capture, seen.why)]
-    mine = {gpu.index for gpu in site.gpus}
-    apart = [f"GPU{a}-GPU{b}: {how}" for (a, b), how in seen.value.items() if {a, b} <= mine and a < b and how != "OK"]
+    seen, capture = host.read(TOPOLOGY)
+    mine = {gpu.index for gpu in host.gpus}
+    apart = [f"GPU{a}-GPU{b}: {how}" for (a, b), how in seen.items() if {a, b} <= mine and a < b and how != "OK"]
     if not apart:
-        return [good(capture, f"{len(mine)} GPUs reach each other")]
-    cause = (
-        f"GPUs of {site.name} do not reach each other's memory ({apart[0]}): collectives go through the host's, slowly"
-    )
+        return passed(capture, f"{len(mine)} GPUs reach each other")
+    cause = f"GPUs of {host.name} do not reach each other's memory ({apart[0]}): "
+    cause += "collectives go through the host's, slowly"
     fix = "NCCL_P2P_DISABLE=1 in env if it hangs; else IOMMU and ACS off in the firmware"
-    return [bad(capture, ", ".join(apart), cause=cause, fix=fix, severity="warning")]
+    return failed(capture, ", ".join(apart), cause=cause, fix=fix, severity="warning")
 
 
 def parse_env(text: str) -> dict[str, str]:
@@ -124,27 +122,32 @@ def parse_env(text: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 
 
-def driver(site: Site) -> list[Verdict]:
+@check("preflight.driver", "the driver is new enough for the image", when=ON_GPUS_IN_DOCKER)
+def driver(host: HostFacts) -> Finding:
     """The driver is new enough for the image's CUDA, as the image itself asks for it."""
-    image = site.plan.engine.image
+    image = host.plan.engine.image
     if image is None:
-        return [untold("the plan names no image")]
+        return not_asked("the plan names no image")
     argv = ["docker", "image", "inspect", "--format", "{{range .Config.Env}}{{println .}}{{end}}", "--", image]
-    asked, of_image = site.look(Fact("image_env", argv, parse_env))
-    seen, capture = site.look_once(DETAILS)
+    asked, of_image = host.look(Fact("image_env", argv, parse_env))
+    seen, capture = host.look(DETAILS)
     if asked.value is None or seen.value is None or seen.value.cuda is None:
-        return [unknown(of_image if asked.value is None else capture, asked.why or seen.why or "no CUDA version")]
+        return unreadable(of_image if asked.value is None else capture, asked.why or seen.why or "no CUDA version")
     requirement = asked.value.get("NVIDIA_REQUIRE_CUDA", "")
     have = ".".join(map(str, seen.value.cuda))
     if not requirement:
-        return [good(of_image, f"the image asks for nothing; the driver knows CUDA {have}")]
+        return passed(of_image, f"the image asks for nothing; the driver knows CUDA {have}")
     if satisfied(requirement, seen.value.cuda, seen.value.driver or ""):
-        return [good(of_image, f"the image asks for {requirement.split()[0]}; the driver knows CUDA {have}")]
-    cause = (
-        f"image {image} asks for {requirement.split()[0]}; driver {seen.value.driver} of {site.name} knows CUDA {have}"
-    )
-    fix = f"a newer driver on {site.name}, or an image for CUDA {have}"
-    return [bad(of_image, requirement[:200], cause=cause, fix=fix)]
+        return passed(of_image, f"the image asks for {requirement.split()[0]}; the driver knows CUDA {have}")
+    cause = f"image {image} asks for {requirement.split()[0]}; driver {seen.value.driver} of {host.name} knows "
+    cause += f"CUDA {have}"
+    fix = f"a newer driver on {host.name}, or an image for CUDA {have}"
+    return failed(of_image, requirement[:200], cause=cause, fix=fix)
+
+
+_COMPARE: Final[dict[str, Callable[[tuple[int, ...], tuple[int, ...]], bool]]] = {
+    ">=": operator.ge, "<=": operator.le, "<": operator.lt, ">": operator.gt, "=": operator.eq,
+}  # fmt: skip
 
 
 def satisfied(requirement: str, cuda: tuple[int, ...], version: str) -> bool:
@@ -160,52 +163,44 @@ def satisfied(requirement: str, cuda: tuple[int, ...], version: str) -> bool:
             return condition.startswith("brand=")
         wanted = tuple(map(int, found[3].split(".")))
         mine = have[found[1]][: len(wanted)]
-        return {
-            ">=": mine >= wanted,
-            "<=": mine <= wanted,
-            "<": mine < wanted,
-            ">": mine > wanted,
-            "=": mine == wanted,
-        }[found[2]]
+        return _COMPARE[found[2]](mine, wanted)
 
     return any(all(map(holds, clause.split(","))) for clause in requirement.split())
 
 
-def over_nvlink(site: Site) -> bool:
+def over_nvlink(host: HostFacts) -> bool:
     """Whether the plan spans hosts of an NVLink domain."""
-    return site.several and any(gpu.kind.lower().startswith(MNNVL_KINDS) for gpu in site.gpus)
+    return host.several and any(gpu.kind.lower().startswith(MNNVL_KINDS) for gpu in host.gpus)
 
 
-def imex(site: Site) -> list[Verdict]:
+@check("preflight.imex", "the NVLink domain between hosts is up", when=over_nvlink, cost="two commands")
+def imex(host: HostFacts) -> Finding:
     """The channel over which hosts of one NVLink domain share memory is there, and its domain is up."""
-    _, channel = site.look(Fact("imex_channel", ["test", "-w", CHANNEL], str))
+    _, channel = host.look(Fact("imex_channel", ["test", "-w", CHANNEL], str))
     if channel.code != 0:
-        cause = f"{site.name} has no {CHANNEL} that this user may write: NCCL and UCX fall back, or die"
-        fix = site.paste("sudo", "nvidia-modprobe", "-c", "0") + "   and systemctl start nvidia-imex"
-        return [bad(channel, f"test -w ended with {channel.code}", cause=cause, fix=fix)]
-    seen, capture = site.look(Fact("imex", ["nvidia-imex-ctl", "-N"], str.strip))
-    if seen.value is None:
-        return [unknown(capture, seen.why)]
-    if re.search(r"Domain State: *UP", seen.value):
-        return [good(capture, "Domain State: UP")]
-    cause = f"the IMEX domain of {site.name} is not up"
-    fix = site.paste("sudo", "systemctl", "restart", "nvidia-imex") + "   on every host of the domain"
-    return [bad(capture, seen.value[-200:], cause=cause, fix=fix)]
+        cause = f"{host.name} has no {CHANNEL} that this user may write: NCCL and UCX fall back, or die"
+        fix = host.paste("sudo", "nvidia-modprobe", "-c", "0") + "   and systemctl start nvidia-imex"
+        return failed(channel, f"test -w ended with {channel.code}", cause=cause, fix=fix)
+    seen, capture = host.read(Fact("imex", ["nvidia-imex-ctl", "-N"], str.strip))
+    if re.search(r"Domain State: *UP", seen):
+        return passed(capture, "Domain State: UP")
+    cause = f"the IMEX domain of {host.name} is not up"
+    fix = host.paste("sudo", "systemctl", "restart", "nvidia-imex") + "   on every host of the domain"
+    return failed(capture, seen[-200:], cause=cause, fix=fix)
 
 
-def wants_peer_memory(site: Site) -> bool:
+def wants_peer_memory(host: HostFacts) -> bool:
     """Whether experts talk over DeepEP, whose RDMA the GPU itself drives."""
-    backend = str(site.plan.recipe.engine_args.get("all2all_backend", ""))
-    return site.cuda and any("deepep" in value for value in (backend, *site.setting("VLLM_ALL2ALL_BACKEND")))
+    backend = str(host.plan.recipe.engine_args.get("all2all_backend", ""))
+    return host.cuda and any("deepep" in value for value in (backend, *host.setting("VLLM_ALL2ALL_BACKEND")))
 
 
-def peer_memory(site: Site) -> list[Verdict]:
+@check("preflight.peermem", "DeepEP's RDMA can read GPU memory", when=wants_peer_memory)
+def peer_memory(host: HostFacts) -> Finding:
     """The module with which an RDMA device reads GPU memory is loaded."""
-    seen, capture = site.look(Fact("modules", ["cat", "/proc/modules"], str.split))
-    if seen.value is None:
-        return [unknown(capture, seen.why)]
-    if "nvidia_peermem" in seen.value:
-        return [good(capture, "nvidia_peermem is loaded")]
-    cause = f"nvidia_peermem is not loaded on {site.name}: NVSHMEM (DeepEP) cannot register GPU memory"
-    fix = site.paste("sudo", "modprobe", "nvidia-peermem")
-    return [bad(capture, "no nvidia_peermem", cause=cause, fix=fix, severity="warning")]
+    seen, capture = host.read(Fact("modules", ["cat", "/proc/modules"], str.split))
+    if "nvidia_peermem" in seen:
+        return passed(capture, "nvidia_peermem is loaded")
+    cause = f"nvidia_peermem is not loaded on {host.name}: NVSHMEM (DeepEP) cannot register GPU memory"
+    fix = host.paste("sudo", "modprobe", "nvidia-peermem")
+    return failed(capture, "no nvidia_peermem", cause=cause, fix=fix, severity="warning")

@@ -3,10 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final
 
-from overspan.inventory.fact import Capture, Fact, Seen, Unreadable
-from overspan.preflight.site import Site, Verdict, bad, good, unknown, untold
+from overspan.inventory.fact import Fact, Unreadable, Value
+from overspan.preflight.containers import docker_complaint
+from overspan.preflight.fabric import rdma_over_hosts
+from overspan.preflight.facts import (
+    IN_DOCKER,
+    ON_GPUS_IN_DOCKER,
+    HostFacts,
+    check,
+    failed,
+    not_asked,
+    passed,
+    unreadable,
+)
+from overspan.schema.finding import Finding
+from overspan.schema.paste import command
 from overspan.schema.units import gib
 
 COST: Final = "one container for this and the next, which ends at once"
@@ -25,7 +39,12 @@ echo "nvcc $(command -v nvcc || ls /usr/local/cuda/bin/nvcc 2>/dev/null)"
 echo "cc $(command -v cc || command -v gcc || command -v clang)"
 echo "headers $(ls /usr/include/python3*/Python.h /usr/local/include/python3*/Python.h 2>/dev/null | tr '\\n' ' ')"
 """
-_UNTOLD: Final = ("no such image", "unable to find image", "executable file not found", "no such file or directory")
+_NO_IMAGE_OR_SHELL: Final = (
+    "no such image",
+    "unable to find image",
+    "executable file not found",
+    "no such file or directory",
+)
 """What docker says where the image is still to come, or has no shell."""
 
 _BY_LIMIT: Final = ("rlimit", "ulimit")
@@ -39,138 +58,141 @@ def parse_inside(text: str) -> dict[str, str]:
     return said
 
 
-def _look(site: Site) -> tuple[Seen[dict[str, str]], Capture]:
-    spec = next((spec for spec in site.specs if spec.image), None)
-    options = spec.docker_options if spec else []
-    argv = ["docker", "run", "--rm", "--pull", "never", "--network", "none", "--entrypoint", "sh"]
-    fact = Fact("inside", [*argv, *options, "--", site.plan.engine.image or "", "-c", _ASK], parse_inside)
-    return site.look_once(fact)
+def _of_container(host: HostFacts, name: str, program: str, script: str, parse: Callable[[str], Value]) -> Fact[Value]:
+    spec = next((spec for spec in host.specs if spec.image), None)
+    return Fact(name, host.container(program, "-c", script, options=spec.docker_options if spec else []), parse)
 
 
-def starts(site: Site) -> list[Verdict]:
+def _inside(host: HostFacts) -> Fact[dict[str, str]]:
+    return _of_container(host, "inside", "sh", _ASK, parse_inside)
+
+
+@check("preflight.container", "a container with the plan's options starts", when=IN_DOCKER, cost=COST)
+def starts(host: HostFacts) -> Finding:
     """A container with the plan's own options starts."""
-    seen, capture = _look(site)
+    seen, capture = host.look(_inside(host))
     if seen.value is not None:
-        return [good(capture, "it started and ended")]
-    lines = [line for line in capture.stderr.splitlines() if line.startswith("docker: ") or "rror" in line]
-    said = lines[0] if lines else seen.why
-    if capture.missing is not None or capture.code is None or not lines:
-        return [unknown(capture, said)]
-    if any(word in said.lower() for word in _UNTOLD):
-        return [unknown(capture, f"the image is not there yet, or has no shell: {said}")]
+        return passed(capture, "it started and ended")
+    said = docker_complaint(capture)
+    if capture.missing is not None or capture.code is None or said is None:
+        return unreadable(capture, said or seen.why)
+    if any(word in said.lower() for word in _NO_IMAGE_OR_SHELL):
+        return unreadable(capture, f"the image is not there yet, or has no shell: {said}")
     if any(word in said for word in _BY_LIMIT):
-        return [untold(f"see preflight.memlock: {said}")]
-    image = site.plan.engine.image
-    cause = f"Docker on {site.name} does not start a container of {image} as the plan wants it: {said}"
-    # The line is the host's own text: it is not made part of a command that somebody pastes.
-    return [
-        bad(
-            capture,
-            said,
-            cause=cause,
-            fix="overspan doctor -   and that line on its standard input: it names the cause",
-        )
-    ]
+        return not_asked(f"see preflight.memlock: {said}")
+    cause = f"Docker on {host.name} does not start a container of {host.plan.engine.image} as the plan wants it: {said}"
+    return failed(capture, said, cause=cause, fix=_doctor_on(said))
 
 
-def shared_memory(site: Site) -> list[Verdict]:
+def _doctor_on(line: str) -> str:
+    """The line is an image's or a host's own text."""
+    return f"{command('overspan', 'doctor', '-')} <<< {command(line[:120])}   names the cause"
+
+
+@check("preflight.shm", "its shared memory is large enough", when=IN_DOCKER, cost=COST)
+def shared_memory(host: HostFacts) -> Finding:
     """Shared memory of the container holds what NCCL, torch and the engine's queues share."""
-    seen, capture = _look(site)
-    cells = seen.value["shm"].split() if seen.value else []
+    seen, capture = host.read(_inside(host))
+    cells = seen["shm"].split()
     if len(cells) < 2 or not cells[1].isdigit():
-        return [unknown(capture, seen.why or "the container does not tell the size of /dev/shm")]
+        return unreadable(capture, "the container does not tell the size of /dev/shm")
     size = int(cells[1]) * 1024
     if size >= SHARED_BYTES:
-        return [good(capture, f"shared memory: {gib(size)}")]
-    cause = (
-        f"shared memory in a container on {site.name} is {gib(size)}: NCCL and torch need more than {gib(SHARED_BYTES)}"
-    )
-    fix = f"take --ipc and --shm-size out of the options of host {site.name}, or: options: [--shm-size, 8g]"
-    return [bad(capture, f"shared memory: {gib(size)}", cause=cause, fix=fix)]
+        return passed(capture, f"shared memory: {gib(size)}")
+    cause = f"shared memory in a container on {host.name} is {gib(size)}: "
+    cause += f"NCCL and torch need more than {gib(SHARED_BYTES)}"
+    fix = f"take --ipc and --shm-size out of the options of host {host.name}, or: options: [--shm-size, 8g]"
+    return failed(capture, f"shared memory: {gib(size)}", cause=cause, fix=fix)
 
 
-def sees_gpus(site: Site) -> list[Verdict]:
+@check("preflight.gpu_inside", "it sees the plan's GPUs", when=ON_GPUS_IN_DOCKER, cost=COST)
+def sees_gpus(host: HostFacts) -> Finding:
     """The container sees every GPU that the plan uses here."""
-    seen, capture = _look(site)
-    if seen.value is None:
-        return [unknown(capture, seen.why)]
-    said = seen.value.get("gpus", "")
+    seen, capture = host.read(_inside(host))
+    said = seen.get("gpus", "")
     listed = said.count("GPU ")
-    if listed > max((gpu.index for gpu in site.gpus), default=0):
-        return [good(capture, said.rstrip(";"))]
-    cause = f"a container on {site.name} sees {listed} GPUs, and the plan uses GPU "
-    cause += ", ".join(str(gpu.index) for gpu in site.gpus)
-    fix = f"take --gpus and NVIDIA_VISIBLE_DEVICES out of the options of host {site.name}; "
-    fix += site.paste("sudo", "nvidia-ctk", "runtime", "configure", "--runtime=docker")
-    return [bad(capture, said[:200] or "nothing", cause=cause, fix=fix)]
+    if listed > max((gpu.index for gpu in host.gpus), default=0):
+        return passed(capture, said.rstrip(";"))
+    cause = f"a container on {host.name} sees {listed} GPUs, and the plan uses GPU "
+    cause += ", ".join(str(gpu.index) for gpu in host.gpus)
+    fix = f"take --gpus and NVIDIA_VISIBLE_DEVICES out of the options of host {host.name}; "
+    fix += host.paste("sudo", "nvidia-ctk", "runtime", "configure", "--runtime=docker")
+    return failed(capture, said[:200] or "nothing", cause=cause, fix=fix)
 
 
-def sees_rdma(site: Site) -> list[Verdict]:
+@check(
+    "preflight.rdma_inside",
+    "it has the RDMA devices",
+    when=lambda host: host.cuda_in_docker and rdma_over_hosts(host),
+    cost=COST,
+)
+def sees_rdma(host: HostFacts) -> Finding:
     """The container has the RDMA devices; without them NCCL takes sockets without a word."""
-    seen, capture = _look(site)
-    if seen.value is None:
-        return [unknown(capture, seen.why)]
-    devices = seen.value.get("rdma", "").split()
+    seen, capture = host.read(_inside(host))
+    devices = seen.get("rdma", "").split()
     if any(device.startswith("uverbs") for device in devices):
-        return [good(capture, " ".join(devices))]
-    cause = f"a container on {site.name} has no /dev/infiniband/uverbs*: NCCL would go over TCP, many times slower"
-    fix = f"options of host {site.name}: [--device, /dev/infiniband, --ulimit, memlock=-1]"
-    return [bad(capture, " ".join(devices) or "no /dev/infiniband", cause=cause, fix=fix)]
+        return passed(capture, " ".join(devices))
+    cause = f"a container on {host.name} has no /dev/infiniband/uverbs*: NCCL would go over TCP, many times slower"
+    fix = f"options of host {host.name}: [--device, /dev/infiniband, --ulimit, memlock=-1]"
+    return failed(capture, " ".join(devices) or "no /dev/infiniband", cause=cause, fix=fix)
 
 
-def can_compile(site: Site) -> list[Verdict]:
+@check("preflight.compiler", "the image can build Triton's launcher", when=ON_GPUS_IN_DOCKER, cost=COST)
+def can_compile(host: HostFacts) -> Finding:
     """Triton builds its launcher at the first step: the image has a C compiler and Python's headers."""
-    seen, capture = _look(site)
-    if seen.value is None:
-        return [unknown(capture, seen.why)]
-    missing = [what for name, what in (("cc", "C compiler"), ("headers", "Python.h")) if not seen.value.get(name)]
+    seen, capture = host.read(_inside(host))
+    missing = [what for name, what in (("cc", "C compiler"), ("headers", "Python.h")) if not seen.get(name)]
     if not missing:
-        return [good(capture, f"{seen.value['cc']}, {seen.value['headers'].strip()}")]
-    cause = f"image {site.plan.engine.image} has no {' and no '.join(missing)}: Triton cannot build its launcher"
+        return passed(capture, f"{seen['cc']}, {seen['headers'].strip()}")
+    cause = f"image {host.plan.engine.image} has no {' and no '.join(missing)}: Triton cannot build its launcher"
     fix = "an image with gcc and python3-dev; an environment of its own may hold the headers elsewhere"
-    return [bad(capture, f"no {', no '.join(missing)}", cause=cause, fix=fix, severity="warning")]
+    return failed(capture, f"no {', no '.join(missing)}", cause=cause, fix=fix, severity="warning")
 
 
-def net_plugin(site: Site) -> list[Verdict]:
+@check(
+    "preflight.net_plugin",
+    "on a Spark: the image brings no other network plugin of NCCL",
+    when=lambda host: host.cuda_in_docker and any(gpu.kind == "gb10" for gpu in host.gpus),
+    cost=COST,
+)
+def net_plugin(host: HostFacts) -> Finding:
     """No other network plugin of NCCL takes over on a Spark, where it ends ncclCommInitRank before a word is logged."""
-    seen, capture = _look(site)
-    if seen.value is None:
-        return [unknown(capture, seen.why)]
-    found = seen.value.get("plugin", "").strip()
-    told = site.setting("NCCL_NET_PLUGIN")
+    seen, capture = host.read(_inside(host))
+    found = seen.get("plugin", "").strip()
+    told = host.setting("NCCL_NET_PLUGIN")
     if not found or told == ["none"]:
-        return [good(capture, f"NCCL_NET_PLUGIN={told[0]}" if told else "the image has no other network plugin")]
-    cause = f"image {site.plan.engine.image} brings {found.split()[0]}, and NCCL_NET_PLUGIN is not none"
-    return [bad(capture, found, cause=cause, fix="NCCL_NET_PLUGIN: none in env of the inventory", severity="warning")]
+        return passed(capture, f"NCCL_NET_PLUGIN={told[0]}" if told else "the image has no other network plugin")
+    cause = f"image {host.plan.engine.image} brings {found.split()[0]}, and NCCL_NET_PLUGIN is not none"
+    return failed(capture, found, cause=cause, fix="NCCL_NET_PLUGIN: none in env of the inventory", severity="warning")
 
 
-def disaggregated(site: Site) -> bool:
+def disaggregated(host: HostFacts) -> bool:
     """Whether KV caches go from one engine to another."""
-    return site.docker and site.cuda and any(spec.role in {"prefill", "decode"} for spec in site.specs)
+    return host.cuda_in_docker and any(spec.role in {"prefill", "decode"} for spec in host.specs)
 
 
-def moves_gpu_memory(site: Site) -> list[Verdict]:
+@check("preflight.ucx", "with prefill and decode apart: UCX knows CUDA memory", when=disaggregated, cost=COST)
+def moves_gpu_memory(host: HostFacts) -> Finding:
     """The image's UCX knows CUDA memory, so that NIXL can register the KV cache."""
-    seen, capture = _look(site)
-    if seen.value is None or not seen.value.get("ucx"):
-        return [unknown(capture, seen.why or "the image has no ucx_info")]
-    if seen.value["ucx"] != "0":
-        return [good(capture, f"ucx_info names cuda {seen.value['ucx']} times")]
-    cause = f"UCX in image {site.plan.engine.image} knows no CUDA memory: NIXL cannot register the KV cache"
+    seen, capture = host.read(_inside(host))
+    if not seen.get("ucx"):
+        return unreadable(capture, "the image has no ucx_info")
+    if seen["ucx"] != "0":
+        return passed(capture, f"ucx_info names cuda {seen['ucx']} times")
+    cause = f"UCX in image {host.plan.engine.image} knows no CUDA memory: NIXL cannot register the KV cache"
     fix = "take UCX_TLS out of env, or an image whose UCX was built with CUDA"
-    return [bad(capture, "no cuda in ucx_info -d", cause=cause, fix=fix)]
+    return failed(capture, "no cuda in ucx_info -d", cause=cause, fix=fix)
 
 
-def has_nvcc(site: Site) -> list[Verdict]:
+@check("preflight.nvcc", "the image has the CUDA compiler", when=ON_GPUS_IN_DOCKER, cost=COST)
+def has_nvcc(host: HostFacts) -> Finding:
     """FlashInfer and DeepGEMM build kernels at the first step where the image does not bring them."""
-    seen, capture = _look(site)
-    if seen.value is None:
-        return [unknown(capture, seen.why)]
-    if seen.value.get("nvcc"):
-        return [good(capture, seen.value["nvcc"])]
-    cause = f"image {site.plan.engine.image} has no nvcc: a kernel that it does not bring cannot be built at first use"
+    seen, capture = host.read(_inside(host))
+    if seen.get("nvcc"):
+        return passed(capture, seen["nvcc"])
+    cause = f"image {host.plan.engine.image} has no nvcc: a kernel that it does not bring cannot be built at first use"
     fix = "nothing, if it holds flashinfer-jit-cache and -cubin; else an image with the CUDA compiler"
-    return [bad(capture, "no nvcc", cause=cause, fix=fix, severity="warning")]
+    return failed(capture, "no nvcc", cause=cause, fix=fix, severity="warning")
 
 
 IMPORT_COST: Final = "one container for some ten seconds: it imports torch"
@@ -191,25 +213,27 @@ def parse_import(text: str) -> dict[str, list[str]]:
     return said
 
 
-def engine_imports(site: Site) -> list[Verdict]:
+@check(
+    "preflight.engine_import",
+    "the image's engine loads here and has code for these GPUs",
+    when=ON_GPUS_IN_DOCKER,
+    cost=IMPORT_COST,
+)
+def engine_imports(host: HostFacts) -> Finding:
     """The image's torch and vLLM load here, and have code for these GPUs."""
-    spec = next((spec for spec in site.specs if spec.image), None)
-    argv = ["docker", "run", "--rm", "--pull", "never", "--network", "none", "--entrypoint", "python3"]
-    argv += [*(spec.docker_options if spec else []), "--", site.plan.engine.image or "", "-c", _IMPORT]
-    seen, capture = site.look(Fact("import", argv, parse_import))
+    seen, capture = host.look(_of_container(host, "import", "python3", _IMPORT, parse_import))
     errors = [line for line in capture.stderr.splitlines() if re.match(r"\w*(?:Error|Exception)\b", line)]
     if errors and "ModuleNotFoundError" not in errors[-1]:
-        cause = f"the image's engine does not load on {site.name}: {errors[-1][:200]}"
-        fix = f"overspan doctor - <<< {errors[-1][:120]!r}   names the cause"
-        return [bad(capture, errors[-1], cause=cause, fix=fix)]
+        cause = f"the image's engine does not load on {host.name}: {errors[-1][:200]}"
+        return failed(capture, errors[-1], cause=cause, fix=_doctor_on(errors[-1]))
     if seen.value is None or not seen.value.get("gpu"):
-        return [unknown(capture, errors[-1] if errors else seen.why or "torch sees no GPU")]
+        return unreadable(capture, errors[-1] if errors else seen.why or "torch sees no GPU")
     strange = [gpu for gpu in seen.value["gpu"] if not _has_code(gpu, seen.value["arch"])]
     told = f"torch has {' '.join(seen.value['arch'])}; the GPUs are sm_{', sm_'.join(seen.value['gpu'])}"
     if not strange:
-        return [good(capture, told)]
-    cause = f"the image's torch has no code for sm_{strange[0]} of {site.name}: 'no kernel image is available'"
-    return [bad(capture, told, cause=cause, fix="an image that was built for this GPU")]
+        return passed(capture, told)
+    cause = f"the image's torch has no code for sm_{strange[0]} of {host.name}: 'no kernel image is available'"
+    return failed(capture, told, cause=cause, fix="an image that was built for this GPU")
 
 
 def _has_code(gpu: str, built: list[str]) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from overspan.inventory.fact import Fact, Unreadable
-from overspan.preflight.site import Site, Verdict, bad, good, unknown, untold
+from overspan.preflight.facts import HostFacts, failed, group_check, not_asked, passed, side_by_side, unreadable
 from overspan.schema.base import Frozen
+from overspan.schema.finding import Finding
 
 _ASK: Final = (
     "from importlib.metadata import distributions as d; import platform, sys; "
@@ -39,39 +39,41 @@ def parse_versions(text: str) -> Versions:
     return Versions(vllm=lines[0], ray=lines[1], python=lines[2])
 
 
-def same_engine(sites: Sequence[Site]) -> list[tuple[str, Verdict]]:
+@group_check(
+    "preflight.engine_version",
+    "every host has the same engine",
+    when=lambda host: host.several and (not host.docker or host.plan.engine.environment is not None),
+)
+def same_engine(hosts: Sequence[HostFacts]) -> Iterator[tuple[str, Finding]]:
     """The version on each host, against the first that tells one."""
-    environment, names = sites[0].plan.engine.environment, sites[0].engine.distributions
+    environment, names = hosts[0].plan.engine.environment, hosts[0].engine.distributions
     if environment is None or not names:
-        return [(sites[0].name, untold("the plan names no environment of the engine"))]
-    with_ray = sites[0].engine.same_python
+        yield hosts[0].name, not_asked("the plan names no environment of the engine")
+        return
+    with_ray = hosts[0].engine.same_python
     fact = Fact("engine_version", [f"{environment}/bin/python", "-c", _ASK, *names], parse_versions)
-    with ThreadPoolExecutor(len(sites)) as pool:
-        seen = list(pool.map(lambda site: site.look(fact), sites))
-    pairs = list(zip(sites, seen, strict=True))
-    wanted = next((found.value for _, (found, _) in pairs if found.value), None)
-    verdicts = []
-    for site, (found, capture) in pairs:
-        if found.value is None and found.absent and site.docker:
-            verdicts.append((site.name, unknown(capture, "the environment is in the image, which is compared by id")))
-        elif found.value is None and found.absent:
-            cause = f"{site.name} has no engine at {environment}"
-            fix = site.paste("overspan", "engine", "install")
-            verdicts.append((site.name, bad(capture, found.why, cause=cause, fix=fix)))
-        elif found.value is None:
-            verdicts.append((site.name, unknown(capture, found.why)))
-        elif with_ray and not found.value.ray:
-            cause = f"{site.name} has no Ray at {environment}, and the engine is {sites[0].engine.name}"
-            fix = site.paste(f"{environment}/bin/pip", "install", "ray[default]")
-            verdicts.append((site.name, bad(capture, found.value.text(with_ray), cause=cause, fix=fix)))
-        elif wanted is not None and found.value.text(with_ray) != wanted.text(with_ray):
-            here, there = found.value.text(with_ray), wanted.text(with_ray)
-            cause = f"{site.name} has {here}; {sites[0].name} has {there}: ranks must have one version"
-            fix = site.paste(f"{environment}/bin/pip", "install", *_pins(wanted, with_ray))
-            verdicts.append((site.name, bad(capture, here, cause=cause, fix=fix)))
+    asked = side_by_side(hosts, lambda host: host.look(fact))
+    wanted = next((seen.value for _, (seen, _) in asked if seen.value), None)
+    for host, (seen, capture) in asked:
+        pip = f"{environment}/bin/pip"
+        if seen.value is None and seen.absent and host.docker:
+            found = unreadable(capture, "the environment is in the image, which is compared by id")
+        elif seen.value is None and seen.absent:
+            cause = f"{host.name} has no engine at {environment}"
+            found = failed(capture, seen.why, cause=cause, fix=host.paste("overspan", "engine", "install"))
+        elif seen.value is None or wanted is None:
+            found = unreadable(capture, seen.why)
+        elif with_ray and not seen.value.ray:
+            cause = f"{host.name} has no Ray at {environment}, and the engine is {hosts[0].engine.name}"
+            fix = host.paste(pip, "install", "ray[default]")
+            found = failed(capture, seen.value.text(with_ray), cause=cause, fix=fix)
+        elif seen.value.text(with_ray) != wanted.text(with_ray):
+            here, there = seen.value.text(with_ray), wanted.text(with_ray)
+            cause = f"{host.name} has {here}; {hosts[0].name} has {there}: ranks must have one version"
+            found = failed(capture, here, cause=cause, fix=host.paste(pip, "install", *_pins(wanted, with_ray)))
         else:
-            verdicts.append((site.name, good(capture, found.value.text(with_ray))))
-    return verdicts
+            found = passed(capture, seen.value.text(with_ray))
+        yield host.name, found
 
 
 def _pins(wanted: Versions, with_ray: bool) -> list[str]:

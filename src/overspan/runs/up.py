@@ -15,7 +15,7 @@ from overspan.engines import registry
 from overspan.engines.base import FOLDER
 from overspan.launchers.registry import hosts_of
 from overspan.launchers.staging import apply_patches, check_slurm, stage_hosts, stage_model, stage_slurm
-from overspan.preflight import failed, preflight, unreachable
+from overspan.preflight import blocking, preflight, unreachable
 from overspan.provision import models
 from overspan.runs import ports
 from overspan.runs.join import facts
@@ -176,7 +176,7 @@ def _require_ready_hosts(run: RunFolder, plan: Plan) -> None:
         return
     findings = preflight(plan, reach, processes_of(plan))
     run.write("preflight.json", findings)
-    wrong = [each for each in failed(findings) if each.rule not in _MENDED_BY_STAGING]
+    wrong = [each for each in blocking(findings) if each.rule not in _MENDED_BY_STAGING]
     if not wrong:
         return
     first = next((each for each in wrong if unreachable([each])), wrong[0])
