@@ -51,7 +51,7 @@ def sweep(  # noqa: PLR0917 - click gives them by name
 def _measure(
     matrix: SweepMatrix, points: list[Point], *, fresh: bool, retry_failed: bool, as_json: bool, again: str
 ) -> int:
-    from overspan.sweep.runner import Told, require_startable, run_sweep
+    from overspan.sweep.runner import Listeners, require_startable, run_sweep
 
     require_startable(matrix, points)
     signal.signal(signal.SIGTERM, _interrupt)
@@ -67,7 +67,7 @@ def _measure(
 
     folder.open(matrix.sweep, matrix.points)
     try:
-        run_sweep(matrix, points, folder, Told(tell, progress), retry_failed=retry_failed)
+        run_sweep(matrix, points, folder, Listeners(tell, progress), retry_failed=retry_failed)
     except KeyboardInterrupt:
         ticker.clear()
         say(f"interrupted; it goes on with: {again}")

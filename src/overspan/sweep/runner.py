@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from overspan import __version__
 from overspan.bench.run import Bench
@@ -33,20 +34,22 @@ from overspan.transport.reach import reach
 from overspan.verify import SHORT, wrong
 from overspan.verify.of_run import verify_run
 
-Progress = Callable[[Point, int, int, int], None]
-"""Called with the point being measured, and how many requests ended, failed and are in flight."""
-
 
 @dataclass(frozen=True)
-class Told:
-    """Who hears what happens: sentences, and how far a point is."""
+class Listeners:
+    """Who hears what happens.
+
+    Attributes:
+        say: is told in sentences.
+        progress: with the point being measured, and how many requests ended, failed and are in flight.
+    """
 
     say: Say
-    progress: Progress
+    progress: Callable[[Point, int, int, int], None]
 
 
 def run_sweep(
-    matrix: SweepMatrix, points: list[Point], folder: SweepFolder, told: Told, *, retry_failed: bool = False
+    matrix: SweepMatrix, points: list[Point], folder: SweepFolder, told: Listeners, *, retry_failed: bool = False
 ) -> None:
     """Measure the points that have no result yet.
 
@@ -91,7 +94,7 @@ def require_startable(matrix: SweepMatrix, points: list[Point]) -> None:
 class _Serving:
     """One deployment of a sweep: started when first needed, again after a death, stopped at the end."""
 
-    def __init__(self, matrix: SweepMatrix, deployment: Deployment, folder: SweepFolder, told: Told) -> None:
+    def __init__(self, matrix: SweepMatrix, deployment: Deployment, folder: SweepFolder, told: Listeners) -> None:
         self._matrix, self._deployment, self._folder, self._told = matrix, deployment, folder, told
         self._name = f"{matrix.sweep.name}-{deployment.id}"[:63].rstrip("-._")
         self._run: RunFolder | None = None
@@ -105,7 +108,7 @@ class _Serving:
                     run = self._running()
                 except OverspanError as error:
                     for left in points[index:]:
-                        self._failed(left, began, f"the deployment did not start: {_told(error)}")
+                        self._end(left, began, f"the deployment did not start: {_told(error)}")
                     return
                 self._measure(run, point, began)
         finally:
@@ -119,27 +122,12 @@ class _Serving:
         try:
             result = self._bench(run, point)
         except OverspanError as error:
-            self._failed(point, began, _told(error), run)
+            self._end(point, began, _told(error), run)
             return
         measured = result.points[0]
-        findings = run.findings()
-        reason = why_not(measured, findings, self._matrix.sweep.constraints)
-        ended = Result(
-            point=point,
-            state="failed" if reason else "ok",
-            reason=reason,
-            run=run.id,
-            engine_version=self._deployment.engine.version,
-            started_at=began,
-            ended_at=_now(),
-            verification=findings,
-            measured=measured,
-            derived=derive(point, measured),
-            notes=result.notes,
-            overspan_version=__version__,
-        )
-        self._folder.add(ended)
-        self._told.say(f"{point.id}: {ended.state}{f': {reason}' if reason else ''}")
+        reason = why_not(measured, run.findings(), self._matrix.sweep.constraints)
+        derived = derive(point, measured)
+        self._end(point, began, reason, run, measured=measured, derived=derived, notes=result.notes)
 
     def _bench(self, run: RunFolder, point: Point) -> BenchResult:
         plan = run.plan()
@@ -147,7 +135,7 @@ class _Serving:
         job = Bench(
             endpoint.base_url,
             endpoint.model,
-            self._workload(point),
+            _workload(point),
             api_key=run_secrets.read(run).get(run_secrets.API_KEY),
             folder=self._folder.requests(point),
             metrics=registry.find(plan.engine.name).metrics,
@@ -159,31 +147,11 @@ class _Serving:
             raise KeyboardInterrupt
         return result
 
-    def _workload(self, point: Point) -> Workload:
-        load = point.load
-
-        def lengths(whole: int) -> tuple[int, str | None]:
-            least = max(1, round(load.length_ratio * whole))
-            return (whole, None) if least == whole else ((least + whole) // 2, f"uniform:{least}-{whole}")
-
-        (inputs, input_lengths), (outputs, output_lengths) = lengths(point.isl), lengths(point.osl)
-        return Workload(
-            concurrency=[point.concurrency],
-            requests=point.requests,
-            warmup=point.warmup,
-            input_tokens=inputs,
-            input_lengths=input_lengths,
-            output_tokens=outputs,
-            output_lengths=output_lengths,
-            timeout_s=load.timeout_s,
-            endpoint=load.endpoint,
-            seed=load.seed,
-        )
-
-    def _failed(self, point: Point, began: str, reason: str, run: RunFolder | None = None) -> None:
-        failed = Result(
+    def _end(self, point: Point, began: str, reason: str, run: RunFolder | None = None, **numbers: Any) -> None:
+        """Write down how a point ended: well, where there is no reason against it."""
+        result = Result(
             point=point,
-            state="failed",
+            state="failed" if reason else "ok",
             reason=reason,
             run=run.id if run else None,
             engine_version=self._deployment.engine.version,
@@ -191,9 +159,10 @@ class _Serving:
             ended_at=_now(),
             verification=run.findings() if run else [],
             overspan_version=__version__,
+            **numbers,
         )
-        self._folder.add(failed)
-        self._told.say(f"{point.id}: failed: {reason}")
+        self._folder.add(result)
+        self._told.say(f"{point.id}: {result.state}{f': {reason}' if reason else ''}")
 
     def _running(self) -> RunFolder:
         """The run that serves, found right: the one at hand, the one that a crashed sweep left, or a new one."""
@@ -225,11 +194,8 @@ class _Serving:
 
     def _left_behind(self) -> RunFolder | None:
         """The run of this deployment that outlived a crash of the sweep; any other of its name is stopped."""
-        mine = [
-            line["run"]
-            for line in self._folder.journal()
-            if line["event"] == "deployed" and line["key"] == self._deployment.key
-        ]
+        deployed = [line for line in self._folder.journal() if line["event"] == "deployed"]
+        mine = [line["run"] for line in deployed if line["key"] == self._deployment.key]
         for run in all_runs():
             if run.name != self._name or not is_held(run.name) or run.ended:
                 continue
@@ -263,17 +229,37 @@ class _Serving:
                 self._told.say(f"{self._deployment.id}: {event.message}")
 
 
+def _workload(point: Point) -> Workload:
+    load = point.load
+
+    def lengths(whole: int) -> tuple[int, str | None]:
+        least = max(1, round(load.length_ratio * whole))
+        return (whole, None) if least == whole else ((least + whole) // 2, f"uniform:{least}-{whole}")
+
+    (inputs, input_lengths), (outputs, output_lengths) = lengths(point.isl), lengths(point.osl)
+    return Workload(
+        concurrency=[point.concurrency],
+        requests=point.requests,
+        warmup=point.warmup,
+        input_tokens=inputs,
+        input_lengths=input_lengths,
+        output_tokens=outputs,
+        output_lengths=output_lengths,
+        timeout_s=load.timeout_s,
+        endpoint=load.endpoint,
+        seed=load.seed,
+    )
+
+
 def _serves(run: RunFolder) -> bool:
     """Whether a run is verified and answers now."""
     if run.state() not in SERVING_STATES - {"ready"}:
         return False
-    client = Client(run.plan().endpoint, run_secrets.read(run).get(run_secrets.API_KEY))
-    try:
-        client.one_token()
-    except NoAnswer:
-        return False
-    finally:
-        client.close()
+    with closing(Client(run.plan().endpoint, run_secrets.read(run).get(run_secrets.API_KEY))) as client:
+        try:
+            client.one_token()
+        except NoAnswer:
+            return False
     return True
 
 
