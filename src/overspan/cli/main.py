@@ -95,6 +95,7 @@ COMMANDS: dict[str, Listed] = {
     ),
     "stop": Listed("Stop a run. Answers in progress end first.", "overspan stop --grace 30"),
     "list": Listed("List the runs of this machine.", "overspan list"),
+    "prune": Listed("Delete ended runs and cached models that were not used for long.", "overspan prune --dry-run"),
     "recipe": Listed("List and show recipes; import those of other tools.", "overspan recipe show minimax-m2.5-nvfp4"),
     "engine": Listed("Install, list and remove engines, each in its own environment.", "overspan engine install cpu"),
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import tempfile
 import time
 from collections.abc import Generator, Iterator, Sequence
@@ -44,7 +45,7 @@ from overspan.schema.defaults import LOOPBACK
 from overspan.schema.errors import InputError, OverspanError, PlanRefused, RunFailed
 from overspan.schema.inventory import Inventory
 from overspan.schema.layout import Layout, parse_layout
-from overspan.schema.places import cache_dir
+from overspan.schema.places import twins_dir
 from overspan.schema.plan import Endpoint
 from overspan.schema.recipe import ArgValue, Recipe
 from overspan.schema.units import gib
@@ -198,11 +199,12 @@ def twin_of(model: str, say: Say, stages: int = 1) -> Path:
     """The cached twin of a model for pipelines of so many stages, made now if it is not there."""
     _require_sound(model)
     small = shrink(models.config_of(model), stages=stages)
-    folder = cache_dir() / "twins" / f"{small.config['model_type']}-{digest(small)}"
+    folder = twins_dir() / f"{small.config['model_type']}-{digest(small)}"
     with held(folder.with_suffix(".lock"), doing=f"making the twin of {model}", say=say):
         if not (folder / FACTS).exists():
             say(f"making the twin of {model}: {small.architecture}")
             write(model, small, folder, engines.find("cpu").python)
+        os.utime(folder)  # used now
     return folder
 
 

@@ -25,6 +25,7 @@ from overspan.provision.interpreters import choose
 from overspan.schema.base import Frozen
 from overspan.schema.errors import EngineMissing, InputError, OverspanError, UnknownName
 from overspan.schema.places import cache_dir
+from overspan.store.files import bytes_of
 from overspan.store.locks import Say, held, quiet
 
 _FACTS = "overspan-engine.json"
@@ -120,11 +121,21 @@ def remove(name: str, *, say: Say = quiet) -> list[EngineEnv]:
     for engine in chosen:
         _refuse_if_used(engine)
     for engine in chosen:
-        label = f"{engine.name}-{engine.digest}"
-        with held(_home() / ".locks" / f"{label}.lock", doing=f"removing engine {name}", say=say):
-            (_home() / label).unlink(missing_ok=True)
-            _sweep(label)
+        delete(engine, say=say)
     return chosen
+
+
+def delete(engine: EngineEnv, *, say: Say = quiet) -> None:
+    """Delete one environment.
+
+    Raises:
+        InputError: a process is using it.
+    """
+    _refuse_if_used(engine)
+    label = f"{engine.name}-{engine.digest}"
+    with held(_home() / ".locks" / f"{label}.lock", doing=f"removing engine {engine.name}", say=say):
+        (_home() / label).unlink(missing_ok=True)
+        _sweep(label)
 
 
 def _install(lock: locked.EngineLock, python: str | None, say: Say, detail: Say) -> EngineEnv:
@@ -160,7 +171,7 @@ def _publish(lock: locked.EngineLock, folder: Path, python_version: str, seconds
         "digest": lock.digest,
         "version": lock.version,
         "python_version": python_version,
-        "size_bytes": _size(folder),
+        "size_bytes": bytes_of(folder),
         "seconds": round(seconds, 1),
         "installed_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
@@ -228,9 +239,3 @@ def _refuse_if_used(engine: EngineEnv) -> None:
                 f"engine {engine.name} is in use by process {process.info['pid']}: {first}",
                 next="overspan list, then overspan stop RUN",
             )
-
-
-def _size(folder: Path) -> int:
-    """Bytes of every file in a folder, links not followed."""
-    paths = (Path(root) / name for root, _, names in os.walk(folder) for name in names)
-    return sum(path.lstat().st_size for path in paths)

@@ -8,6 +8,7 @@ Launchers bring that folder to every host as they bring any model.
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -16,7 +17,7 @@ from overspan.catalog import models
 from overspan.catalog.words import WORDS
 from overspan.provision import plugin, weights
 from overspan.provision.synthetic_config import write_config
-from overspan.schema.places import cache_dir
+from overspan.schema.places import synthetic_dir
 from overspan.schema.recipe import Recipe
 
 _PLUGIN: Final = "plugin"
@@ -45,7 +46,7 @@ def with_synthetic_weights(recipe: Recipe) -> Recipe:
 def _folder_of(model: str) -> Path:
     """The folder of a model in the cache, named by what is in it; made now if it is not there."""
     config = models.config_of(model)
-    home = cache_dir() / "synthetic"
+    home = synthetic_dir()
     home.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home, prefix=".making-") as temporary:
         made = Path(temporary, "model")
@@ -61,4 +62,5 @@ def _folder_of(model: str) -> Path:
         except OSError:
             if not folder.is_dir():  # else the very same is there
                 raise
+    os.utime(folder)  # used now
     return folder

@@ -21,6 +21,16 @@ def runs_dir() -> Path:
     return state_dir() / "runs"
 
 
+def twins_dir() -> Path:
+    """One folder a twin; its time of change is that of its last use."""
+    return cache_dir() / "twins"
+
+
+def synthetic_dir() -> Path:
+    """One folder a model whose weights are drawn; its time of change is that of its last use."""
+    return cache_dir() / "synthetic"
+
+
 def _place(variable: str) -> Path | None:
     given = os.environ.get(variable)
     return Path(given).expanduser().absolute() if given else None
