@@ -56,23 +56,13 @@ def test_ranks_that_share_no_memory_talk_through_gloo(mended: Outcome, case: str
     assert mended.value(case) == ["module", [True, True], []]
 
 
-def test_who_waits_for_a_rank_that_has_ended_is_told_so(mended: Outcome) -> None:
-    late = [[2.0, 2.0], [2.0, 2.0]]
-    ended = "rank 1 of this group (pid of the child) has ended; rank 0 waits"
-    assert mended.value("a_rank_that_ended") == [*late, ended]
-    # In another namespace of ids its number is another process's here: its lateness is no end.
-    assert mended.value("a_rank_with_ids_of_its_own") == late
-
-
-def test_dp_ranks_agree_on_a_step_through_memory(mended: Outcome, plain: Outcome) -> None:
-    assert mended.value("padding_of_dp") == [[[3, 4], [5, 6], [0, 0], [0, 1]], 1]
-    assert plain.value("padding_of_dp") == [[[3, 4], [5, 6], [0, 0], [0, 1]], 0]
-
-
 def test_who_waits_for_a_message_leaves_the_core_to_others(mended: Outcome, plain: Outcome) -> None:
-    busy, *others = mended.value("waits_of_a_queue")
+    (looks, busy_s, waited_s), *others = mended.value("waits_of_a_queue")
     assert others == plain.value("waits_of_a_queue")[1:] == ["timed out", True, "cancelled"]
-    assert busy < 0.1 < plain.value("waits_of_a_queue")[0]
+    assert looks <= 10 * waited_s + 5  # a sleeper looks every 0.1 s
+    assert busy_s < waited_s / 2
+    spinning, _, spun_s = plain.value("waits_of_a_queue")[0]
+    assert spinning > 100 * spun_s
 
 
 def test_a_prompt_of_one_token_is_no_hit_below_zero(mended: Outcome, plain: Outcome) -> None:

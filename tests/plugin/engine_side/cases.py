@@ -389,15 +389,19 @@ def padding_of_dp():
     return _two_ranks(_padding)
 
 
-def _read(handle, pause_s, told):
+def _read(handle, told):
     from vllm.distributed.device_communicators.shm_broadcast import MessageQueue
 
     queue = MessageQueue.create_from_handle(handle, 0)
     queue.wait_until_ready()
     queue.dequeue()
-    before = time.process_time()
+    condition, looks = queue._spin_condition, []
+    look = condition.wait
+    condition.wait = lambda *args, **kwargs: (looks.append(1), look(*args, **kwargs))[1]
+    before, busy = time.monotonic(), time.process_time()
     queue.dequeue()  # comes after a pause
-    busy = time.process_time() - before
+    waited_s, busy_s = time.monotonic() - before, time.process_time() - busy
+    condition.wait = look
     try:
         queue.dequeue(timeout=0.05)
         late = "a message out of nowhere"
@@ -405,7 +409,7 @@ def _read(handle, pause_s, told):
         late = "timed out"
     told.put("go on")
     numbers = [queue.dequeue() for _ in range(3000)]
-    told.put([busy / pause_s, late, numbers == list(range(3000))])
+    told.put([[len(looks), busy_s, waited_s], late, numbers == list(range(3000))])
     threading.Timer(0.2, queue.shutdown).start()
     try:
         queue.dequeue(indefinite=True)
@@ -416,16 +420,16 @@ def _read(handle, pause_s, told):
 
 @case
 def waits_of_a_queue():
-    """The share of a core that a reader takes while it waits; what else it finds."""
+    """How often a reader looks while it waits, for how long it computes, and waits, seconds; what else it finds."""
     from vllm.distributed.device_communicators.shm_broadcast import MessageQueue
 
     context = mp.get_context("fork")
-    queue, told, pause_s = MessageQueue(1, 1), context.SimpleQueue(), 0.9
-    reader = context.Process(target=_read, args=(queue.export_handle(), pause_s, told))
+    queue, told = MessageQueue(1, 1), context.SimpleQueue()
+    reader = context.Process(target=_read, args=(queue.export_handle(), told))
     reader.start()
     queue.wait_until_ready()
     queue.enqueue("first")
-    time.sleep(pause_s)
+    time.sleep(0.9)
     queue.enqueue("second")
     told.get()
     for number in range(3000):
