@@ -17,10 +17,19 @@ from overspan.cli.main import main
 from overspan.endpoint.identify import ServedModel, identify
 from overspan.endpoint.target import make_target
 from overspan.schema.errors import InputError
-from overspan.verify.evals.evaluate import Comparison, EvalResult, Scored, compare, digest_of, evaluate
-from overspan.verify.evals.harness import HARNESSES, command
-from overspan.verify.evals.questions import Question, read
-from overspan.verify.evals.statistics import paired_p, wilson
+from overspan.verify.evaluation import (
+    HARNESSES,
+    Comparison,
+    EvalResult,
+    Scored,
+    command,
+    compare,
+    digest_of,
+    evaluate,
+    paired_p,
+    wilson,
+)
+from overspan.verify.questions import Question, read
 from support.endpoint import endpoint
 from support.openai_server import serving
 

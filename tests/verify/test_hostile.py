@@ -15,10 +15,11 @@ from overspan.endpoint.client import Client, NoAnswer
 from overspan.endpoint.identify import ServedModel
 from overspan.schema.errors import InputError
 from overspan.schema.recipe import KnownAnswer
+from overspan.store.files import read_document
 from overspan.verify import RULES, Subject, verify
-from overspan.verify.evals.evaluate import evaluate
-from overspan.verify.evals.questions import Question
-from overspan.verify.reference import Continuation, Reference, load
+from overspan.verify.evaluation import evaluate
+from overspan.verify.questions import Question
+from overspan.verify.reference import Continuation, Reference
 
 CLIENT = httpx.Client
 HERE = ServedModel("http://127.0.0.1:1/v1", "m")
@@ -171,4 +172,4 @@ def test_a_reference_with_fewer_log_probabilities_than_tokens_is_none(tmp_path: 
     for field, value, says in (("logprobs", [-0.25], "as many"), ("tokens", [7, 2**31], "less than 2147483648")):
         file.write_text(json.dumps(spoiled(document, ("continuations", 0, field), value)))
         with pytest.raises(InputError, match=rf"continuations\.0.*{says}"):
-            load(file)
+            read_document(file, Reference, "reference")

@@ -164,7 +164,7 @@ def _of_url(base_url: str, model: str | None) -> _Aim:
 
 
 def _harness(aim: _Aim, harness: str, *, as_json: bool) -> int:
-    from overspan.verify.evals.harness import command
+    from overspan.verify.evaluation import command
 
     line = command(harness, aim.endpoint, aim.key_file)
     if as_json:
@@ -177,7 +177,7 @@ def _harness(aim: _Aim, harness: str, *, as_json: bool) -> int:
 def _record(aim: _Aim, out: Path, *, as_json: bool) -> int:
     from datetime import UTC, datetime
 
-    from overspan.verify.record import record
+    from overspan.verify.reference import record
 
     plan = aim.run.plan() if aim.run else None
     what = f"{plan.layout.label}, engine {plan.engine.version}, run {aim.run.id}" if plan and aim.run else "an endpoint"
@@ -193,12 +193,12 @@ def _record(aim: _Aim, out: Path, *, as_json: bool) -> int:
 
 
 def _rules(aim: _Aim, *, as_json: bool, short: bool, reference: Path | None, expect: tuple[str, ...], **_: Any) -> int:
-    from overspan.verify import RULES, SHORT, Subject, wrong
+    from overspan.store.files import read_document
+    from overspan.verify import RULES, SHORT, Reference, Subject, wrong
     from overspan.verify import verify as ask_all
     from overspan.verify.of_run import verify_run
-    from overspan.verify.reference import load
 
-    held = load(reference) if reference is not None else None
+    held = None if reference is None else read_document(reference, Reference, "reference")
     rules = SHORT if short else RULES
     ticker = Ticker()
 
@@ -244,9 +244,8 @@ def _line(finding: Finding) -> str:
 
 
 def _eval(aim: _Aim, *, questions: Path, against: str | None, out: Path | None, as_json: bool, **how: Any) -> int:
-    from overspan.verify.evals.evaluate import compare, evaluate, require_comparable
-    from overspan.verify.evals.of_run import earlier, keep
-    from overspan.verify.evals.questions import read
+    from overspan.verify.evaluation import compare, earlier, evaluate, keep, require_comparable
+    from overspan.verify.questions import read
 
     asked = read(questions)
     other = None if against is None else earlier(against, questions)

@@ -1,10 +1,17 @@
-"""Files that are written whole or not at all, and the size of folders."""
+"""Files: written whole or not at all, the size of folders, and documents of the user's own."""
 
 from __future__ import annotations
 
 import os
 import secrets
 from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from overspan.schema.errors import InputError
+
+DocumentT = TypeVar("DocumentT", bound=BaseModel)
 
 
 def bytes_of(folder: Path) -> int:
@@ -28,3 +35,24 @@ def write_whole(path: Path, text: str, mode: int = 0o644) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def read_document(path: Path, kind: type[DocumentT], what: str) -> DocumentT:
+    """A JSON document of the user's own.
+
+    Args:
+        path: of the file.
+        kind: what it must be.
+        what: that in words, for errors.
+
+    Raises:
+        InputError: it cannot be read or is none; names the field.
+    """
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in problem["loc"]) or "the document"
+        raise InputError(f"{path} is no {what}: {place}: {problem['msg']}") from None

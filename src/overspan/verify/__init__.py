@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from overspan.endpoint.client import NoAnswer
-from overspan.schema.finding import Evidence, Finding
+from overspan.schema.finding import Finding
 from overspan.verify import known_answers, load, parsing, text
 from overspan.verify.logits import logits
 from overspan.verify.reference import Reference, stored
-from overspan.verify.subject import Asker, Subject, not_evaluated, subject_of
+from overspan.verify.subject import Asker, Subject, failed, not_evaluated, subject_of
 
 __all__ = ["RULES", "SHORT", "Reference", "Rule", "Subject", "stored", "subject_of", "verify", "wrong"]
 
@@ -80,15 +80,14 @@ def _findings(ask: Asker, subject: Subject, rules: Mapping[str, Rule]) -> Iterat
         gone = gone or (_gone(ask) if finding.status == "failed" else None)
     for name, rule in rules.items():
         if gone is not None:
-            yield not_evaluated(name, f"the endpoint gives no token any more: {gone.what}")
-            continue
-        try:
-            finding = rule(ask, subject)
-        except NoAnswer as error:
-            evidence = Evidence(text=error.quote or error.what)
-            finding = Finding(rule=name, status="failed", cause=error.what, evidence=evidence)
-        yield finding
-        gone = _gone(ask) if finding.status == "failed" else None
+            finding = not_evaluated(f"the endpoint gives no token any more: {gone.what}")
+        else:
+            try:
+                finding = rule(ask, subject)
+            except NoAnswer as error:
+                finding = failed(error.quote or error.what, error.what)
+            gone = _gone(ask) if finding.status == "failed" else None
+        yield finding.with_(rule=name)
 
 
 def _gone(ask: Asker) -> NoAnswer | None:

@@ -36,28 +36,25 @@ LENGTHS: Final = (8, 48, 16, 32)
 
 def sequence(ask: Asker, _: Subject) -> Finding:
     """Twenty requests one after another are all answered, the last as the first."""
-    rule = "verify.sequence"
     replies: list[str] = []
     for number in range(1, IN_SEQUENCE + 1):
         try:
             replies.append(ask.chat(TOPICS[0], 16).whole)
         except NoAnswer as error:
             return failed(
-                rule,
                 f"request {number} of {IN_SEQUENCE}: {error.what}: {error.quote or ''}".rstrip(": "),
                 f"the endpoint answered {number - 1} requests and no more",
                 "overspan doctor RUN; CUDA graphs and pipelines over Ray die so (Avarok's MiniMax-M2.5 guide)",
             )
         if not replies[-1].strip():
-            return failed(rule, f"request {number} of {IN_SEQUENCE}: {shown(replies[-1])}", "an answer is empty")
+            return failed(f"request {number} of {IN_SEQUENCE}: {shown(replies[-1])}", "an answer is empty")
     changed = _changed(replies)
     if changed is not None:
         return failed(
-            rule,
             f"request 1: {shown(replies[0])}; request {changed + 1}: {shown(replies[changed])}",
             "the same question gets another answer after some requests: state is left over or lost",
         )
-    return passed(rule, f"{IN_SEQUENCE} of {IN_SEQUENCE} answered, {len(set(replies))} different")
+    return passed(f"{IN_SEQUENCE} of {IN_SEQUENCE} answered, {len(set(replies))} different")
 
 
 def _changed(replies: Sequence[str]) -> int | None:
@@ -75,7 +72,6 @@ def _changed(replies: Sequence[str]) -> int | None:
 
 def burst(ask: Asker, _: Subject, count: int = BURST) -> Finding:
     """Many requests at once, of several lengths, half of them streamed, are answered as each is alone."""
-    rule = "verify.burst"
     lengths = [LENGTHS[number // len(TOPICS) % len(LENGTHS)] for number in range(count)]
 
     def lone() -> list[str]:
@@ -93,13 +89,12 @@ def burst(ask: Asker, _: Subject, count: int = BURST) -> Finding:
     refused = [reply for reply in replies if isinstance(reply, NoAnswer)]
     if refused:
         return failed(
-            rule,
             f"{len(refused)} of {len(replies)}: {refused[0].what}: {refused[0].quote or ''}".rstrip(": "),
             f"of {len(replies)} requests at once, {len(refused)} were not answered",
         )
     said = [reply for reply in replies if isinstance(reply, ModelReply)]
     ended = [reply.finish == "stop" or most == max(lengths) for reply, most in zip(said, lengths, strict=True)]
-    return _judged(rule, list(zip([reply.whole for reply in said], ended, strict=True)), alone, lone)
+    return _judged(list(zip([reply.whole for reply in said], ended, strict=True)), alone, lone)
 
 
 def short_burst(ask: Asker, subject: Subject) -> Finding:
@@ -107,9 +102,7 @@ def short_burst(ask: Asker, subject: Subject) -> Finding:
     return burst(ask, subject, len(TOPICS))
 
 
-def _judged(
-    rule: str, texts: Sequence[tuple[str, bool]], alone: Sequence[str], lone: Callable[[], list[str]]
-) -> Finding:
+def _judged(texts: Sequence[tuple[str, bool]], alone: Sequence[str], lone: Callable[[], list[str]]) -> Finding:
     """What texts of a burst, each with whether it has no more to come, say beside those that were asked alone."""
     same = apart = 0
     for number, (text, ended) in enumerate(texts):
@@ -117,10 +110,9 @@ def _judged(
         own = alone[topic]
         if not own.strip() or not text.strip():
             how = "at once with others" if own.strip() else "alone"
-            return failed(rule, f"{TOPICS[topic]!r}, asked {how}: {shown('')}", "an answer is empty")
+            return failed(f"{TOPICS[topic]!r}, asked {how}: {shown('')}", "an answer is empty")
         if any(agreeing(other, text) >= _common(other, alone) + FOREIGN for other in alone if other != own):
             return failed(
-                rule,
                 f"{TOPICS[topic]!r} -> {shown(text)}",
                 "a request got the answer of another one that was under way: requests are mixed up",
             )
@@ -132,13 +124,12 @@ def _judged(
         f"{len(texts)} requests at once: {same} as alone to their end, {apart} from their beginning on otherwise or cut"
     )
     if apart > len(texts) // 4:
-        return failed(rule, seen, "together with others, questions get other answers than alone")
+        return failed(seen, "together with others, questions get other answers than alone")
     if 2 * same >= len(texts):
-        return passed(rule, seen)
+        return passed(seen)
     if 4 * same < len(texts) and lone() == alone:
-        return failed(rule, seen, "together with others, nearly all answers depart from those that repeat alone")
+        return failed(seen, "together with others, nearly all answers depart from those that repeat alone")
     return not_evaluated(
-        rule,
         f"{seen}: too few are as alone to tell rounding from a fault",
         "ask an idle endpoint, and one of more precision: bf16 for fp8, tp=1",
     )

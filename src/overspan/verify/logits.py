@@ -23,10 +23,9 @@ _NONE: Final = "the endpoint gives no log probabilities of a prompt"
 
 def logits(ask: Asker, subject: Subject) -> Finding:
     """Given the reference's own tokens, the endpoint finds each the likeliest, as the reference did."""
-    rule = "verify.logits"
     reference = subject.reference
     if reference is None:
-        return not_evaluated(rule, "no reference is stored for this model", "--reference FILE")
+        return not_evaluated("no reference is stored for this model", "--reference FILE")
     compared = agreed = 0
     apart: list[float] = []
     for each in reference.continuations:
@@ -35,28 +34,27 @@ def logits(ask: Asker, subject: Subject) -> Finding:
         except Refused as error:
             if error.code not in UNKNOWN:
                 raise
-            return not_evaluated(rule, f"{_NONE}: HTTP {error.code}: {error.quote}{subject.other_model}")
+            return not_evaluated(f"{_NONE}: HTTP {error.code}: {error.quote}{subject.other_model}")
         if found is None:
-            return not_evaluated(rule, f"{_NONE} (`prompt_logprobs`)")
+            return not_evaluated(f"{_NONE} (`prompt_logprobs`)")
         for (rank, logprob), expected, margin in zip(found, each.logprobs, each.margins, strict=True):
             apart.append(abs(logprob - expected))
             if margin >= SURE:
                 compared += 1
                 agreed += rank == 1
     if not compared:
-        return not_evaluated(rule, f"the reference is sure of none of its tokens ({reference.source})")
+        return not_evaluated(f"the reference is sure of none of its tokens ({reference.source})")
     seen = (
         f"{agreed} of {compared} sure tokens agree ({agreed / compared:.1%}); log probabilities differ by "
         f"{sum(apart) / len(apart):.3f} on average, {max(apart):.3f} at most ({reference.source}){subject.other_model}"
     )
     if agreed < LEAST_AGREEMENT * compared:
         return failed(
-            rule,
             seen,
             "the endpoint's logits are not the model's: weights, their layout, a scale or a kernel is wrong",
             "compare with tp=1 and enforce_eager=true; overspan prove tells which layout is wrong without a GPU",
         )
-    return passed(rule, seen)
+    return passed(seen)
 
 
 def _forced(ask: Asker, subject: Subject, each: Continuation) -> list[tuple[int, float]] | None:

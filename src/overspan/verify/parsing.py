@@ -30,8 +30,7 @@ _TOKENS: Final = 512
 
 def tool_calls(ask: Asker, subject: Subject) -> Finding:
     """A tool that is asked for is called with JSON arguments; nothing of the call is left in the text."""
-    rule = "verify.tool-calls"
-    skipped = _skipped(rule, subject.tools, "tool calls (enable_auto_tool_choice, tool_call_parser)")
+    skipped = _skipped("tool-calls", subject.tools, "tool calls (enable_auto_tool_choice, tool_call_parser)")
     if skipped:
         return skipped
     forced = {"type": "function", "function": {"name": _NAME}}
@@ -43,15 +42,14 @@ def tool_calls(ask: Asker, subject: Subject) -> Finding:
         if problem:
             calls = ", ".join(f"{name}({shown(arguments)})" for name, arguments in reply.tool_calls)
             return failed(
-                rule,
                 f"{how}: {shown(reply.text)} {calls}".rstrip(),
                 problem,
                 "the parser must be the one for this model's markup: --set tool_call_parser=NAME",
             )
         called = called or (choice == "auto" and bool(reply.tool_calls))
     if not called:
-        return not_evaluated(rule, "the named tool is called; left to itself the model called none")
-    return passed(rule, f"{_NAME} is called by name and by the model's own choice, with JSON arguments")
+        return not_evaluated("the named tool is called; left to itself the model called none")
+    return passed(f"{_NAME} is called by name and by the model's own choice, with JSON arguments")
 
 
 def _wrong_call(reply: ModelReply, *, forced: bool) -> str | None:
@@ -69,8 +67,7 @@ def _wrong_call(reply: ModelReply, *, forced: bool) -> str | None:
 
 def reasoning(ask: Asker, subject: Subject) -> Finding:
     """What the model thinks stands in a field of its own, whole and streamed."""
-    rule = "verify.reasoning"
-    skipped = _skipped(rule, subject.reasoning, "reasoning (reasoning_parser)")
+    skipped = _skipped("reasoning", subject.reasoning, "reasoning (reasoning_parser)")
     if skipped:
         return skipped
     fix = "the parser must be the one for this model's markup: --set reasoning_parser=NAME"
@@ -80,21 +77,20 @@ def reasoning(ask: Asker, subject: Subject) -> Finding:
             f"{'streamed' if stream else 'whole'}: reasoning {shown(reply.reasoning, 60)}, text {shown(reply.text, 60)}"
         )
         if _THOUGHT.search(reply.text):
-            return failed(rule, seen, "marks of reasoning stand in the answer: it was not parsed", fix)
+            return failed(seen, "marks of reasoning stand in the answer: it was not parsed", fix)
         if not reply.reasoning:
-            return failed(rule, seen, "a reasoning parser is on and no answer has reasoning", fix)
+            return failed(seen, "a reasoning parser is on and no answer has reasoning", fix)
         if not reply.text and not reply.cut:
-            return failed(rule, seen, "the whole answer is taken for reasoning", fix)
-    return passed(rule, "reasoning and answer stand apart, whole and streamed")
+            return failed(seen, "the whole answer is taken for reasoning", fix)
+    return passed("reasoning and answer stand apart, whole and streamed")
 
 
-def _skipped(rule: str, asked: Parsing, what: str) -> Finding | None:
+def _skipped(name: str, asked: Parsing, what: str) -> Finding | None:
     if asked == "asked":
         return None
     if asked == "not_asked":
-        return not_evaluated(rule, f"the recipe does not switch on {what}")
-    name = rule.removeprefix("verify.")
-    return not_evaluated(rule, f"nobody said whether this endpoint has {what}", f"--expect {name}")
+        return not_evaluated(f"the recipe does not switch on {what}")
+    return not_evaluated(f"nobody said whether this endpoint has {what}", f"--expect {name}")
 
 
 def _is_object(text: str) -> bool:

@@ -1,17 +1,27 @@
-"""A stored reference: what a model gave after known tokens."""
+"""References: what a model that is known to be right gives after known tokens, stored, recorded, to compare with."""
 
 from __future__ import annotations
 
+import json
 import math
-from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Any, Final, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from overspan.catalog import files
+from overspan.endpoint.client import Addressed, Client, NoAnswer
+from overspan.endpoint.replies import STRANGE
 from overspan.schema.base import Frozen
-from overspan.schema.errors import InputError
 
+PROMPTS: Final = (
+    "The capital of France is",
+    "Water boils at a temperature of",
+    "def factorial(n):\n    ",
+    "In the year 1969, people first",
+    "One, two, three, four,",
+    "La capitale de l'Italie est",
+)
+TOKENS: Final = 32
 TokenId = Annotated[int, Field(ge=0, lt=2**31)]
 """Engines keep token ids in 32 bits with a sign."""
 
@@ -49,17 +59,44 @@ def stored(model: str) -> Reference | None:
     return None
 
 
-def load(path: Path) -> Reference:
-    """A reference of the user's own.
+def record(endpoint: Addressed, source: str, api_key: str | None = None) -> Reference:
+    """The reference of an endpoint: greedy tokens after a few prompts, with their log probabilities.
+
+    Args:
+        endpoint: a vLLM server; others tell no token ids.
+        source: what it is: model, layout, precision, versions.
+        api_key: its key.
 
     Raises:
-        InputError: it cannot be read or is none; names the field.
+        NoAnswer: it refused, or tells no token ids and log probabilities.
     """
+    client = Client(endpoint, api_key)
     try:
-        return Reference.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"reference {path}: {error.strerror}") from None
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in problem["loc"])
-        raise InputError(f"reference {path}: {place or 'the document'}: {problem['msg']}") from None
+        found = [_continuation(client, endpoint.model, prompt) for prompt in PROMPTS]
+    finally:
+        client.close()
+    return Reference(model=endpoint.model, source=source, continuations=found)
+
+
+def _continuation(client: Client, model: str, prompt: str) -> Continuation:
+    body: dict[str, Any] = {
+        "model": model,
+        "prompt": prompt,
+        "max_tokens": TOKENS,
+        "temperature": 0,
+        "logprobs": 2,
+        "return_token_ids": True,
+    }
+    reply = client.post("/completions", body)
+    try:
+        choice = reply["choices"][0]
+        best = [sorted(each.values(), reverse=True) for each in choice["logprobs"]["top_logprobs"]]
+        return Continuation(
+            prompt=choice["prompt_token_ids"],
+            tokens=choice["token_ids"],
+            logprobs=choice["logprobs"]["token_logprobs"],
+            margins=[values[0] - values[1] for values in best],
+        )
+    except STRANGE:
+        quote = json.dumps(reply)[:300]
+        raise NoAnswer("the endpoint tells no token ids with their log probabilities", quote=quote) from None

@@ -70,19 +70,23 @@ def subject_of(
     )
 
 
-def passed(rule: str, seen: str) -> Finding:
+UNNAMED: Final = "verify"
+"""Of a finding until the table of rules gives it the rule's name."""
+
+
+def passed(seen: str) -> Finding:
     """A rule that holds, with what was seen."""
-    return Finding(rule=rule, status="passed", evidence=Evidence(text=seen))
+    return Finding(rule=UNNAMED, status="passed", evidence=Evidence(text=seen))
 
 
-def failed(rule: str, seen: str, cause: str, fix: str | None = None) -> Finding:
+def failed(seen: str, cause: str, fix: str | None = None) -> Finding:
     """A rule that is broken: what was seen, what that means, and what to do."""
-    return Finding(rule=rule, status="failed", evidence=Evidence(text=seen), cause=cause, fix=fix)
+    return Finding(rule=UNNAMED, status="failed", evidence=Evidence(text=seen), cause=cause, fix=fix)
 
 
-def not_evaluated(rule: str, cause: str, fix: str | None = None) -> Finding:
+def not_evaluated(cause: str, fix: str | None = None) -> Finding:
     """A rule that could not be checked, and why."""
-    return Finding(rule=rule, status="not_evaluated", severity="info", cause=cause, fix=fix)
+    return Finding(rule=UNNAMED, status="not_evaluated", severity="info", cause=cause, fix=fix)
 
 
 def shown(text: str, most: int = 120) -> str:

@@ -32,19 +32,17 @@ _Ask = Callable[[], ModelReply]
 
 def streamed(ask: Asker, _: Subject) -> Finding:
     """The text of a stream is the text of a whole answer."""
-    rule = "verify.streamed"
     for question in QUESTIONS:
         asked = partial(ask.chat, question, STREAM_TOKENS)
         wholes, parts = _paired(asked, partial(asked, stream=True))
         said = [reply.whole for reply in wholes]
         if not said[0].strip():
-            return failed(rule, f"{shown(question)} -> {shown(said[0])}", "the answer is empty")
+            return failed(f"{shown(question)} -> {shown(said[0])}", "the answer is empty")
         steady = len(set(said)) == 1
         wrong = _losing(wholes[0], parts) if steady else None
         if wrong is None and not _alike(wholes, parts):
             if not steady:
                 return not_evaluated(
-                    rule,
                     f"whole answers to one question differ among themselves at temperature 0: {shown(said[0])} and "
                     f"{shown(next(text for text in said if text != said[0]))}",
                     "ask an idle endpoint; other load changes the batches, and rounding with them",
@@ -52,12 +50,11 @@ def streamed(ask: Asker, _: Subject) -> Finding:
             wrong = parts[0]
         if wrong is not None:
             return failed(
-                rule,
                 f"whole: {shown(said[0])}; streamed: {shown(wrong.whole)}",
                 "a streamed answer is another than the whole one: text is lost, doubled or cut between chunks",
                 "look at the detokenizer and at whatever stands between the client and the engine",
             )
-    return passed(rule, f"{len(QUESTIONS)} answers are the same streamed and whole")
+    return passed(f"{len(QUESTIONS)} answers are the same streamed and whole")
 
 
 def _paired(
@@ -94,16 +91,15 @@ def _holed(shorter: str, longer: str) -> bool:
 
 def stop_strings(ask: Asker, _: Subject) -> Finding:
     """An answer is the free one up to its stop string, streamed as well."""
-    rule = "verify.stop"
     free = ask.complete(LEAD, 32).text
     found = _stop_in(free)
     if found is None:
-        return not_evaluated(rule, f"no text to stop in: {shown(free)}")
-    wrong = _stopped(rule, ask, found, stream=False) or _stopped(rule, ask, found, stream=True)
-    return wrong or passed(rule, f"ended before {shown(found)}, whole and streamed")
+        return not_evaluated(f"no text to stop in: {shown(free)}")
+    wrong = _stopped(ask, found, stream=False) or _stopped(ask, found, stream=True)
+    return wrong or passed(f"ended before {shown(found)}, whole and streamed")
 
 
-def _stopped(rule: str, ask: Asker, stop: str, *, stream: bool) -> Finding | None:
+def _stopped(ask: Asker, stop: str, *, stream: bool) -> Finding | None:
     """What is wrong with answers that a stop string ends; None where nothing is."""
 
     def before() -> ModelReply:
@@ -114,16 +110,16 @@ def _stopped(rule: str, ask: Asker, stop: str, *, stream: bool) -> Finding | Non
     seen = f"stop {shown(stop)}, {'streamed' if stream else 'whole'}: "
     for reply in stopped:
         if stop in reply.text:
-            return failed(rule, seen + shown(reply.text), "the stop string is not honoured: it stands in the answer")
+            return failed(seen + shown(reply.text), "the stop string is not honoured: it stands in the answer")
         if reply.finish != "stop" and frees[0].text.startswith(reply.text):
             cause = "an answer that a stop string ended does not say so"
-            return failed(rule, f"{seen}finish_reason is {reply.finish!r}", cause)
+            return failed(f"{seen}finish_reason is {reply.finish!r}", cause)
     if _alike(frees, stopped):
         return None
     seen += f"{shown(stopped[0].text)}; free, up to there: {shown(frees[0].text)}"
     if len({reply.text for reply in frees}) > 1:
-        return not_evaluated(rule, f"free answers differ among themselves at temperature 0. {seen}")
-    return failed(rule, seen, "with a stop string the text before it is another: text is lost or changed")
+        return not_evaluated(f"free answers differ among themselves at temperature 0. {seen}")
+    return failed(seen, "with a stop string the text before it is another: text is lost or changed")
 
 
 def _stop_in(text: str) -> str | None:
@@ -137,7 +133,6 @@ def _stop_in(text: str) -> str | None:
 
 def max_tokens(ask: Asker, _: Subject) -> Finding:
     """No answer is longer than it may be."""
-    rule = "verify.max-tokens"
     free = ask.complete(LEAD, 32)
     for most in (1, 7):
         for stream in (False, True):
@@ -145,26 +140,25 @@ def max_tokens(ask: Asker, _: Subject) -> Finding:
             seen = f"max_tokens {most}{', streamed' if stream else ''}: {_told(reply)}"
             longer = free.cut and len(reply.text) >= len(free.text) > 0
             if longer or (reply.completion_tokens or 0) > most:
-                return failed(rule, seen, "the answer is longer than max_tokens allows")
+                return failed(seen, "the answer is longer than max_tokens allows")
             if reply.completion_tokens == most and reply.finish not in ("length", "stop"):
-                return failed(rule, seen, "an answer that max_tokens ended does not say so in finish_reason")
+                return failed(seen, "an answer that max_tokens ended does not say so in finish_reason")
             if reply.finish == "length" and reply.completion_tokens not in (None, most):
-                return failed(rule, seen, f"finish_reason is 'length' before {most} tokens")
-    return passed(rule, "answers of 1 and 7 tokens at most, whole and streamed")
+                return failed(seen, f"finish_reason is 'length' before {most} tokens")
+    return passed("answers of 1 and 7 tokens at most, whole and streamed")
 
 
 def usage(ask: Asker, _: Subject) -> Finding:
     """The token counts of an answer agree with each other, with the stream's and with the tokens themselves."""
-    rule = "verify.usage"
     whole = ask.complete(LEAD, 16, logprobs=1)
     if whole.completion_tokens is None:
-        return not_evaluated(rule, "the endpoint counts no tokens (no `usage` in its answers)")
+        return not_evaluated("the endpoint counts no tokens (no `usage` in its answers)")
     parts = ask.complete(LEAD, 16, stream=True)
     longer = ask.complete(f"{LEAD} {LEAD}", 1)
     problem = next(_miscounts(whole, parts, longer), None)
     if problem:
-        return failed(rule, f"whole: {_told(whole)}; streamed: {_told(parts)}", problem)
-    return passed(rule, f"{_told(whole)}; the stream's count and the listed tokens agree")
+        return failed(f"whole: {_told(whole)}; streamed: {_told(parts)}", problem)
+    return passed(f"{_told(whole)}; the stream's count and the listed tokens agree")
 
 
 def _miscounts(whole: ModelReply, parts: ModelReply, longer: ModelReply) -> Iterator[str]:
@@ -193,7 +187,6 @@ def _told(reply: ModelReply) -> str:
 
 def characters(ask: Asker, _: Subject) -> Finding:
     """No answer so far holds a broken character. One may stand at the end of an answer that was cut off."""
-    rule = "verify.characters"
     for reply in ask.said:
         for text in (reply.reasoning, reply.text):
             body = text.rstrip("\ufffd") if reply.cut else text
@@ -203,29 +196,26 @@ def characters(ask: Asker, _: Subject) -> Finding:
             if broken is not None:
                 around = text[max(0, broken - 20) : broken + 20]
                 return failed(
-                    rule,
                     f"at character {broken}: {shown(around)}",
                     "an answer holds a broken character (U+FFFD, or half of a pair): tokens of one character were "
                     "decoded apart, or tokens of two requests were mixed",
                     "ask with one user and with tp=1; if that is right, the layout or the detokenizer is at fault",
                 )
-    return passed(rule, f"{len(ask.said)} answers are whole UTF-8 without a replacement character")
+    return passed(f"{len(ask.said)} answers are whole UTF-8 without a replacement character")
 
 
 def repetition(ask: Asker, _: Subject) -> Finding:
     """Long answers do not fall into one word said again and again. One of three may: small models do."""
-    rule = "verify.repetition"
     replies = [ask.chat(story, STORY_TOKENS) for story in STORIES]
     found = list(_collapses(reply.whole for reply in replies))
     if len(found) > 1:
         return failed(
-            rule,
             f"{len(found)} of {len(replies)} answers: {found[0]}",
             "long answers collapse into repetition: the KV cache, positions or weights are wrong from some length on",
             "look where it begins: at a block of the cache, at max_num_batched_tokens, at the attention window",
         )
     lengths = ", ".join(str(len(reply.whole)) for reply in replies)
-    return passed(rule, f"{len(replies)} answers of {lengths} characters, {len(found)} repeat themselves")
+    return passed(f"{len(replies)} answers of {lengths} characters, {len(found)} repeat themselves")
 
 
 def _collapses(texts: Iterable[str]) -> Iterator[str]:

@@ -1,24 +1,33 @@
-"""Ask a set of questions, score the replies, and compare two such results."""
+"""Evaluations: a set of questions is asked, scored and compared with another such result, or given to a harness."""
 
 from __future__ import annotations
 
 import hashlib
+import math
+import shlex
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from overspan.endpoint.client import Addressed, Client, NoAnswer
 from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError
-from overspan.verify.evals.questions import Question
-from overspan.verify.evals.statistics import paired_p, wilson
+from overspan.store.files import read_document
+from overspan.store.run_folder import RunFolder, open_run
+from overspan.verify.questions import Question
 from overspan.verify.subject import ANSWER_S
 
+_Z: Final = 1.959963984540054
+"""Two-sided 95 % of the normal distribution."""
 LEVEL: Final = 0.05
 """Below this p two runs are said to differ: the usual level, the other side of a 95 % interval."""
+
+HARNESSES: Final = ("lm-eval", "evalscope")
+TASK: Final = "gsm8k"
+"""Both harnesses know it by this name."""
 
 
 class Scored(Frozen):
@@ -218,17 +227,97 @@ def _require_alike(file: str, digest: str, ids: Sequence[str], samples: int, oth
         raise InputError(f"the result of {other.file} is damaged: its questions are not those of {file}: {how}")
 
 
-def load(path: Path) -> EvalResult:
-    """A result that was kept.
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share of `count` independent questions (Wilson 1927, score interval).
+
+    Several samples of one question are not independent: `count` stays the number of questions, which is on the safe
+    side.
+    """
+    if count < 1:
+        return 0.0, 1.0
+    square = _Z * _Z
+    middle = (share + square / (2 * count)) / (1 + square / count)
+    half = _Z / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count * count))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def paired_p(one: Sequence[int], other: Sequence[int]) -> float:
+    """The chance that two equally good runs differ as much as these, question by question, or more. Exact, two-sided.
+
+    Under the null hypothesis each question's difference has either sign with equal chance (a sign-flip permutation
+    test). With one sample a question this is McNemar's exact test.
+
+    Args:
+        one: right answers to each question, in one run.
+        other: the same questions in the other run, as often sampled.
+    """
+    differences = [abs(a - b) for a, b in zip(one, other, strict=True) if a != b]
+    seen = abs(sum(a - b for a, b in zip(one, other, strict=True)))
+    chances = {0: 1.0}
+    for size in differences:
+        step: dict[int, float] = {}
+        for total, chance in chances.items():
+            for next_total in (total - size, total + size):
+                step[next_total] = step.get(next_total, 0.0) + chance / 2
+        chances = step
+    return min(1.0, sum(chance for total, chance in chances.items() if abs(total) >= seen))
+
+
+def file_of(run: RunFolder, questions: Path) -> Path:
+    """Where a run keeps its result of a file of questions."""
+    return run.path / f"eval-{questions.stem}.json"
+
+
+def keep(run: RunFolder, result: EvalResult) -> Path:
+    """Write a result into the run's folder."""
+    path = file_of(run, Path(result.file))
+    run.write(path.name, result)
+    spread = f"{result.accuracy:.3f} (95 %: {result.low:.3f} to {result.high:.3f})"
+    run.append(f"eval {Path(result.file).name}: {spread} on {len(result.questions)} questions")
+    return path
+
+
+def earlier(which: str, questions: Path) -> EvalResult:
+    """The result to compare with: a file, or a run that was asked the same file.
 
     Raises:
-        InputError: it cannot be read, or is none.
+        InputError: there is none.
     """
-    try:
-        return EvalResult.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in problem["loc"]) or "the document"
-        raise InputError(f"{path} is no result of verify --eval: {place}: {problem['msg']}") from None
+    if which.endswith(".json"):
+        return read_document(Path(which), EvalResult, "result of verify --eval")
+    run = open_run(which)
+    path = file_of(run, questions)
+    if not path.exists():
+        raise InputError(
+            f"run {run.id} has no result of {questions.name}", next=f"overspan verify {run.id} --eval {questions}"
+        )
+    return read_document(path, EvalResult, "result of verify --eval")
+
+
+def command(harness: str, endpoint: Addressed, key_file: str | None = None) -> str:
+    """A line for a shell. A key is read from its file when the line runs, and stands in no argument.
+
+    Sources: lm_eval 0.4.13 (_cli/run.py, models/openai_completions.py: key in OPENAI_API_KEY), evalscope 1.14.1
+    (arguments.py, models/openai_compatible.py: an empty --api-key makes it read EVALSCOPE_API_KEY).
+
+    Args:
+        harness: one of HARNESSES.
+        endpoint: what is evaluated, by chat.
+        key_file: the run's secrets.json, if it has a key.
+    """
+    if harness == "lm-eval":
+        url = f"{endpoint.base_url}/chat/completions"
+        model = f"model={endpoint.model},base_url={url},num_concurrent=16,max_retries=3"
+        words = ["lm_eval", "--model", "local-chat-completions", "--model_args", model]
+        words += ["--tasks", TASK, "--apply_chat_template", "--output_path", "eval-lm_eval"]
+        variable = "OPENAI_API_KEY"
+    else:
+        words = ["evalscope", "eval", "--model", endpoint.model, "--api-url", endpoint.base_url]
+        words += ["--eval-type", "openai_api", "--datasets", TASK, "--eval-batch-size", "16"]
+        words += ["--api-key", "" if key_file else "EMPTY", "--work-dir", "eval-evalscope"]
+        variable = "EVALSCOPE_API_KEY"
+    line = shlex.join(words)
+    if key_file is None:
+        return line
+    read = 'import json,sys; print(json.load(open(sys.argv[1]))["VLLM_API_KEY"])'
+    return f'{variable}="$(python3 -c {shlex.quote(read)} {shlex.quote(key_file)})" {line}'
