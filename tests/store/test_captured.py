@@ -44,7 +44,7 @@ def test_every_document_of_a_run_is_read() -> None:
     assert bench and [(point.concurrency, point.requests.ok) for point in bench.points] == [(1, 4), (2, 4)]
     assert sorted(run.requests()) == [1, 2]
     assert [event.state for event in run.events() if event.state] == [
-        "planned", "staged", "launching", "ready", "verified", "verified", "benched", "stopping", "stopped",
+        "planned", "staged", "launching", "ready", "verified", "benched", "stopping", "stopped",
     ]  # fmt: skip
 
 
