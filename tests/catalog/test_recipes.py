@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 
 from overspan.catalog import inventories, overrides, recipes
+from overspan.runs.planning import Wanted, plan_of
+from overspan.schema.defaults import LOOPBACKS
 from overspan.schema.errors import RecipeError, UnknownName
+from overspan.schema.recipe import Recipe
 from overspan.schema.yamlio import dump
 
 
@@ -90,3 +93,17 @@ def test_mistakes_in_a_file(body: str, said: str, tmp_path: Path) -> None:
 def test_file_that_is_not_there() -> None:
     with pytest.raises(RecipeError, match="No such file"):
         recipes.find("nowhere.yaml")
+
+
+SHIPPED = [recipes.find(name) for name in recipes.names()]
+EVERY = [*SHIPPED, *(overrides.with_variant(each, name) for each in SHIPPED for name in each.variants)]
+
+
+@pytest.mark.parametrize("recipe", EVERY, ids=lambda each: each.name)
+def test_who_is_reached_from_outside_asks_for_a_key_and_nobody_runs_code_in_silence(recipe: Recipe) -> None:
+    assert recipe.host in LOOPBACKS or recipe.api_key
+    on = {"smollm2-135m": "laptop", "minimax-m3-mxfp8": "gb200-nvl72", "minimax-m2.5-fp8": "h200-x8"}
+    notes = plan_of(Wanted(recipe.name, on.get(recipe.name, "two-sparks")), to_start=False).notes
+    assert [note for note in notes if note.startswith("who can use the endpoint: ")]
+    runs_code = bool(recipe.engine_args.get("trust_remote_code")) and recipe.revision is None
+    assert any(note.startswith("trust_remote_code runs") for note in notes) is runs_code

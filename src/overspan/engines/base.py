@@ -60,6 +60,9 @@ class Engine(ABC):
     key_variable: ClassVar[str] = "VLLM_API_KEY"
     """The environment variable in which its process that answers is given the endpoint's key."""
 
+    asks_for_keys: ClassVar[bool] = True
+    """Whether it refuses requests without the endpoint's key, where there is one."""
+
     tokens: ClassVar[tuple[str, ...]] = ()
     """Environment variables with secrets by which its processes know each other, one value for a run."""
 

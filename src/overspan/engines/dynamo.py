@@ -58,6 +58,7 @@ class Dynamo(Vllm):
     router_lock = usual_image = hosts_argument = waits_for_hosts_since = None
     several_at_once = False
     operated = True
+    asks_for_keys = False  # the frontend is started without one
     workers_path = "/health"
 
     def processes(self, plan: Plan) -> list[ProcessSpec]:

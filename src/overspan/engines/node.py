@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from overspan.engines import patches
+from overspan.schema.defaults import EVERYWHERE, LOOPBACK, LOOPBACKS
 from overspan.schema.inventory import Fabric, Host
 from overspan.schema.plan import Plan
 from overspan.schema.process import Mount, ProcessSpec
@@ -126,13 +127,27 @@ def _located(host: Host) -> Host:
 
 def listens_on(plan: Plan, head: Host) -> str:
     """Where the API listens: the loopback of a node that a launcher chose would be out of everybody's reach."""
-    if plan.inventory.traits.chooses_hosts and plan.recipe.host in ("127.0.0.1", "localhost", "::1"):
+    if plan.inventory.traits.chooses_hosts and plan.recipe.host in LOOPBACKS:
         return address_of(head)
     return plan.recipe.host
+
+
+def who_reaches(plan: Plan) -> str:
+    """Who can use the endpoint, in words: `processes of spark1 alone`."""
+    host = next(host for host in plan.inventory.hosts if host.name == plan.head)
+    name = "this machine" if plan.inventory.is_here(host) else host.name
+    if plan.recipe.host in EVERYWHERE:
+        return f"whoever reaches {name}, by any of its networks"
+    if plan.recipe.host not in LOOPBACKS:
+        return f"whoever reaches {plan.recipe.host} of {name}"
+    if plan.inventory.traits.chooses_hosts:  # its loopback would be out of everybody's reach, see `listens_on`
+        return f"whoever reaches {name}, by the network between the hosts"
+    tunnel = ", and of this machine through a tunnel" if plan.endpoint.tunnel else ""
+    return f"processes of {name} alone{tunnel}"
 
 
 def address_of(host: Host) -> str:
     """The address at which the other nodes reach this one. See `located` for hosts that Slurm chooses."""
     if host.fabric:
         return host.fabric.address
-    return host.ssh.address if host.ssh else "127.0.0.1"
+    return host.ssh.address if host.ssh else LOOPBACK

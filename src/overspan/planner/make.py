@@ -9,7 +9,7 @@ from overspan.catalog import models
 from overspan.planner import explain, inputs, memory, rank, refuse, rules
 from overspan.planner.placement import WHAT_CAN, place, topology_of
 from overspan.planner.roles import demand_refusals, role_refusals, sized
-from overspan.schema.defaults import LOOPBACK
+from overspan.schema.defaults import EVERYWHERE, LOOPBACK, LOOPBACKS
 from overspan.schema.errors import InputError, ModelUnavailable, PlanRefused
 from overspan.schema.inventory import Inventory
 from overspan.schema.model import ModelSpec
@@ -156,7 +156,7 @@ def _with_sizes(made: Plan, model: ModelSpec, chosen: Prediction | None, demand:
 def _endpoint(recipe: Recipe, inventory: Inventory, name: str) -> Endpoint:
     """Where this machine reaches the head: what listens on one host's loopback is reached through a tunnel."""
     head = next(host for host in inventory.hosts if host.name == name)
-    everywhere = recipe.host in ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
+    everywhere = recipe.host in EVERYWHERE
     here = LOOPBACK if everywhere else recipe.host
     if inventory.traits.chooses_hosts:
         # From a login node it is reached as it is, from elsewhere through a tunnel.
@@ -172,5 +172,5 @@ def _endpoint(recipe: Recipe, inventory: Inventory, name: str) -> Endpoint:
         raise InputError(f"port 0 (any free one) is for this machine; {head.name} is another", next="--set port=8000")
     if everywhere:
         return Endpoint(host=head.ssh.address, port=recipe.port, model=recipe.public_name)
-    tunnel = recipe.host in (LOOPBACK, "localhost", "::1")
+    tunnel = recipe.host in LOOPBACKS
     return Endpoint(host=recipe.host, port=recipe.port, model=recipe.public_name, tunnel=tunnel)

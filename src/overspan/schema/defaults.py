@@ -5,6 +5,12 @@ from typing import Final
 LOOPBACK: Final = "127.0.0.1"
 """Servers bind here unless a recipe says otherwise."""
 
+LOOPBACKS: Final = (LOOPBACK, "localhost", "::1")
+"""Addresses that only processes of the same machine reach."""
+
+EVERYWHERE: Final = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
+"""Addresses that stand for every network of a machine."""
+
 API_PORT: Final = 8000
 """The OpenAI API of the endpoint. Source: default of `vllm serve --port`."""
 

@@ -6,6 +6,7 @@ import platform
 from typing import Literal
 
 from overspan.engines.node import address_of
+from overspan.schema.defaults import EVERYWHERE
 from overspan.schema.errors import InputError, PlanRefused
 from overspan.schema.inventory import Host, Inventory
 from overspan.schema.plan import Plan
@@ -78,7 +79,6 @@ def part_of(plan: Plan, me: str, part: Part) -> Plan:
     endpoint = plan.endpoint
     if part == "joiner":
         head = next(host for host in plan.inventory.hosts if host.name == plan.head)
-        everywhere = plan.recipe.host in ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound to
-        host = address_of(head) if everywhere else plan.recipe.host
+        host = address_of(head) if plan.recipe.host in EVERYWHERE else plan.recipe.host
         endpoint = endpoint.with_(host=host, port=plan.recipe.port, tunnel=False)
     return plan.with_(part=me, endpoint=endpoint)
