@@ -17,8 +17,9 @@ def spread(middle: float) -> Distribution:
 
 def measured(point: Point, slower: float = 1.1) -> BenchPoint:
     """As the planner expects it, a little slower."""
-    tpot, ttft = point.estimate["tpot_ms"] * slower, point.estimate["ttft_ms"] * slower
-    output = point.estimate["output_tokens_per_s"] / slower
+    seen = point.estimate
+    assert seen.tpot_ms is not None and seen.ttft_ms is not None and seen.output_tokens_per_s is not None
+    tpot, ttft, output = seen.tpot_ms * slower, seen.ttft_ms * slower, seen.output_tokens_per_s / slower
     return BenchPoint(
         concurrency=point.concurrency,
         requests=RequestCounts(planned=point.requests, ok=point.requests, failed=0),

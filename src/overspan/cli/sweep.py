@@ -142,6 +142,7 @@ def _role(role: PointRole) -> str:
 
 def _row(point: Point) -> list[str]:
     seen = point.estimate
-    numbers = [f"{seen[name]:.1f}" if name in seen else "-" for name in ("tpot_ms", "ttft_ms", "output_tokens_per_s")]
+    known = (seen.tpot_ms, seen.ttft_ms, seen.output_tokens_per_s)
+    numbers = ["-" if value is None else f"{value:.1f}" for value in known]
     counts = [point.concurrency, point.nodes, point.gpus_used, point.gpus_reserved]
     return [point.id, *map(str, counts), *numbers, str(point.requests)]

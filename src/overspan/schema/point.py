@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, field_serializer, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_serializer, field_validator, model_serializer
 
 from overspan.schema.base import Frozen
 from overspan.schema.finding import Finding
@@ -38,6 +38,24 @@ class Command(Frozen):
     command: str
 
 
+class Estimate(Frozen):
+    """What the planner expects of a point, or in `abstained` why nothing. What is not known is left out."""
+
+    tpot_ms: float | None = None
+    ttft_ms: float | None = None
+    output_tokens_per_s: float | None = None
+    interactivity: float | None = Field(None, description="tokens a second for each user")
+    interval: dict[Literal["tpot_ms", "ttft_ms"], tuple[float, float]] | None = None
+    bound: str | None = Field(None, description="what limits the point")
+    prefill_busy: float | None = Field(None, description="share of the time that prefill workers are busy")
+    basis: str | None = Field(None, description="what the numbers stand on")
+    abstained: str | None = None
+
+    @model_serializer(mode="wrap")
+    def _said(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in whole(self).items() if value is not None}
+
+
 class Point(Frozen):
     """What is measured, on what, and what the planner expects. GPUs reserved are those of every node that it takes."""
 
@@ -63,7 +81,7 @@ class Point(Frozen):
     model: str
     engine: str
     image: str | None = None
-    estimate: dict[str, Any] = Field(default_factory=dict, description="of the planner; `abstained` holds why not")
+    estimate: Estimate = Estimate()
     notes: list[str] = Field(default_factory=list)
     commands: list[Command] = Field(default_factory=list)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from overspan.planner import disagg, rank
+from overspan.planner.disagg import Disaggregated
 from overspan.schema.errors import OverspanError
 from overspan.schema.inventory import Inventory
 from overspan.schema.model import ModelSpec
-from overspan.schema.prediction import Demand
+from overspan.schema.point import Estimate
+from overspan.schema.prediction import Demand, Prediction
 from overspan.schema.recipe import Recipe
 from overspan.schema.sweep import Load, Scenario
 from overspan.schema.topology import Topology
@@ -22,10 +24,10 @@ def estimate(
     *,
     workload: tuple[Scenario, Load],
     users: int,
-) -> dict[str, Any]:
-    """TPOT, TTFT and tokens a second; `{"abstained": why}` where the planner has nothing to go by."""
+) -> Estimate:
+    """TPOT, TTFT and tokens a second, or why the planner has nothing to go by."""
     if model is None:
-        return {"abstained": f"the sizes of {recipe.model} are not at hand"}
+        return Estimate(abstained=f"the sizes of {recipe.model} are not at hand")
     lengths, load = workload
     mean = (1 + load.length_ratio) / 2
     rounds = max(1, load.requests_per_user)
@@ -35,21 +37,20 @@ def estimate(
             return _apart(model, recipe, topology, inventory, demand)
         seen = rank.predict_on(model, recipe, topology.answering.layout, inventory, demand)
     except OverspanError as error:
-        return {"abstained": error.what}
-    return {
-        **_numbers(seen.tpot_ms, seen.ttft_ms, seen.output_tokens_per_s),
-        "interval": {
-            "tpot_ms": [round(seen.interval.low, 3), round(seen.interval.high, 3)],
-            "ttft_ms": [round(seen.ttft_interval.low, 1), round(seen.ttft_interval.high, 1)],
+        return Estimate(abstained=error.what)
+    interval, first = seen.interval, seen.ttft_interval
+    return _rounded(
+        seen,
+        interval={
+            "tpot_ms": (round(interval.low, 3), round(interval.high, 3)),
+            "ttft_ms": (round(first.low, 1), round(first.high, 1)),
         },
-        "bound": seen.bound,
-        "basis": seen.basis,
-    }
+        bound=seen.bound,
+        basis=seen.basis,
+    )
 
 
-def _apart(
-    model: ModelSpec, recipe: Recipe, topology: Topology, inventory: Inventory, demand: Demand
-) -> dict[str, Any]:
+def _apart(model: ModelSpec, recipe: Recipe, topology: Topology, inventory: Inventory, demand: Demand) -> Estimate:
     prefill, decode = topology.roles
     seen = disagg.predict_pair(
         model,
@@ -58,14 +59,14 @@ def _apart(
         demand,
         pair=((prefill.workers, prefill.layout), (decode.workers, decode.layout)),
     )
-    numbers = _numbers(seen.tpot_ms, seen.ttft_ms, seen.output_tokens_per_s)
-    return {**numbers, "prefill_busy": round(seen.prefill_busy, 3), "basis": "extrapolated"}
+    return _rounded(seen, prefill_busy=round(seen.prefill_busy, 3), basis="extrapolated")
 
 
-def _numbers(tpot_ms: float, ttft_ms: float, output_tokens_per_s: float) -> dict[str, Any]:
-    return {
-        "tpot_ms": round(tpot_ms, 3),
-        "ttft_ms": round(ttft_ms, 1),
-        "output_tokens_per_s": round(output_tokens_per_s, 1),
-        "interactivity": round(1e3 / tpot_ms, 2),
-    }
+def _rounded(seen: Prediction | Disaggregated, **more: Any) -> Estimate:
+    return Estimate(
+        tpot_ms=round(seen.tpot_ms, 3),
+        ttft_ms=round(seen.ttft_ms, 1),
+        output_tokens_per_s=round(seen.output_tokens_per_s, 1),
+        interactivity=round(1e3 / seen.tpot_ms, 2),
+        **more,
+    )

@@ -19,6 +19,7 @@ from overspan.planner.roles import length_refusals, role_refusals, sized
 from overspan.runs.planning import processes_of
 from overspan.schema.errors import ModelUnavailable, PlanRefused
 from overspan.schema.inventory import Inventory
+from overspan.schema.layout import Layout
 from overspan.schema.model import ModelSpec
 from overspan.schema.plan import Endpoint, EngineChoice, Plan
 from overspan.schema.point import Command, Point, PointRole
@@ -180,8 +181,11 @@ class _Expansion:
         if reasons:
             raise PlanRefused(f"{topology.label} cannot run:", reasons)
         engine = registry.find(recipe.engine).choose(recipe, self._inventory, to_start=self._to_start)
-        plans = {role.name: self._role_plan(recipe, role, placed, engine) for role in topology.roles}
-        processes = processes_of(_whole(next(iter(plans.values())), recipe, topology))
+        plans = {role.name: self._plan(recipe.for_role(role), role.layout, placed, engine) for role in topology.roles}
+        whole = plans[topology.answering.name]
+        if topology.disaggregated:
+            whole = self._plan(recipe.with_(topology=topology.label), topology.answering.layout, placed, engine)
+        processes = processes_of(whole)
         return Deployment(
             id=entry.slug,
             topology=topology,
@@ -194,13 +198,13 @@ class _Expansion:
             key=case.key,
         )
 
-    def _role_plan(self, recipe: Recipe, role: Role, placed: Placed, engine: EngineChoice) -> Plan:
-        """A plan of one role's workers, as the engines' room takes it."""
+    def _plan(self, recipe: Recipe, layout: Layout, placed: Placed, engine: EngineChoice) -> Plan:
+        """The plan of one role's workers, or of all together as `up` will make it: by the recipe and the layout."""
         used = [host for host in self._inventory.hosts if host.name in placed.gpus_by_host]
         return Plan(
-            recipe=recipe.for_role(role),
+            recipe=recipe,
             inventory=self._inventory.with_(hosts=used),
-            layout=role.layout,
+            layout=layout,
             engine=engine,
             endpoint=Endpoint(host=recipe.host, port=recipe.port, model=recipe.public_name),
             placements=placed.placements,
@@ -259,13 +263,6 @@ class _Expansion:
             notes=_notes(deployment, users),
             commands=deployment.commands,
         )
-
-
-def _whole(plan: Plan, recipe: Recipe, topology: Topology) -> Plan:
-    """The plan of all roles together, as `up` will make it."""
-    if not topology.disaggregated:
-        return plan
-    return plan.with_(recipe=recipe.with_(topology=topology.label), layout=topology.answering.layout)
 
 
 def _notes(deployment: Deployment, users: int) -> list[str]:

@@ -162,7 +162,7 @@ def hover(each: Drawn) -> str:
     for metric, name in (("ttft_ms", "TTFT"), ("tpot_ms", "TPOT")):
         times = getattr(seen, metric)
         if times.p50 is not None:
-            expected = point.estimate.get(metric)
+            expected = getattr(point.estimate, metric)
             told = f", predicted {figure(expected)}" if expected else ""
             lines.append(f"{name} {figure(times.p50)} ms p50, {figure(times.p99 or times.p50)} p99{told}")
     lines += [f"{seen.requests.ok} of {count(seen.requests.planned, 'request')} ok", safe(each.result.reason[:200])]
@@ -227,9 +227,9 @@ def _predicted(drawn: Sequence[Drawn]) -> Figure | None:
     traces: list[Figure] = []
     for style, held in _groups(drawn):
         dots = [
-            _dot(each, float(each.point.estimate["tpot_ms"]), mean, str(each.point.concurrency))
+            _dot(each, expected, mean, str(each.point.concurrency))
             for each in held
-            if "tpot_ms" in each.point.estimate and (mean := each.seen.tpot_ms.mean)
+            if (expected := each.point.estimate.tpot_ms) is not None and (mean := each.seen.tpot_ms.mean)
         ]
         traces += [{**made, "mode": "markers"} for made in _traces(held[0], dots, style)]
     if not traces:

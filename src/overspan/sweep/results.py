@@ -80,11 +80,8 @@ def _ratios(point: Point, measured: BenchPoint) -> dict[str, float]:
         "ttft_ms": measured.ttft_ms.mean,
         "output_tokens_per_s": measured.output_tokens_per_s,
     }
-    return {
-        name: round(float(point.estimate[name]) / value, 4)
-        for name, value in pairs.items()
-        if value and name in point.estimate
-    }
+    said = {name: getattr(point.estimate, name) for name in pairs}
+    return {name: round(said[name] / value, 4) for name, value in pairs.items() if value and said[name] is not None}
 
 
 def rows(results: Sequence[Result]) -> list[dict[str, Any]]:
@@ -112,7 +109,7 @@ def _row(result: Result) -> dict[str, Any]:
     row["interactivity_tokens_per_s"] = result.derived.interactivity if result.derived else None
     row["client_bound"] = seen.client_bound if seen else None
     for name in ("tpot_ms", "ttft_ms", "output_tokens_per_s"):
-        row[f"predicted_{name}"] = point.estimate.get(name)
+        row[f"predicted_{name}"] = getattr(point.estimate, name)
     return row
 
 
