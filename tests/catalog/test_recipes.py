@@ -76,6 +76,8 @@ def test_any_model_id_or_folder_makes_a_recipe(tmp_path: Path) -> None:
         ("port: [1\n", "line 4, column 1"),
         ("layout: tq2\n", "layout 'tq2' does not parse"),
         ("env: {HF_TOKEN: hf_abc}\n", "HF_TOKEN is a secret"),
+        ("env: {WANDB_API_KEY: hf_abc}\n", "WANDB_API_KEY is a secret"),
+        ("secrets: [WANDB-KEY]\n", "the name of an environment variable"),
         ("variants: {fast: {env: {HF_TOKEN: hf_abc}}}\n", "env of variant fast: HF_TOKEN is a secret"),
         ("roles: {prefill: {env: {HF_TOKEN: hf_abc}}}\n", "env of role prefill: HF_TOKEN is a secret"),
         ("variants: {fast: {prot: 1}}\n", "variant fast of x: unknown key 'prot'"),

@@ -19,20 +19,26 @@ from support.wheels import make_lock, make_wheel, torch_elsewhere
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
 LOCK = make_lock(["tiny==1.0", "helper==2.0"], [HERE])
 
-INSTALL = f"""
+INSTALL = """
 import sys
 from overspan.provision import engines
-from overspan.schema.errors import OverspanError
-from support.wheels import make_lock
-lock = make_lock(["tiny==1.0", "helper==2.0"], [{HERE!r}])
+from overspan.provision.locked import EngineLock
 say = lambda text: print(text, file=sys.stderr, flush=True)
-print(engines.install(lock, say=say, detail=say).path)
+print(engines.install(EngineLock.model_validate_json(sys.argv[1]), say=say, detail=say).path)
 """
+WAITS = """
+import os, sys, time
+if os.environ.get("PROOF_WAITS"):
+    open(sys.prefix + "/proving", "w").close()
+    time.sleep(120)
+"""
+PATIENT = make_lock(["tiny==1.0", "helper==2.0"], [HERE], probe=f"{WAITS}\n{LOCK.probe}")
 
 
-def start_install() -> subprocess.Popen[str]:
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", INSTALL]
+def start_install(lock: locked.EngineLock, **variables: str) -> subprocess.Popen[str]:
+    """Install an engine in a process of its own."""
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **variables}
+    command = [sys.executable, "-c", INSTALL, lock.model_dump_json()]
     return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -62,21 +68,20 @@ def test_an_installed_engine_runs_and_is_found_again(cache: Path) -> None:
     assert builds(cache) == [env.path]
 
 
-def test_bytecode_is_made_at_install_whatever_the_environment_says(
+def test_bytecode_of_what_an_engine_loads_is_made_whatever_the_environment_says(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
     make_wheel(cache.parent / "wheels", "helper", "2.0", {"helper/template.py": "def {{ name }}():"})
-    env = engines.install(LOCK)
+    env = engines.install(make_lock(["tiny==1.0", "helper==2.0"], [HERE], imports=["helper"]))
     made = {path.name.split(".")[0] for path in env.path.rglob("site-packages/helper/__pycache__/*.pyc")}
     assert made == {"__init__"}
-    assert not list(env.path.glob("compile-*"))
 
 
 def test_two_installs_at_once_make_one_environment(cache: Path) -> None:
-    first = start_install()
+    first = start_install(LOCK)
     wait_for("a build", lambda: builds(cache))
-    second = start_install()
+    second = start_install(LOCK)
     out1, err1 = first.communicate(timeout=120)
     out2, err2 = second.communicate(timeout=120)
     assert (first.returncode, second.returncode) == (0, 0), err1 + err2
@@ -86,10 +91,10 @@ def test_two_installs_at_once_make_one_environment(cache: Path) -> None:
     assert len(builds(cache)) == 1
 
 
-@pytest.mark.parametrize("moment", ["pip.conf", "lib", "site-packages/tiny", "site-packages/big-*", "bin/tiny"])
+@pytest.mark.parametrize("moment", ["pyvenv.cfg", "site-packages/tiny", "bin/tiny", "proving"])
 def test_killed_half_way_nothing_is_seen_and_the_next_one_makes_it(cache: Path, moment: str) -> None:
-    killed = start_install()
-    pattern = "*" if moment == "pip.conf" else f"*/**/{moment}"
+    killed = start_install(PATIENT, PROOF_WAITS="1")
+    pattern = f"*/**/{moment}"
     wait_for(moment, lambda: any((cache / "engines" / ".builds").glob(pattern)) or killed.poll() is not None)
     children = psutil.Process(killed.pid).children(recursive=True) if killed.poll() is None else []
     killed.send_signal(signal.SIGKILL)
@@ -98,14 +103,14 @@ def test_killed_half_way_nothing_is_seen_and_the_next_one_makes_it(cache: Path, 
     assert engines.installed() == []
     _, alive = psutil.wait_procs(children, timeout=20)
     assert alive == []
-    env = engines.install(LOCK)
+    env = engines.install(PATIENT)
     assert subprocess.run([env.bin / "tiny"], check=False).returncode == 0
     assert builds(cache) == [env.path]
 
 
 def test_an_interrupted_install_leaves_nothing(cache: Path) -> None:
-    process = start_install()
-    wait_for("pip", lambda: any((cache / "engines" / ".builds").glob("*/**/site-packages/pip")))
+    process = start_install(PATIENT, PROOF_WAITS="1")
+    wait_for("the proof", lambda: any((cache / "engines" / ".builds").glob("*/proving")))
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=60)
@@ -115,10 +120,10 @@ def test_an_interrupted_install_leaves_nothing(cache: Path) -> None:
     assert engines.installed() == []
 
 
-def test_a_package_that_pip_cannot_find_is_quoted_and_nothing_is_left(cache: Path) -> None:
+def test_a_package_that_no_index_has_is_quoted_and_nothing_is_left(cache: Path) -> None:
     with pytest.raises(OverspanError) as caught:
         engines.install(make_lock(["tiny==1.0", "absent==3.1"], [HERE]))
-    assert caught.value.quote == "ERROR: No matching distribution found for absent==3.1"
+    assert caught.value.quote is not None and "absent was not found" in caught.value.quote
     assert caught.value.next is not None and "overspan engine install tiny" in caught.value.next
     assert builds(cache) == []
     assert engines.installed() == []

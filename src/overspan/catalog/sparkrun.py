@@ -210,8 +210,8 @@ def _unescaped(value: str) -> str:
 def _env(env: Mapping[str, Any], values: Mapping[str, Any], where: str, warnings: list[str]) -> dict[str, str]:
     kept = {}
     for name, value in env.items():
-        if name.upper() in secrets.ENV_NAMES:
-            warnings.append(f"env.{name}: a secret; export it in the environment that runs overspan")
+        if secrets.is_secret(name):
+            warnings.append(f"env.{name}: a secret; add its name to `secrets`, and export it where overspan runs")
         elif name in _SITE_ENV:
             warnings.append(f"env.{name}: a site's matter; Overspan sets it for each host from the inventory")
         else:

@@ -9,8 +9,9 @@ import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from overspan.doctor.redact import Redactor, is_secret_name, secrets_in
+from overspan.doctor.redact import Redactor, secrets_in
 from overspan.doctor.sources import LogSource, Unreadable, opened
+from overspan.schema import secrets
 from overspan.schema.errors import InputError
 
 MOST_LOG_BYTES = 32 << 20
@@ -29,7 +30,7 @@ def write_bundle(folder: Path, findings: str, out: Path) -> int:
     Raises:
         InputError: `out` exists or cannot be written.
     """
-    known = {value for name, value in os.environ.items() if is_secret_name(name)}
+    known = {value.get_secret_value() for value in secrets.values().values()}
     redactor = Redactor(tuple(known.union(*(_named_in(path) for path in folder.glob("*.json")))))
     notes: list[str] = []
     try:

@@ -7,6 +7,7 @@ import re
 from itertools import pairwise
 
 from overspan.doctor.patterns import compile_pattern
+from overspan.schema.secrets import is_secret
 
 GONE = b"[removed]"
 
@@ -148,18 +149,13 @@ def _may_hold(line: bytes) -> bool:
 def secrets_in(document: object) -> set[str]:
     """Values of a JSON document that stand under a secret's name, or after its flag in a list of arguments."""
     if isinstance(document, dict):
-        named = {value for key, value in document.items() if isinstance(value, str) and is_secret_name(str(key))}
+        named = {value for key, value in document.items() if isinstance(value, str) and is_secret(str(key))}
         return named.union(*(secrets_in(value) for value in document.values()))
     if isinstance(document, list):
         after = {
             value
             for flag, value in pairwise(document)
-            if isinstance(flag, str) and isinstance(value, str) and flag.startswith("-") and is_secret_name(flag)
+            if isinstance(flag, str) and isinstance(value, str) and flag.startswith("-") and is_secret(flag)
         }
         return after.union(*(secrets_in(value) for value in document))
     return set()
-
-
-def is_secret_name(name: str) -> bool:
-    """Whether a variable of this name holds a secret."""
-    return re.search(_NAME + rb"$", name.encode(), re.I) is not None

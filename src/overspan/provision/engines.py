@@ -21,7 +21,7 @@ from pathlib import Path
 import psutil
 
 from overspan.provision import build, locked, plugin, space
-from overspan.provision.interpreters import choose
+from overspan.provision.packages import NotSupplied, interpreters
 from overspan.schema.base import Frozen
 from overspan.schema.errors import EngineMissing, InputError, OverspanError, UnknownName
 from overspan.schema.places import cache_dir
@@ -140,8 +140,8 @@ def delete(engine: EngineEnv, *, say: Say = quiet) -> None:
 
 def _install(lock: locked.EngineLock, python: str | None, say: Say, detail: Say) -> EngineEnv:
     space.require(_home(), lock.needs_bytes, f"engine {lock.name}", move="OVERSPAN_CACHE")
-    refused: build.NotSupplied | None = None
-    for interpreter in choose(python, lock.python):
+    refused: NotSupplied | None = None
+    for interpreter in interpreters(python, lock.python):
         if refused is not None:
             say(f"{refused.what}; trying Python {interpreter.version}")
         say(f"installing engine {lock.name} ({lock.description}, {len(lock.pins)} packages) with {interpreter.path}")
@@ -153,7 +153,7 @@ def _install(lock: locked.EngineLock, python: str | None, say: Say, detail: Say)
             build.build(lock, folder, interpreter, say=detail)
             plugin.refresh(folder)
             engine = _publish(lock, folder, interpreter.version, time.monotonic() - started)
-        except build.NotSupplied as error:
+        except NotSupplied as error:
             refused = error
             continue
         finally:

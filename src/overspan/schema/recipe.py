@@ -79,6 +79,7 @@ Name = Annotated[
     ),
 ]
 ModelName = Annotated[str, text_like(r"[^-\0][^\0]*", "a Hugging Face id or a folder, which no option looks like")]
+SecretName = Annotated[str, text_like(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")]
 
 
 class Recipe(Frozen):
@@ -103,6 +104,11 @@ class Recipe(Frozen):
         default_factory=dict, description="arguments of the engine by name, e.g. max_model_len: 8192"
     )
     env: Environment = Field(default_factory=dict, description="environment variables of the engine; no secrets")
+    secrets: list[SecretName] = Field(
+        default_factory=list,
+        description="variables that hold secrets, such as WANDB_API_KEY: each process gets their values from the "
+        "environment that runs overspan, and no file of the recipe or the plan holds them",
+    )
     roles: dict[RoleName, RoleSettings] = Field(
         default_factory=dict, description="engine_args and env that only prefill or only decode workers get"
     )

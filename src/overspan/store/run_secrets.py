@@ -32,6 +32,20 @@ def given(variable: str = _GIVEN) -> str | None:
     return key
 
 
+def require(names: Sequence[str]) -> None:
+    """Refuse a recipe whose secrets are not in this environment.
+
+    Raises:
+        InputError: names those that are not set.
+    """
+    missing = [name for name in names if not os.environ.get(name)]
+    if missing:
+        raise InputError(
+            f"the recipe's secrets are not all set here: {', '.join(missing)}",
+            next="; ".join(f"export {name}=..." for name in missing),
+        )
+
+
 def make(run: RunFolder, plan: Plan, key_variable: str, tokens: Sequence[str]) -> None:
     """Write the secrets that a run needs.
 
@@ -44,7 +58,7 @@ def make(run: RunFolder, plan: Plan, key_variable: str, tokens: Sequence[str]) -
     Raises:
         InputError: a key that was given cannot be one, or one that several hosts share was not given.
     """
-    secrets = {}
+    secrets = {name: os.environ[name] for name in plan.recipe.secrets}
     if plan.recipe.api_key and not plan.is_joiner:
         secrets[API_KEY] = secrets[key_variable] = given() or random.token_urlsafe(24)
     for name in tokens:
