@@ -20,15 +20,14 @@ def main() -> None:
     matrix = matrix_of("m3-gb200-1k1k", "gb200-nvl72", to_start=False)
     planned_s = time.perf_counter() - began
     site = matrix.inventory.slurm or Slurm()
-    cores = matrix.inventory.hosts[0].cores
-    containers = {host.name: host.container for host in matrix.inventory.hosts}
+    by_name = {host.name: host for host in matrix.inventory.hosts}
     began, size = time.perf_counter(), 0
     for number in range(POINTS):
         deployment = matrix.deployments[number % len(matrix.deployments)]
-        hosts = deployment.placed.nodes
+        hosts = [by_name[name] for name in deployment.placed.nodes]
         run = f"point-{number}"
-        commands.sbatch(site, run, f"/shared/runs/{run}", hosts, gpus=4, cores=cores)
-        size += len(commands.files(deployment.processes, run, hosts, containers, secrets={}))
+        commands.sbatch(site, run, f"/shared/runs/{run}", hosts)
+        size += len(commands.files(deployment.processes, run, hosts, secrets={}))
     seconds = time.perf_counter() - began
     found = {
         "points": POINTS,

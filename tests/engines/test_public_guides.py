@@ -32,7 +32,7 @@ import yaml
 
 from overspan.catalog import inventories
 from overspan.inventory.run_detect import as_yaml, replayed
-from overspan.render.commands import commands_of
+from overspan.launchers.registry import launcher_of
 from overspan.runs.planning import Wanted, plan_of, processes_of
 from overspan.schema.errors import RecipeError
 from support.sparks import write_spark
@@ -70,7 +70,8 @@ def pasted(text: str) -> Pasted:
 
 def commands(recipe: str, *settings: str, on: str = "two-sparks") -> dict[str, str]:
     plan = plan_of(Wanted(recipe, on, settings), to_start=False)
-    return {spec.name: commands_of(spec) for spec in processes_of(plan)}
+    launcher = launcher_of(plan)
+    return {spec.name: launcher.commands([spec]) for spec in processes_of(plan)}
 
 
 def by_hand(recipe: str, *settings: str, on: str = "two-sparks") -> tuple[Pasted, Pasted]:

@@ -13,7 +13,8 @@ import pytest
 from overspan.launchers.base import Death
 from overspan.launchers.docker import DockerLauncher
 from overspan.schema.errors import OverspanError
-from support.containers import RUN, launcher, spec, until
+from support.containers import launcher, log, spec, until
+from support.plans import RUN
 from testbed.bed import Bed
 from testbed.host import Host
 
@@ -51,7 +52,7 @@ def beats(log: Path) -> list[int]:
 
 def test_starts_watches_and_ends(bed: Bed, docker: DockerLauncher, tmp_path: Path) -> None:
     docker.start_all([spec("rank0", "node1", IDLE), spec("rank1", "node2", IDLE)], {})
-    until(lambda: all((tmp_path / f"rank{n}.log").read_text() == "up\n" for n in (0, 1)), "both logs came")
+    until(lambda: all(log(tmp_path, f"rank{n}").read_text() == "up\n" for n in (0, 1)), "both logs came")
     members = docker.members()
     assert [(one.process, one.host, one.health) for one in members] == [
         ("rank0", "node1", "running"),
@@ -74,14 +75,14 @@ def test_end_lets_a_process_end_well(docker: DockerLauncher, tmp_path: Path) -> 
         "time.sleep(1000)"
     )
     docker.start(spec("rank0", "node1", gentle), {})
-    until(lambda: "up" in (tmp_path / "rank0.log").read_text(), "it is up")
+    until(lambda: "up" in log(tmp_path, "rank0").read_text(), "it is up")
     assert docker.end(10.0) == []
-    assert (tmp_path / "rank0.log").read_text() == "up\ndrained\n"
+    assert log(tmp_path, "rank0").read_text() == "up\ndrained\n"
 
 
 def test_killed_worker_is_told_with_its_last_lines(bed: Bed, docker: DockerLauncher, tmp_path: Path) -> None:
     docker.start_all([spec("rank0", "node1", IDLE), spec("rank1", "node2", COUNT, "marked")], {})
-    until(lambda: len(beats(tmp_path / "rank1.log")) > 5, "it runs")
+    until(lambda: len(beats(log(tmp_path, "rank1"))) > 5, "it runs")
     processes(bed.hosts[1], "marked")[0].kill()
     (death,) = deaths(docker)
     assert (death.process, death.host, death.ranks, death.code) == ("rank1", "node2", [1], -9)
@@ -130,32 +131,27 @@ def test_removed_container_is_a_death(bed: Bed, docker: DockerLauncher) -> None:
 
 def test_lost_connection_is_no_death_and_loses_no_line(bed: Bed, docker: DockerLauncher, tmp_path: Path) -> None:
     docker.start_all([spec("rank0", "node1", IDLE), spec("rank1", "node2", COUNT)], {})
-    log = tmp_path / "rank1.log"
-    until(lambda: len(beats(log)) > 20, "it beats")
+    rank1 = log(tmp_path, "rank1")
+    until(lambda: len(beats(rank1)) > 20, "it beats")
     with bed.hosts[1].cut():
         assert docker.wait(3.0) == []
         assert {one.process: one.health for one in docker.members()} == {"rank0": "running", "rank1": "unknown"}
         assert docker.wait(3.0) == []
-    kept = len(beats(log))
-    until(lambda: len(beats(log)) > kept + 50, "its lines come again", 60.0)
+    kept = len(beats(rank1))
+    until(lambda: len(beats(rank1)) > kept + 50, "its lines come again", 60.0)
     until(lambda: [one.health for one in docker.members()] == ["running", "running"], "it is known again")
     assert docker.end(1.0) == []
-    assert beats(log) == list(range(len(beats(log))))
+    assert beats(rank1) == list(range(len(beats(rank1))))
 
 
 def test_another_shell_finds_the_run_by_its_labels(bed: Bed, tmp_path: Path) -> None:
     with launcher(bed, tmp_path) as first:
         first.start_all([spec("rank0", "node1", COUNT), spec("rank1", "node2", IDLE)], {})
-        until(lambda: len(beats(tmp_path / "rank0.log")) > 5, "it beats")
+        until(lambda: len(beats(log(tmp_path, "rank0"))) > 5, "it beats")
     elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
     with launcher(bed, elsewhere) as second, launcher(bed, elsewhere, "another-run") as stranger:
-        assert stranger.adopt() == second.adopt() == []
-        assert stranger.members() == []
-        assert [(one.process, one.health) for one in second.members()] == [("rank0", "running"), ("rank1", "running")]
-        until(lambda: beats(elsewhere / "rank0.log")[:3] == [0, 1, 2], "the log is whole")
-        processes(bed.hosts[0], "beat")[0].kill()
-        assert [(one.process, one.ranks) for one in deaths(second)] == [("rank0", [0])]
+        assert stranger.look() == ([], {})
+        assert {(one.process, one.health) for one in second.look()[0]} == {("rank0", "running"), ("rank1", "running")}
         assert stranger.end(1.0) == []
         assert len(bed.orphans()) > 0
         assert second.end(1.0) == []
@@ -182,7 +178,7 @@ def test_secrets_reach_the_process_and_nothing_else(bed: Bed, docker: DockerLaun
     with pytest.raises(OverspanError, match="rank0 needs HF_TOKEN, which is not set"):
         docker.start(one, {})
     docker.start(one, {"HF_TOKEN": token, "OTHER": "never sent"})
-    until(lambda: f"got {token}" in (tmp_path / "rank0.log").read_text(), "the process has it")
+    until(lambda: f"got {token}" in log(tmp_path, "rank0").read_text(), "the process has it")
     host = bed.hosts[0]
     assert "hf_se" not in host.docker("inspect", f"overspan-{RUN}-rank0")
     assert "hf_se" not in "".join(" ".join(each.cmdline()) for each in host.processes())
@@ -196,7 +192,7 @@ def test_hostile_arguments_arrive_as_they_are(bed: Bed, docker: DockerLauncher, 
     hostile = ["a'; touch /srv/x #", "$(touch /srv/x)", "--privileged", "two\nlines", "*"]
     show = "import os,sys; print(repr(sys.argv[1:]), repr(os.environ['ODD']))"
     docker.start(spec("rank0", "node1", show, *hostile, env={"ODD": hostile[0]}), {})
-    until(lambda: (tmp_path / "rank0.log").read_text() == f"{hostile!r} {hostile[0]!r}\n", "the arguments came")
+    until(lambda: log(tmp_path, "rank0").read_text() == f"{hostile!r} {hostile[0]!r}\n", "the arguments came")
     assert list(bed.hosts[0].outside("/srv/x").parent.iterdir()) == []
 
 
@@ -217,4 +213,4 @@ def test_restart_after_a_death(bed: Bed, docker: DockerLauncher, tmp_path: Path)
     assert [death.code for death in deaths(docker)] == [7]
     docker.start(one, {})
     assert [(death.code, death.lines) for death in deaths(docker)] == [(7, ["boom"])]
-    assert (tmp_path / "rank0.log").read_text() == "boom\nboom\n"
+    assert log(tmp_path, "rank0").read_text() == "boom\nboom\n"

@@ -12,6 +12,7 @@ import pytest
 from overspan.launchers.base import Death
 from overspan.launchers.local import LocalLauncher
 from overspan.schema.process import ProcessSpec
+from support.plans import plan_on, run_in
 
 # A parent with a thread and much memory: killed, it ends long after its child got its own signal (PDEATHSIG).
 FAMILY = """
@@ -32,10 +33,11 @@ time.sleep(0.1)
 
 @pytest.mark.parametrize(("victim", "named"), [("parent", "api (pid"), ("child", "VLLM::EngineCore")])
 def test_the_first_death_is_told_whichever_end_the_kernel_tells_first(tmp_path: Path, victim: str, named: str) -> None:
-    launcher = LocalLauncher(tmp_path)
+    run = run_in(tmp_path)
+    launcher = LocalLauncher(plan_on(), run)
     argv = [sys.executable, "-c", FAMILY]
     launcher.start(ProcessSpec(name="api", host="here", argv=argv, vital_titles=["VLLM::*"]), {})
-    log = tmp_path / "api.log"
+    log = run.log("api")
     try:
         while not log.read_text().endswith("\n"):
             assert launcher.wait(0.1) == []
@@ -62,12 +64,13 @@ time.sleep(60)
 PARENT = "import os, sys; os.fork() or os.execv(sys.executable, ['VLLM::Worker', '-c', sys.argv[1]]); os.wait()"
 
 
-def test_a_fork_that_still_bears_its_parents_title_is_not_mourned(tmp_path: Path) -> None:
+def test_a_fork_that_still_bears_its_parents_title_is_no_worker(tmp_path: Path) -> None:
     """An engine forks to run `lscpu` or a compiler; on a busy machine the fork is seen before it becomes that."""
-    launcher = LocalLauncher(tmp_path)
+    run = run_in(tmp_path)
+    launcher = LocalLauncher(plan_on(), run)
     argv = [sys.executable, "-c", PARENT, WORKER]
     launcher.start(ProcessSpec(name="api", host="here", argv=argv, vital_titles=["VLLM::*"]), {})
-    log = tmp_path / "api.log"
+    log = run.log("api")
     try:
         while not log.read_text().endswith("\n"):
             assert launcher.wait(0.1) == []
@@ -85,10 +88,12 @@ from pathlib import Path
 from overspan.launchers import proc
 from overspan.launchers.local import LocalLauncher
 from overspan.schema.process import ProcessSpec
+from support.plans import plan_on, run_in
 from support.waiting import until
 proc.become_subreaper()
-log = Path(sys.argv[1], "api.log")
-launcher = LocalLauncher(log.parent)
+run = run_in(Path(sys.argv[1]))
+log = run.log("api")
+launcher = LocalLauncher(plan_on(), run)
 launcher.start(ProcessSpec(name="api", host="here", argv=[sys.executable, "-c", sys.argv[2]]), {})
 until(lambda: log.read_text().endswith("\\n"), "its first word")
 assert Path(log.read_text().strip()).exists()

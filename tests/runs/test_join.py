@@ -126,7 +126,7 @@ def meeting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Meeting]:
         folder.write("plan.json", plan)
         folder.append("staged", state="staged")
         facts.record(folder, plan)
-    own = Quiet()
+    own = Quiet(base[0])
     made = JoinServer(folders[0], base[0], own)
     yield Meeting(made, *folders, base[1], own, port)
     if not folders[0].ended:

@@ -19,7 +19,7 @@ from overspan.launchers.base import Member
 from overspan.launchers.docker_commands import PROCESS_LABEL, RANKS_LABEL
 from overspan.planner.make import make_plan
 from overspan.runs.live import Live, Reading, Traffic, rows_of, traffic_of
-from overspan.runs.status import ProcessStatus, containers
+from overspan.runs.status import ProcessStatus, placed
 from overspan.schema.event import State
 from overspan.schema.inventory import Host, Inventory
 from overspan.schema.plan import EngineChoice, Placement, Plan
@@ -86,9 +86,9 @@ def test_a_row_for_each_rank_with_its_own_gpu() -> None:
 )
 def test_a_process_that_its_host_does_not_have(state: State, told: str) -> None:
     here = Member(process="rank0", host="node1", health="running", pid=7)
-    seen = containers(two_nodes(), [here], (), state)
+    seen = placed(two_nodes(), [here], (), state)
     assert [one.health for one in seen] == ["running", told]
-    assert [one.health for one in containers(two_nodes(), [here], ("node2",), state)] == ["running", "unknown"]
+    assert [one.health for one in placed(two_nodes(), [here], ("node2",), state)] == ["running", "unknown"]
 
 
 def test_the_dashboard_of_ray_and_of_nothing_else() -> None:

@@ -41,9 +41,9 @@ class Answering:
 
 @pytest.fixture
 def own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Quiet:
-    launcher = Quiet()
+    launcher = Quiet(a_plan(1))
     monkeypatch.chdir(tmp_path)  # the supervisor goes to the run's folder
-    monkeypatch.setattr(supervisor, "launcher_for", lambda *_: launcher)
+    monkeypatch.setattr(supervisor, "launcher_of", lambda *_: launcher)
     monkeypatch.setattr(supervisor, "Signals", lambda _: Calm())
     monkeypatch.setattr(supervisor, "Client", Answering)
     return launcher

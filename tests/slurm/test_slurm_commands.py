@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from overspan.launchers import slurm_commands as commands
+from overspan.launchers.registry import launcher_of
 from overspan.launchers.slurm_state import Job, nodes_of
 from overspan.planner.make import make_plan
-from overspan.render.commands_slurm import as_submitted, slurm_commands
 from overspan.runs.planning import processes_of
 from overspan.schema.errors import InputError
-from overspan.schema.inventory import ContainerRuntime, Host, Inventory, Slurm
+from overspan.schema.inventory import ContainerRuntime, Gpu, Host, Inventory, Slurm
 from overspan.schema.plan import EngineChoice
 from overspan.schema.process import Mount, ProcessSpec
 from overspan.schema.recipe import Recipe
@@ -34,6 +34,8 @@ SPEC = ProcessSpec(
     env={"UCX_TLS": "cuda_copy,cuda_ipc,tcp"},
     ranks=[0, 1],
 )
+GPUS = [Gpu(index=index, kind="gb200", memory_bytes=1) for index in range(4)]
+HOSTS = [Host(name=name, memory_bytes=1, cores=72, gpus=GPUS) for name in ("a", "b")]
 SRUN = [
     *("srun", "--overlap", "--job-name=decode0", "--nodes=1", "--ntasks=1", "--nodelist={node:a}", "--export=ALL"),
     *("--cpu-bind=none", "--mem=0", "--kill-on-bad-exit=0", "--mpi=none"),
@@ -41,7 +43,7 @@ SRUN = [
 
 
 def test_sbatch_whole() -> None:
-    assert commands.sbatch(SITE, RUN, "/shared/runs/x", ["a", "b"], gpus=4, cores=72) == [
+    assert commands.sbatch(SITE, RUN, "/shared/runs/x", HOSTS) == [
         *("sbatch", "--parsable", f"--job-name=overspan-{RUN}", "--nodes=2", "--ntasks-per-node=1"),
         *("--partition=gb200", "--account=team", "--reservation=night", "--time=04:00:00", "--segment=2"),
         *("--exclusive", "--mem=0", "--gpus-per-node=4", "--no-requeue"),
@@ -52,9 +54,9 @@ def test_sbatch_whole() -> None:
 
 def test_sbatch_of_a_shared_node_without_gres_and_of_named_nodes() -> None:
     site = Slurm(nodes="named", exclusive=False, gres=False)
-    argv = commands.sbatch(site, RUN, "/s", ["n1", "n2"], gpus=4, cores=8)
+    argv = commands.sbatch(site, RUN, "/s", [HOSTS[0].with_(name="n1"), HOSTS[1].with_(name="n2")])
     assert "--nodelist=n1,n2" in argv
-    assert "--cpus-per-task=8" in argv
+    assert "--cpus-per-task=72" in argv
     assert not [word for word in argv if word.startswith(("--exclusive", "--gpus", "--mem", "--partition"))]
 
 
@@ -81,7 +83,7 @@ def test_what_sites_add_is_taken() -> None:
         "--wait-all-nodes=1",
         "--mem=0",
     ]
-    assert commands.sbatch(Slurm(directives=site), RUN, "/s", ["a"], gpus=4, cores=8)[-8:-2] == site
+    assert commands.sbatch(Slurm(directives=site), RUN, "/s", HOSTS)[-8:-2] == site
 
 
 @pytest.mark.parametrize(
@@ -98,7 +100,7 @@ def test_what_is_no_site_setting(field: dict[str, object]) -> None:
 
 @pytest.mark.parametrize("limit", ["90", "4:00:00", "2-0", "1-12:30:00", "UNLIMITED"])
 def test_time_limits_are_those_of_sbatch(limit: str) -> None:
-    assert f"--time={limit}" in commands.sbatch(Slurm(time_limit=limit), RUN, "/s", ["a"], gpus=0, cores=1)
+    assert f"--time={limit}" in commands.sbatch(Slurm(time_limit=limit), RUN, "/s", HOSTS)
 
 
 def test_step_without_a_container() -> None:
@@ -145,7 +147,7 @@ def test_step_in_docker_ends_its_container_and_shows_no_secret() -> None:
 
 def test_the_runs_folder_holds_no_shell_text_and_secrets_apart() -> None:
     spec = SPEC.with_(secrets=["HF_TOKEN"], argv=["x", "a'; rm -rf / #", "$(b)"])
-    packed = commands.files([spec], RUN, ["a"], {}, secrets={"HF_TOKEN": "hf_se'cret"})
+    packed = commands.files([spec], RUN, HOSTS[:1], secrets={"HF_TOKEN": "hf_se'cret"})
     with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
         found = {entry.name: (entry.mode, tar.extractfile(entry)) for entry in tar.getmembers()}
         text = {name: handle.read() for name, (_, handle) in found.items() if handle}
@@ -203,8 +205,8 @@ def test_what_is_printed_is_what_staging_will_make_of_the_plan() -> None:
     machines = Inventory(hosts=hosts, launcher="slurm", slurm=site, models={"tiny/none": "/lustre/tiny"})
     engine = EngineChoice(name="vllm", version="0.32.0", image="nvcr.io/vllm:1")
     recipe = Recipe.model_validate({"name": "tiny", "model": "tiny/none", "layout": "pp2", "host": "0.0.0.0"})
-    plan = as_submitted(make_plan(recipe, machines, engine))
-    text = slurm_commands(plan, processes_of(plan))
+    plan = launcher_of(make_plan(recipe, machines, engine)).as_staged()
+    text = launcher_of(plan).commands(processes_of(plan))
     assert text.count("sh /lustre/tiny /nvme/tiny") == 2  # the copy on each node
     assert text.count("vllm serve /nvme/tiny") == 2
     assert text.count("--container-image=/shared/images/nvcr.io_2f_vllm_3a_1.sqsh") == 2

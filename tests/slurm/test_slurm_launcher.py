@@ -1,6 +1,7 @@
 """What the slurm launcher makes of what Slurm says, on a scripted login node (test_up_on_slurm.py has a real one)."""
 
 import base64
+import os
 import subprocess
 import time
 from collections.abc import Sequence
@@ -10,10 +11,13 @@ import pytest
 
 from overspan.launchers import slurm
 from overspan.launchers.slurm import SlurmLauncher
+from overspan.launchers.slurm_state import find_steps
 from overspan.schema.errors import InputError
 from overspan.schema.inventory import Host, Slurm
 from overspan.schema.process import ProcessSpec
 from overspan.transport.fake import Fake, Reply
+from overspan.transport.local import Local
+from support.plans import plan_on, run_in
 
 SPECS = [
     ProcessSpec(name="api", host="a", argv=["serve"], ranks=[0]),
@@ -35,6 +39,11 @@ def reading(*texts: str) -> Reply:
 NOTHING = reading("", "", "", "")
 
 
+def slurm_launcher(folder: Path, login: Fake) -> SlurmLauncher:
+    plan = plan_on(HOSTS, launcher="slurm", slurm=Slurm(folder="/shared"))
+    return SlurmLauncher(plan, run_in(folder, "m3-1"), {"login": login})
+
+
 def launcher(tmp_path: Path, replies: Sequence[Reply]) -> tuple[SlurmLauncher, Fake]:
     script = [
         Reply(argv=["sh", "-c", "umask*", "**"]),
@@ -45,7 +54,7 @@ def launcher(tmp_path: Path, replies: Sequence[Reply]) -> tuple[SlurmLauncher, F
         Reply(argv=["rm", "**"]),
     ]
     login = Fake("login", script)
-    made = SlurmLauncher("m3-1", Slurm(folder="/shared"), HOSTS, login, logs=tmp_path)
+    made = slurm_launcher(tmp_path, login)
     made.start_all(SPECS, {})
     return made, login
 
@@ -97,7 +106,7 @@ def test_the_first_step_to_end_is_named_first_with_its_signal_and_lines(tmp_path
     assert (first.process, first.host, first.code, first.lines) == ("worker1", "b", -9, ["it broke"])
     assert first.how == "was ended by signal 9"
     assert second.process == "api"
-    assert (tmp_path / "worker1.log").read_text() == "it broke\n"
+    assert run_in(tmp_path, "m3-1").log("worker1").read_text() == "it broke\n"
 
 
 def test_a_line_that_no_job_writes_costs_no_other(tmp_path: Path) -> None:
@@ -160,10 +169,22 @@ def test_a_refused_submission_leaves_nothing_there(tmp_path: Path) -> None:
             Reply(argv=["sbatch", "**"], code=1, stderr=refused),
         ],
     )  # fmt: skip
-    made = SlurmLauncher("m3-1", Slurm(folder="/shared"), HOSTS, login, logs=tmp_path)
+    made = slurm_launcher(tmp_path, login)
     with pytest.raises(InputError, match="would refuse the job") as caught:
         made.check()
     assert caught.value.quote == "sbatch: error: invalid partition specified: x"
     with pytest.raises(InputError, match="refuses the job"):
         made.start_all(SPECS, {})
     assert login.calls[-1].argv[0] == "rm"
+
+
+def test_a_login_node_in_another_zone_tells_the_start_of_a_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slurm's clients print local time, without its zone: here the login node's is Tokyo's, and no variable says so."""
+    squeue = tmp_path / "squeue"
+    squeue.write_text('#!/bin/sh\necho "api|n1|$(TZ=${TZ:-JST-9} date -d @1767225600 +%Y-%m-%dT%H:%M:%S)"\n')
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.delenv("TZ", raising=False)
+    assert [step.started_at for step in find_steps(Local(), "7")] == [1767225600.0]

@@ -10,12 +10,11 @@ from pathlib import Path
 
 from overspan.launchers.docker import DockerLauncher
 from overspan.schema.process import ProcessSpec
-from overspan.transport.reach import reach
+from support.plans import RUN, plan_on, run_in
 from testbed import image
 from testbed.bed import Bed
 
 PYTHON = f"{sys.base_prefix}/bin/python3"
-RUN = "trial-20261122-160000-0a1b"
 
 
 def spec(name: str, host: str, program: str, *argv: str, **more: object) -> ProcessSpec:
@@ -33,16 +32,16 @@ def spec(name: str, host: str, program: str, *argv: str, **more: object) -> Proc
 
 
 @contextlib.contextmanager
-def launcher(bed: Bed, logs: Path, run: str = RUN) -> Iterator[DockerLauncher]:
+def launcher(bed: Bed, folder: Path, run: str = RUN) -> Iterator[DockerLauncher]:
     """A launcher of its own with connections of its own, as another shell has. Its containers are not ended."""
-    transports = {host.name: reach(host) for host in bed.inventory().hosts}
-    made = DockerLauncher(run, transports, logs)
-    try:
+    plan = plan_on(bed.inventory().hosts, launcher="docker")
+    with DockerLauncher(plan, run_in(folder, run)) as made:
         yield made
-    finally:
-        made.close()
-        for transport in transports.values():
-            transport.close()
+
+
+def log(folder: Path, process: str) -> Path:
+    """Where the run's folder has the output of a process."""
+    return run_in(folder).log(process)
 
 
 def until(condition: Callable[[], bool], what: str, timeout_s: float = 30.0) -> None:

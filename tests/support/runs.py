@@ -4,14 +4,14 @@ import os
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from overspan.launchers import proc
-from overspan.launchers.base import Death, Member
+from overspan.launchers.base import Death, Launcher, Member
 from overspan.planner.make import make_plan
 from overspan.runs.stop import stop
 from overspan.runs.up import launch
@@ -100,22 +100,16 @@ def kill(process: psutil.Process) -> None:
     os.kill(process.pid, 9)
 
 
-@dataclass
-class Quiet:
+class Quiet(Launcher):
     """A launcher whose processes die when a test says so."""
 
-    dying: list[Death] = field(default_factory=list)
-    ended: bool = False
-
-    def start(self, spec: ProcessSpec, secrets: Mapping[str, str]) -> None:
-        raise NotImplementedError
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        self.dying: list[Death] = []
+        self.ended = False
 
     def start_all(self, specs: Sequence[ProcessSpec], secrets: Mapping[str, str]) -> None:
         pass
-
-    def waiting(self) -> None: ...
-
-    def address_of(self, host: str) -> None: ...
 
     def wait(self, timeout_s: float) -> list[Death]:
         dying, self.dying = self.dying, []
@@ -127,6 +121,3 @@ class Quiet:
     def end(self, grace_s: float) -> list[str]:
         self.ended = True
         return []
-
-    def close(self) -> None:
-        pass

@@ -9,13 +9,13 @@ import click
 from overspan.cli.options import AS_JSON, HARDWARE, LOAD, MACHINES, ON, SET, WEIGHTS, demand_of, options, question_of
 from overspan.cli.output import document, say, table
 from overspan.planner.make import states_layout
-from overspan.render.commands import commands_of
 from overspan.runs.planning import Wanted, Weights, asked_for, plan_of, processes_of
 from overspan.schema.errors import InputError
 from overspan.schema.plan import Plan
 from overspan.schema.process import ProcessSpec
 
 if TYPE_CHECKING:
+    from overspan.launchers.base import Launcher
     from overspan.planner.answer import Question
 
 
@@ -84,12 +84,8 @@ def plan(
     if as_json:
         found = {**made.model_dump(mode="json"), "processes": [spec.model_dump(mode="json") for spec in processes]}
         document(found | ({"explain": ranked} if ranked else {}))
-    elif show == "commands" and made.inventory.launcher == "slurm":
-        from overspan.render.commands_slurm import slurm_commands
-
-        click.echo(slurm_commands(made, processes))
     elif show == "commands":
-        click.echo("\n\n".join(commands_of(spec) for spec in processes))
+        click.echo(_launcher(made).commands(processes))
     else:
         if ranked:
             click.echo(_as_text(ranked) + "\n")
@@ -99,12 +95,14 @@ def plan(
 
 
 def _submitted(made: Plan) -> Plan:
-    """On Slurm the nodes find model and image elsewhere than a plan for this machine says."""
-    if made.inventory.launcher != "slurm":
-        return made
-    from overspan.render.commands_slurm import as_submitted
+    """Machines that a launcher chooses find model and image elsewhere than a plan for this one says."""
+    return _launcher(made).as_staged() if made.inventory.traits.chooses_hosts else made
 
-    return as_submitted(made)
+
+def _launcher(made: Plan) -> Launcher:
+    from overspan.launchers.registry import launcher_of  # imported when asked: most plans ask nothing of it
+
+    return launcher_of(made)
 
 
 def _sizes_of(model: str) -> None:

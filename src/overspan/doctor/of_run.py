@@ -11,7 +11,7 @@ from overspan.doctor.run import context_of, events_source, sources_of
 from overspan.doctor.signs import GpuNow, MemoryNow, RunDocuments, merged, signs
 from overspan.inventory.machine import MEMINFO
 from overspan.inventory.probes import GPU_LOAD, look
-from overspan.launchers.registry import hosts_of, transports_of
+from overspan.launchers.registry import launcher_of
 from overspan.schema.errors import OverspanError, RunDamaged, RunFailed
 from overspan.schema.event import FINAL_STATES, Event
 from overspan.schema.finding import Finding
@@ -59,20 +59,21 @@ def examine(run: RunFolder, rules: tuple[Path, ...] = (), say: Callable[[str], N
 def _hosts_now(plan: Plan, events: list[Event]) -> tuple[list[GpuNow], list[MemoryNow]]:
     """GPUs and memory of a run that lives; a host that does not answer is left out (and is not evaluated)."""
     states = [event.state for event in events if event.state]
-    hosts = [host for host in hosts_of(plan) if host.gpus]
+    launcher = launcher_of(plan)
+    # Of machines that a launcher chose, none is asked.
+    hosts = [host for host in launcher.hosts if host.gpus and host.name in launcher.transports]
     gpus: list[GpuNow] = []
     memory: list[MemoryNow] = []
     if not hosts or not states or states[-1] in FINAL_STATES:
         return gpus, memory
-    ways = transports_of(plan)
     for host in hosts:
         try:
-            loads, _ = look(ways[host.name], GPU_LOAD)
-            seen, _ = look(ways[host.name], MEMINFO)
+            loads, _ = look(launcher.transports[host.name], GPU_LOAD)
+            seen, _ = look(launcher.transports[host.name], MEMINFO)
         except OverspanError:
             continue
         finally:
-            ways[host.name].close()
+            launcher.transports[host.name].close()
         for load in loads.value or []:
             busy = None if load.utilization is None else 100 * load.utilization
             gpus.append(GpuNow(host.name, load.index, busy, load.power_w))

@@ -4,19 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from pathlib import Path
-from typing import Final, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from overspan.launchers import docker_commands as commands
-from overspan.launchers.base import Death, Health, Member
-from overspan.launchers.docker_state import QUERY_TIMEOUT_S, Container, clock_offset, containers_of, look, seconds
-from overspan.launchers.docker_watch import Site, Watched, Watcher
-from overspan.launchers.follow import Follower
-from overspan.schema.errors import OverspanError
+from overspan.launchers.base import Death, Health, Launcher, Member, as_text, require_secrets
+from overspan.launchers.docker_watch import (
+    QUERY_TIMEOUT_S,
+    Container,
+    DockerHost,
+    Follower,
+    Watched,
+    Watcher,
+    clock_offset,
+    containers_of,
+    look,
+    seconds,
+)
+from overspan.schema.errors import InputError, OverspanError
+from overspan.schema.inventory import Host
+from overspan.schema.launcher_traits import BUILT_IN
+from overspan.schema.plan import Plan
 from overspan.schema.process import ProcessSpec
-from overspan.transport.base import Transport
+
+# As in `base`: what only a run needs is imported by the run.
+if TYPE_CHECKING:
+    from overspan.store.locks import Say
+    from overspan.store.run_folder import RunFolder
+    from overspan.transport.base import Transport
 
 FLUSH_S: Final = 5.0
 """How long the last lines of an ended container may take to arrive; they are there already."""
@@ -30,59 +48,96 @@ STOP_MARGIN_S: Final = 30.0
 CONNECT_MARGIN_S: Final = 15.0
 """A host that is gone costs its transport's connection timeout and probes first."""
 
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 
-class DockerLauncher:
+class DockerLauncher(Launcher):
     """See `Launcher`. Use it from one thread; what takes long on a host happens in threads of its own."""
 
-    def __init__(self, run: str, transports: Mapping[str, Transport], logs: Path) -> None:
-        self._run = run
-        self._logs = logs
-        self._sites = {host: Site(host, transport) for host, transport in transports.items()}
+    traits = BUILT_IN["docker"]
+    asks_hosts = True
+
+    def __init__(
+        self, plan: Plan, run: RunFolder | None = None, transports: Mapping[str, Transport] | None = None
+    ) -> None:
+        super().__init__(plan, run, transports)
         self._watched: dict[str, Watched] = {}
         self._followers: dict[str, Follower] = {}
-        self._pool = ThreadPoolExecutor(max_workers=4 * len(transports), thread_name_prefix="docker")
-        self._watcher = Watcher(self._sites, self._watched, self._pool)
+
+    @cached_property
+    def _hosts(self) -> dict[str, DockerHost]:
+        return {host: DockerHost(host, transport) for host, transport in self.transports.items()}
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(max_workers=4 * len(self._hosts), thread_name_prefix="docker")
+
+    @cached_property
+    def _watcher(self) -> Watcher:
+        return Watcher(self._hosts, self._watched, self._pool)
+
+    # before a launch -------------------------------------------------------------------------------------------------
+
+    def stage(self, plan: Plan, say: Say, *, prepared_here: bool) -> Plan:
+        """See `Launcher.stage`: each is copied once, over the fabric where the hosts reach each other."""
+        from overspan.provision import images
+        from overspan.provision.folders import copy_folder
+        from overspan.transport.local import Local
+        from overspan.transport.reach import reach
+        from overspan.transport.stream import End
+
+        if plan.engine.image is None or plan.model_path is None:
+            raise InputError("a launch in containers needs an image and a model")
+        hosts = [End(host, reach(host)) for host in self.hosts]
+        try:
+            for name in images.same_image(hosts, plan.engine.image, say=say):
+                say(f"image {plan.engine.image} was copied to {name}")
+            here = End(Host(name="localhost", memory_bytes=1), Local())
+            source = here if prepared_here else hosts[0]
+            for each in hosts:
+                if each is source or (each.host.ssh is None and source is here):
+                    continue
+                copied = copy_folder(source, each, plan.model_path, say=say)
+                if copied.files:
+                    say(f"{len(copied.files)} files of the model were copied to {each.host.name}")
+                source = each if source is here and each.host.fabric else source
+        finally:
+            for each in hosts:
+                each.transport.close()
+        return plan
+
+    def commands(self, specs: Sequence[ProcessSpec], run: str = "by-hand") -> str:
+        """See `Launcher.commands`."""
+        return "\n\n".join(as_text(spec, shlex.join(commands.docker_run(spec, run))) for spec in specs)
 
     # start -----------------------------------------------------------------------------------------------------------
 
-    def start(self, spec: ProcessSpec, secrets: Mapping[str, str]) -> None:
-        """See `Launcher.start`."""
-        self.start_all([spec], secrets)
-
     def start_all(self, specs: Sequence[ProcessSpec], secrets: Mapping[str, str]) -> None:
-        """Start several processes at once, on however many hosts.
-
-        Raises:
-            OverspanError: the first that could not be started; `end` removes the others.
-        """
+        """See `Launcher.start_all`."""
+        require_secrets(specs, secrets)
         for spec in specs:
-            missing = [name for name in spec.secrets if name not in secrets]
-            if missing:
-                raise OverspanError(f"process {spec.name} needs {', '.join(missing)}, which is not set")
-            if spec.host not in self._sites:
+            if spec.host not in self._hosts:
                 raise OverspanError(f"process {spec.name} is for host {spec.host}, which this run cannot reach")
             self._forget(spec.name)
         starting = [(spec, self._pool.submit(self._start_on_host, spec, secrets)) for spec in specs]
         wait([future for _, future in starting])
         for spec, future in starting:
             if future.exception() is None:
-                self._watch(spec.host, future.result(), spec.name, spec.ranks, spec.vital_titles, from_start=False)
+                self._watch(spec, future.result())
         for _, future in starting:
             future.result()
 
     def _start_on_host(self, spec: ProcessSpec, secrets: Mapping[str, str]) -> str:
         """Run the container and give its id. Called from a thread of its own."""
-        transport = self._sites[spec.host].transport
-        self._sites[spec.host].clock_ahead_s = clock_offset(transport)
-        with self._secrets_on(transport, {name: secrets[name] for name in spec.secrets}) as folder:
+        transport = self._hosts[spec.host].transport
+        self._hosts[spec.host].clock_ahead_s = clock_offset(transport)
+        with _secrets_on(transport, {name: secrets[name] for name in spec.secrets}) as folder:
             entrypoint = _entrypoint(transport, spec) if folder and spec.entrypoint is None else []
-            argv = commands.docker_run(spec, self._run, secrets_folder=folder, image_entrypoint=entrypoint)
+            argv = commands.docker_run(spec, self.run.id, secrets_folder=folder, image_entrypoint=entrypoint)
             done = transport.run(argv, timeout_s=START_TIMEOUT_S)
         if done.code == 0:
             return done.stdout.split()[-1]
-        name = commands.container_name(self._run, spec.name)
+        name = commands.container_name(self.run.id, spec.name)
         transport.run(commands.remove([name]), timeout_s=START_TIMEOUT_S)  # it may have been created, never started
         said = [line for line in done.stderr.splitlines() if line.startswith("docker: ")] or done.stderr.splitlines()
         raise OverspanError(
@@ -90,83 +145,22 @@ class DockerLauncher:
             quote=said[0].removeprefix("docker: ") if said else None,
         )
 
-    @contextlib.contextmanager
-    def _secrets_on(self, transport: Transport, secrets: Mapping[str, str]) -> Iterator[str | None]:
-        if not secrets:
-            yield None
-            return
-        received = transport.run(commands.receive_secrets(), stdin=commands.secrets_text(secrets), timeout_s=30.0)
-        folder = received.check("delivering secrets").stdout
-        try:
-            yield folder
-        finally:
-            transport.run(commands.forget_secrets(folder), timeout_s=30.0).check("removing delivered secrets")
-
     def _forget(self, process: str) -> None:
         """Remove what a process left when it died, so that it can be started again."""
         old = self._watched.pop(process, None)
         if old is not None:
             self._followers.pop(process).join(FLUSH_S)
-            self._sites[old.host].transport.run(commands.remove([old.container]), timeout_s=START_TIMEOUT_S)
+            self._hosts[old.host].transport.run(commands.remove([old.container]), timeout_s=START_TIMEOUT_S)
 
-    def _watch(
-        self, host: str, container: str, process: str, ranks: list[int], vital: list[str], *, from_start: bool
-    ) -> None:
-        self._watched[process] = Watched(host, container, process, ranks, vital)
-        log = self._logs / f"{process}.log"
+    def _watch(self, spec: ProcessSpec, container: str) -> None:
+        self._watched[spec.name] = Watched(spec.host, container, spec.name, spec.ranks, spec.vital_titles)
+        log = self.run.log(spec.name)
         log.touch()
-        follower = Follower(self._sites[host].transport, container, log, from_start=from_start)
-        self._followers[process] = follower
+        follower = Follower(self._hosts[spec.host].transport, container, log)
+        self._followers[spec.name] = follower
         follower.start()
 
-    # find again ------------------------------------------------------------------------------------------------------
-
-    def adopt(self, specs: Iterable[ProcessSpec] = ()) -> list[str]:
-        """Take over the containers of this run that another launcher started; their logs are written anew, whole.
-
-        Args:
-            specs: for the vital titles, which no label carries.
-
-        Returns:
-            The hosts that did not answer, each with the reason.
-        """
-        vital = {spec.name: spec.vital_titles for spec in specs}
-
-        def found(site: Site) -> list[Container]:
-            site.clock_ahead_s = clock_offset(site.transport)
-            return look(site.transport, containers_of(site.transport, self._run))
-
-        answers, problems = self._everywhere(found, QUERY_TIMEOUT_S)
-        for host, containers in answers.items():
-            for one in containers:
-                if one.process not in self._watched:
-                    self._watch(host, one.id, one.process, one.ranks, vital.get(one.process, []), from_start=True)
-        return problems
-
-    def look(self) -> tuple[list[Member], dict[str, str]]:
-        """This run's containers as they are now, whoever started them; nothing is taken over and no log is touched.
-
-        Returns:
-            The members, and for each host that did not answer the reason.
-        """
-        answers, problems = self._everywhere(
-            lambda site: look(site.transport, containers_of(site.transport, self._run)), QUERY_TIMEOUT_S
-        )
-        members = [
-            _member(Watched(host, one.id, one.process, one.ranks, []), one, True)
-            for host, found in answers.items()
-            for one in found
-        ]
-        silent = [host for host in self._sites if host not in answers]
-        return members, dict(zip(silent, problems, strict=True))
-
     # watch -----------------------------------------------------------------------------------------------------------
-
-    def waiting(self) -> None:
-        """See `Launcher.waiting`: what was started runs."""
-
-    def address_of(self, host: str) -> None:
-        """See `Launcher.address_of`: hosts are those of the inventory."""
 
     def wait(self, timeout_s: float) -> list[Death]:
         """See `Launcher.wait`. A host that does not answer is not dead: its processes are unknown until it returns."""
@@ -174,62 +168,90 @@ class DockerLauncher:
 
     def members(self) -> list[Member]:
         """See `Launcher.members`. Each host is asked now."""
-        ids = {host: [one.container for one in self._watched.values() if one.host == host] for host in self._sites}
-        answers, _ = self._everywhere(lambda site: look(site.transport, ids[site.host]), QUERY_TIMEOUT_S)
+        ids = {host: [one.container for one in self._watched.values() if one.host == host] for host in self._hosts}
+        answers, _ = self._everywhere(lambda host: look(host.transport, ids[host.name]), QUERY_TIMEOUT_S)
         seen = {one.id: one for found in answers.values() for one in found}
         return [_member(one, seen.get(one.container), one.host in answers) for one in self._watched.values()]
+
+    def look(self) -> tuple[list[Member], dict[str, str]]:
+        """See `Launcher.look`: the containers that bear the run's label."""
+        answers, silent = self._everywhere(
+            lambda host: look(host.transport, containers_of(host.transport, self.run.id)), QUERY_TIMEOUT_S
+        )
+        return [
+            _member(Watched(host, one.id, one.process, one.ranks), one, True)
+            for host, found in answers.items()
+            for one in found
+        ], silent
 
     # end -------------------------------------------------------------------------------------------------------------
 
     def end(self, grace_s: float) -> list[str]:
         """See `Launcher.end`. Whatever bears the run's label ends, whoever started it; twice is fine."""
 
-        def stop(site: Site) -> None:
-            if ids := containers_of(site.transport, self._run):
-                site.transport.run(commands.stop(ids, grace_s), timeout_s=grace_s + STOP_MARGIN_S)
+        def stop(host: DockerHost) -> None:
+            if ids := containers_of(host.transport, self.run.id):
+                host.transport.run(commands.stop(ids, grace_s), timeout_s=grace_s + STOP_MARGIN_S)
 
-        def remove(site: Site) -> None:
-            if ids := containers_of(site.transport, self._run):
-                site.transport.run(commands.remove(ids), timeout_s=STOP_MARGIN_S)
-            if left := containers_of(site.transport, self._run):
+        def remove(host: DockerHost) -> None:
+            if ids := containers_of(host.transport, self.run.id):
+                host.transport.run(commands.remove(ids), timeout_s=STOP_MARGIN_S)
+            if left := containers_of(host.transport, self.run.id):
                 raise OverspanError(f"Docker does not remove {', '.join(name[:12] for name in left)}")
 
-        stopped, problems = self._everywhere(stop, grace_s + STOP_MARGIN_S)
+        stopped, silent = self._everywhere(stop, grace_s + STOP_MARGIN_S)
         for one in self._watched.values():
             follower = self._followers[one.process]
             follower.stop()
             if one.host in stopped:
                 follower.join(FLUSH_S)
         _, unremoved = self._everywhere(remove, STOP_MARGIN_S, stopped)
-        return problems + unremoved
+        return [*silent.values(), *unremoved.values()]
 
     def close(self) -> None:
-        """Let go of the containers, which go on; any launcher can adopt them."""
+        """See `Launcher.close`."""
         for follower in self._followers.values():
             follower.stop()
         self._pool.shutdown(wait=False, cancel_futures=True)
+        super().close()
 
     def _everywhere(
-        self, ask: Callable[[Site], Answer], timeout_s: float, hosts: Iterable[str] | None = None
-    ) -> tuple[dict[str, Answer], list[str]]:
-        """Do something on every host at once: the answers by host, and who gave none, with the reason."""
-        asked = {host: self._pool.submit(ask, self._sites[host]) for host in (hosts or self._sites)}
+        self, ask: Callable[[DockerHost], T], timeout_s: float, hosts: Iterable[str] | None = None
+    ) -> tuple[dict[str, T], dict[str, str]]:
+        """Do something on every host at once: the answers by host, and by host why there is none."""
+        asked = {host: self._pool.submit(ask, self._hosts[host]) for host in (self._hosts if hosts is None else hosts)}
         wait(asked.values(), timeout=timeout_s + CONNECT_MARGIN_S)
-        answers: dict[str, Answer] = {}
-        problems = []
+        answers: dict[str, T] = {}
+        silent: dict[str, str] = {}
         for host, future in asked.items():
             try:
                 answers[host] = future.result(timeout=0)
             except TimeoutError:
-                problems.append(f"{host} did not answer within {timeout_s + CONNECT_MARGIN_S:g} s")
+                silent[host] = f"{host} did not answer within {timeout_s + CONNECT_MARGIN_S:g} s"
             except OverspanError as error:
-                problems.append(f"{host}: {error.what}" + (f" ({error.quote})" if error.quote else ""))
-        return answers, problems
+                silent[host] = f"{host}: {error.in_one_line}"
+        return answers, silent
+
+
+@contextlib.contextmanager
+def _secrets_on(transport: Transport, secrets: Mapping[str, str]) -> Iterator[str | None]:
+    """The folder on the host that holds the secrets while the block runs; None where there are none."""
+    if not secrets:
+        yield None
+        return
+    received = transport.run(commands.receive_secrets(), stdin=commands.secrets_text(secrets), timeout_s=30.0)
+    folder = received.check("delivering secrets").stdout
+    try:
+        yield folder
+    finally:
+        transport.run(commands.forget_secrets(folder), timeout_s=30.0).check("removing delivered secrets")
 
 
 def _entrypoint(transport: Transport, spec: ProcessSpec) -> list[str]:
     """What the image itself starts with."""
-    done = transport.run(commands.entrypoint_of(str(spec.image)), timeout_s=QUERY_TIMEOUT_S)
+    from overspan.transport.docker import image_inspect
+
+    done = transport.run(image_inspect(str(spec.image), "{{json .Config.Entrypoint}}"), timeout_s=QUERY_TIMEOUT_S)
     return json.loads(done.check(f"looking at image {spec.image}").stdout) or []
 
 
@@ -247,3 +269,6 @@ def _member(one: Watched, now: Container | None, answered: bool) -> Member:
         memory_bytes=running.memory_bytes if running else None,
         started_at=seconds(now.state.started) if now else None,
     )
+
+
+LAUNCHER = DockerLauncher

@@ -110,11 +110,6 @@ def forget_secrets(folder: str) -> list[str]:
     return ["rm", "-rf", "--", folder]
 
 
-def entrypoint_of(image: str) -> list[str]:
-    """Prints the image's own entrypoint as JSON: a list, or null."""
-    return ["docker", "image", "inspect", "--format", "{{json .Config.Entrypoint}}", "--", image]
-
-
 def list_containers(run: str) -> list[str]:
     """Prints the id of every container of a run, ended ones too."""
     return ["docker", "ps", "--all", "--quiet", "--no-trunc", "--filter", f"label={RUN_LABEL}={run}"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import math
 import os
 import select
 import signal
@@ -16,15 +17,17 @@ from pathlib import Path
 
 import psutil
 
+from overspan.engines.base import FOLDER
 from overspan.launchers import proc
-from overspan.launchers.base import Death, Member
+from overspan.launchers.base import LAST_LINES, Death, Launcher, Member, require_secrets
 from overspan.launchers.tail import last_lines, last_lines_of_pid
 from overspan.schema.errors import OverspanError
+from overspan.schema.launcher_traits import BUILT_IN
+from overspan.schema.plan import Plan
 from overspan.schema.process import ProcessSpec
+from overspan.store.run_folder import SUPERVISOR, RunFolder
 from overspan.transport import local
-
-_LAST_LINES = 12
-"""How many lines a death quotes: a Python traceback's end and the error fit."""
+from overspan.transport.base import Transport
 
 _FAMILY_REFRESH_S = 0.5
 """How often new children are looked for; a known one's death is noticed at once, through its pidfd."""
@@ -43,22 +46,39 @@ class _Started:
     dead: bool = False
 
 
-class LocalLauncher:
-    """See `Launcher`. It must be made and used in one thread: the kernel ties a child's fate to that thread."""
+class LocalLauncher(Launcher):
+    """See `Launcher`. It must start and watch in one thread: the kernel ties a child's fate to that thread."""
 
-    def __init__(self, logs: Path) -> None:
-        self._logs = logs
+    traits = BUILT_IN["local"]
+
+    def __init__(
+        self, plan: Plan, run: RunFolder | None = None, transports: Mapping[str, Transport] | None = None
+    ) -> None:
+        super().__init__(plan, run, transports)
         self._started: dict[str, _Started] = {}
         self._watch = select.poll()
         self._pid_of_fd: dict[int, int] = {}
         self._refreshed = 0.0
 
-    def start(self, spec: ProcessSpec, secrets: Mapping[str, str]) -> None:
-        """See `Launcher.start`."""
-        missing = [name for name in spec.secrets if name not in secrets]
-        if missing:
-            raise OverspanError(f"process {spec.name} needs {', '.join(missing)}, which is not set")
-        log = self._logs / f"{spec.name}.log"
+    def placed(self, specs: Sequence[ProcessSpec]) -> list[ProcessSpec]:
+        """See `Launcher.placed`: the run's folder is the same in every process."""
+        here = str(self.run.path)
+        return [
+            spec.with_(
+                argv=[word.replace(FOLDER, here) for word in spec.argv],
+                env={name: value.replace(FOLDER, here) for name, value in spec.env.items()},
+            )
+            for spec in specs
+        ]
+
+    def start_all(self, specs: Sequence[ProcessSpec], secrets: Mapping[str, str]) -> None:
+        """See `Launcher.start_all`."""
+        for spec in specs:
+            require_secrets([spec], secrets)
+            self._start(spec, secrets)
+
+    def _start(self, spec: ProcessSpec, secrets: Mapping[str, str]) -> None:
+        log = self.run.log(spec.name)
         environment = {**os.environ, **spec.env, **{name: secrets[name] for name in spec.secrets}}
         try:
             child = local.spawn(spec.argv, log=log, env=environment, cwd=spec.cwd, preexec=proc.die_with_parent)
@@ -68,20 +88,6 @@ class LocalLauncher:
         self._started[spec.name] = _Started(spec, child, log)
         self._watch_pid(child.pid)
 
-    def start_all(self, specs: Sequence[ProcessSpec], secrets: Mapping[str, str]) -> None:
-        """See `Launcher.start_all`."""
-        for spec in specs:
-            self.start(spec, secrets)
-
-    def close(self) -> None:
-        """See `Launcher.close`: there is nothing to let go of."""
-
-    def waiting(self) -> None:
-        """See `Launcher.waiting`: what was started runs."""
-
-    def address_of(self, host: str) -> None:
-        """See `Launcher.address_of`: hosts are those of the inventory."""
-
     def wait(self, timeout_s: float) -> list[Death]:
         """See `Launcher.wait`."""
         deadline = time.monotonic() + timeout_s
@@ -89,7 +95,7 @@ class LocalLauncher:
             self._refresh()
             left = max(0.0, deadline - time.monotonic())
             ready = self._with_parents([fd for fd, _ in self._watch.poll(min(left, _FAMILY_REFRESH_S) * 1000)])
-            deaths = [death for fd in sorted(ready, key=self._turn) if (death := self._buried(fd)) is not None]
+            deaths = [death for fd in sorted(ready, key=self._turn) if (death := self._death_of(fd)) is not None]
             proc.reap()
             if deaths or left == 0.0:
                 return deaths
@@ -123,9 +129,9 @@ class LocalLauncher:
         """A killed process's children get their signal before its own end is told: a parent that is ending is waited
         for, and `_turn` says who comes first."""
         dead = {self._pid_of_fd[fd] for fd in ready}
-        bereaved = [one.child.pid for one in self._started.values() if not one.dead and dead & one.vital.keys()]
+        parents_of_dead = [one.child.pid for one in self._started.values() if not one.dead and dead & one.vital.keys()]
         for fd, pid in self._pid_of_fd.items():
-            if pid in bereaved and pid not in dead and proc.is_ending(pid):
+            if pid in parents_of_dead and pid not in dead and proc.is_ending(pid):
                 parent = select.poll()
                 parent.register(fd, select.POLLIN)
                 ready += [fd for fd, _ in parent.poll(_ENDING_S * 1000)]
@@ -139,7 +145,7 @@ class LocalLauncher:
             return 1
         return 0 if started.child.wait() < 0 else 2
 
-    def _buried(self, fd: int) -> Death | None:
+    def _death_of(self, fd: int) -> Death | None:
         """The death that a readable pidfd tells, once for each started process."""
         pid = self._pid_of_fd.pop(fd)
         self._watch.unregister(fd)
@@ -156,21 +162,30 @@ class LocalLauncher:
         return None
 
     def _death(self, one: _Started, what: str, code: int | None, pid: int | None) -> Death:
-        lines = last_lines_of_pid(one.log, pid, _LAST_LINES) if pid is not None else []
+        lines = last_lines_of_pid(one.log, pid, LAST_LINES) if pid is not None else []
         return Death(
             process=one.spec.name,
             host=one.spec.host,
             ranks=one.spec.ranks,
             what=what,
             code=code,
-            lines=lines or last_lines(one.log, _LAST_LINES),
+            lines=lines or last_lines(one.log, LAST_LINES),
         )
 
     def members(self) -> list[Member]:
         """See `Launcher.members`. Children that have appeared are watched from now on."""
         self._refreshed = 0.0
         self._refresh()
-        return [_member(one) for one in self._started.values()]
+        return [
+            _now(one.spec.name, one.spec.host, one.child.pid, None if one.dead else proc.living(one.child.pid))
+            for one in self._started.values()
+        ]
+
+    def look(self) -> tuple[list[Member], dict[str, str]]:
+        """See `Launcher.look`: the processes that the supervisor recorded."""
+        recorded = [Member.model_validate(each) for each in self.run.note(SUPERVISOR).get("members", [])]
+        found = [(one, proc.find(one.pid or 0, one.started_at or 0.0)) for one in recorded]
+        return [_now(one.process, one.host, one.pid, process) for one, process in found], {}
 
     def end(self, grace_s: float) -> list[str]:
         """See `Launcher.end`."""
@@ -187,19 +202,20 @@ class LocalLauncher:
         return [f"pid {process.pid} ({proc.title(process)}) does not end" for process in left]
 
 
-def _member(one: _Started) -> Member:
-    running = one.child.poll() is None and not one.dead
-    memory, started = None, None
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process = psutil.Process(one.child.pid)
-        started = process.create_time()
-        family = [process, *proc.descendants(one.child.pid)]
-        memory = sum(proc.resident_bytes(each) for each in family)
+def _now(name: str, host: str, pid: int | None, process: psutil.Process | None) -> Member:
+    """A process of the run as it is; None for one that is dead."""
+    started = math.inf if process is None else proc.born(process)
+    if process is None or started == math.inf:
+        return Member(process=name, host=host, health="dead", pid=pid)
+    family = [process, *proc.descendants(process.pid)]
     return Member(
-        process=one.spec.name,
-        host=one.spec.host,
-        health="running" if running else "dead",
-        pid=one.child.pid,
-        memory_bytes=memory,
+        process=name,
+        host=host,
+        health="running",
+        pid=pid,
+        memory_bytes=sum(proc.resident_bytes(each) for each in family),
         started_at=started,
     )
+
+
+LAUNCHER = LocalLauncher

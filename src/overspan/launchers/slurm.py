@@ -10,15 +10,16 @@ import base64
 import re
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from overspan.launchers import slurm_commands as commands
-from overspan.launchers.base import Death, Member
+from overspan.launchers.base import LAST_LINES, Death, Launcher, Member, exit_code, require_secrets
 from overspan.launchers.slurm_state import (
-    QUERY_TIMEOUT_S,
     Job,
     Node,
+    ask,
     describe,
     find_jobs,
     find_steps,
@@ -27,9 +28,16 @@ from overspan.launchers.slurm_state import (
 )
 from overspan.launchers.tail import last_lines
 from overspan.schema.errors import HostUnreachable, InputError, OverspanError
-from overspan.schema.inventory import Host, Slurm
+from overspan.schema.inventory import Host, Inventory, Slurm
+from overspan.schema.launcher_traits import BUILT_IN
+from overspan.schema.plan import Plan
 from overspan.schema.process import ProcessSpec
-from overspan.transport.base import Transport
+
+# As in `base`: what only a run needs is imported by the run.
+if TYPE_CHECKING:
+    from overspan.store.locks import Say
+    from overspan.store.run_folder import RunFolder
+    from overspan.transport.base import Completed, Transport
 
 READ_INTERVAL_S: Final = 0.5
 """How often the shared folder is read: a few small files, well inside the 5 s in which a death must be told."""
@@ -43,47 +51,121 @@ SETTLE_S: Final = 20.0
 STOP_MARGIN_S: Final = 90.0
 """What Slurm may need to end a job: KillWait is 30 s by default, and an epilog comes after it."""
 
-LAST_LINES: Final = 12
-SIGNAL_BASE: Final = 128
-"""srun gives 128 + N for a task that signal N ended. Source: srun(1), EXIT VALUES, and POSIX shells."""
-
 _END: Final = re.compile(r"(?P<at>[0-9]+(\.[0-9]+)?) (?P<code>[0-9]+) (?P<name>.+)")
 """What `tell_end` of batch.sh writes: seconds since the epoch, the step's exit code, the step."""
+LOGIN: Final = "login"
+"""The name of the login node among the transports."""
+
 JOB: Final = "job"
 """The name of the job itself among the processes: its log is the batch script's output."""
 
 
-class SlurmLauncher:
-    """See `Launcher`. `hosts` are the plan's hosts that hold processes, in order."""
+class SlurmLauncher(Launcher):
+    """See `Launcher`. Its one transport leads to the login node; the job's nodes are reached by Slurm alone."""
+
+    traits = BUILT_IN["slurm"]
 
     def __init__(
-        self,
-        run: str,
-        slurm: Slurm,
-        hosts: Sequence[Host],
-        login: Transport,
-        *,
-        logs: Path,
-        copy: commands.Copy | None = None,
+        self, plan: Plan, run: RunFolder | None = None, transports: Mapping[str, Transport] | None = None
     ) -> None:
-        self._run, self._slurm, self._login, self._logs, self._copy = run, slurm, login, logs, copy
-        self._hosts = list(hosts)
+        super().__init__(plan, run, transports)
+        self._site = plan.inventory.slurm or Slurm()
         self._specs: dict[str, ProcessSpec] = {}
         self._folder: str | None = None
         self._offsets: dict[str, int] = {}
         self._nodes: dict[str, Node] = {}
         self._job: Job | None = None
-        self._problem: str | None = None
         self._read_at = self._asked_at = 0.0
         self._pending_ends = b""
         self._ends: list[tuple[float, int, str]] = []
         self._told = False
 
-    # start -----------------------------------------------------------------------------------------------------------
+    # before a launch -------------------------------------------------------------------------------------------------
 
-    def start(self, spec: ProcessSpec, secrets: Mapping[str, str]) -> None:
-        """See `Launcher.start`."""
-        self.start_all([spec], secrets)
+    @classmethod
+    def refusal(cls, inventory: Inventory) -> str | None:
+        """See `Launcher.refusal`: whether Slurm answers on the login node."""
+        from overspan.inventory.probes import look
+        from overspan.inventory.software import SINFO
+        from overspan.transport.reach import reach
+
+        login = _login_of(inventory)
+        with closing(reach(login)) as transport:
+            partitions, _ = look(transport, SINFO)
+        where = login.ssh.address if login.ssh else "this machine"
+        return f"Slurm does not answer on {where}: {partitions.why}" if partitions.value is None else None
+
+    def ways(self) -> dict[str, Transport]:
+        """See `Launcher.ways`: the login node alone."""
+        from overspan.transport.reach import reach
+
+        return {LOGIN: reach(_login_of(self.plan.inventory))}
+
+    def gateway(self) -> Transport:
+        """See `Launcher.gateway`: the login node, which sees what the nodes see."""
+        return self.transports[LOGIN]
+
+    def check(self) -> None:
+        """See `Launcher.check`: whether Slurm would take the job, and the run's folder can be written."""
+        made = self._run_there(["mkdir", "-p", "--", f"{self.folder}/logs"])
+        if made.code != 0:
+            raise InputError(
+                f"the run's folder {self.folder} cannot be made on the login node",
+                quote=made.stderr.strip() or None,
+                next="name a folder that the login node and all nodes share: slurm.folder in the inventory",
+            )
+        asked = commands.only_tested(commands.sbatch(self._site, self.run.id, self.folder, self.hosts))
+        done = self._run_there(asked, stdin=commands.batch_script().encode())
+        self._run_there(commands.forget(self.folder))
+        if done.code != 0:
+            raise _refused("Slurm would refuse the job", done)
+
+    def stage(self, plan: Plan, say: Say, *, prepared_here: bool) -> Plan:
+        """See `Launcher.stage`: weights must be there; an image is imported where Pyxis starts containers."""
+        from overspan.provision import shared
+
+        if plan.model_path is not None:
+            shared.check_weights(self.gateway(), plan.model_path)
+        if plan.engine.image is not None and self._imports_images:
+            folder = self._images_in(self.folder.rsplit("/", 2)[0])
+            image = shared.import_image(self.gateway(), plan.engine.image, folder, say)
+            plan = plan.with_(engine=plan.engine.with_(image=image))
+        return self._with_local_copy(plan)
+
+    def as_staged(self) -> Plan:
+        """See `Launcher.as_staged`: the model's place, and the name of the image's file."""
+        plan = self.plan
+        known = plan.inventory.models.get(plan.recipe.model)
+        plan = plan.with_(model_path=known) if known is not None and known.startswith("/") else plan
+        image = plan.engine.image
+        if image and not image.startswith("/") and self._imports_images:
+            from overspan.provision import shared
+
+            held = shared.image_file(image, self._images_in(self._site.folder or commands.HOME_FOLDER))
+            plan = plan.with_(engine=plan.engine.with_(image=held))
+        return self._with_local_copy(plan)
+
+    def _images_in(self, folder: str) -> str:
+        """Where imported images are. `folder`: the one that the nodes share."""
+        return self._site.images or f"{folder}/images"
+
+    def _with_local_copy(self, plan: Plan) -> Plan:
+        """The plan whose weights go to each node's own disk, where the site wants that."""
+        if plan.model_path is None or not self._site.local_models:
+            return plan
+        target = f"{self._site.local_models}/{plan.model_digest or Path(plan.model_path).name}"
+        return plan.with_(model_path=target, model_source=plan.model_path)
+
+    @property
+    def _imports_images(self) -> bool:
+        container = self.hosts[0].container
+        return container is not None and container.kind == "enroot"
+
+    def commands(self, specs: Sequence[ProcessSpec], run: str = "by-hand") -> str:
+        """See `Launcher.commands`: the submission, the batch script, and each step that it starts."""
+        return commands.as_texts(self._site, run, self.hosts, specs, commands.copy_of(self.plan))
+
+    # start -----------------------------------------------------------------------------------------------------------
 
     def start_all(self, specs: Sequence[ProcessSpec], secrets: Mapping[str, str]) -> None:
         """Submit one job with a step for each process. It may wait in a queue: see `waiting`.
@@ -92,65 +174,37 @@ class SlurmLauncher:
             InputError: Slurm refuses the submission; quotes it.
             OverspanError: the shared folder cannot be written.
         """
-        missing = [name for spec in specs for name in spec.secrets if name not in secrets]
-        if missing:
-            raise OverspanError(f"the run needs {', '.join(missing)}, which is not set")
-        names = [host.name for host in self._hosts]
-        containers = {host.name: host.container for host in self._hosts}
-        packed = commands.files(specs, self._run, names, containers, secrets=secrets, copy=self._copy)
-        folder = self.folder
-        self._login.run(commands.receive(folder), stdin=packed, timeout_s=QUERY_TIMEOUT_S).check(
-            f"writing {folder} on the shared storage"
+        require_secrets(specs, secrets)
+        packed = commands.files(specs, self.run.id, self.hosts, secrets=secrets, copy=commands.copy_of(self.plan))
+        self._run_there(commands.receive(self.folder), stdin=packed).check(
+            f"writing {self.folder} on the shared storage"
         )
-        done = self._login.run(self.submission(folder), timeout_s=QUERY_TIMEOUT_S)
+        done = self._run_there(commands.sbatch(self._site, self.run.id, self.folder, self.hosts))
         if done.code != 0:
-            self._login.run(commands.forget(folder), timeout_s=QUERY_TIMEOUT_S)
-            raise InputError("Slurm refuses the job", quote=_refusal(done.stderr), next=_edit_hint())
+            self._run_there(commands.forget(self.folder))
+            raise _refused("Slurm refuses the job", done)
         self._specs = {spec.name: spec for spec in specs}
         self._begin_anew(done.stdout.strip().split(";")[0])
 
-    def check(self) -> None:
-        """Ask, before anything is copied or queued, whether Slurm would take the job and the folder can be written.
-
-        Raises:
-            InputError: it would not; quotes it.
-        """
-        made = self._login.run(["mkdir", "-p", "--", f"{self.folder}/logs"], timeout_s=QUERY_TIMEOUT_S)
-        if made.code != 0:
-            raise InputError(
-                f"the run's folder {self.folder} cannot be made on the login node",
-                quote=made.stderr.strip() or None,
-                next="name a folder that the login node and all nodes share: slurm.folder in the inventory",
-            )
-        asked = commands.only_tested(self.submission(self.folder))
-        done = self._login.run(asked, stdin=commands.batch_script().encode(), timeout_s=QUERY_TIMEOUT_S)
-        self._login.run(commands.forget(self.folder), timeout_s=QUERY_TIMEOUT_S)
-        if done.code != 0:
-            raise InputError("Slurm would refuse the job", quote=_refusal(done.stderr), next=_edit_hint())
-
-    def submission(self, folder: str) -> list[str]:
-        """The command that submits the job."""
-        names = [host.name for host in self._hosts]
-        gpus = max(len(host.gpus) for host in self._hosts)
-        cores = max(host.cores for host in self._hosts)
-        return commands.sbatch(self._slurm, self._run, folder, names, gpus=gpus, cores=cores)
+    def _run_there(self, argv: Sequence[str], *, stdin: bytes | None = None) -> Completed:
+        return ask(self.gateway(), argv, stdin=stdin)
 
     @property
     def folder(self) -> str:
         """The run's folder on shared storage."""
         if self._folder is None:
-            base = self._slurm.folder
+            base = self._site.folder
             if base is None:
-                asked = self._login.run(commands.home(), timeout_s=QUERY_TIMEOUT_S).check("looking for the home folder")
-                base = f"{asked.stdout.strip()}/overspan"
-            self._folder = f"{base}/runs/{self._run}"
+                home = self._run_there(commands.home()).check("looking for the home folder").stdout.strip()
+                base = f"{home}/overspan"
+            self._folder = f"{base}/runs/{self.run.id}"
         return self._folder
 
     def _begin_anew(self, job: str) -> None:
         self._job = Job(id=job, state="PENDING")
         self._offsets, self._nodes, self._ends, self._pending_ends, self._told = {}, {}, [], b"", False
         for name in (*self._specs, JOB):
-            (self._logs / f"{name}.log").touch()
+            self.run.log(name).touch()
 
     # watch -----------------------------------------------------------------------------------------------------------
 
@@ -192,12 +246,11 @@ class SlurmLauncher:
             if now - self._asked_at >= (ASK_INTERVAL_S if self._nodes else READ_INTERVAL_S):
                 self._asked_at = now
                 self._ask()
-            self._problem = None
-        except OverspanError as error:
-            self._problem = error.what + (f" ({error.quote})" if error.quote else "")
+        except OverspanError:
+            return  # asked again soon; `look` tells why nobody answered
 
     def _ask(self) -> None:
-        jobs = find_jobs(self._login, self._run)
+        jobs = find_jobs(self.gateway(), self.run.id)
         if jobs:
             self._job = jobs[-1]
         elif self._job is not None and not self._job.queued:
@@ -208,7 +261,7 @@ class SlurmLauncher:
     def _fresh(self, paths: Sequence[str], *, keep: bool = False) -> list[bytes]:
         """What each file has that was not read before; with `keep` it will be given again."""
         places = [(path, 0 if keep else self._offsets.get(path, 0)) for path in paths]
-        done = self._login.run(commands.read_from(places), timeout_s=QUERY_TIMEOUT_S).check("reading the run's folder")
+        done = self._run_there(commands.read_from(places)).check("reading the run's folder")
         found = [base64.b64decode(line) for line in done.stdout.splitlines()]
         found += [b""] * (len(places) - len(found))
         if not keep:
@@ -222,7 +275,7 @@ class SlurmLauncher:
         *outputs, ends = self._fresh([*(f"{self.folder}/logs/{name}.log" for name in names), f"{self.folder}/ended"])
         for name, data in zip(names, outputs, strict=True):
             if data:
-                with (self._logs / f"{name}.log").open("ab") as log:
+                with self.run.log(name).open("ab") as log:
                     log.write(data)
         *whole, self._pending_ends = (self._pending_ends + ends).split(b"\n")
         found = [(_END.fullmatch(line.decode(errors="replace")), line) for line in whole]
@@ -239,8 +292,8 @@ class SlurmLauncher:
                 self._read()
                 if self._job is None or self._job.over:
                     return
-            except OverspanError as error:
-                self._problem = error.what
+            except OverspanError:
+                pass  # asked again until the time is over
             time.sleep(READ_INTERVAL_S)
 
     def _deaths(self) -> list[Death]:
@@ -258,7 +311,7 @@ class SlurmLauncher:
         if job.state in ("NODE_FAIL", "BOOT_FAIL"):
             names = ",".join(node.node for node in self._nodes.values()) or job.nodes
             try:
-                lost = lost_nodes(self._login, names)
+                lost = lost_nodes(self.gateway(), names)
             except OverspanError as error:
                 lost = [f"which one cannot be asked: {error.what}"]
         host = next((one.host for one in self._nodes.values() for text in lost if text.startswith(f"{one.node} ")), "")
@@ -270,23 +323,23 @@ class SlurmLauncher:
             ranks=self._specs[process].ranks if process in self._specs else [],
             what=f"job {job.id}",
             cause=cause + (f"; {'; '.join(lost)}" if lost else ""),
-            lines=said[-LAST_LINES:] or [describe(self._login, job.id)],
+            lines=said[-LAST_LINES:] or [describe(self.gateway(), job.id)],
         )
 
     def _said(self) -> list[str]:
         """The last lines of every log, the batch script's last."""
-        return [line for name in (*self._specs, JOB) for line in last_lines(self._logs / f"{name}.log", LAST_LINES)]
+        return [line for name in (*self._specs, JOB) for line in last_lines(self.run.log(name), LAST_LINES)]
 
     def _step_death(self, name: str, code: int) -> Death:
         spec = self._specs.get(name)
-        lines = last_lines(self._logs / f"{name}.log", LAST_LINES)
+        lines = last_lines(self.run.log(name), LAST_LINES)
         return Death(
             process=name,
             host=spec.host if spec else "",
             ranks=spec.ranks if spec else [],
             what=name,
-            code=SIGNAL_BASE - code if code > SIGNAL_BASE else code,
-            lines=lines or last_lines(self._logs / f"{JOB}.log", LAST_LINES),
+            code=exit_code(code),
+            lines=lines or last_lines(self.run.log(JOB), LAST_LINES),
         )
 
     def members(self) -> list[Member]:
@@ -303,19 +356,18 @@ class SlurmLauncher:
             The members, and why the login node or controller did not answer, by host.
         """
         try:
-            jobs = [job for job in find_jobs(self._login, self._run) if not job.over]
-            steps = [step for job in jobs for step in find_steps(self._login, job.id)]
+            jobs = [job for job in find_jobs(self.gateway(), self.run.id) if not job.over]
+            steps = [step for job in jobs for step in find_steps(self.gateway(), job.id)]
             known = nodes_of(self._fresh([f"{self.folder}/nodes"], keep=True)[0].decode(errors="replace"))
         except OverspanError as error:
-            why = error.what + (f" ({error.quote})" if error.quote else "")
-            return [], dict.fromkeys((host.name for host in self._hosts), why)
+            return [], dict.fromkeys((host.name for host in self.hosts), error.in_one_line)
         host_of = {node.node: node.host for node in known.values()}
         return [
             Member(
                 process=step.process,
                 host=host_of.get(step.node, step.node),
                 health="running",
-                started_at=_seconds(step.started),
+                started_at=step.started_at,
             )
             for step in steps
         ], {}
@@ -330,24 +382,24 @@ class SlurmLauncher:
             if self._job is not None:
                 self._read()
             if not left:
-                self._login.run(commands.forget(self.folder), timeout_s=QUERY_TIMEOUT_S).check("removing its folder")
+                self._run_there(commands.forget(self.folder)).check("removing its folder")
             return left
         except HostUnreachable as error:
             return [f"the login node does not answer: {error.what}"]
         except OverspanError as error:
-            return [error.what + (f" ({error.quote})" if error.quote else "")]
+            return [error.in_one_line]
 
     def _active(self) -> list[Job]:
-        return [job for job in find_jobs(self._login, self._run) if not job.over]
+        return [job for job in find_jobs(self.gateway(), self.run.id) if not job.over]
 
     def _drain(self, grace_s: float) -> None:
         """Let streams in flight end, at most for `grace_s`."""
         running = [job for job in self._active() if not job.queued]
         if not running or grace_s <= 0:
             return
-        self._login.run(commands.ask_to_end(self.folder), timeout_s=QUERY_TIMEOUT_S)
+        self._run_there(["touch", "--", f"{self.folder}/ending"])  # so that the first to end does not end the others
         for job in running:
-            self._login.run(commands.terminate(job.id), timeout_s=QUERY_TIMEOUT_S)
+            self._run_there(["scancel", "--signal=TERM", job.id])
         deadline = time.monotonic() + grace_s
         while self._active() and time.monotonic() < deadline:
             time.sleep(READ_INTERVAL_S)
@@ -357,28 +409,23 @@ class SlurmLauncher:
         while active := self._active():
             for job in active:
                 if job.state != "COMPLETING":
-                    self._login.run(commands.cancel(job.id), timeout_s=QUERY_TIMEOUT_S)
+                    self._run_there(["scancel", job.id])  # SIGKILL after the site's KillWait
             if time.monotonic() > deadline:
                 return [f"job {job.id} is still {job.state} on {job.nodes or 'no node'}" for job in active]
             time.sleep(READ_INTERVAL_S)
         return []
 
-    def close(self) -> None:
-        """Let go: the job goes on, and any launcher of the same run finds it."""
+
+def _login_of(inventory: Inventory) -> Host:
+    """The machine that submits jobs."""
+    return Host(name=LOGIN, memory_bytes=1, ssh=inventory.slurm.login if inventory.slurm else None)
 
 
-def _refusal(said: str) -> str:
-    lines = [line for line in said.splitlines() if line.strip()]
-    return next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "sbatch said nothing")
+def _refused(what: str, done: Completed) -> InputError:
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    said = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "sbatch said nothing")
+    hint = "edit `slurm` in the inventory (partition, account, time_limit, directives); sinfo tells what the site has"
+    return InputError(what, quote=said, next=hint)
 
 
-def _edit_hint() -> str:
-    return "edit `slurm` in the inventory (partition, account, time_limit, directives); sinfo tells what the site has"
-
-
-def _seconds(stamp: str) -> float | None:
-    """Slurm's local time of the login node, in seconds since the epoch; None for `N/A`."""
-    try:
-        return time.mktime(time.strptime(stamp, "%Y-%m-%dT%H:%M:%S"))
-    except ValueError:
-        return None
+LAUNCHER = SlurmLauncher

@@ -10,21 +10,23 @@ Secrets reach a step through its standard input, from a file of mode 0600 that t
 from __future__ import annotations
 
 import io
+import re
+import shlex
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from overspan.launchers.base import as_text
 from overspan.launchers.docker_commands import container_name, docker_run, secrets_text
 from overspan.schema.errors import InputError
-from overspan.schema.inventory import ContainerRuntime, Slurm
+from overspan.schema.inventory import ContainerRuntime, Host, Slurm
+from overspan.schema.plan import Plan
 from overspan.schema.process import Mount, ProcessSpec
 
 EXPORTED: Final = "HOME,USER,LOGNAME,SHELL,PATH,LANG"
 """What a job keeps of the submitting shell's environment; everything else stands in the plan."""
-
-SEPARATOR: Final = "|"
 
 _ONE_STREAM: Final = 'exec "$@" 2>&1 </dev/null'
 _WITH_SECRETS: Final = 'set -a; eval "$(cat)"; set +a; exec "$@" 2>&1 </dev/null'
@@ -61,20 +63,18 @@ def node_of(host: str) -> str:
     return f"{{node:{host}}}"
 
 
-def sbatch(slurm: Slurm, run: str, folder: str, hosts: Sequence[str], *, gpus: int, cores: int) -> list[str]:
-    """Submit the job; prints its id.
+def sbatch(slurm: Slurm, run: str, folder: str, hosts: Sequence[Host]) -> list[str]:
+    """Submit the job; prints its id. GPUs are asked for as the fullest host has them, cores on shared nodes alone.
 
     Args:
         slurm: the site's settings; its own directives come last and win.
         run: the run's id.
         folder: the run's folder on shared storage, where the script is.
         hosts: the plan's hosts that hold processes, in order.
-        gpus: GPUs of a node to ask for.
-        cores: CPU cores of a node, asked for where the node is shared with others.
     """
     command = ["sbatch", "--parsable", f"--job-name={job_name(run)}", f"--nodes={len(hosts)}", "--ntasks-per-node=1"]
     if slurm.nodes == "named":
-        command.append(f"--nodelist={','.join(hosts)}")
+        command.append(f"--nodelist={','.join(host.name for host in hosts)}")
     named = {
         "partition": slurm.partition,
         "account": slurm.account,
@@ -83,6 +83,7 @@ def sbatch(slurm: Slurm, run: str, folder: str, hosts: Sequence[str], *, gpus: i
         "segment": slurm.segment,
     }
     command += [f"--{option}={value}" for option, value in named.items() if value is not None]
+    cores, gpus = max(host.cores for host in hosts), max(len(host.gpus) for host in hosts)
     command += ["--exclusive", "--mem=0"] if slurm.exclusive else [f"--cpus-per-task={cores}"]
     command += [f"--gpus-per-node={gpus}"] if slurm.gres and gpus else []
     # A job that starts again by itself would be another run than the one that is watched.
@@ -165,6 +166,11 @@ class Copy:
     target: str
 
 
+def copy_of(plan: Plan) -> Copy | None:
+    """What a plan's weights need, whose place is on the nodes' own disks."""
+    return Copy(plan.model_source, plan.model_path) if plan.model_source and plan.model_path else None
+
+
 def stage(host: str, copy: Copy) -> list[str]:
     """The step that copies the weights on one node."""
     srun = ["srun", "--overlap", f"--job-name=stage-{host}", "--nodes=1", "--ntasks=1", f"--nodelist={node_of(host)}"]
@@ -174,8 +180,7 @@ def stage(host: str, copy: Copy) -> list[str]:
 def files(
     specs: Sequence[ProcessSpec],
     run: str,
-    hosts: Sequence[str],
-    containers: Mapping[str, ContainerRuntime | None],
+    hosts: Sequence[Host],
     *,
     secrets: Mapping[str, str],
     copy: Copy | None = None,
@@ -183,8 +188,9 @@ def files(
     """The run's folder on shared storage, as a tar: the script, the hosts, and each step's arguments and secrets."""
     content: dict[str, tuple[bytes, int]] = {
         "batch.sh": (batch_script().encode(), 0o700),
-        "hosts": ("".join(f"{host}\n" for host in hosts).encode(), 0o600),
+        "hosts": ("".join(f"{host.name}\n" for host in hosts).encode(), 0o600),
     }
+    containers = {host.name: host.container for host in hosts}
     for spec in specs:
         argv = step(spec, run, containers.get(spec.host))
         content[f"steps/{spec.name}"] = (_words(argv), 0o600)
@@ -192,7 +198,7 @@ def files(
             content[f"secrets/{spec.name}"] = (secrets_text({name: secrets[name] for name in spec.secrets}), 0o600)
         content[f"logs/{spec.name}.log"] = (b"", 0o600)
     if copy is not None:
-        content |= {f"stage/stage-{host}": (_words(stage(host, copy)), 0o600) for host in hosts}
+        content |= {f"stage/stage-{host.name}": (_words(stage(host.name, copy)), 0o600) for host in hosts}
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         for name, (data, mode) in content.items():
@@ -226,43 +232,37 @@ def read_from(places: Sequence[tuple[str, int]]) -> list[str]:
     return ["sh", "-c", _READ, "sh", *(f"{offset}:{path}" for path, offset in places)]
 
 
-def find_job(run: str) -> list[str]:
-    """Prints a run's jobs, ended ones too, as long as the controller remembers them (MinJobAge)."""
-    fields = SEPARATOR.join(("%i", "%T", "%r", "%N", "%l"))
-    return ["squeue", "--noheader", "--states=all", f"--name={job_name(run)}", f"--format={fields}"]
-
-
-def show_job(job: str) -> list[str]:
-    """Prints all that the controller knows of a job, in one line."""
-    return ["scontrol", "--oneliner", "show", "job", job]
-
-
-def list_steps(job: str) -> list[str]:
-    """Prints the steps that run: name, node, time at which it began."""
-    return ["squeue", "--noheader", "--steps", f"--jobs={job}", "--format=" + SEPARATOR.join(("%j", "%N", "%S"))]
-
-
-def nodes(names: str) -> list[str]:
-    """Prints the state of each node, and why it is out of service."""
-    fields = SEPARATOR.join(("%N", "%T", "%E"))
-    return ["sinfo", "--noheader", "--Node", f"--nodes={names}", f"--format={fields}"]
-
-
-def ask_to_end(folder: str) -> list[str]:
-    """Tells the batch script that its steps are to end, so that the first to end does not end the others."""
-    return ["touch", "--", f"{folder}/ending"]
-
-
-def terminate(job: str) -> list[str]:
-    """SIGTERM to every step."""
-    return ["scancel", "--signal=TERM", job]
-
-
-def cancel(job: str) -> list[str]:
-    """End a job, queued or running: SIGTERM, and SIGKILL after the site's KillWait."""
-    return ["scancel", job]
-
-
 def only_tested(submission: Sequence[str]) -> list[str]:
     """The same submission, only checked: would it ever run? The script comes from standard input."""
     return [submission[0], "--test-only", *submission[1:-2]]
+
+
+# by hand -------------------------------------------------------------------------------------------------------------
+
+HOME_FOLDER: Final = "$HOME/overspan"
+_IN_DOUBLE_QUOTES: Final = re.compile(r"[A-Za-z0-9_=/.$-]+")
+
+
+def as_texts(slurm: Slurm, run: str, hosts: Sequence[Host], specs: Sequence[ProcessSpec], copy: Copy | None) -> str:
+    """The whole job as text for a shell: the submission, the batch script, and each step that it starts."""
+    folder = f"{slurm.folder or HOME_FOLDER}/runs/{run}"
+    containers = {host.name: host.container for host in hosts}
+    copies = [f"# weights to the disk of {host.name}\n{_text(stage(host.name, copy))}" for host in hosts if copy]
+    return "\n\n".join(
+        [
+            f"# the allocation\n{_text(sbatch(slurm, run, folder, hosts))}",
+            f"# {folder}/batch.sh\n{batch_script().rstrip()}",
+            *copies,
+            *(as_text(spec, _text(step(spec, run, containers.get(spec.host)))) for spec in specs),
+        ]
+    )
+
+
+def _text(argv: Sequence[str]) -> str:
+    """As `shlex.join`, but for the home folder, which the shell is to fill in."""
+    return " ".join(f'"{word}"' if _is_home(word) else shlex.quote(word) for word in argv)
+
+
+def _is_home(word: str) -> bool:
+    here = word.find(HOME_FOLDER)
+    return here >= 0 and word.count("$") == 1 and _IN_DOUBLE_QUOTES.fullmatch(word) is not None

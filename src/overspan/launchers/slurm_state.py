@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
 
-from overspan.launchers import slurm_commands as commands
+from overspan.launchers.slurm_commands import job_name
 from overspan.schema.base import Frozen
 from overspan.schema.errors import OverspanError
-from overspan.transport.base import Transport
+
+if TYPE_CHECKING:
+    from overspan.transport.base import Completed, Transport
 
 QUERY_TIMEOUT_S: Final = 30.0
 """A busy controller answers within seconds; its clients give up after MessageTimeout, by default 10 s."""
+
+_SEPARATOR: Final = "|"
 
 QUEUED: Final = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT"})
 """Before its script runs. Source: squeue(1), JOB STATE CODES."""
@@ -31,7 +37,7 @@ CAUSES: Final = {
 """States in which Slurm, not the process, ended the job. Source: squeue(1), JOB STATE CODES."""
 
 
-class Job(Frozen):
+class Job(Frozen, defer_build=True):
     """A run's job as the controller has it."""
 
     id: str
@@ -62,15 +68,15 @@ class Job(Frozen):
         )
 
 
-class Step(Frozen):
+class Step(Frozen, defer_build=True):
     """A step that runs."""
 
     process: str
     node: str
-    started: str = ""
+    started_at: float | None = None
 
 
-class Node(Frozen):
+class Node(Frozen, defer_build=True):
     """A host of the plan, and the node that stands for it."""
 
     host: str
@@ -78,33 +84,57 @@ class Node(Frozen):
     address: str
 
 
+def ask(transport: Transport, argv: Sequence[str], *, stdin: bytes | None = None) -> Completed:
+    """Run a command on the login node."""
+    return transport.run(argv, stdin=stdin, timeout_s=QUERY_TIMEOUT_S)
+
+
+def _rows(text: str, cells: int) -> list[list[str]]:
+    rows = [line.split(_SEPARATOR) for line in text.splitlines()]
+    return [row for row in rows if len(row) == cells]
+
+
 def find_jobs(transport: Transport, run: str) -> list[Job]:
-    """The run's jobs, the newest last: one, or none where the controller has forgotten it or never knew it.
+    """The run's jobs, ended ones too, the newest last; none where the controller never knew it or has forgotten it
+    (MinJobAge).
 
     Raises:
         HostUnreachable: the login node does not answer.
         OverspanError: the controller does not; quotes squeue.
     """
-    done = transport.run(commands.find_job(run), timeout_s=QUERY_TIMEOUT_S).check("asking Slurm for the job")
-    rows = [line.split(commands.SEPARATOR) for line in done.stdout.splitlines() if line.strip()]
+    fields = _SEPARATOR.join(("%i", "%T", "%r", "%N", "%l"))
+    argv = ["squeue", "--noheader", "--states=all", f"--name={job_name(run)}", f"--format={fields}"]
+    said = ask(transport, argv).check("asking Slurm for the job").stdout
     return [
-        Job(id=row[0], state=row[1], reason=row[2], nodes=row[3], time_limit=row[4]) for row in rows if len(row) == 5
+        Job(id=job, state=state, reason=reason, nodes=nodes, time_limit=limit)
+        for job, state, reason, nodes, limit in _rows(said, 5)
     ]
 
 
 def find_steps(transport: Transport, job: str) -> list[Step]:
-    """The steps of a job that run; Slurm's own (the batch script) are left out."""
-    done = transport.run(commands.list_steps(job), timeout_s=QUERY_TIMEOUT_S)
-    if done.code != 0:
-        return []
-    rows = [line.split(commands.SEPARATOR) for line in done.stdout.splitlines() if line.strip()]
-    return [Step(process=row[0], node=row[1], started=row[2]) for row in rows if len(row) == 3 and row[0] != "batch"]
+    """The steps of a job that run; Slurm's own (the batch script) are left out.
+
+    Slurm prints times in the zone of its client's environment and does not name it, so the client is given one.
+    """
+    fields = _SEPARATOR.join(("%j", "%N", "%S"))
+    argv = ["squeue", "--noheader", "--steps", f"--jobs={job}", f"--format={fields}"]
+    done = transport.run(argv, env={"TZ": "UTC"}, timeout_s=QUERY_TIMEOUT_S)
+    rows = _rows(done.stdout, 3) if done.code == 0 else []
+    return [Step(process=name, node=node, started_at=_seconds(at)) for name, node, at in rows if name != "batch"]
+
+
+def _seconds(stamp: str) -> float | None:
+    """Slurm's time, in UTC, in seconds since the epoch; None for `N/A`."""
+    try:
+        return datetime.fromisoformat(f"{stamp}+00:00").timestamp()
+    except ValueError:
+        return None
 
 
 def describe(transport: Transport, job: str) -> str:
     """The controller's own line about a job."""
     try:
-        done = transport.run(commands.show_job(job), timeout_s=QUERY_TIMEOUT_S)
+        done = ask(transport, ["scontrol", "--oneliner", "show", "job", job])
     except OverspanError as error:
         return f"(Slurm does not tell more: {error.what})"
     return (done.stdout if done.code == 0 else done.stderr).strip()
@@ -114,13 +144,12 @@ def lost_nodes(transport: Transport, names: str) -> list[str]:
     """The nodes among `names` that are out of service, each as `name: state (reason)`."""
     if not names:
         return []
-    done = transport.run(commands.nodes(names), timeout_s=QUERY_TIMEOUT_S)
-    rows = [line.split(commands.SEPARATOR) for line in done.stdout.splitlines() if line.strip()]
-    out = {row[0]: f"{row[0]} is {row[1]} ({row[2]})" for row in rows if len(row) == 3}
-    return [text for name, text in out.items() if " is down" in text or "fail" in text.lower()]
+    fields = _SEPARATOR.join(("%N", "%T", "%E"))
+    done = ask(transport, ["sinfo", "--noheader", "--Node", f"--nodes={names}", f"--format={fields}"])
+    out = {node: f"{node} is {state} ({reason})" for node, state, reason in _rows(done.stdout, 3)}
+    return [text for text in out.values() if " is down" in text or "fail" in text.lower()]
 
 
 def nodes_of(text: str) -> dict[str, Node]:
     """The batch script's own file of hosts, nodes and addresses, by host."""
-    rows = [line.split("|") for line in text.splitlines()]
-    return {row[0]: Node(host=row[0], node=row[1], address=row[2]) for row in rows if len(row) == 3}
+    return {host: Node(host=host, node=node, address=address) for host, node, address in _rows(text, 3)}

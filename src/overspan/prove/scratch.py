@@ -79,7 +79,7 @@ class PeakMemory:
     def __init__(self, run: RunFolder) -> None:
         self.bytes = 0
         self._run = run
-        self._local = run.plan().inventory.launcher == "local"
+        self._local = run.plan().inventory.traits.here
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 

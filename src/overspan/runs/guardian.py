@@ -52,22 +52,14 @@ def end_elsewhere(run: RunFolder) -> list[str]:
     Returns:
         What could not be ended and why.
     """
-    from overspan.launchers.registry import launcher_for, transports_of
+    from overspan.launchers.registry import launcher_of
 
     try:
         plan = run.plan()
     except RunDamaged as error:
         return [error.what]
-    if plan.inventory.launcher == "local":
-        return []
-    transports = transports_of(plan)
-    launcher = launcher_for(run, plan, transports)
-    try:
-        return launcher.end(grace_s=0)
-    finally:
-        launcher.close()
-        for transport in transports.values():
-            transport.close()
+    with launcher_of(plan, run) as launcher:
+        return launcher.end_elsewhere()
 
 
 def _supervise(run: RunFolder, guardian: int) -> None:

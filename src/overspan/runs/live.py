@@ -19,10 +19,8 @@ from overspan.engines import registry
 from overspan.inventory import probes
 from overspan.inventory.probes import GPU_LOAD, GpuLoad
 from overspan.launchers.base import Member
-from overspan.launchers.docker import DockerLauncher
-from overspan.launchers.registry import finder_for, hosts_of, transports_of
-from overspan.launchers.slurm import SlurmLauncher
-from overspan.runs.status import ProcessStatus, RunStatus, containers, joined, local_processes, overview
+from overspan.launchers.registry import launcher_of
+from overspan.runs.status import ProcessStatus, RunStatus, joined, overview, placed
 from overspan.schema.errors import HostUnreachable, OverspanError
 from overspan.schema.event import FINAL_STATES, State
 from overspan.schema.plan import Plan
@@ -147,16 +145,16 @@ class Live:
     def __init__(self, run: RunFolder, transports: Mapping[str, Transport] | None = None) -> None:
         self._run, self._plan = run, run.plan()
         self._engine = registry.find(self._plan.engine.name)
-        self._transports = dict(transports_of(self._plan) if transports is None else transports)
+        whole = launcher_of(self._plan, run, transports)
+        self._transports = whole.transports
         self._http = http_client(None, PATIENCE_S)
         self._before: Reading | None = None
         self._pool = ThreadPoolExecutor(2 * len(self._transports) + 1, thread_name_prefix="live")
         self._metrics = _Question(self._pool, self._ask_metrics)
-        self._launchers: dict[str, DockerLauncher | SlurmLauncher] = {}
-        if self._plan.inventory.launcher != "local":  # one for each host, so that none waits for another
-            self._launchers = {host: finder_for(run, self._plan, {host: way}) for host, way in self._ways()}
+        # One for each host, so that none waits for another.
+        self._launchers = {host: launcher_of(self._plan, run, {host: way}) for host, way in self._ways()}
         self._members = {host: self._asking_members(host) for host in self._launchers}
-        with_gpus = {host.name for host in hosts_of(self._plan) if host.gpus}
+        with_gpus = {host.name for host in whole.hosts if host.gpus}
         self._loads = {host: self._asking_load(way) for host, way in self._ways() if host in with_gpus}
 
     def __enter__(self) -> Live:
@@ -172,8 +170,6 @@ class Live:
         self._pool.shutdown(wait=False, cancel_futures=True)
         for launcher in self._launchers.values():
             launcher.close()
-        for _, way in self._ways():
-            way.close()
         self._http.close()
 
     def sights(self, interval_s: float) -> Iterator[Sight]:
@@ -206,21 +202,19 @@ class Live:
                 now = self._metrics.end(deadline_s)
                 traffic, self._before = traffic_of(self._before, now), now
         except OverspanError as error:
-            problems["endpoint"] = _why(error)
+            problems["endpoint"] = error.in_one_line
         rows = rows_of(self._plan, status.processes, loads)
         return Sight(status, rows, traffic, problems, self._engine.dashboard(self._plan))
 
     def _processes(self, state: State, deadline_s: float) -> tuple[list[ProcessStatus], dict[str, str]]:
-        if not self._launchers:
-            return [*local_processes(self._run), *joined(self._run, self._plan)], {}
         found: list[Member] = []
         unreachable = {}
         for host, asked in self._members.items():
             try:
                 found += asked.end(deadline_s)
             except OverspanError as error:
-                unreachable[host] = _why(error).removeprefix(f"{host}: ")
-        seen = containers(self._plan, found, unreachable, state)
+                unreachable[host] = error.in_one_line.removeprefix(f"{host}: ")
+        seen = placed(self._plan, found, unreachable, state)
         return [*seen, *joined(self._run, self._plan)], unreachable
 
     def _gpus(self, deadline_s: float) -> tuple[dict[str, list[GpuLoad]], dict[str, str]]:
@@ -229,7 +223,7 @@ class Live:
             try:
                 loads[host] = asked.end(deadline_s)
             except OverspanError as error:
-                silent[host] = _why(error)
+                silent[host] = error.in_one_line
         return loads, silent
 
     def _ways(self) -> list[tuple[str, Transport]]:
@@ -257,7 +251,3 @@ class Live:
         key = run_secrets.read(self._run).get(run_secrets.API_KEY)
         found = read_metrics(self._http, self._plan.endpoint.base_url, self._engine.metrics, key)
         return Reading(time.monotonic(), found)
-
-
-def _why(error: OverspanError) -> str:
-    return error.what + (f" ({error.quote})" if error.quote else "")

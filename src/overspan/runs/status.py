@@ -7,15 +7,14 @@ from collections.abc import Callable, Container, Iterable
 
 from pydantic import Field
 
-from overspan.launchers import proc
 from overspan.launchers.base import Member
-from overspan.launchers.registry import finder_for, transports_of
+from overspan.launchers.registry import launcher_of
 from overspan.runs.join.server import SEATS
 from overspan.schema.base import Frozen
 from overspan.schema.event import FINAL_STATES, SERVING_STATES, State
 from overspan.schema.plan import Placement, Plan
 from overspan.store import run_secrets
-from overspan.store.run_folder import SUPERVISOR, RunFolder
+from overspan.store.run_folder import RunFolder
 
 
 class ProcessStatus(Frozen):
@@ -91,17 +90,9 @@ def overview(run: RunFolder, plan: Plan, look: Look) -> RunStatus:
 
 
 def _processes(run: RunFolder, plan: Plan, state: State) -> tuple[list[ProcessStatus], dict[str, str]]:
-    if plan.inventory.launcher == "local":
-        return [*local_processes(run), *joined(run, plan)], {}
-    transports = transports_of(plan)
-    launcher = finder_for(run, plan, transports)
-    try:
+    with launcher_of(plan, run) as launcher:
         found, unreachable = launcher.look()
-    finally:
-        launcher.close()
-        for transport in transports.values():
-            transport.close()
-    return [*containers(plan, found, unreachable, state), *joined(run, plan)], unreachable
+    return [*placed(plan, found, unreachable, state), *joined(run, plan)], unreachable
 
 
 def joined(run: RunFolder, plan: Plan) -> list[ProcessStatus]:
@@ -118,22 +109,17 @@ def _absent(placement: Placement, health: str) -> ProcessStatus:
     )
 
 
-def local_processes(run: RunFolder) -> list[ProcessStatus]:
-    """The processes that the supervisor recorded on this machine."""
-    return [_process(Member.model_validate(each)) for each in _members(run)]
-
-
-def containers(plan: Plan, found: Iterable[Member], unreachable: Container[str], state: State) -> list[ProcessStatus]:
+def placed(plan: Plan, found: Iterable[Member], unreachable: Container[str], state: State) -> list[ProcessStatus]:
     """Every placement's process: as found, unknown where its host does not answer; where its host has none, dead, or
     not started in a run that has not come so far."""
     by_process = {member.process: member for member in found}
     missing = _MISSING.get(state, "dead")
-    placed = []
+    ranks = []
     for each in plan.own:
         member = by_process.pop(each.process, None)
-        placed.append(_present(member) if member else _absent(each, "unknown" if each.host in unreachable else missing))
+        ranks.append(_present(member) if member else _absent(each, "unknown" if each.host in unreachable else missing))
     # What holds no rank, as a router.
-    return [*map(_present, by_process.values()), *placed]
+    return [*map(_present, by_process.values()), *ranks]
 
 
 def _present(member: Member) -> ProcessStatus:
@@ -144,22 +130,4 @@ def _present(member: Member) -> ProcessStatus:
         pid=member.pid,
         memory_bytes=member.memory_bytes,
         uptime_s=round(time.time() - member.started_at, 1) if member.started_at else None,
-    )
-
-
-def _members(run: RunFolder) -> list[object]:
-    members = run.note(SUPERVISOR).get("members", [])
-    return members if isinstance(members, list) else []
-
-
-def _process(member: Member) -> ProcessStatus:
-    process = proc.find(member.pid or 0, member.started_at or 0.0)
-    family = [process, *proc.descendants(process.pid)] if process else []
-    return ProcessStatus(
-        process=member.process,
-        host=member.host,
-        health="running" if process else "dead",
-        pid=member.pid,
-        memory_bytes=sum(proc.resident_bytes(each) for each in family) if process else None,
-        uptime_s=round(time.time() - member.started_at, 1) if process and member.started_at else None,
     )

@@ -14,7 +14,7 @@ from overspan.doctor import nccl_transport
 from overspan.endpoint.client import Client, NoAnswer
 from overspan.engines import registry
 from overspan.launchers.base import Death, Launcher
-from overspan.launchers.registry import LOGIN, launcher_for, transports_of
+from overspan.launchers.registry import launcher_of
 from overspan.runs import ports
 from overspan.runs.join import member
 from overspan.runs.join.server import JoinServer
@@ -26,7 +26,6 @@ from overspan.schema.finding import Finding
 from overspan.schema.plan import Plan
 from overspan.store import run_secrets
 from overspan.store.run_folder import RunFolder
-from overspan.transport.base import Transport
 from overspan.transport.ssh import Remote
 from overspan.verify import known_answers, transfer
 
@@ -51,20 +50,19 @@ def supervise(run: RunFolder, guardian: int) -> None:
     """Run a planned and staged run to its end."""
     signals = Signals(guardian)
     plan = run.plan()
-    transports = transports_of(plan)
-    launcher: Launcher = launcher_for(run, plan, transports)
+    launcher = launcher_of(plan, run)
     os.chdir(run.path)
     try:
         if run.ended:  # stopped before it began
             return
-        if plan.endpoint.tunnel and LOGIN not in transports:
-            _tunnel(plan, transports)
+        if plan.endpoint.tunnel and not plan.inventory.traits.chooses_hosts:
+            _tunnel(plan, launcher)
         if plan.is_joiner:
             member.serve(Supervision(run, plan, launcher, signals))
             return
         if plan.awaited:
             launcher = JoinServer(run, plan, launcher)
-        _Head(run, plan, launcher, signals, transports).serve()
+        _Head(run, plan, launcher, signals).serve()
     except OverspanError as error:
         left = launcher.end(FAILED_GRACE_S)
         run.append(error.what, state="failed", lines=[error.quote] if error.quote else [], left=left)
@@ -76,26 +74,21 @@ def supervise(run: RunFolder, guardian: int) -> None:
     finally:
         run_secrets.forget(run)
         launcher.close()
-        for transport in transports.values():
-            transport.close()
 
 
-def _tunnel(plan: Plan, transports: Mapping[str, Transport]) -> None:
+def _tunnel(plan: Plan, launcher: Launcher) -> None:
     """Lead this machine's port to the head's loopback, where the endpoint listens."""
-    head = transports[plan.placements[0].host]
+    head = launcher.gateway()
     if isinstance(head, Remote):
         head.forward(plan.endpoint.port, plan.recipe.host, plan.recipe.port)
 
 
-@dataclass
 class _Head(Supervision):
     """Where the endpoint is. Its supervisor decides; those of hosts that joined follow."""
 
-    transports: Mapping[str, Transport]
-
     def serve(self) -> None:
         """Launch and watch, again and again as often as the recipe allows."""
-        memory = Memory(self.plan, self.transports) if self.plan.recipe.restart else None
+        memory = Memory(self.plan, self.launcher.transports) if self.plan.recipe.restart else None
         restarts = Restarts(self.plan.recipe.restart)
         while True:
             if isinstance(self.launcher, JoinServer):
@@ -145,15 +138,15 @@ class _Head(Supervision):
         return None
 
     def _place(self) -> None:
-        """Take the endpoint of the node that Slurm chose into the plan, with a way there."""
+        """Take the endpoint of the machine that the launcher chose into the plan, with a way there."""
         plan = self.plan
         head = self.launcher.address_of(plan.placements[0].host)
         if head is None:
             return
         self.run.append(f"{plan.placements[0].host} is {head}")
-        login = self.transports[LOGIN]
-        if isinstance(login, Remote):
-            login.forward(plan.endpoint.port, head, plan.recipe.port)
+        gateway = self.launcher.gateway()
+        if isinstance(gateway, Remote):
+            gateway.forward(plan.endpoint.port, head, plan.recipe.port)
             return
         self.plan = plan.with_(endpoint=plan.endpoint.with_(host=head))
         self.run.write("plan.json", self.plan)
@@ -283,7 +276,7 @@ def _require_own(plan: Plan) -> None:
     Raises:
         NoAnswer: it was one.
     """
-    if plan.inventory.launcher == "local" and (who := ports.stranger(plan.endpoint)) is not None:
+    if plan.inventory.traits.here and (who := ports.stranger(plan.endpoint)) is not None:
         raise NoAnswer(
             f"port {plan.endpoint.port} on {plan.endpoint.host} is answered by {who}, which is not of this run"
         )

@@ -12,9 +12,9 @@ from contextlib import closing
 from overspan import __version__
 from overspan.doctor.of_run import failure
 from overspan.engines import registry
-from overspan.engines.base import FOLDER
-from overspan.launchers.registry import hosts_of
-from overspan.launchers.staging import apply_patches, check_slurm, stage_hosts, stage_model, stage_slurm
+from overspan.launchers.base import Launcher
+from overspan.launchers.registry import launcher_of
+from overspan.launchers.staging import apply_patches, stage_model
 from overspan.preflight import blocking, preflight, unreachable
 from overspan.provision import models
 from overspan.runs import ports
@@ -26,7 +26,6 @@ from overspan.schema.errors import HostKeyRejected, HostUnreachable, InputError,
 from overspan.schema.event import FINAL_STATES, Event
 from overspan.schema.finding import Finding
 from overspan.schema.plan import Plan
-from overspan.schema.process import ProcessSpec
 from overspan.schema.recipe import Lock, Recipe
 from overspan.schema.yamlio import dump
 from overspan.store import run_secrets
@@ -118,7 +117,8 @@ def _staged(lock: NameLock, plan: Plan, say: Say, before_launch: Callable[[RunFo
     run = RunFolder.create(lock.name)
     try:
         lock.take(run.id)
-        staged = _stage(run, plan, say)
+        with launcher_of(plan, run) as launcher:
+            staged = _stage(run, plan, launcher, say)
         if plan.part is not None:
             facts.record(run, staged)
         before_launch(run, staged)
@@ -128,16 +128,17 @@ def _staged(lock: NameLock, plan: Plan, say: Say, before_launch: Callable[[RunFo
     return run
 
 
-def _stage(run: RunFolder, plan: Plan, say: Say) -> Plan:
-    on_this_machine = plan.inventory.is_here(hosts_of(plan)[0])
+def _stage(run: RunFolder, plan: Plan, launcher: Launcher, say: Say) -> Plan:
+    on_this_machine = plan.inventory.is_here(launcher.hosts[0])
     if not plan.is_joiner and (on_this_machine or plan.endpoint.tunnel):
         plan = plan.with_(endpoint=ports.claim(plan.endpoint))
     run_secrets.require(plan.recipe.secrets)
     run.write("plan.json", plan)  # for `status` while it is staged, which may take long
     run.append(f"planned {plan.layout.label} of {plan.recipe.model} on {_hosts(plan)}", state="planned")
     recipe = plan.recipe
-    check_slurm(run, plan)
-    _require_ready_hosts(run, plan)
+    launcher.check()
+    if launcher.asks_hosts:
+        _require_ready_hosts(run, plan)
     plan, model = stage_model(plan, say)
     if recipe.locked and model and recipe.locked.model_digest != model.digest:
         raise InputError(
@@ -145,25 +146,15 @@ def _stage(run: RunFolder, plan: Plan, say: Say) -> Plan:
             f"digest {model.digest}, locked {recipe.locked.model_digest}",
             next="pin the revision that the lock names, or start from the recipe in place of the lock",
         )
-    if plan.inventory.launcher == "slurm":
-        plan = stage_slurm(run, plan, say)
-    apply_patches(plan, say)
-    stage_hosts(plan, prepared_here=model is not None, say=say)
+    plan = launcher.stage(plan, say, prepared_here=model is not None)
+    apply_patches(plan, launcher.gateway(), say)
     run.write("plan.json", plan)
-    here = plan.inventory.traits.here  # elsewhere a job or a container has a folder of its own
-    run.write("processes.json", [_in_folder(spec, run) if here else spec for spec in processes_of(plan)])
+    run.write("processes.json", launcher.placed(processes_of(plan)))
     engine = registry.find(plan.engine.name)
     run_secrets.make(run, plan, engine.key_variable, engine.tokens)
     write_whole(run.path / "run.lock.yaml", dump(_locked(run, plan, model)))
     run.append(f"staged: the model is at {plan.model_path}", state="staged")
     return plan
-
-
-def _in_folder(spec: ProcessSpec, run: RunFolder) -> ProcessSpec:
-    """The process with the run's folder in its words, where it asks for it."""
-    here = str(run.path)
-    env = {name: value.replace(FOLDER, here) for name, value in spec.env.items()}
-    return spec.with_(argv=[word.replace(FOLDER, here) for word in spec.argv], env=env)
 
 
 def _require_ready_hosts(run: RunFolder, plan: Plan) -> None:
@@ -173,8 +164,6 @@ def _require_ready_hosts(run: RunFolder, plan: Plan) -> None:
         HostUnreachable: a host does not answer.
         PlanRefused: something is wrong on a host that staging does not mend; with the cause and fix of each.
     """
-    if plan.inventory.traits.containers != "always":
-        return
     findings = preflight(plan, reach, processes_of(plan))
     run.write("preflight.json", findings)
     wrong = [each for each in blocking(findings) if each.rule not in _MENDED_BY_STAGING]

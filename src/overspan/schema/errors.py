@@ -38,6 +38,11 @@ class OverspanError(Exception):
         self.quote = quote
         self.next = next
 
+    @property
+    def in_one_line(self) -> str:
+        """What went wrong, with the line that shows it in brackets."""
+        return f"{self.what} ({self.quote})" if self.quote else self.what
+
     def as_dict(self) -> dict[str, object]:
         """The error as `--json` prints it."""
         return {

@@ -12,9 +12,7 @@ from overspan import __version__
 from overspan.bench.run import Bench
 from overspan.endpoint.client import Client, NoAnswer
 from overspan.engines import registry
-from overspan.inventory.probes import look
-from overspan.inventory.software import SINFO
-from overspan.launchers.registry import login_of
+from overspan.launchers.registry import find
 from overspan.runs.planning import Wanted
 from overspan.runs.stop import stop
 from overspan.runs.up import up
@@ -30,7 +28,6 @@ from overspan.store.run_folder import RunFolder, all_runs
 from overspan.sweep.expand import Deployment, SweepMatrix
 from overspan.sweep.folder import SweepFolder
 from overspan.sweep.results import derive, why_not
-from overspan.transport.reach import reach
 from overspan.verify import SHORT, wrong
 from overspan.verify.of_run import verify_run
 
@@ -78,16 +75,11 @@ def require_startable(matrix: SweepMatrix, points: list[Point]) -> None:
     """Refuse points that nothing here can start, before anything of the sweep begins.
 
     Raises:
-        PlanRefused: Slurm does not answer where the inventory says that jobs are submitted.
+        PlanRefused: the launcher cannot start anything now, e.g. Slurm does not answer.
     """
-    if matrix.inventory.launcher != "slurm" or not points:
-        return
-    login = login_of(matrix.inventory)
-    with closing(reach(login)) as transport:
-        partitions, _ = look(transport, SINFO)
-    if partitions.value is None:
-        where = login.ssh.address if login.ssh else "this machine"
-        reason = f"{matrix.inventory.name}: Slurm does not answer on {where}: {partitions.why}"
+    machines = matrix.inventory
+    if points and (why := find(machines.launcher).refusal(machines)) is not None:
+        reason = f"{machines.name}: {why}"
         raise PlanRefused(f"sweep {matrix.sweep.name} cannot be started:", [reason], next="--dry-run prints it")
 
 

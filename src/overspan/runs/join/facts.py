@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from overspan import __version__
-from overspan.launchers.registry import hosts_of
+from overspan.launchers.base import hosts_of
 from overspan.provision import build
 from overspan.provision.images import find_image
 from overspan.schema.plan import Plan

@@ -47,11 +47,12 @@ class _Seat:
     left_at: float | None = None
 
 
-class JoinServer:
+class JoinServer(Launcher):
     """A launcher (see `Launcher`) of the head's own processes, which also hears of those that joined hosts start."""
 
     def __init__(self, run: RunFolder, plan: Plan, own: Launcher) -> None:
-        self._run, self._own = run, own
+        super().__init__(plan, run, own.transports)
+        self._own = own
         self._facts = facts.read(run)
         hosts = {host.name: host for host in plan.inventory.hosts}
         self._seats = {each.host: _Seat(each, frozenset({address_of(hosts[each.host])})) for each in plan.awaited}
@@ -75,7 +76,7 @@ class JoinServer:
         deadline = time.monotonic() + timeout_s
         for place in (seat.placement for seat in self._seats.values() if seat.line is None):
             command = f"overspan join {self._address} {self._recipe} --on INVENTORY"
-            self._run.append(f"waiting for {place.host}; there: {command}", process=place.process, host=place.host)
+            self.run.append(f"waiting for {place.host}; there: {command}", process=place.process, host=place.host)
         while not ended():
             missing = [host for host, seat in self._seats.items() if seat.line is None]
             if not missing:
@@ -111,7 +112,7 @@ class JoinServer:
         except Lost as lost:
             self._lost(seat, lost)
         except OverspanError as error:
-            self._run.append(f"{peer} is not understood: {error.what}", lines=[error.quote] if error.quote else [])
+            self.run.append(f"{peer} is not understood: {error.what}", lines=[error.quote] if error.quote else [])
             self._lost(seat, Lost(error.what, left=True))
         finally:
             line.close()
@@ -128,24 +129,24 @@ class JoinServer:
                 reason = f"the head's inventory has {hello.host} at {', '.join(seat.addresses)}, not at {peer}"
             elif seat.line is not None:
                 reason = f"{hello.host} has joined already"
-            elif hello.run not in (None, self._run.id):
-                reason = f"run {hello.run} is over; the head runs {self._run.id} now"
+            elif hello.run not in (None, self.run.id):
+                reason = f"run {hello.run} is over; the head runs {self.run.id} now"
             elif differs:
                 reason = "the plans differ"
             # Only an awaited host learns what the plan holds.
             known = seat is not None and peer in seat.addresses
-            answer = JoinAnswer(run=self._run.id, refused=reason, differs=differs if known else [])
+            answer = JoinAnswer(run=self.run.id, refused=reason, differs=differs if known else [])
             if seat is None or reason is not None or hello.only_ask:
                 return answer, None
             seat.line, seat.health, seat.left_at = line, "running", None
-        self._run.append(f"{hello.host} joined from {peer}", process=seat.placement.process, host=seat.placement.host)
+        self.run.append(f"{hello.host} joined from {peer}", process=seat.placement.process, host=seat.placement.host)
         self._note()
         return answer, seat
 
     def _converse(self, line: JoinConnection, seat: _Seat, seen: int) -> None:
         """Pass on the run's events as they come, and take in the host's deaths, until the run is over."""
         while True:
-            events = self._run.events()
+            events = self.run.events()
             for event in events[seen:]:
                 lines = [str(each) for each in event.data.get("lines") or []]
                 line.send(News(number=seen, message=event.message, state=event.state, lines=lines))
@@ -160,7 +161,7 @@ class JoinServer:
                     self._told.append(_from(seat, heard.death, heard.age_s))
 
     def _lost(self, seat: _Seat | None, lost: Lost) -> None:
-        if seat is None or self._run.ended:
+        if seat is None or self.run.ended:
             return
         with self._lock:
             seat.line = None
@@ -171,17 +172,13 @@ class JoinServer:
             if lost.left
             else "it does not answer, which is no death"
         )
-        self._run.append(f"{seat.placement.host}: {how}", process=seat.placement.process, host=seat.placement.host)
+        self.run.append(f"{seat.placement.host}: {how}", process=seat.placement.process, host=seat.placement.host)
         self._note()
 
     def _note(self) -> None:
-        self._run.record(SEATS, {host: seat.health or "awaited" for host, seat in self._seats.items()})
+        self.run.record(SEATS, {host: seat.health or "awaited" for host, seat in self._seats.items()})
 
     # as a launcher ---------------------------------------------------------------------------------------------------
-
-    def start(self, spec: ProcessSpec, secrets: Mapping[str, str]) -> None:
-        """See `Launcher.start`."""
-        self._own.start(spec, secrets)
 
     def start_all(self, specs: Sequence[ProcessSpec], secrets: Mapping[str, str]) -> None:
         """See `Launcher.start_all`. The joined hosts start theirs at the event of the launch."""
