@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,16 @@ from support.live import Live, Overspan
 
 pytestmark = pytest.mark.real
 
+TOKENS = 800
+"""Of the stream that is in flight at `stop`: some 16 s of them on an idle machine, 60 s beside a load of 10."""
+
 CAPITALS = {"France": "Paris", "Japan": "Tokyo", "Italy": "Rome", "Spain": "Madrid"}
 
 
 @pytest.fixture(scope="module")
 def run(overspan: Overspan) -> Iterator[Live]:
-    run = Live(overspan, "main-job")
+    # A stream in flight at `stop` may take as long as a busy machine needs for it.
+    run = Live(overspan, "main-job", "--set", "drain_timeout_s=400")
     yield run
     overspan("stop", run.folder.id, "--grace", "0")
 
@@ -119,15 +124,18 @@ def test_a_port_that_is_taken_is_refused_and_says_by_whom(run: Live, overspan: O
 
 def test_stop_drains_a_stream_in_flight_and_leaves_nothing(run: Live, overspan: Overspan) -> None:
     client = Client(run.folder.plan().endpoint)
-    long = {"max_tokens": 120, "ignore_eos": True, "stream_options": {"include_usage": True}}
+    long = {"max_tokens": TOKENS, "ignore_eos": True, "stream_options": {"include_usage": True}}
     asked = {"model": "smollm2-135m", "messages": [{"role": "user", "content": "Count to fifty."}], **long}
     stream = client.events("/chat/completions", asked)
     next(stream)
     stopper = threading.Thread(target=overspan, args=("stop", run.folder.id))
     stopper.start()
     *_, last = stream  # raises when the stream ends without its [DONE]
+    ended_at = datetime.now(UTC)
     stopper.join()
-    assert last["usage"]["completion_tokens"] == 120
+    assert last["usage"]["completion_tokens"] == TOKENS
+    (stopping,) = [event for event in run.folder.events() if event.state == "stopping"]
+    assert stopping.at < ended_at, "the stream was in flight"
     run.nothing_left()
     assert run.folder.state() == "stopped"
     assert overspan("status", run.folder.id, check=False).returncode == 3
