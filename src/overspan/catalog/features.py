@@ -3,9 +3,10 @@
 import functools
 from typing import Any
 
-from overspan.catalog import files, flags
+from overspan.catalog import files
 from overspan.schema.base import Frozen
 from overspan.schema.errors import UnknownName
+from overspan.schema.versions import version_of
 from overspan.schema.yamlio import plain
 
 
@@ -20,8 +21,8 @@ class Feature(Frozen):
 
     def missing(self, version: str | None) -> bool:
         """Whether an engine of this version lacks it as far as is known; an unknown version lacks nothing for sure."""
-        have = flags.version_of(version)
-        needed = flags.version_of(self.since)
+        have = version_of(version)
+        needed = version_of(self.since)
         return have is not None and (needed is None or have < needed)
 
     @property

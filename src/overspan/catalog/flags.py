@@ -19,6 +19,7 @@ from overspan.schema.errors import RecipeError, did_you_mean, nearest
 from overspan.schema.extensions import ENGINES, installed
 from overspan.schema.places import cache_dir
 from overspan.schema.recipe import BUILT_IN_ENGINES
+from overspan.schema.versions import version_of
 from overspan.schema.yamlio import plain
 from overspan.store.files import write_whole
 
@@ -26,12 +27,6 @@ Flags = dict[str, dict[str, Any]]
 LATEST: Final = "0.32.0"
 _SIZE = re.compile(r"[0-9]+(\.[0-9]+)?[kKmMgGtT]?")
 _FOLDER = "engine_flags"
-
-
-def version_of(text: str | None) -> tuple[int, ...] | None:
-    """`0.16.0rc2` as (0, 16, 0); None where the text holds no such version (a nightly, a container's date)."""
-    match = re.match(r"v?([0-9]+(?:\.[0-9]+)+)", text or "")
-    return tuple(int(part) for part in match.group(1).split(".")) if match else None
 
 
 class Parser:
@@ -141,8 +136,8 @@ class Parser:
 
     def _too_new(self, name: str, version: str | None) -> str | None:
         first = self.notes["since"].get(name)
-        have = version_of(version)
-        if first is None or have is None or have >= (version_of(first["version"]) or ()):
+        have, needed = version_of(version), version_of(first["version"]) if first else None
+        if have is None or needed is None or have >= needed:
             return None
         return f"needs {self.title} {first['version']} or newer; this one is {version}"
 

@@ -13,6 +13,7 @@ from overspan.doctor.rules import STAGES, Rule
 from overspan.doctor.scan import Hit, LogScan, Tally
 from overspan.doctor.times import on_one_scale
 from overspan.schema.finding import Evidence, Finding
+from overspan.schema.versions import holds
 
 UNKNOWN = "unknown-failure"
 UNREADABLE = "log-unreadable"
@@ -56,7 +57,7 @@ def _verdict(index: int, rule: Rule, scans: Sequence[LogScan], context: RunConte
         return Verdict(rule, "not_evaluated", "no log holds a line")
     if rule.needs and not any(_count(scan, index, "needs") for scan in scans):
         return Verdict(rule, "not_evaluated", "the logs hold nothing that would show it")
-    if rule.engine and context.engine_version and not _version_holds(rule.engine, context.engine_version):
+    if rule.engine and context.engine_version and not holds(rule.engine, context.engine_version):
         return Verdict(rule, "passed", "another engine version")
     if any(_count(scan, index, "unless") for scan in scans):
         return Verdict(rule, "passed")
@@ -131,20 +132,6 @@ def _rank_fits(rule: Rule, scan: LogScan, hit: Hit) -> bool:
         return True
     rank = _rank_of(scan, hit)
     return rank is None or (rank == 0) == (rule.rank == "first")
-
-
-def _version_holds(condition: str, version: str) -> bool:
-    operator = condition.rstrip("0123456789. ")
-    wanted = tuple(int(part) for part in condition[len(operator) :].strip().split("."))
-    numbers = re.findall(r"\d+", version.split("+", maxsplit=1)[0])[: len(wanted)]
-    have = tuple(int(part) for part in numbers)
-    return {
-        "<": have < wanted,
-        "<=": have <= wanted,
-        ">": have > wanted,
-        ">=": have >= wanted,
-        "==": have == wanted,
-    }[operator.strip()]
 
 
 def _ordered(failed: list[Verdict], scans: Sequence[LogScan], context: RunContext) -> list[Verdict]:

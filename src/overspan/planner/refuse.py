@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-from overspan.catalog import flags, hardware
+from overspan.catalog import hardware
 from overspan.engines import registry
 from overspan.planner import memory
 from overspan.planner.placement import hosts_of, unplaced
@@ -15,6 +15,7 @@ from overspan.schema.inventory import Host, Inventory
 from overspan.schema.layout import Layout
 from overspan.schema.model import ModelSpec
 from overspan.schema.recipe import Recipe
+from overspan.schema.versions import version_of
 
 _VARIABLE: Final = re.compile(r"\$\{[^}]*\}|\$\([^)]*\)|\$[A-Za-z_]\w*|\{\{?\s*[A-Za-z_][\w.\- ]*\}?\}")
 _PLACEHOLDER: Final = re.compile(r"<[A-Za-z][^<>]*>")
@@ -55,8 +56,8 @@ def recipe_refusals(recipe: Recipe, inventory: Inventory) -> list[str]:
     version = _image_version(recipe, inventory)
     if version is not None:
         holds = f"image {recipe.image} holds {engine.title} {version}"
-        needed = flags.version_of(recipe.engine_version)
-        if needed and (flags.version_of(version) or ()) < needed:
+        needed, have = version_of(recipe.engine_version), version_of(version)
+        if needed and (have is None or have < needed):
             reasons.append(f"{holds}; the recipe needs {recipe.engine_version} or newer")
         reasons += [f"{holds}: {problem}" for problem in engine.flags.check(recipe.engine_args, version)]
     return reasons

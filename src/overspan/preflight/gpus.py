@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import operator
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +10,7 @@ from overspan.inventory.fact import Fact, Unreadable
 from overspan.preflight.facts import ON_GPUS, ON_GPUS_IN_DOCKER, HostFacts, check, failed, not_asked, passed, unreadable
 from overspan.preflight.settings import MNNVL_KINDS
 from overspan.schema.finding import Finding
+from overspan.schema.versions import holds
 
 CHANNEL: Final = "/dev/nvidia-caps-imex-channels/channel0"
 DONE: Final = frozenset({"Completed", "N/A"})
@@ -21,7 +20,7 @@ DONE: Final = frozenset({"Completed", "N/A"})
 class Details:
     """What `nvidia-smi -q` says of all GPUs. `fabric` holds state and status of each; `uncorrectable` is since boot."""
 
-    cuda: tuple[int, ...] | None
+    cuda: str | None
     driver: str | None
     fabric: list[tuple[str, str]]
     uncorrectable: int
@@ -36,8 +35,12 @@ def parse_details(text: str) -> Details:
     fabric = re.findall(r"^ +Fabric\n +State +: (.+)\n +Status +: (.+)$", text, re.MULTILINE)
     volatile = re.findall(r"^ +Volatile\n((?: +\S.*: .*\n)+?)(?: +Aggregate|\s*$)", text, re.MULTILINE)
     counts = [int(count) for block in volatile for count in re.findall(r"Uncorrectable\S* .*: (\d+)", block)]
-    numbers = tuple(int(part) for part in cuda[1].split(".")) if cuda else None
-    return Details(numbers, driver[1] if driver else None, [(a.strip(), b.strip()) for a, b in fabric], sum(counts))
+    return Details(
+        cuda[1] if cuda else None,
+        driver[1] if driver else None,
+        [(a.strip(), b.strip()) for a, b in fabric],
+        sum(counts),
+    )
 
 
 DETAILS: Final = Fact("gpu_details", ["nvidia-smi", "-q"], parse_details)
@@ -134,7 +137,7 @@ def driver(host: HostFacts) -> Finding:
     if asked.value is None or seen.value is None or seen.value.cuda is None:
         return unreadable(of_image if asked.value is None else capture, asked.why or seen.why or "no CUDA version")
     requirement = asked.value.get("NVIDIA_REQUIRE_CUDA", "")
-    have = ".".join(map(str, seen.value.cuda))
+    have = seen.value.cuda
     if not requirement:
         return passed(of_image, f"the image asks for nothing; the driver knows CUDA {have}")
     if satisfied(requirement, seen.value.cuda, seen.value.driver or ""):
@@ -145,27 +148,18 @@ def driver(host: HostFacts) -> Finding:
     return failed(of_image, requirement[:200], cause=cause, fix=fix)
 
 
-_COMPARE: Final[dict[str, Callable[[tuple[int, ...], tuple[int, ...]], bool]]] = {
-    ">=": operator.ge, "<=": operator.le, "<": operator.lt, ">": operator.gt, "=": operator.eq,
-}  # fmt: skip
-
-
-def satisfied(requirement: str, cuda: tuple[int, ...], version: str) -> bool:
+def satisfied(requirement: str, cuda: str, driver: str) -> bool:
     """As nvidia-container-cli reads it: one of the clauses between spaces, all of the conditions between commas.
 
     A brand is taken to fit: a driver that is named for one brand is as new on the others.
     """
-    have = {"cuda": cuda, "driver": tuple(map(int, re.findall(r"\d+", version)))}
+    have = {"cuda": cuda, "driver": driver}
 
-    def holds(condition: str) -> bool:
-        found = re.fullmatch(r"(cuda|driver)(>=|<=|<|>|=)([\d.]+)", condition)
-        if found is None:
-            return condition.startswith("brand=")
-        wanted = tuple(map(int, found[3].split(".")))
-        mine = have[found[1]][: len(wanted)]
-        return _COMPARE[found[2]](mine, wanted)
+    def met(condition: str) -> bool:
+        found = re.fullmatch(r"(cuda|driver)((?:>=|<=|<|>|=)[\d.]+)", condition)
+        return holds(found[2], have[found[1]]) if found else condition.startswith("brand=")
 
-    return any(all(map(holds, clause.split(","))) for clause in requirement.split())
+    return any(all(map(met, clause.split(","))) for clause in requirement.split())
 
 
 def over_nvlink(host: HostFacts) -> bool:

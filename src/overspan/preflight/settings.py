@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from overspan.catalog.flags import version_of
+from packaging.version import Version
+
 from overspan.preflight.facts import NOTHING, OVER_HOSTS, HostFacts, check, failed, group_check, not_asked, passed
 from overspan.schema.finding import Finding
+from overspan.schema.versions import version_of
 
 RAY_MONITOR: Final = "RAY_memory_monitor_refresh_ms"
 
@@ -60,9 +62,9 @@ def native_version(host: HostFacts) -> Finding:
     if since is None or version is None:
         return not_asked("the plan does not know the engine's version")
     holds = f"{host.engine.title} {host.plan.engine.version}"
-    if version >= since:
+    if version >= Version(since):
         return passed(None, holds)
-    cause = f"{holds} over several hosts gives up while a slow worker compiles; {'.'.join(map(str, since))} waits"
+    cause = f"{holds} over several hosts gives up while a slow worker compiles; {since} waits"
     fix = f"an image with a newer {host.engine.title}, or --set engine=vllm-ray"
     return failed(None, holds, cause=cause, fix=fix)
 
