@@ -66,7 +66,7 @@ def test_a_failed_rule_ends_with_1_and_is_told_with_its_evidence(verify: Verify)
         (["--base-url", ""], "'' is not a base URL"),
         (["--base-url", "{sound}", ""], "RUN and --base-url exclude each other"),
         (
-            ["--base-url", "{sound}", "--record", "/nowhere/x.json", "--eval", "q.jsonl"],
+            ["--base-url", "{sound}", "--record", "x.json", "--eval", "q.jsonl"],
             "--record and --eval exclude each other",
         ),
         (["--base-url", "{sound}", "--short", "--reference", "x.json"], "--short and --reference exclude each other"),

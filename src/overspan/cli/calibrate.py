@@ -8,14 +8,14 @@ from typing import Any
 
 import click
 
-from overspan.cli.options import AS_JSON, FILE
+from overspan.cli.options import AS_JSON, NEW_FILE
 from overspan.cli.output import document, say, table
 
 
 @click.command()
 @click.argument("run", nargs=-1)
 @click.option("--from", "learn", is_flag=True, help="Learn from measured RUNs. This machine is not measured.")
-@click.option("--out", type=FILE, help="YAML file to write. Default: standard output.")
+@click.option("--out", type=NEW_FILE, help="YAML file to write. Default: standard output.")
 @click.option("--python", metavar="PATH", help="Python to measure with. Default: the engine's.")
 @click.option(
     "--ranks", type=click.IntRange(2, 1024), help="Ranks of the all-reduce. Default: all GPUs, or 2 on a CPU."
@@ -44,8 +44,6 @@ def calibrate(
         raise InputError(
             "RUNs and --from go together", next="overspan calibrate --from RUN..., or overspan calibrate alone"
         )
-    if out is not None and not out.resolve().parent.is_dir():
-        raise InputError(f"there is no folder {out.resolve().parent}", next=f"mkdir -p '{out.resolve().parent}'")
     spec, told = _learned(run, hardware) if learn else _measured(python, ranks)
     text = dump(spec)
     if out is not None:

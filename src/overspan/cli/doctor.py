@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from overspan.cli.options import PATH
-from overspan.cli.output import document, say
+from overspan.cli.output import counted, document, say
 from overspan.cli.preflight import check_before_launch
 from overspan.schema.errors import InputError
 
@@ -107,12 +107,11 @@ def _show(findings: list[Finding]) -> None:
     unknown = [finding for finding in findings if finding.status == "not_evaluated" and finding.evidence]
     for finding in [*failed, *unknown]:
         _show_one(finding)
-    counts = {status: sum(f.status == status for f in findings) for status in ("failed", "not_evaluated", "passed")}
     if not any(finding.status == "passed" for finding in findings) and not failed and not unknown:
         click.echo("There is nothing to judge: no log holds a line.")
     elif not failed and not unknown:
         click.echo("Nothing that the doctor knows has failed, and no line looks like an error.")
-    say(", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts.items()))
+    say(counted(findings))
 
 
 def _show_one(finding: Finding) -> None:

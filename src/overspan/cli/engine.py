@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import click
 
 from overspan.cli.options import AS_JSON, PATH
+from overspan.cli.output import Ticker, say
 from overspan.schema.errors import InputError
 
 
@@ -25,8 +25,13 @@ def install(name: str, python: str | None, as_json: bool) -> None:
     """Install an engine. An engine that is installed already stays as it is."""
     from overspan.provision import engines, locked
 
-    detail = _progress if sys.stderr.isatty() else _nothing
-    env = engines.install(locked.load(name), python=python, say=_line, detail=detail)
+    ticker = Ticker()
+
+    def line(text: str) -> None:
+        ticker.clear()
+        say(text)
+
+    env = engines.install(locked.load(name), python=python, say=line, detail=ticker.show)
     if as_json:
         click.echo(env.model_dump_json(indent=2))
 
@@ -41,7 +46,7 @@ def learn(folder: Path | None, image: str | None, as_json: bool) -> None:
 
     if (folder is None) == (image is None):
         raise InputError("one engine is needed: FOLDER or --image NAME", next="overspan engine learn --help")
-    version = learned.of_environment(folder, say=_line) if folder else learned.of_image(str(image), say=_line)
+    version = learned.of_environment(folder, say=say) if folder else learned.of_image(str(image), say=say)
     if as_json:
         click.echo(json.dumps({"engine": "vllm", "version": version}))
 
@@ -73,23 +78,8 @@ def remove(name: str, as_json: bool) -> None:
     """Delete an engine's environment."""
     from overspan.provision import engines
 
-    gone = engines.remove(name, say=_line)
+    gone = engines.remove(name, say=say)
     for env in gone:
-        _line(f"removed {env.path}")
+        say(f"removed {env.path}")
     if as_json:
         click.echo(json.dumps({"removed": [str(env.path) for env in gone]}))
-
-
-def _line(text: str) -> None:
-    if sys.stderr.isatty():
-        click.echo("\r\033[K", nl=False, err=True)
-    click.echo(text, err=True)
-
-
-def _progress(text: str) -> None:
-    """One line that is written over, for a terminal."""
-    click.echo(f"\r\033[K{text[:100]}", nl=False, err=True)
-
-
-def _nothing(_: str) -> None:
-    """Not a terminal: only the lines that begin and end something."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from overspan.cli.options import FILE
+from overspan.cli.options import NEW_FILE
 from overspan.schema.errors import InputError
 from overspan.store.files import write_whole
 from overspan.sweep.folder import open_sweep
@@ -15,12 +15,10 @@ from overspan.sweep.results import as_csv, write_parquet
 
 @click.command()
 @click.argument("sweep")
-@click.option("--out", required=True, type=FILE, help="A .csv or .parquet file.")
+@click.option("--out", required=True, type=NEW_FILE, help="A .csv or .parquet file.")
 def export(sweep: str, out: Path) -> None:
     """Write the results of SWEEP as a table with one row for each point. The ending of --out chooses the format."""
     results = open_sweep(sweep).current()
-    if not out.resolve().parent.is_dir():
-        raise InputError(f"there is no folder {out.resolve().parent}", next=f"mkdir -p '{out.resolve().parent}'")
     if out.suffix == ".csv":
         write_whole(out, as_csv(results))
     elif out.suffix == ".parquet":

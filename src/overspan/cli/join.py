@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import signal
-
 import click
 
-from overspan.cli.output import document, say
-from overspan.cli.up import follow, interrupt
+from overspan.cli.output import document, interruptible, say
+from overspan.cli.up import follow
 from overspan.runs.planning import Wanted
 from overspan.runs.status import status
 from overspan.runs.up import join as start
@@ -28,7 +26,7 @@ def join(  # noqa: PLR0917 - click gives them by name
     HEAD is the head's name in INVENTORY, or its address. Both hosts make the same plan from the same files. If the
     plans differ, the difference is shown and nothing is started. The ranks here end with the head's run.
     """
-    signal.signal(signal.SIGTERM, interrupt)
+    interruptible()
     run = start(head, Wanted(recipe, inventory, settings, name, part="joiner"), say, follow)
     now = status(run)
     if as_json:

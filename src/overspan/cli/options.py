@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,7 +29,43 @@ class Finite(click.FloatRange):
         return found
 
 
+class NewFile(click.Path):
+    """A file to write. What it needs is asked before any work is done for it."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path.
+
+        Raises:
+            InputError: there is no such folder, the file is one, or the system refuses it.
+        """
+        import tempfile
+
+        from overspan.schema.errors import InputError
+
+        out = Path(str(super().convert(value, param, ctx)))
+        option, folder = param.opts[0] if param else "", out.parent.absolute()
+        try:
+            if not folder.is_dir():
+                raise InputError(
+                    f"{option} {out}: there is no folder {folder}", next=f"mkdir -p {shlex.quote(str(folder))}"
+                )
+            if out.is_dir():
+                raise InputError(f"{option} {out}: that is a folder", next="give the path of a file")
+            # A name as long as that of a file that is being written (write_whole): a full one is refused here.
+            with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{out.name}.", suffix=".probe.probe"):
+                pass
+        except OSError as error:
+            raise InputError(
+                f"{option} {out}: {error.strerror}", next="give the path of a file that can be written"
+            ) from None
+        return out
+
+
 COUNT = click.IntRange(min=1)
+NEW_FILE = NewFile()
 POSITIVE = Finite(0, min_open=True)
 FILE = click.Path(path_type=Path, dir_okay=False)
 PATH = click.Path(path_type=Path)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
 import click
 from pydantic import BaseModel
 
 from overspan.schema.units import duration
+
+if TYPE_CHECKING:
+    from overspan.schema.finding import Finding
 
 
 def document(data: Any) -> None:
@@ -55,6 +60,21 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _is_number(text: str) -> bool:
     return text.replace(".", "", 1).replace("-", "", 1).isdigit() or text in ("", "-")
+
+
+def counted(findings: Sequence[Finding]) -> str:
+    """`2 failed, 1 not evaluated, 40 passed`."""
+    counts = {status: sum(f.status == status for f in findings) for status in ("failed", "not_evaluated", "passed")}
+    return ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts.items())
+
+
+def interruptible() -> None:
+    """From now on SIGTERM is heard as Ctrl-C is, so that what was started is ended."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
 
 
 class Ticker:

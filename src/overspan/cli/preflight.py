@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from overspan.cli.output import document, say
+from overspan.cli.output import counted, document, say
 from overspan.schema.errors import HostUnreachable, InputError
 
 if TYPE_CHECKING:
@@ -41,8 +41,7 @@ def _show(findings: list[Finding]) -> None:
             _show_one(finding, host)
     for (host, cause), rules in silent.items():
         click.echo(f"not told  {host}: {cause} [{', '.join(rules)}]")
-    counts = {status: sum(f.status == status for f in findings) for status in ("failed", "not_evaluated", "passed")}
-    say(", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts.items()))
+    say(counted(findings))
 
 
 def _show_one(finding: Finding, host: str | None) -> None:

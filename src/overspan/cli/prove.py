@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import signal
-from types import FrameType
-
 import click
 
 from overspan.cli.options import AS_JSON, ON, SET
-from overspan.cli.output import document, say, table
+from overspan.cli.output import document, interruptible, say, table
 from overspan.schema.units import duration, gib
 
 
@@ -36,7 +33,7 @@ def prove(  # noqa: PLR0917 - click gives them by name
     from overspan.catalog import inventories, overrides, recipes
     from overspan.prove import proving
 
-    signal.signal(signal.SIGTERM, _interrupt)
+    interruptible()
     found = overrides.apply(recipes.find(recipe), list(settings))
     machines = inventories.find(inventory) if inventory else None
     proofs = []
@@ -66,7 +63,3 @@ def prove(  # noqa: PLR0917 - click gives them by name
         if missing:
             say(f"not proven here (what has no reason needs a GPU): {', '.join(missing)}")
     ctx.exit(0 if all(proof.exact for proof in proofs) else 1)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from overspan.bench.records import read_requests
-from overspan.cli.options import AS_JSON, FILE
+from overspan.cli.options import AS_JSON, NEW_FILE
 from overspan.cli.output import document
 from overspan.report import RunDocuments, render, request_curves
 from overspan.report.documents import Curve
@@ -23,7 +23,7 @@ FILE_NAME = "report.html"
 
 @click.command()
 @click.argument("run", nargs=-1)
-@click.option("--out", type=FILE, help="File to write. Default: report.html in the run's folder.")
+@click.option("--out", type=NEW_FILE, help="File to write. Default: report.html in the run's folder.")
 @AS_JSON
 def report(run: tuple[str, ...], out: Path | None, as_json: bool) -> None:
     """Write one HTML file that needs no other file and no network.
@@ -44,8 +44,6 @@ def report(run: tuple[str, ...], out: Path | None, as_json: bool) -> None:
 
 def _write(page: str, out: Path, names: list[str], *, as_json: bool) -> None:
     target = out.resolve()
-    if not target.parent.is_dir():
-        raise InputError(f"there is no folder {target.parent}", next=f"mkdir -p '{target.parent}'")
     write_whole(target, page)
     if as_json:
         document({"report": str(target), "runs": names, "bytes": target.stat().st_size})

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import shlex
-import signal
 from collections import Counter
-from types import FrameType
 from typing import Any
 
 import click
 
 from overspan.cli.options import AS_JSON
-from overspan.cli.output import Ticker, document, say, table
+from overspan.cli.output import Ticker, document, interruptible, say, table
 from overspan.schema.point import Point, PointRole
 from overspan.sweep.expand import SweepMatrix, matrix_of
 from overspan.sweep.folder import SweepFolder, newest
@@ -54,7 +52,7 @@ def _measure(
     from overspan.sweep.runner import Listeners, require_startable, run_sweep
 
     require_startable(matrix, points)
-    signal.signal(signal.SIGTERM, _interrupt)
+    interruptible()
     folder = (None if fresh else newest(matrix.sweep.name, matrix.points)) or SweepFolder.create(matrix.sweep)
     ticker = Ticker()
 
@@ -76,10 +74,6 @@ def _measure(
         ticker.clear()
         folder.close()
     return _show_end(matrix, points, folder, as_json=as_json)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _show_end(matrix: SweepMatrix, points: list[Point], folder: SweepFolder, *, as_json: bool) -> int:

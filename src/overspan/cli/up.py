@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator
-from types import FrameType
 
 import click
 
 from overspan.cli.options import HARDWARE, LOAD, ON, SET, WEIGHTS, demand_of, options
-from overspan.cli.output import Ticker, document, say
+from overspan.cli.output import Ticker, document, interruptible, say
 from overspan.runs.join.ranks import Part
 from overspan.runs.planning import Wanted, Weights
 from overspan.runs.status import status
@@ -50,7 +48,7 @@ def up(
     states no layout, the best one for the load is started: the one that `overspan plan` shows. The run goes on
     when this command ends. Ctrl-C before the run is verified stops it.
     """
-    signal.signal(signal.SIGTERM, interrupt)
+    interruptible()
     if join_later and inventory is None:
         raise InputError("--join-later needs several hosts, and --on is missing", next="give --on INVENTORY")
     part: Part | None = "head" if join_later else None
@@ -62,11 +60,6 @@ def up(
         return
     click.echo(f"{now.run} answers at {now.endpoint} as {now.model}")
     say(f"next: overspan chat {now.name} | bench {now.name} | status {now.name} | stop {now.name}")
-
-
-def interrupt(number: int, frame: FrameType | None) -> None:
-    """A handler for SIGTERM: as Ctrl-C."""
-    raise KeyboardInterrupt
 
 
 def follow(run: RunFolder, events: Iterator[Event | None]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from overspan.cli.options import AS_JSON, COUNT, PATH, Finite
+from overspan.cli.options import AS_JSON, COUNT, NEW_FILE, PATH, Finite
 from overspan.cli.output import Ticker, document, say
 
 if TYPE_CHECKING:
@@ -41,12 +41,12 @@ _NEED = {"questions": ("against", "out", *_OF_EVAL), "base_url": ("model", "expe
     help="The endpoint at --base-url supports this. Missing it is a failure.",
 )
 @click.option("--reference", type=PATH, help="Compare log probabilities with those in this file.")
-@click.option("--record", type=PATH, help="Write such a file from this endpoint, which must be right.")
+@click.option("--record", type=NEW_FILE, help="Write such a file from this endpoint, which must be right.")
 @click.option(
     "--eval", "questions", type=PATH, help='Score the questions of this file. A line: {"prompt": ..., "answer": ...}.'
 )
 @click.option("--against", help="Compare the score with this result (.json) or this run, question by question.")
-@click.option("--out", type=PATH, help="Write the result of --eval to this file too.")
+@click.option("--out", type=NEW_FILE, help="Write the result of --eval to this file too.")
 @click.option("--samples", type=click.IntRange(1, 1000), default=1, help="Answers for each question.")
 @click.option("--temperature", type=Finite(0, 2), default=0.0, help="For --eval.")
 @click.option("--max-tokens", type=COUNT, default=512, help="For --eval.")
@@ -63,8 +63,6 @@ def verify(run: str | None, base_url: str | None, model: str | None, harness: st
     OVERSPAN_API_KEY holds an endpoint's key.
     """
     _require_fitting()
-    for name in ("out", "record"):
-        _require_writable(f"--{name}", how[name])
     aim = _of_run(run) if base_url is None else _of_url(base_url, model)
     if harness is not None:
         return _harness(aim, harness, as_json=how["as_json"])
@@ -105,33 +103,6 @@ def _write(option: str, out: Path, text: str) -> None:
         write_whole(out, text)
     except OSError as error:
         raise OverspanError(f"{option} {out}: {error.strerror}") from None
-
-
-def _require_writable(option: str, out: Path | None) -> None:
-    """Before anything is asked: what is found can be written.
-
-    Raises:
-        InputError: there is no such folder, the file is one, or the system refuses it.
-    """
-    import tempfile
-
-    from overspan.schema.errors import InputError
-
-    if out is None:
-        return
-    folder = out.parent.absolute()
-    try:
-        if not folder.is_dir():
-            raise InputError(f"{option} {out}: there is no folder {folder}", next=f"mkdir -p '{folder}'")
-        if out.is_dir():
-            raise InputError(f"{option} {out}: that is a folder", next="give the path of a file")
-        # A name as long as that of a file that is being written (write_whole): a full one is refused here.
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{out.name}.", suffix=".probe.probe"):
-            pass
-    except OSError as error:
-        raise InputError(
-            f"{option} {out}: {error.strerror}", next="give the path of a file that can be written"
-        ) from None
 
 
 @dataclass(frozen=True)
