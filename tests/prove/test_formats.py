@@ -12,7 +12,6 @@ from overspan.inventory import here
 from overspan.planner import refuse
 from overspan.prove.proving import write_twin
 from overspan.prove.twin import write
-from overspan.prove.twin.formats import quantised
 from overspan.prove.twin.shrink import shrink, width
 from overspan.provision import engines
 from overspan.provision.children import follow
@@ -69,8 +68,8 @@ def test_what_the_config_names_and_routers_and_embeddings_are_left_as_they_were(
     names += [f"model.layers.4.{rest}.weight" for rest in ("eh_proj", "enorm", "shared_head.head", "embed_tokens")]
     names += ["lm_head.weight", "model.embed_tokens.weight", "model.layers.0.e_score_correction_bias"]
     ignore = ["lm_head", "model.layers.*.self_attn*"]
-    assert quantised(names, ignore, "modelopt") == ["model.layers.0.mlp.experts.3.w1.weight"]
-    assert quantised(names, ["lm_head"], "modelopt")[0] == "model.layers.0.self_attn.q_proj.weight"
+    assert write.quantised(names, ignore, "modelopt") == ["model.layers.0.mlp.experts.3.w1.weight"]
+    assert write.quantised(names, ["lm_head"], "modelopt")[0] == "model.layers.0.self_attn.q_proj.weight"
 
 
 @pytest.mark.parametrize(
@@ -78,7 +77,7 @@ def test_what_the_config_names_and_routers_and_embeddings_are_left_as_they_were(
 )
 def test_the_head_is_quantised_where_the_engine_does_so(method: str, is_quantised: bool) -> None:
     """DeepSeek-V3's own config names nothing to be left as it was."""
-    assert ("lm_head.weight" in quantised(["lm_head.weight", "x.q_proj.weight"], [], method)) == is_quantised
+    assert ("lm_head.weight" in write.quantised(["lm_head.weight", "x.q_proj.weight"], [], method)) == is_quantised
 
 
 def test_the_config_keeps_the_ignore_list_and_gets_what_the_engine_needs() -> None:

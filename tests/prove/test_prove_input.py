@@ -51,7 +51,7 @@ def test_the_twin_has_a_layer_for_each_stage_that_the_real_model_has_one_for(
         raise Made(twin.config["num_hidden_layers"])
 
     free(monkeypatch, 64.0)
-    monkeypatch.setattr(proving, "cache_dir", lambda: tmp_path)
+    monkeypatch.setattr(proving, "twins_dir", lambda: tmp_path)
     monkeypatch.setattr(proving, "write", write)
     monkeypatch.setattr("overspan.provision.engines.find", lambda _: SimpleNamespace(python=Path("/nowhere")))
     with pytest.raises(Made, match=str(layers)):

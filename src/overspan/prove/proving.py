@@ -35,8 +35,7 @@ from overspan.prove.cases import (
 )
 from overspan.prove.scratch import PeakMemory, launched, verified, without_gpus
 from overspan.prove.twin import speculation
-from overspan.prove.twin.formats import Format
-from overspan.prove.twin.shrink import VOCABULARY, shrink
+from overspan.prove.twin.shrink import VOCABULARY, Format, shrink
 from overspan.prove.twin.write import FACTS, TwinFacts, digest, engine_side, write
 from overspan.provision import engines, weights
 from overspan.runs import ports

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from overspan.schema.inventory import Inventory
 from overspan.schema.layout import Layout
 from overspan.schema.recipe import Recipe
 from overspan.schema.yamlio import dump
+from overspan.store.locks import quiet
 from overspan.store.run_folder import SUPERVISOR, RunFolder
 
 _LOOK_S: Final = 1.0
@@ -40,11 +42,10 @@ def launched(recipe: Recipe, machines: Inventory | None = None) -> Iterator[RunF
     """
     where = machines or without_gpus(here.this_machine(), recipe.layout)
     with tempfile.TemporaryDirectory(prefix="overspan-scratch-") as scratch:
-        files = {"recipe.yaml": recipe, "inventory.yaml": where}
-        for name, held_document in files.items():
-            Path(scratch, name).write_text(dump(held_document), encoding="utf-8")
+        for name, document in (("recipe", recipe), ("inventory", where)):
+            Path(scratch, f"{name}.yaml").write_text(dump(document), encoding="utf-8")
         plan = plan_of(Wanted(f"{scratch}/recipe.yaml", f"{scratch}/inventory.yaml"), to_start=True)
-        run = up.launched(None, plan, _nothing)
+        run = up.launched(None, plan, quiet)
     try:
         yield run
     except BaseException:
@@ -60,7 +61,11 @@ def verified(run: RunFolder) -> None:
     Raises:
         RunFailed: it died.
     """
-    up.verified(run, _follow)
+
+    def follow(_: RunFolder, events: Iterator[object]) -> None:
+        deque(events, maxlen=0)
+
+    up.verified(run, follow)
 
 
 def without_gpus(found: Inventory, layout: Layout) -> Inventory:
@@ -102,12 +107,3 @@ class PeakMemory:
             return sum(each.memory_bytes or 0 for each in status(self._run).processes)
         session = int(self._run.note(SUPERVISOR)["session"])
         return sum(proc.own_share_bytes(each) for each in proc.in_session(session))
-
-
-def _nothing(_: str) -> None:
-    pass
-
-
-def _follow(_: RunFolder, events: Iterator[object]) -> None:
-    for _event in events:
-        pass

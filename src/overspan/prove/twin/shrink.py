@@ -8,17 +8,26 @@ blocks where the real model's are whole. What is only size (layers, vocabulary, 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Final, Literal
 
 from pydantic import Field
 
 from overspan.catalog import quantisation
 from overspan.catalog.families import FAMILIES, MTP_FIELD, Family
-from overspan.prove.twin import fields
-from overspan.prove.twin.formats import PLAIN, Format, block_of, stated, written_as
+from overspan.prove.twin.fields import FIELDS, check
 from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError, UnknownName
 from overspan.schema.model import Quantisation
+
+Format = Literal["fp32", "bf16", "fp8_block", "nvfp4"]
+PLAIN: Final[tuple[Format, ...]] = ("fp32", "bf16")
+# By format: which methods' checkpoints are written. Sources, vLLM 0.26 and 0.32: layers/quantization/fp8.py,
+# modelopt.py (ModelOptNvFp4Config) and compressed_tensors/schemes/compressed_tensors_w4a4_nvfp4.py.
+_METHODS: Final[Mapping[str, tuple[str, ...]]] = {
+    "fp8_block": ("fp8",),
+    "nvfp4": ("modelopt", "modelopt_fp4", "compressed-tensors"),
+}
 
 HIDDEN: Final = 64
 HEAD_DIM: Final = 32
@@ -36,39 +45,6 @@ _DEGREES: Final = range(1, LARGEST_DEGREE + 1)
 _SMALLEST_WIDTH: Final = 32
 _FILLER: Final = 17
 """A prime above LARGEST_DEGREE: multiplying by it changes no divisibility that we keep."""
-
-
-GPU_ONLY: Final = {
-    # vllm/models/minimax_m3 (0.32) has an implementation for NVIDIA and one for AMD, both on their own kernels.
-    "MiniMaxM3SparseForCausalLM": "its sparse attention has kernels for GPUs alone in vLLM 0.32",
-    "MiniMaxM3SparseForConditionalGeneration": "its sparse attention has kernels for GPUs alone in vLLM 0.32",
-}
-"""Architectures that no CPU engine runs, so that nothing could be proven with their twins here, and why."""
-_KEPT: Final = (
-    "num_attention_heads",
-    "num_key_value_heads",
-    "num_experts_per_tok",
-    "hidden_act",
-    "rms_norm_eps",
-    "rope_theta",
-    "rope_scaling",
-    "rope_parameters",
-    "tie_word_embeddings",
-)
-_COUNTS: Final = (
-    "head_dim",
-    "kv_lora_rank",
-    "n_group",
-    "num_experts_per_tok",
-    "num_key_value_heads",
-    "q_lora_rank",
-    "qk_nope_head_dim",
-    "qk_rope_head_dim",
-    "topk_group",
-    "v_head_dim",
-)
-_MAY_BE_NONE: Final = ("first_k_dense_replace", "n_shared_experts", "num_mtp_modules", "rotary_dim", MTP_FIELD)
-_NEEDED: Final = ("hidden_size", "num_hidden_layers", "num_attention_heads")
 
 
 class Twin(Frozen):
@@ -101,9 +77,9 @@ def shrink(real: dict[str, Any], weights: Literal["real"] | Format = "fp32", sta
     named = real.get("architectures")
     architecture = named[0] if isinstance(named, list) and named and isinstance(named[0], str) else "(none)"
     family = FAMILIES.get(architecture)
-    if architecture in GPU_ONLY:
+    if architecture in FIELDS.gpu_only:
         raise InputError(
-            f"no twin is made of {architecture}: {GPU_ONLY[architecture]}",
+            f"no twin is made of {architecture}: {FIELDS.gpu_only[architecture]}",
             next="after launch, overspan verify RUN proves the endpoint",
         )
     if family is None:
@@ -112,10 +88,10 @@ def shrink(real: dict[str, Any], weights: Literal["real"] | Format = "fp32", sta
     _sound(full, family)
     own = quantisation.read(real)
     chosen, notes = _format(own, weights)
-    _divisible(full, family, block_of(chosen, own))
-    sizes = _sizes(full, family, chosen, block_of(chosen, own))
+    _divisible(full, family, _block_of(chosen, own))
+    sizes = _sizes(full, family, chosen, _block_of(chosen, own))
     sizes["num_hidden_layers"] = min(max(LAYERS, stages), full["num_hidden_layers"])
-    kept = {name: full[name] for name in (*_KEPT, *family.kept) if full.get(name) is not None}
+    kept = {name: full[name] for name in (*FIELDS.kept, *family.kept) if full.get(name) is not None}
     if family.experts:
         kept[family.experts] = full[family.experts]
     config = {**kept, **sizes, "model_type": family.model_type, "bos_token_id": None, "pad_token_id": None}
@@ -133,7 +109,7 @@ def shrink(real: dict[str, Any], weights: Literal["real"] | Format = "fp32", sta
         notes=[*notes, *_missing(architecture, full)],
         mtp_modules=(full.get(MTP_FIELD) or 0) if family.mtp else 0,
         weights=chosen,
-        quantization_config=stated(real, chosen),
+        quantization_config=_stated(real, chosen),
         ignore=own.ignore if own and chosen not in PLAIN else [],
     )
 
@@ -158,7 +134,7 @@ def _alike(count: int) -> int:
 
 def _format(own: Quantisation | None, weights: Literal["real"] | Format) -> tuple[Format, list[str]]:
     """The format to write, and what is to be said of it."""
-    as_real, note = written_as(own)
+    as_real, note = _written_as(own)
     if weights == "real":
         return as_real, [note] if note else []
     if weights in PLAIN:
@@ -168,6 +144,39 @@ def _format(own: Quantisation | None, weights: Literal["real"] | Format) -> tupl
         has = f"{own.format} ({own.method})" if own else "plain"
         raise InputError(f"the model's weights are {has}: no {weights} twin is made of it", next=f"take {as_real}")
     return weights, []
+
+
+def _written_as(real: Quantisation | None) -> tuple[Format, str | None]:
+    """The format of a twin that is stored as the real model is, and a note where it cannot be.
+
+    Args:
+        real: the real model's quantisation; None where its weights are plain.
+    """
+    if real is None:
+        return "bf16", None
+    if real.method in _METHODS.get(real.format, ()):
+        return ("nvfp4" if real.format == "nvfp4" else "fp8_block"), None
+    return (
+        "bf16",
+        f"dequantised: {real.method} checkpoints of {real.format} are not written; their kernels are not proven",
+    )
+
+
+def _block_of(weights: Format, real: Quantisation | None) -> int:
+    """Values along the longer side of a block, which no split may cut; 1 where weights are plain."""
+    return max(real.block) if real is not None and real.block is not None and weights not in PLAIN else 1
+
+
+def _stated(real: Mapping[str, Any], weights: Format) -> dict[str, Any] | None:
+    """The quantization_config of the twin: the real one, with what the engine needs and the catalogue leaves out."""
+    own = real.get("quantization_config") or real.get("compression_config")
+    if weights in PLAIN or not isinstance(own, Mapping):
+        return None
+    if weights == "fp8_block":
+        return {"activation_scheme": "dynamic", "fmt": "e4m3", **own}
+    if own.get("quant_method") == "compressed-tensors":
+        return dict(own)
+    return {"group_size": 16, **own}
 
 
 def _sizes(full: dict[str, Any], family: Family, weights: Format, block: int) -> dict[str, int]:
@@ -227,12 +236,13 @@ def _divisible(full: dict[str, Any], family: Family, block: int) -> None:
 
 def _sound(full: dict[str, Any], family: Family) -> None:
     """Raises InputError where a field is not of the kind that is reckoned with: names it."""
-    for field in (*_NEEDED, *family.widths, *((family.experts,) if family.experts else ())):
+    for field in (*FIELDS.needed, *family.widths, *((family.experts,) if family.experts else ())):
         _number(full, field)
-    for field in (*_COUNTS, *_MAY_BE_NONE):
-        if full.get(field) is not None:
-            _number(full, field, least=int(field not in _MAY_BE_NONE))
-    fields.check(full, (*_KEPT, *family.kept))
+    for least, counted in enumerate((FIELDS.from_0, FIELDS.above_0)):
+        for field in counted:
+            if full.get(field) is not None:
+                _number(full, field, least)
+    check(full, (*FIELDS.kept, *family.kept))
     chosen, among = full.get("num_experts_per_tok") or 1, full[family.experts] if family.experts else None
     if among is not None and chosen > among:
         raise InputError(f"config.json: 'num_experts_per_tok' is {chosen}, and '{family.experts}' {among}")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,8 +15,8 @@ import psutil
 from pydantic import Field
 
 from overspan.catalog import models
-from overspan.prove.twin.formats import PLAIN, quantised
-from overspan.prove.twin.shrink import Twin
+from overspan.catalog.quantisation import ignored
+from overspan.prove.twin.shrink import PLAIN, Twin
 from overspan.provision.children import follow
 from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError, OverspanError
@@ -31,6 +33,15 @@ _TORCH_BYTES: Final = 2**29
 _FEWEST_DISTINCT: Final = 8
 """Of 48 tokens. A twin that says one thing again and again would agree with a broken engine."""
 _SEEDS: Final = 4
+
+
+# Embeddings, norms and routers are quantised by no engine; vLLM builds the router's layer without a quantisation, and
+# what stands around the layer of an MTP module too (0.26 and 0.32: models/deepseek_mtp.py).
+_NEVER: Final = re.compile(r"embed_tokens|norm|eh_proj|shared_head|\.gate\.weight$|e_score_correction_bias|\.bias$")
+
+# Methods that quantise the LM head too, unless the config says not to. Source, vLLM 0.32: modelopt.py has it among its
+# layers, fp8.py has not, and to compressed-tensors' usual target `Linear` it is none (find_matched_target).
+_WITH_HEAD: Final = ("modelopt", "modelopt_fp4")
 
 
 class TwinFacts(Frozen):
@@ -132,6 +143,22 @@ def _make(twin: Twin, seed: int, folder: Path, python: Path) -> dict[str, Any]:
     }
     stored: dict[str, Any] = engine_side("quantise_twin.py", order, python, scratch)
     return made | stored
+
+
+def quantised(names: Iterable[str], ignore: list[str], method: str) -> list[str]:
+    """Of a checkpoint's matrices those that are quantised.
+
+    Args:
+        names: of the tensors with two dimensions, as in the checkpoint.
+        ignore: the modules that the real model's config leaves as they were.
+        method: its `quant_method`.
+    """
+    left = ignore if method in _WITH_HEAD else [*ignore, "lm_head"]
+    return [
+        name
+        for name in names
+        if name.endswith(".weight") and not _NEVER.search(name) and not ignored(left, name.removesuffix(".weight"))
+    ]
 
 
 def _room(twin: Twin) -> None:
