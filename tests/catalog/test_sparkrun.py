@@ -10,7 +10,9 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from overspan.catalog import recipes, sparkrun
+from overspan.catalog import imported as tools
+from overspan.catalog import recipes
+from overspan.catalog.foreign import Imported
 from overspan.cli.recipe import recipe as cli
 from overspan.schema.errors import InputError, RecipeError
 
@@ -56,10 +58,10 @@ command: |
 """
 
 
-def imported(text: str, tmp_path: Path, name: str = "Some__Model-vllm.yaml") -> sparkrun.Imported:
+def imported(text: str, tmp_path: Path, name: str = "Some__Model-vllm.yaml") -> Imported:
     file = tmp_path / name
     file.write_text(text)
-    return sparkrun.from_file(file)
+    return tools.from_file(file)
 
 
 def changed(**changes: Any) -> str:
@@ -171,7 +173,7 @@ def test_the_command_writes_a_recipe_that_loads(tmp_path: Path) -> None:
     out = tmp_path / "ours.yaml"
     done = CliRunner().invoke(cli, ["import", str(tmp_path / "pair.yaml"), "--out", str(out)])
     assert done.exit_code == 0 and done.stdout == ""
-    assert recipes.find(str(out)) == sparkrun.from_file(tmp_path / "pair.yaml").recipe
+    assert recipes.find(str(out)) == tools.from_file(tmp_path / "pair.yaml").recipe
     assert "warning: pre_exec: not carried over" in done.stderr
     again = CliRunner().invoke(cli, ["import", str(tmp_path / "pair.yaml"), "--out", str(out)])
     assert isinstance(again.exception, InputError) and "exists already" in again.exception.what

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from overspan.catalog import recipes, srtslurm
+from overspan.catalog import imported, recipes, srtslurm
 from overspan.schema.errors import InputError, RecipeError
 from overspan.schema.yamlio import dump
 
@@ -21,7 +21,7 @@ def changed(**fields: Any) -> dict[str, Any]:
 
 
 def test_a_disaggregated_recipe_whole() -> None:
-    found = srtslurm.from_file(FILE)
+    found = imported.from_file(FILE)
     recipe = found.recipe
     assert (recipe.name, recipe.topology, recipe.engine) == ("m3-1p2d", "1P2D DEP4->TEP8", "dynamo")
     assert (recipe.model, recipe.revision, recipe.image) == (
@@ -39,7 +39,7 @@ def test_a_disaggregated_recipe_whole() -> None:
 
 
 def test_what_is_not_carried_over_is_told() -> None:
-    said = srtslurm.from_file(FILE).warnings
+    said = imported.from_file(FILE).warnings
     assert [line.split(":")[0] for line in said] == [
         "dynamo", "benchmark", "slurm", "setup_script", "resources", "prefill",
     ]  # fmt: skip
@@ -104,7 +104,7 @@ def second_schema() -> dict[str, Any]:
 
 
 def test_the_second_schema_gives_the_same_recipe() -> None:
-    first, second = srtslurm.from_file(FILE), srtslurm.from_data(second_schema(), str(FILE))
+    first, second = imported.from_file(FILE), srtslurm.from_data(second_schema(), str(FILE))
     assert second.recipe.with_(warnings=[]) == first.recipe.with_(warnings=[])
     assert second.warnings == [
         "engine.kv_events_config: not carried over: Overspan has no such setting",

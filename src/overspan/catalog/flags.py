@@ -225,6 +225,13 @@ def _is_json(value: Any) -> bool:
         return False
 
 
+def with_inner(held: Any, path: list[str], value: Any) -> dict[str, Any]:
+    """Keys and values with one more, at its place: `--speculative-config.method mtp` adds one key."""
+    inside = held if isinstance(held, dict) else {}
+    first, *below = path
+    return {**inside, first: with_inner(inside.get(first), below, value) if below else value}
+
+
 def allowed_range(flag: Mapping[str, Any]) -> str | None:
     """`0.1 to 1`, `1 or more`; None where a flag has no limits."""
     low, high = flag.get("minimum"), flag.get("maximum")

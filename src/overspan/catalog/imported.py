@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from overspan.catalog import sparkrun, srtslurm
-from overspan.catalog.sparkrun import Imported
+from overspan.catalog.foreign import Imported
 from overspan.schema.yamlio import read_text, read_yaml
 
 
@@ -16,4 +16,5 @@ def from_file(path: Path) -> Imported:
         RecipeError: it is neither, or cannot be carried over.
     """
     data, _ = read_yaml(read_text(path), str(path))
-    return srtslurm.from_data(data, str(path)) if srtslurm.is_one(data) else sparkrun.from_file(path)
+    read = srtslurm.from_data if srtslurm.is_one(data) else sparkrun.from_data
+    return read(data, str(path))

@@ -223,21 +223,13 @@ def _engine_arg(recipe: Recipe, dotted: str, text: str, where: str) -> Recipe:
     if inner:
         if not flag["kind"].startswith("json"):
             raise RecipeError(f"{where}: engine argument '{name}' holds one value, not keys")
-        held = recipe.engine_args.get(name)
-        value = _nested(held if isinstance(held, dict) else {}, inner.split("."), value)
+        value = flags.with_inner(recipe.engine_args.get(name), inner.split("."), value)
     problems = parser.check_recipe_args({name: value}, recipe.locked.engine_version if recipe.locked else None)
     if problems:
         raise RecipeError(f"--set {name}: {problems[0]}")
     merged = {**recipe.engine_args, name: value}
     args = {key: item for key, item in merged.items() if item is not None}
     return _made({**_data(recipe), "engine_args": args}, where)
-
-
-def _nested(held: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
-    if len(path) == 1:
-        return {**held, path[0]: value}
-    below = held.get(path[0])
-    return {**held, path[0]: _nested(below if isinstance(below, dict) else {}, path[1:], value)}
 
 
 def _parse(text: str) -> Any:

@@ -1,278 +1,236 @@
 """Recipes of srt-slurm (srtctl) with vLLM workers as recipes of ours; what has no place here is told.
 
-Source of the format: github.com/NVIDIA/srt-slurm, docs/config-reference.md and its own recipes under configs/.
+Both schemas are read: the first has `backend` and `resources`, the second everything of a role in one place, `roles`.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from overspan.catalog import flags, srtslurm_roles
-from overspan.catalog.sparkrun import Imported
-from overspan.catalog.srtslurm_roles import PREFIXES, left_out
+from overspan.catalog import flags
+from overspan.catalog.foreign import DEGREES, Imported, count, dropped, layout_of, left_out, made, section
 from overspan.schema import secrets
 from overspan.schema.errors import RecipeError
-from overspan.schema.recipe import Recipe
 from overspan.schema.topology import parse_topology
-from overspan.schema.yamlio import make, read_text, read_yaml
 
-_DROPPED: Final = {
-    "infra": "where etcd and NATS run; Overspan places them",
-    "services": "what runs beside the workers; Overspan places the etcd that its run needs",
-    "slurm": "a site's matter; it belongs to `slurm` of the inventory",
-    "sbatch_directives": "a site's matter; write them as slurm.directives of the inventory",
-    "srun_options": "options of each step; Overspan renders its own",
-    "extra_mount": "a site's matter",
-    "container_mounts": "a site's matter",
-    "setup_script": "commands in each container before the engine; write changes of files as patches of the recipe",
-    "benchmark": "use overspan bench or a sweep",
-    "sweep": "use overspan sweep",
-    "health_check": "ready_timeout_s of the recipe says how long a start may take",
-    "profiling": "use the engine's own profiler flags",
-    "dynamo": "the engine's image or environment says which Dynamo runs",
-    "reporting": "use overspan report",
-    "monitoring": "use overspan status --watch",
-}
+_PREFIXES: Final = {"prefill": "prefill", "decode": "decode", "aggregated": "agg"}
+"""Our roles, which the first schema's sections are named by, and what its `resources` and schema 2 call them."""
 
-_CARRIED: Final = frozenset(
-    {"name", "schema_version", "model", "resources", "backend", "frontend", "identity", "environment"}
-)
+_ROLES: Final = {prefix: role for role, prefix in _PREFIXES.items()}
 
 _SECTIONS: Final = ("model", "backend", "resources", "frontend", "environment")
 
-_DEGREES: Final = ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size", "enable_expert_parallel")
-
-_OURS: Final = frozenset({*_DEGREES, "served_model_name", "data_parallel_rpc_port", "host", "port"})
+_OURS: Final = frozenset(
+    {*DEGREES, "enable_expert_parallel", "served_model_name", "data_parallel_rpc_port", "host", "port"}
+)
 """Set from the layout and the plan."""
 
 
 def is_one(data: Any) -> bool:
     """Whether parsed YAML looks like a recipe of srt-slurm's."""
-    first = isinstance(data, dict) and {"model", "resources", "backend"} <= data.keys()
-    return first or srtslurm_roles.is_one(data)
+    return isinstance(data, dict) and ({"model", "resources", "backend"} <= data.keys() or _is_second(data))
 
 
-def from_file(path: Path) -> Imported:
-    """Read a file of srt-slurm's.
-
-    Raises:
-        RecipeError: it cannot be read, its workers are not vLLM's, or its roles make no topology.
-    """
-    data, _ = read_yaml(read_text(path), str(path))
-    return from_data(data, str(path))
+def _is_second(data: Mapping[str, Any]) -> bool:
+    return {"model", "roles"} <= data.keys()
 
 
 def from_data(data: Any, where: str) -> Imported:
-    """As `from_file`, of parsed data."""
+    """A parsed file of srt-slurm's.
+
+    Raises:
+        RecipeError: its workers are not vLLM's, or its roles make no topology.
+    """
     if not is_one(data):
         raise RecipeError(f"{where}: a recipe of srt-slurm has model, and resources and backend, or roles")
-    data, warnings = srtslurm_roles.as_first(data, where) if srtslurm_roles.is_one(data) else (data, [])
-    data = {**data, **{section: _mapping(data, section, where) for section in _SECTIONS}}
-    roles = _roles(data, where)
-    warnings += _left_out(data)
-    args = {role: _arguments(given, role, where) for role, given in roles.items()}
-    env = {role: _environment(data, role, where) for role in roles}
-    topology = _topology(data, args, warnings, where)
-    own = {role: {name: value for name, value in held.items() if name not in _OURS} for role, held in args.items()}
-    for role, held in own.items():
-        _transfer(role, held, warnings)
-        _only_vllms(role, held, warnings, where)
-    common, environment = _common(own), _common(env)
-    served = next((str(held["served_model_name"]) for held in args.values() if "served_model_name" in held), None)
-    recipe = {
-        "name": re.sub(r"[^a-z0-9._-]+", "-", str(data.get("name", Path(where).stem)).lower()).strip("-._")[:63],
-        "description": f"{topology['label']}, imported",
-        "source": f"srt-slurm recipe {Path(where).name}",
-        # `hf:` says that the path is a name on the hub.
-        "model": _named(data, "model", "repo") or str(data["model"].get("path")).removeprefix("hf:"),
-        "revision": _named(data, "model", "revision"),
-        "image": _named(data, "container", "image") or data["model"].get("container") or None,
-        "served_model_name": served,
-        "engine": "dynamo" if "aggregated" not in roles and _frontend(data) == "dynamo" else "vllm",
-        **topology["field"],
-        "engine_args": common,
-        "env": environment,
-        "roles": {
-            role: {"engine_args": _rest(own[role], common), "env": _rest(env[role], environment)}
-            for role in roles
-            if role != "aggregated" and (_rest(own[role], common) or _rest(env[role], environment))
-        },
-        "warnings": warnings,
-    }
-    return Imported(make(Recipe, recipe, where), warnings)
+    return _Reading(data, where).imported()
 
 
-def _mapping(data: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
-    """A section; an empty one where it is left out.
+class _Reading:
+    """One recipe of srt-slurm's. `warnings` are of what is not carried over."""
 
-    Raises:
-        RecipeError: it is none.
-    """
-    held = data.get(name)
-    if held is not None and not isinstance(held, dict):
-        raise RecipeError(f"{where}: {name}: wanted a mapping (given: {held!r})")
-    return held or {}
+    def __init__(self, data: Mapping[str, Any], where: str) -> None:
+        self._where = where
+        self._warnings: list[str] = []
+        self._data = data = self._as_first(data) if _is_second(data) else dict(data)
+        self._data |= {name: section(data, name, where) for name in _SECTIONS}
+        self._frontend = str(self._data["frontend"].get("type", "dynamo"))
+
+    def imported(self) -> Imported:
+        data, where = self._data, self._where
+        roles = self._roles()
+        self._tell_left_out()
+        args = {role: self._arguments(given, role) for role, given in roles.items()}
+        env = {role: self._environment(role) for role in roles}
+        label, field = self._topology(args)
+        own = {role: {name: value for name, value in held.items() if name not in _OURS} for role, held in args.items()}
+        for role, held in own.items():
+            self._transfer(role, held)
+            self._only_vllms(role, held)
+        common, environment = _common(own), _common(env)
+        served = next((str(held["served_model_name"]) for held in args.values() if "served_model_name" in held), None)
+        apart = {role: {"engine_args": _rest(own[role], common), "env": _rest(env[role], environment)} for role in own}
+        recipe = {
+            "name": data.get("name", Path(where).stem),
+            "description": f"{label}, imported",
+            "source": f"srt-slurm recipe {Path(where).name}",
+            # `hf:` says that the path is a name on the hub.
+            "model": self._identity("model", "repo") or str(data["model"].get("path")).removeprefix("hf:"),
+            "revision": self._identity("model", "revision"),
+            "image": self._identity("container", "image") or data["model"].get("container") or None,
+            "served_model_name": served,
+            "engine": "dynamo" if "aggregated" not in roles and self._frontend == "dynamo" else "vllm",
+            **field,
+            "engine_args": common,
+            "env": environment,
+            "roles": {role: held for role, held in apart.items() if role != "aggregated" and any(held.values())},
+        }
+        return made(recipe, self._warnings, where)
+
+    def _as_first(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """A recipe of the second schema in the first.
+
+        Raises:
+            RecipeError: roles that are none, or are not all of vLLM.
+        """
+        roles, engine = data["roles"], data.get("engine")
+        if not isinstance(roles, dict) or not all(isinstance(held, dict) for held in roles.values()):
+            raise RecipeError(f"{self._where}: roles: expected prefill and decode, or agg, with keys and values")
+        kinds = {str(_type(held.get("engine", engine))) for held in roles.values()}
+        if kinds != {"vllm"}:
+            said = ", ".join(sorted(kinds)) or "nothing"
+            raise RecipeError(f"{self._where}: engine is {said}; only workers of vLLM can be imported")
+        backend: dict[str, Any] = {"type": "vllm", "vllm_config": {}}
+        resources = dict(data["resources"]) if isinstance(data.get("resources"), dict) else {}
+        wide = [key for key in engine if key != "type"] if isinstance(engine, dict) else []
+        self._warnings += [left_out(f"engine.{key}") for key in wide]
+        for name, held in roles.items():
+            first = _ROLES.get(name, name)
+            backend["vllm_config"][first] = held.get("args") or {}
+            backend[f"{first}_environment"] = held.get("env") or {}
+            resources |= {f"{name}_{what}": held[what] for what in ("nodes", "workers") if what in held}
+            read = ("nodes", "workers", "gpus", "env", "args", "engine")
+            self._warnings += [left_out(f"roles.{name}.{key}") for key in held if key not in read]
+        rest = {key: value for key, value in data.items() if key not in ("schema", "roles", "engine")}
+        return {**rest, "backend": backend, "resources": resources}
+
+    def _roles(self) -> dict[str, dict[str, Any]]:
+        backend = self._data["backend"]
+        given = backend.get("vllm_config")
+        if not isinstance(given, dict):
+            kind = backend.get("type") or ", ".join(key for key in backend if key.endswith("_config")) or "nothing"
+            raise RecipeError(f"{self._where}: backend is {kind}; only workers of vLLM (vllm_config) can be imported")
+        roles = {role: given[role] for role in _PREFIXES if isinstance(given.get(role), dict)}
+        if set(roles) not in ({"aggregated"}, {"prefill", "decode"}):
+            has = ", ".join(map(str, given))
+            raise RecipeError(f"{self._where}: backend.vllm_config has {has}; wanted prefill and decode, or aggregated")
+        return roles
+
+    def _tell_left_out(self) -> None:
+        self._warnings += dropped("srtslurm", self._data)
+        backend = {"type", "vllm_config", *(f"{role}_environment" for role in _PREFIXES)}
+        for name, keys in {"frontend": {"type"}, "backend": backend}.items():
+            more = [key for key, value in self._data[name].items() if key not in keys and value]
+            self._warnings += [left_out(f"{name}.{key}") for key in more]
+
+    def _arguments(self, given: Mapping[str, Any], role: str) -> dict[str, Any]:
+        """vLLM's arguments under their names with underscores; `no-x: true` is x off."""
+        found: dict[str, Any] = {}
+        for key, value in given.items():
+            name = str(key).replace("-", "_")
+            if name.startswith("no_") and isinstance(value, bool):
+                found[name.removeprefix("no_")] = not value
+            elif isinstance(value, str) and value.lstrip().startswith("{"):
+                try:
+                    found[name] = json.loads(value)
+                except ValueError as error:
+                    where = f"{self._where}: backend.vllm_config.{role}.{key}"
+                    raise RecipeError(f"{where} is no JSON: {error}") from None
+            else:
+                found[name] = value
+        return found
+
+    def _environment(self, role: str) -> dict[str, str]:
+        own = section(self._data["backend"], f"{role}_environment", f"{self._where}: backend")
+        found = {**self._data["environment"], **own}
+        secrets.refuse_env(found, where=self._where)
+        return {name: str(value) for name, value in found.items()}
+
+    def _topology(self, args: Mapping[str, Mapping[str, Any]]) -> tuple[str, dict[str, str]]:
+        """What the roles make, as a label, and as a field of a recipe: a layout or a topology."""
+        resources = self._data["resources"]
+        labels, counts = {}, {}
+        for role, held in args.items():
+            layout, prefix = layout_of(held, f"{self._where}: backend.vllm_config.{role}"), _PREFIXES[role]
+            workers = count(resources.get(f"{prefix}_workers"), f"{self._where}: resources.{prefix}_workers")
+            labels[role], counts[role] = layout.label.upper(), workers
+            nodes, each = resources.get(f"{prefix}_nodes"), resources.get("gpus_per_node")
+            # `colocate`, or 0: on what the other role leaves free.
+            reserved = nodes * each if isinstance(nodes, int) and isinstance(each, int) else 0
+            if reserved and reserved != workers * layout.world_size:
+                ranks = f"{workers} x {layout.world_size} ranks"
+                self._warnings.append(f"resources: {role} reserves {nodes} nodes of {each} GPUs for {ranks}")
+        if "aggregated" not in args:
+            text = f"{counts['prefill']}P{counts['decode']}D {labels['prefill']}->{labels['decode']}"
+            return parse_topology(text).label, {"topology": text}
+        # An aggregated recipe of ours is one worker, which answers requests itself.
+        if self._frontend != "vllm":
+            self._warnings.append(left_out(f"frontend: {self._frontend}", "an aggregated worker answers by itself"))
+        if counts["aggregated"] > 1:
+            one = f"one of {counts['aggregated']} aggregated workers is imported"
+            self._warnings.append(f"resources: {one}; dp runs more behind one endpoint")
+        return labels["aggregated"], {"layout": labels["aggregated"].lower()}
+
+    def _transfer(self, role: str, held: dict[str, Any]) -> None:
+        """A transfer that failed must fail the request: with `recompute` it may answer wrongly."""
+        said: set[str] = set()
+        failing = _all_fail(held.get("kv_transfer_config"), said)
+        if said - {"fail"}:
+            policy = ", ".join(sorted(said - {"fail"}))
+            becomes = "becomes fail: a failed transfer fails its request"
+            self._warnings.append(f"{role}: kv_load_failure_policy {policy} {becomes}")
+            held["kv_transfer_config"] = failing
+
+    def _only_vllms(self, role: str, held: dict[str, Any]) -> None:
+        """What is not of vLLM's own parser would be refused when the recipe is read: it is left out and told.
+
+        Raises:
+            RecipeError: an argument of vLLM's has a wrong value, or is a secret.
+        """
+        parser, notes = flags.VLLM, flags.VLLM.notes
+        for name, value in list(held.items()):
+            problems = parser.check_recipe_args({name: value})
+            if not problems:
+                continue
+            if name in notes["secret"] or (name in parser.known and name not in (*notes["launch"], *notes["owned"])):
+                raise RecipeError(f"{self._where}: backend.vllm_config.{role}: {problems[0]}")
+            del held[name]
+            whose = "an argument of Dynamo's, not of vLLM's" if name.startswith("dyn_") else problems[0]
+            self._warnings.append(left_out(f"{role}.{name}", whose))
+
+    def _identity(self, what: str, field: str) -> str | None:
+        identity = self._data.get("identity")
+        held = identity.get(what) if isinstance(identity, dict) else None
+        value = held.get(field) if isinstance(held, dict) else None
+        return str(value) if value else None
 
 
-def _frontend(data: Mapping[str, Any]) -> str:
-    return str(data["frontend"].get("type", "dynamo"))
+def _type(engine: Any) -> Any:
+    return engine.get("type") if isinstance(engine, dict) else engine
 
 
-def _left_out(data: Mapping[str, Any]) -> list[str]:
-    """What of the recipe has no place in ours."""
-    told = [left_out(key, _DROPPED[key]) if key in _DROPPED else left_out(key) for key in data if key not in _CARRIED]
-    told += [left_out(f"frontend.{key}") for key, value in data["frontend"].items() if key != "type" and value]
-    read = {"type", "vllm_config", *(f"{role}_environment" for role in PREFIXES)}
-    return told + [left_out(f"backend.{key}") for key, value in data["backend"].items() if key not in read and value]
-
-
-def _roles(data: Mapping[str, Any], where: str) -> dict[str, dict[str, Any]]:
-    backend = data["backend"]
-    given = backend.get("vllm_config")
-    if not isinstance(given, dict):
-        kind = backend.get("type") or ", ".join(key for key in backend if key.endswith("_config")) or "nothing"
-        raise RecipeError(f"{where}: backend is {kind}; only workers of vLLM (vllm_config) can be imported")
-    roles = {role: held for role, held in given.items() if role in PREFIXES and isinstance(held, dict)}
-    if set(roles) not in ({"aggregated"}, {"prefill", "decode"}):
-        raise RecipeError(
-            f"{where}: backend.vllm_config has {', '.join(given)}; wanted prefill and decode, or aggregated"
-        )
-    return {role: roles[role] for role in PREFIXES if role in roles}
-
-
-def _arguments(given: Mapping[str, Any], role: str, where: str) -> dict[str, Any]:
-    """vLLM's arguments under their names with underscores; `no-x: true` is x off."""
-    found: dict[str, Any] = {}
-    for key, value in given.items():
-        name = str(key).replace("-", "_")
-        if name.startswith("no_") and isinstance(value, bool):
-            found[name.removeprefix("no_")] = not value
-        elif isinstance(value, str) and value.lstrip().startswith("{"):
-            found[name] = _document(value, f"{where}: backend.vllm_config.{role}.{key}")
-        else:
-            found[name] = value
-    return found
-
-
-def _document(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise RecipeError(f"{where} is no JSON: {error}") from None
-
-
-def _environment(data: Mapping[str, Any], role: str, where: str) -> dict[str, str]:
-    own = _mapping(data["backend"], f"{role}_environment", f"{where}: backend")
-    found = {**data["environment"], **own}
-    secrets.refuse_env(found, where=where)
-    return {str(name): str(value) for name, value in found.items()}
-
-
-def _topology(
-    data: Mapping[str, Any], args: dict[str, dict[str, Any]], warnings: list[str], where: str
-) -> dict[str, Any]:
-    resources = data["resources"]
-    labels, counts = {}, {}
-    for role, held in args.items():
-        labels[role] = _label(held, f"{where}: backend.vllm_config.{role}")
-        prefix = PREFIXES[role]
-        counts[role] = _count(resources, f"{prefix}_workers", f"{where}: resources")
-        layout = parse_topology(labels[role]).roles[0].layout
-        nodes, each = resources.get(f"{prefix}_nodes"), resources.get("gpus_per_node")
-        # `colocate`, or 0: on what the other role leaves free.
-        reserved = nodes * each if isinstance(nodes, int) and isinstance(each, int) else 0
-        if reserved and reserved != counts[role] * layout.world_size:
-            warnings.append(
-                f"resources: {role} reserves {nodes} nodes of {each} GPUs for "
-                f"{counts[role]} x {layout.world_size} ranks"
-            )
-    if "aggregated" in args:
-        _one_worker(data, counts["aggregated"], warnings)
-        return {"label": labels["aggregated"], "field": {"layout": labels["aggregated"].lower()}}
-    text = f"{counts['prefill']}P{counts['decode']}D {labels['prefill']}->{labels['decode']}"
-    return {"label": parse_topology(text).label, "field": {"topology": text}}
-
-
-def _one_worker(data: Mapping[str, Any], workers: int, warnings: list[str]) -> None:
-    """An aggregated recipe of ours is one worker, which answers requests itself."""
-    if _frontend(data) != "vllm":
-        warnings.append(f"frontend: {_frontend(data)}: not carried over: an aggregated worker answers by itself")
-    if workers > 1:
-        warnings.append(f"resources: one of {workers} aggregated workers is imported; dp runs more behind one endpoint")
-
-
-def _count(held: Mapping[str, Any], name: str, where: str) -> int:
-    """A count that is 1 where it is left out.
-
-    Raises:
-        RecipeError: it is no whole number.
-    """
-    value = held.get(name)
-    if value is None:
-        return 1
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise RecipeError(f"{where}.{name}: wanted a whole number from 1 on (given: {value!r})")
-    return value
-
-
-def _label(held: Mapping[str, Any], where: str) -> str:
-    tp, pp, dp = (_count(held, name, where) for name in _DEGREES[:3])
-    spread = bool(held.get("enable_expert_parallel"))
-    stages = f"pp{pp}" if pp > 1 else ""
-    if dp == 1:
-        return f"{stages}{'tep' if spread and tp > 1 else 'tp'}{tp}"
-    if tp == 1:
-        return f"{stages}{'dep' if spread else 'dp'}{dp}"
-    return f"{stages}tp{tp}dp{dp}{'ep' if spread else ''}"
-
-
-def _transfer(role: str, held: dict[str, Any], warnings: list[str]) -> None:
-    """A transfer that failed must fail the request: with `recompute` it may answer wrongly."""
-    said = _policies(held.get("kv_transfer_config")) - {"fail"}
-    if said:
-        policy = ", ".join(sorted(said))
-        warnings.append(f"{role}: kv_load_failure_policy {policy} becomes fail: a failed transfer fails its request")
-        held["kv_transfer_config"] = _all_fail(held["kv_transfer_config"])
-
-
-def _policies(transfer: Any) -> set[str]:
-    """Those of a connector's configuration, and of all that it holds."""
+def _all_fail(transfer: Any, said: set[str]) -> Any:
+    """A connector's configuration with every policy in it `fail`; `said` is given those that stood there."""
     if isinstance(transfer, list):
-        return set().union(*map(_policies, transfer))
-    if not isinstance(transfer, dict):
-        return set()
-    own = {str(transfer["kv_load_failure_policy"])} if "kv_load_failure_policy" in transfer else set()
-    return own.union(*map(_policies, transfer.values()))
-
-
-def _all_fail(transfer: Any) -> Any:
-    if isinstance(transfer, list):
-        return [_all_fail(each) for each in transfer]
+        return [_all_fail(each, said) for each in transfer]
     if not isinstance(transfer, dict):
         return transfer
-    return {key: "fail" if key == "kv_load_failure_policy" else _all_fail(value) for key, value in transfer.items()}
-
-
-def _only_vllms(role: str, held: dict[str, Any], warnings: list[str], where: str) -> None:
-    """What is not of vLLM's own parser would be refused when the recipe is read: it is left out and told.
-
-    Raises:
-        RecipeError: an argument of vLLM's has a wrong value, or is a secret.
-    """
-    notes = flags.VLLM.notes
-    for name, value in list(held.items()):
-        problems = flags.VLLM.check_recipe_args({name: value})
-        if not problems:
-            continue
-        if name in notes["secret"] or (name in flags.VLLM.known and name not in (*notes["launch"], *notes["owned"])):
-            raise RecipeError(f"{where}: backend.vllm_config.{role}: {problems[0]}")
-        del held[name]
-        whose = "an argument of Dynamo's, not of vLLM's" if name.startswith("dyn_") else problems[0]
-        warnings.append(left_out(f"{role}.{name}", whose))
+    policy = "kv_load_failure_policy"
+    said |= {str(transfer[policy])} if policy in transfer else set()
+    return {key: "fail" if key == policy else _all_fail(value, said) for key, value in transfer.items()}
 
 
 def _common(held: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -282,10 +240,3 @@ def _common(held: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
 
 def _rest(held: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in held.items() if key not in common}
-
-
-def _named(data: Mapping[str, Any], what: str, field: str) -> str | None:
-    identity = data.get("identity")
-    held = identity.get(what) if isinstance(identity, dict) else None
-    value = held.get(field) if isinstance(held, dict) else None
-    return str(value) if value else None

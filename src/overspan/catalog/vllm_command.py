@@ -102,7 +102,7 @@ def _arguments(words: list[str]) -> tuple[str | None, dict[str, Any], list[str]]
         flag = flags.VLLM.known[name]
         given = [inline] if sign else [] if flag["kind"] in _SWITCHES else _values(rest, many=bool(flag.get("many")))
         value = _value(flag, folded, given)
-        args[name] = _nested(args.get(name), inner.split("."), value) if inner else value
+        args[name] = flags.with_inner(args.get(name), inner.split("."), value) if inner else value
     return model, args, left_out
 
 
@@ -139,11 +139,3 @@ def typed(flag: dict[str, Any], text: str) -> Any:
     except yaml.YAMLError:
         return text
     return value if isinstance(value, (bool, int, float)) else text
-
-
-def _nested(held: Any, path: list[str], value: Any) -> dict[str, Any]:
-    """`--speculative-config.method mtp` adds one key."""
-    inside = held if isinstance(held, dict) else {}
-    if len(path) == 1:
-        return {**inside, path[0]: value}
-    return {**inside, path[0]: _nested(inside.get(path[0]), path[1:], value)}
