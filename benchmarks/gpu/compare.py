@@ -56,7 +56,7 @@ def predicted(measured: dict[str, Any], layout: str, users: int, output: str) ->
     """What the planner says of one point; answers of one length keep the users in step."""
     bounds = [int(bound) for bound in output.removeprefix("uniform:").split("-")]
     gpus = measured["versions"]["gpus"]
-    question = answer.Question(
+    question = answer.PlanQuestion(
         name=measured["model"],
         settings=(*SETTINGS, *_sequences(measured["flags"])),
         inventory=None,
@@ -76,7 +76,7 @@ def predicted(measured: dict[str, Any], layout: str, users: int, output: str) ->
         disaggregated=False,
         top=1,
     )
-    return answer.answer(question)
+    return answer.answer(question).as_json()
 
 
 def _sequences(flags: list[str]) -> list[str]:

@@ -46,7 +46,7 @@ def test_more_prefill_workers_never_hurt() -> None:
 
 
 def test_ranked_within_the_machines_and_the_limits() -> None:
-    question = answer.Question(
+    question = answer.PlanQuestion(
         name="minimax-m2.5",
         settings=("max_model_len=16384", "kv_cache_dtype=fp8"),
         gpu="b200",
@@ -56,8 +56,8 @@ def test_ranked_within_the_machines_and_the_limits() -> None:
         disaggregated=True,
     )
     found = answer.answer(question)
-    assert all(item["gpus"] <= 8 for item in found["pairs"])
-    assert found["meets"]
+    assert all(item.gpus <= 8 for item in found.pairs)
+    assert found.pairs[0].meets
     assert "->" in answer.as_text(found)
     recipe, model = inputs.resolve("minimax-m2.5", question.settings)
     with pytest.raises(InputError, match="side by side"):

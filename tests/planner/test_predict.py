@@ -1,6 +1,7 @@
 """Predictions are sums of counted terms that move the way physics says, and say how sure they are."""
 
 import math
+from typing import Any
 
 import pytest
 
@@ -12,15 +13,13 @@ from overspan.schema.layout import parse_layout
 from overspan.schema.prediction import Demand
 
 
-def case(
-    layout: str = "tp4", gpu: str = "h200", model: str = "minimax-m2.5", users: int = 8, **setting: object
-) -> Case:
+def case(layout: str = "tp4", gpu: str = "h200", model: str = "minimax-m2.5", users: int = 8, **setting: Any) -> Case:
     return Case(
         model=models.find(model),
         layout=parse_layout(layout),
         hardware=hardware.find(gpu),
         demand=Demand(isl=1024, osl=1024, concurrency=users),
-        setting=Setting.model_validate(setting),
+        setting=Setting(**setting),
     )
 
 
@@ -54,12 +53,12 @@ def test_188_collectives_a_step() -> None:
 
 def test_users_in_step_wait_before_their_first_token_for_what_others_feel_after_it() -> None:
     apart = case("tp2", users=32)
-    together = apart.with_(demand=apart.demand.with_(in_step=True))
+    together = apart._replace(demand=apart.demand.with_(in_step=True))
     one, other = predict.predict(apart), predict.predict(together)
     assert other.ttft_ms > 2 * one.ttft_ms
     assert other.terms["prefill"] == pytest.approx(one.terms["prefill"] / 2, rel=0.3)
     alone = case("tp2", users=1)
-    burst = alone.with_(demand=alone.demand.with_(in_step=True))
+    burst = alone._replace(demand=alone.demand.with_(in_step=True))
     assert predict.predict(burst).tpot_ms == predict.predict(alone).tpot_ms
     assert predict.predict(burst).ttft_ms <= predict.predict(alone).ttft_ms
 
@@ -107,7 +106,7 @@ def test_a_model_that_was_not_fitted_has_a_wider_interval() -> None:
 def test_two_h200_in_pp2_that_were_not_fitted(users: int, measured_ms: float) -> None:
     """Measured with synthetic weights at full depth, NVFP4 through Marlin (docs/sources.md#counted-bytes)."""
     asked = case("pp2", "h200", "minimax-m2.5-nvfp4", users, backend="marlin")
-    short = asked.with_(demand=Demand(isl=128, osl=512, concurrency=users))
+    short = asked._replace(demand=Demand(isl=128, osl=512, concurrency=users))
     assert predict.predict(short).tpot_ms == pytest.approx(measured_ms, rel=0.15)
 
 
@@ -139,7 +138,7 @@ def test_linear_attention_is_not_guessed() -> None:
     odd = models.find("minimax-m2.5")
     odd = odd.with_(attention=odd.attention.with_(linear_layers=40))
     with pytest.raises(InputError, match="40 of its layers have linear attention"):
-        predict.predict(case().with_(model=odd))
+        predict.predict(case()._replace(model=odd))
 
 
 def test_speculation_pays_by_acceptance() -> None:
@@ -155,14 +154,14 @@ def test_seed_000_is_predicted(variant: str | None, low: float, high: float) -> 
     """The seed's own measurements (13.7 and 13.5 within 6 %), from its own recipe on its own inventory."""
     settings = (f"variant={variant}",) if variant else ()
     recipe, _ = inputs.resolve("minimax-m2.5-nvfp4", settings)
-    asked = answer.Question(
+    asked = answer.PlanQuestion(
         name="minimax-m2.5-nvfp4",
         settings=settings,
         inventory="two-sparks",
         layout=recipe.layout,
         demand=Demand(isl=128, osl=256, concurrency=1),
     )
-    assert low <= answer.answer(asked)["interactivity"] <= high
+    assert low <= answer.answer(asked).layouts[0].item.prediction.interactivity <= high
 
 
 def test_sentence_names_time_and_next_step() -> None:
@@ -177,7 +176,7 @@ def test_sentence_names_time_and_next_step() -> None:
 
 def test_two_explanations_are_told_apart_by_an_experiment() -> None:
     sparks = case("tep2", "gb10", "minimax-m2.5-nvfp4", 1, eager=True, backend="marlin")
-    said = explain.tell_apart(predict.predict(sparks.with_(gpus_per_host=1)))
+    said = explain.tell_apart(predict.predict(sparks._replace(gpus_per_host=1)))
     assert said is not None
     assert "NCCL_DEBUG=INFO" in said
     assert explain.tell_apart(predict.predict(case("tp1"))) is None
@@ -243,7 +242,7 @@ def test_one_user_feels_no_prompt_of_others() -> None:
 
 
 def test_collectives_over_more_hosts_take_more_steps() -> None:
-    two, four = (case(f"tp{n}", "gb10", "llama-3.3-70b").with_(gpus_per_host=1) for n in (2, 4))
+    two, four = (case(f"tp{n}", "gb10", "llama-3.3-70b")._replace(gpus_per_host=1) for n in (2, 4))
     assert features.decode(four, 1)["collective_latency"] == pytest.approx(
         2 * features.decode(two, 1)["collective_latency"]
     )
@@ -259,7 +258,7 @@ def test_a_dear_launch_is_felt_without_graphs_alone() -> None:
 
     one = case("tp1", "h200", "smollm2-135m", eager=True)
     slow = one.hardware.with_(launch=Launch(seconds=12e-6, source="test"))
-    dear = one.with_(hardware=slow)
+    dear = one._replace(hardware=slow)
     assert features.decode(dear, 1)["layer_eager"] == pytest.approx(2 * features.decode(one, 1)["layer_eager"])
     assert features.decode(dear, 1)["layer"] == features.decode(one, 1)["layer"]
 
@@ -289,7 +288,7 @@ def test_a_lone_prompt_is_all_on_one_group_and_many_are_spread() -> None:
     assert 1 < features.fullest_group(dep2, 1e4) < 1.02
     # Groups without experts in common wait for nobody, and users in step bring their prompts to all groups at once.
     assert features.fullest_group(case("dp2", model="llama-3.3-70b"), 0.1) == 1
-    together = dep2.with_(demand=dep2.demand.with_(in_step=True))
+    together = dep2._replace(demand=dep2.demand.with_(in_step=True))
     assert features.fullest_group(together, 0.1) == 1
 
 
@@ -298,8 +297,8 @@ def test_groups_that_share_experts_stall_for_each_others_prompts() -> None:
     extra = {}
     for layout in ("dep2", "tp2"):
         drawn = case(layout, model="minimax-m2.5-nvfp4", users=32, backend="marlin")
-        drawn = drawn.with_(demand=Demand(isl=1024, osl=128, concurrency=32))
-        equal = drawn.with_(demand=drawn.demand.with_(in_step=True))
+        drawn = drawn._replace(demand=Demand(isl=1024, osl=128, concurrency=32))
+        equal = drawn._replace(demand=drawn.demand.with_(in_step=True))
         extra[layout] = predict.predict(drawn).tpot_ms - predict.predict(equal).tpot_ms
     assert extra["dep2"] > 1.2 * extra["tp2"]
 
@@ -308,7 +307,7 @@ def test_launches_are_hidden_behind_a_gpu_that_is_busy() -> None:
     """A step with a prompt leaves its graph: that costs where the GPU would have waited, and fewer layers cost less."""
 
     def excess(users: int, isl: float, model: str = "minimax-m2.5") -> float:
-        asked = case("tp4", users=users, model=model).with_(demand=Demand(isl=isl, osl=64, concurrency=users))
+        asked = case("tp4", users=users, model=model)._replace(demand=Demand(isl=isl, osl=64, concurrency=users))
         counted = features.decode(asked, float(users))["prefill_launches"]
         return counted / (1 - math.exp(-(users - 1) / 64))  # of each step with a prompt
 

@@ -4,6 +4,7 @@ import pytest
 
 from overspan.catalog import inventories, models
 from overspan.planner import answer, inputs, rank, rules
+from overspan.planner.answer import PlanQuestion
 from overspan.schema.errors import InputError, PlanRefused
 from overspan.schema.layout import parse_layout
 from overspan.schema.prediction import Demand
@@ -100,29 +101,33 @@ def test_known_faults_reject_and_warn() -> None:
 
 
 def test_same_question_over_the_command_line_document() -> None:
-    asked = answer.Question(
-        name="minimax-m2.5", gpu="h200", gpus=8, layout=parse_layout("tep8"), slo="ttft=2000,tpot=30"
-    )
+    asked = PlanQuestion(name="minimax-m2.5", gpu="h200", gpus=8, layout=parse_layout("tep8"), slo="ttft=2000,tpot=30")
     found = answer.answer(asked)
-    assert found["meets_slo"]
-    assert {"tpot_ms", "ttft_ms", "bound", "terms", "interval"} <= set(found)
+    assert found.layouts[0].item.meets
+    assert {"tpot_ms", "ttft_ms", "bound", "terms", "interval"} <= set(found.as_json())
     assert "tep8" in answer.as_text(found)
 
 
 @pytest.mark.parametrize(
     ("question", "said"),
     [
-        (answer.Question(name="minimax-m2.5"), "give --on INVENTORY, or --gpu KIND"),
-        (answer.Question(name="minimax-m2.5", gpu="h200", inventory="laptop"), "give --on INVENTORY, or --gpu KIND"),
-        (answer.Question(name="minimax-m2.5", gpu="h200", slo="fast"), "'fast' is no limit"),
-        (answer.Question(name="minimax-m2.5", gpu="h200", slo="tpot=-3"), "'tpot=-3' is no limit"),
-        (answer.Question(name="minimax-m2.5", gpu="h200", how_many=True), "--how-many needs --gpu and --slo"),
-        (answer.Question(name="minimax-m2.5", gpu="h200", layout=parse_layout("tp8")), "tp8 cannot run on 1x8-h200"),
-        (answer.Question(name="someone/absent", gpu="h200"), "the sizes of someone/absent are not at hand"),
-        (answer.Question(name="minimax-m2.5", gpu="h2000"), "unknown hardware 'h2000'"),
+        (PlanQuestion(name="minimax-m2.5"), "give --on INVENTORY, or --gpu KIND"),
+        (
+            PlanQuestion(name="minimax-m2.5", gpu="h200", inventory="laptop"),
+            "give --on INVENTORY, or --gpu KIND",
+        ),
+        (PlanQuestion(name="minimax-m2.5", gpu="h200", slo="fast"), "'fast' is no limit"),
+        (PlanQuestion(name="minimax-m2.5", gpu="h200", slo="tpot=-3"), "'tpot=-3' is no limit"),
+        (PlanQuestion(name="minimax-m2.5", gpu="h200", how_many=True), "--how-many needs --gpu and --slo"),
+        (
+            PlanQuestion(name="minimax-m2.5", gpu="h200", layout=parse_layout("tp8")),
+            "tp8 cannot run on 1x8-h200",
+        ),
+        (PlanQuestion(name="someone/absent", gpu="h200"), "the sizes of someone/absent are not at hand"),
+        (PlanQuestion(name="minimax-m2.5", gpu="h2000"), "unknown hardware 'h2000'"),
     ],
 )
-def test_wrong_questions(question: answer.Question, said: str) -> None:
+def test_wrong_questions(question: PlanQuestion, said: str) -> None:
     with pytest.raises(InputError) as caught:
         answer.answer(question)
     assert said in caught.value.what

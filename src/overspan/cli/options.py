@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
-    from overspan.planner.answer import Question
+    from overspan.planner.answer import PlanQuestion
     from overspan.schema.prediction import Demand
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -122,8 +122,10 @@ def demand_of(isl: float | None, osl: float | None, concurrency: int | None) -> 
     return Demand.model_validate(stated) if stated else None
 
 
-def question_of(name: str, *, isl: float | None, osl: float | None, concurrency: int | None, **asked: Any) -> Question:
+def question_of(
+    name: str, *, isl: float | None, osl: float | None, concurrency: int | None, **asked: Any
+) -> PlanQuestion:
     """The planner's question, from a command's options."""
-    from overspan.planner.answer import Question
+    from overspan.planner.answer import PlanQuestion
 
-    return Question(name=name, demand=demand_of(isl, osl, concurrency), **asked)
+    return PlanQuestion(name=name, demand=demand_of(isl, osl, concurrency), **asked)

@@ -16,7 +16,7 @@ from overspan.schema.process import ProcessSpec
 
 if TYPE_CHECKING:
     from overspan.launchers.base import Launcher
-    from overspan.planner.answer import Question
+    from overspan.planner.answer import PlanAnswer, PlanQuestion
 
 
 @click.command()
@@ -56,7 +56,7 @@ def plan(
                 next="give one of them",
             )
         found = _ranking(question_of(model, **asked))
-        document(found) if as_json else click.echo(_as_text(found))
+        document(found.as_json()) if as_json else click.echo(_as_text(found))
         return
     wanted = Wanted(
         model,
@@ -82,16 +82,16 @@ def plan(
     made = _submitted(made)
     processes = processes_of(made)
     if as_json:
-        found = {**made.model_dump(mode="json"), "processes": [spec.model_dump(mode="json") for spec in processes]}
-        document(found | ({"explain": ranked} if ranked else {}))
+        whole = {**made.model_dump(mode="json"), "processes": [spec.model_dump(mode="json") for spec in processes]}
+        document(whole | ({"explain": ranked.as_json()} if ranked else {}))
     elif show == "commands":
         click.echo(_launcher(made).commands(processes))
     else:
         if ranked:
             click.echo(_as_text(ranked) + "\n")
         _print(made, processes)
-        if ranked and stated and ranked["layout"] != made.layout.label:
-            click.echo(f"the recipe states {made.layout.label}; --set layout={ranked['layout']} takes the best")
+        if ranked and stated and ranked.best != made.layout.label:
+            click.echo(f"the recipe states {made.layout.label}; --set layout={ranked.best} takes the best")
 
 
 def _submitted(made: Plan) -> Plan:
@@ -113,14 +113,14 @@ def _sizes_of(model: str) -> None:
         say(f"note: {why}")
 
 
-def _ranking(question: Question) -> dict[str, Any]:
+def _ranking(question: PlanQuestion) -> PlanAnswer:
     from overspan.planner.answer import answer  # imported when asked: most plans rank nothing
 
     return answer(question)
 
 
-def _as_text(found: dict[str, Any]) -> str:
-    from overspan.planner.show import as_text
+def _as_text(found: PlanAnswer) -> str:
+    from overspan.planner.answer import as_text
 
     return as_text(found)
 

@@ -59,4 +59,4 @@ def predict(
     degrees = {"tp": tp, "pp": pp, "dp": dp, "ep": ep}
     question = question_of(model or named or "", layout=one_layout(layout, degrees), **asked)
     found = answer.answer(question)
-    click.echo(json.dumps(found, indent=1) if as_json else answer.as_text(found))
+    click.echo(json.dumps(found.as_json(), indent=1) if as_json else answer.as_text(found))

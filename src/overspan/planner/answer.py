@@ -1,28 +1,27 @@
-"""The answer to one question of `overspan plan` and `overspan predict`, as data; `show` makes text of it."""
+"""The answer to one question of `overspan plan --explain` and `overspan predict`: as a type, as JSON and as text."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 from overspan.catalog import hardware, inventories
 from overspan.planner import disagg, explain, inputs, rank, refuse
 from overspan.planner.predict import setting_of
-from overspan.planner.show import as_text
-from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError, PlanRefused
 from overspan.schema.inventory import Inventory
 from overspan.schema.layout import Layout
 from overspan.schema.model import ModelSpec
+from overspan.schema.plan import Rejection
 from overspan.schema.prediction import Demand, Prediction
 from overspan.schema.recipe import Recipe
 from overspan.schema.slo import Slo, parse_slo
-
-__all__ = ["Question", "answer", "as_text"]
+from overspan.schema.units import count
 
 _UNMEASURED: Final = "nothing disaggregated was measured behind this: take it as an order, not as numbers"
 
 
-class Question(Frozen):
+class PlanQuestion(NamedTuple):
     """What is asked: a model on an inventory or on what-if machines, one layout or all, under a load and limits.
 
     `machines` is an inventory at hand, in place of the name or file of one.
@@ -44,7 +43,88 @@ class Question(Frozen):
     top: int = 5
 
 
-def answer(question: Question) -> dict[str, Any]:
+class LayoutRow(NamedTuple):
+    """One layout that can run, and the sentences about it. `reserved`: GPUs that it keeps from others."""
+
+    item: rank.Ranked
+    reserved: int
+    explain: str
+    tell_apart: str | None
+    notes: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """The layout as `--json` prints it."""
+        seen = self.item.prediction
+        return {
+            "layout": seen.layout.label,
+            "gpus": seen.gpus,
+            "tpot_ms": seen.tpot_ms,
+            "ttft_ms": seen.ttft_ms,
+            "bound": seen.bound,
+            "terms": seen.terms,
+            "ttft_terms": seen.ttft_terms,
+            "interval": {"tpot_ms": [seen.interval.low, seen.interval.high],
+                         "ttft_ms": [seen.ttft_interval.low, seen.ttft_interval.high]},
+            "ceiling_tpot_ms": seen.ceiling_tpot_ms,
+            "output_tokens_per_s": seen.output_tokens_per_s,
+            "tokens_per_s_per_gpu": seen.tokens_per_s_per_gpu,
+            "tokens_per_s_per_gpu_reserved": seen.output_tokens_per_s / self.reserved,
+            "interactivity": seen.interactivity,
+            "running": seen.running,
+            "basis": seen.basis,
+            "meets_slo": self.item.meets,
+            "pareto": self.item.front,
+            "explain": self.explain,
+            "tell_apart": self.tell_apart,
+            "notes": self.notes,
+        }  # fmt: skip
+
+
+class PlanAnswer(NamedTuple):
+    """Layouts, the best or the one asked for first, or pairs of prefill and decode workers.
+
+    `rejected` is None where not all layouts were looked at: one was asked for, or the fewest GPUs.
+    """
+
+    model: str
+    inventory: str
+    demand: Demand
+    layouts: list[LayoutRow]
+    notes: list[str]
+    front: Sequence[Prediction] = ()
+    rejected: list[Rejection] | None = None
+    pairs: Sequence[disagg.Disaggregated] = ()
+
+    @property
+    def best(self) -> str:
+        """The first layout."""
+        return self.layouts[0].item.prediction.layout.label
+
+    def as_json(self) -> dict[str, Any]:
+        """The answer as `--json` prints it: the first layout or pair, then all of them."""
+        about = {"model": self.model, "inventory": self.inventory}
+        found: dict[str, Any] = {**about, "demand": self.demand.model_dump(include={"isl", "osl", "concurrency"})}
+        if self.pairs:
+            pairs = [{"label": one.label, "gpus": one.gpus, **one.model_dump(mode="json")} for one in self.pairs]
+            return found | pairs[0] | {"pairs": pairs, "notes": self.notes}
+        rows = [row.as_json() for row in self.layouts]
+        found |= rows[0] | {"notes": self.notes}
+        if self.rejected is not None:
+            found["layouts"] = rows
+            found["front"] = [
+                {
+                    "layout": seen.layout.label,
+                    "gpus": seen.gpus,
+                    "interactivity": seen.interactivity,
+                    "tokens_per_s_per_gpu": seen.tokens_per_s_per_gpu,
+                }
+                for seen in self.front
+            ]
+            found["rejected"] = [{"layout": item.layout.label, "reason": item.reason} for item in self.rejected]
+        return found
+
+
+def answer(question: PlanQuestion) -> PlanAnswer:
     """The answer: the best layout or the one asked for, the others, what was rejected.
 
     Raises:
@@ -53,116 +133,59 @@ def answer(question: Question) -> dict[str, Any]:
     recipe, model = inputs.resolve(question.name, question.settings)
     limits, demand = parse_slo(question.slo), question.demand or Demand()
     found = _answer(question, recipe, model, demand, limits)
-    found["notes"] = [*inputs.check_context(recipe, model, demand), *found.get("notes", [])]
-    return found
+    return found._replace(notes=[*inputs.check_context(recipe, model, demand), *found.notes])
 
 
-def _answer(question: Question, recipe: Recipe, model: ModelSpec, demand: Demand, limits: Slo) -> dict[str, Any]:
+def _answer(question: PlanQuestion, recipe: Recipe, model: ModelSpec, demand: Demand, limits: Slo) -> PlanAnswer:
     if question.how_many:
         if question.gpu is None or question.slo is None:
             raise InputError("--how-many needs --gpu and --slo", next="for example --gpu h200 --slo tpot=30 --how-many")
         machines, fewest = rank.how_many(model, recipe, question.gpu, demand, limits)
-        return {**_about(model, machines, demand), **_one(fewest, recipe, model, machines)}
+        row = _row(fewest, recipe, model, machines)
+        return PlanAnswer(model.name, machines.name, demand, [row], row.notes)
     machines = _machines(question)
-    found = _about(model, machines, demand)
+    found = PlanAnswer(model.name, machines.name, demand, [], [])
     if question.disaggregated:
         pairs = disagg.rank_disaggregated(model, recipe, machines, demand, slo=limits, top=question.top)
-        shown = [{"label": one.label, "gpus": one.gpus, **one.model_dump(mode="json")} for one in pairs]
-        return found | shown[0] | {"pairs": shown, "notes": [_UNMEASURED]}
+        return found._replace(pairs=pairs, notes=[_UNMEASURED])
     if question.layout is not None:
-        return found | _asked(question.layout, recipe, model, machines, demand=demand, limits=limits)
+        if reasons := refuse.refusals(model, question.layout, machines, recipe):
+            raise PlanRefused(f"{question.layout.label} cannot run on {machines.name}", reasons)
+        seen = rank.predict_on(model, recipe, question.layout, machines, demand)
+        row = _row(rank.Ranked(seen, meets=seen.meets(limits)), recipe, model, machines)
+        return found._replace(layouts=[row], notes=row.notes)
     ranking = rank.rank(model, recipe, machines, demand, slo=limits)
-    shown = [_one(item, recipe, model, machines) for item in [ranking.best, *ranking.ranked[1 : question.top]]]
-    front = [item.prediction for item in ranking.ranked if item.front]
-    found |= shown[0] | {
-        "layouts": shown,
-        "front": [_on_front(seen) for seen in sorted(front, key=lambda seen: -seen.interactivity)],
-        "rejected": [{"layout": item.layout.label, "reason": item.reason} for item in ranking.rejected],
-    }
-    if not ranking.best.meets:
-        reachable = rank.nearest(ranking.ranked, limits)
-        found["notes"] = [f"no layout keeps {limits}; {reachable}", *found["notes"]]
-    return found
+    rows = [_row(item, recipe, model, machines) for item in [ranking.best, *ranking.ranked[1 : question.top]]]
+    missed = [] if ranking.best.meets else [f"no layout keeps {limits}; {rank.nearest(ranking.ranked, limits)}"]
+    front = sorted((item.prediction for item in ranking.ranked if item.front), key=lambda seen: -seen.interactivity)
+    return found._replace(layouts=rows, notes=[*missed, *rows[0].notes], front=front, rejected=ranking.rejected)
 
 
-def _about(model: ModelSpec, machines: Inventory, demand: Demand) -> dict[str, Any]:
-    return {"model": model.name, "inventory": machines.name, "demand": demand.model_dump(exclude={"rounds", "in_step"})}
-
-
-def _on_front(seen: Prediction) -> dict[str, Any]:
-    return {
-        "layout": seen.layout.label,
-        "gpus": seen.gpus,
-        "interactivity": seen.interactivity,
-        "tokens_per_s_per_gpu": seen.tokens_per_s_per_gpu,
-    }
-
-
-def _asked(
-    layout: Layout, recipe: Recipe, model: ModelSpec, machines: Inventory, *, demand: Demand, limits: Slo
-) -> dict[str, Any]:
-    reasons = refuse.refusals(model, layout, machines, recipe)
-    if reasons:
-        raise PlanRefused(f"{layout.label} cannot run on {machines.name}", reasons)
-    seen = rank.predict_on(model, recipe, layout, machines, demand)
-    return _one(
-        rank.Ranked(prediction=seen, meets=seen.meets(limits)),
-        recipe,
-        model,
-        machines,
-    )
-
-
-def _machines(question: Question) -> Inventory:
-    found = _named_machines(question)
+def _machines(question: PlanQuestion) -> Inventory:
+    found = question.machines
+    if found is None and (question.gpu is None) == (question.inventory is None):
+        raise InputError("give --on INVENTORY, or --gpu KIND for a what-if", next="for example --gpu h200 --gpus 8")
+    if found is None and question.gpu is not None:
+        each = question.gpus or hardware.find(question.gpu).gpus_per_host
+        # Without --nodes: one host, or as many as the layout that is asked for needs.
+        ranks = question.layout.world_size if question.layout else 1
+        found = inputs.what_if(question.gpu, question.nodes or -(-ranks // each), question.gpus)
+    found = found or inventories.find(question.inventory or "")
     if question.hardware:
         hardware.find(question.hardware)  # a mistake in it is told now
         found = found.with_(hardware=question.hardware)
     return found
 
 
-def _named_machines(question: Question) -> Inventory:
-    if question.machines is not None:
-        return question.machines
-    if (question.gpu is None) == (question.inventory is None):
-        raise InputError("give --on INVENTORY, or --gpu KIND for a what-if", next="for example --gpu h200 --gpus 8")
-    if question.gpu is not None:
-        each = question.gpus or hardware.find(question.gpu).gpus_per_host
-        # Without --nodes: one host, or as many as the layout that is asked for needs.
-        ranks = question.layout.world_size if question.layout else 1
-        return inputs.what_if(question.gpu, question.nodes or -(-ranks // each), question.gpus)
-    return inventories.find(question.inventory or "")
-
-
-def _one(item: rank.Ranked, recipe: Recipe, model: ModelSpec, machines: Inventory) -> dict[str, Any]:
+def _row(item: rank.Ranked, recipe: Recipe, model: ModelSpec, machines: Inventory) -> LayoutRow:
     seen = item.prediction
     setting = setting_of(recipe, model, inputs.hardware_of(machines))
-    return {
-        "layout": seen.layout.label,
-        "gpus": seen.gpus,
-        "tpot_ms": seen.tpot_ms,
-        "ttft_ms": seen.ttft_ms,
-        "bound": seen.bound,
-        "terms": seen.terms,
-        "ttft_terms": seen.ttft_terms,
-        "interval": {"tpot_ms": [seen.interval.low, seen.interval.high],
-                     "ttft_ms": [seen.ttft_interval.low, seen.ttft_interval.high]},
-        "ceiling_tpot_ms": seen.ceiling_tpot_ms,
-        "output_tokens_per_s": seen.output_tokens_per_s,
-        "tokens_per_s_per_gpu": seen.tokens_per_s_per_gpu,
-        "tokens_per_s_per_gpu_reserved": seen.output_tokens_per_s / reserved(seen.gpus, machines),
-        "interactivity": seen.interactivity,
-        "running": seen.running,
-        "basis": seen.basis,
-        "meets_slo": item.meets,
-        "pareto": item.front,
-        "explain": explain.explain(seen, recipe, setting),
-        "tell_apart": explain.tell_apart(seen),
-        "notes": [*seen.notes, *item.warnings, *model.warnings],
-    }  # fmt: skip
+    notes = [*seen.notes, *item.warnings, *model.warnings]
+    why, apart = explain.explain(seen, recipe, setting), explain.tell_apart(seen)
+    return LayoutRow(item, _reserved(seen.gpus, machines), why, apart, notes)
 
 
-def reserved(gpus: int, machines: Inventory) -> int:
+def _reserved(gpus: int, machines: Inventory) -> int:
     """GPUs that a run keeps from others: whole hosts, filled in order."""
     held = 0
     for host in machines.hosts:
@@ -170,3 +193,58 @@ def reserved(gpus: int, machines: Inventory) -> int:
             break
         held += refuse.slots(host, machines)
     return max(held, gpus)
+
+
+def as_text(found: PlanAnswer) -> str:
+    """The answer for a person: a table, the sentence, the ceiling, and the experiment to make."""
+    users = count(found.demand.concurrency, "user")
+    head = f"{found.model} on {found.inventory}: {users}, {found.demand.isl:.0f} tokens in, {found.demand.osl:.0f} out"
+    notes = [f"note: {note}" for note in found.notes]
+    if found.pairs:
+        return "\n".join([head, *_pairs(found.pairs), *notes])
+    best = found.layouts[0]
+    lines = [head, *_table(found.layouts)]
+    if len(found.front) > 1:
+        points = [f"{one.layout.label} {one.interactivity:.0f}/{one.tokens_per_s_per_gpu:.0f}" for one in found.front]
+        lines.append(f"* Pareto front, tok/s a user / tok/s a GPU: {', '.join(points)}")
+    lines += ["", f"{found.best}: {best.explain}", _bound(best.item.prediction)]
+    lines += [best.tell_apart] if best.tell_apart else []
+    rejected = found.rejected or []
+    lines += [*notes, f"rejected {len(rejected)} layouts, for example:"] if rejected else notes
+    return "\n".join([*lines, *(f"  {item.layout.label}: {item.reason}" for item in rejected[:3])])
+
+
+def _table(shown: Sequence[LayoutRow]) -> list[str]:
+    width = max(12, *(len(row.item.prediction.layout.label) + 2 for row in shown))
+    lines = [f"{'layout':<{width}}{'GPUs':>5}{'TPOT ms':>20}{'TTFT ms':>24}{'tok/s':>9}{'tok/s/GPU':>11}  bound"]
+    for item, *_ in shown:
+        seen = item.prediction
+        tpot, ttft = seen.interval, seen.ttft_interval
+        marks = ("" if item.meets else "  over the limits") + ("  *" if item.front else "")
+        head = f"{seen.layout.label:<{width}}{seen.gpus:>5}{seen.tpot_ms:>8.1f} ({tpot.low:.1f}-{tpot.high:.1f})"
+        lines.append(
+            head.ljust(width + 28)
+            + f"{seen.ttft_ms:>6.0f} ({ttft.low:.0f}-{ttft.high:.0f})".ljust(22)
+            + f"{seen.output_tokens_per_s:>8.0f}{seen.tokens_per_s_per_gpu:>11.0f}  {seen.bound}{marks}"
+        )
+    return lines
+
+
+def _bound(seen: Prediction) -> str:
+    share, reached = seen.terms[seen.bound] / seen.tpot_ms, seen.ceiling_tpot_ms / seen.tpot_ms
+    return (
+        f"bound by {seen.bound} ({share:.0%} of a step); the ceiling is {seen.ceiling_tpot_ms:.2f} ms a token: "
+        f"its bytes over the bandwidth of {seen.gpus} ranks, of which {reached:.0%} is reached"
+    )
+
+
+def _pairs(pairs: Sequence[disagg.Disaggregated]) -> list[str]:
+    """A table of pairs of prefill and decode workers."""
+    return [
+        f"{'workers':<28}{'GPUs':>5}{'TPOT ms':>9}{'TTFT ms':>9}{'tok/s':>9}  prefill busy",
+        *(
+            f"{one.label:<28}{one.gpus:>5}{one.tpot_ms:>9.1f}{one.ttft_ms:>9.0f}"
+            f"{one.output_tokens_per_s:>9.0f}  {one.prefill_busy:.0%}{'' if one.meets else '  over the limits'}"
+            for one in pairs
+        ),
+    ]

@@ -7,13 +7,12 @@ Source of the counts: the model's shape and vLLM's own split (see memory.py); ti
 import math
 from collections.abc import Mapping
 from statistics import NormalDist
-from typing import Final
+from typing import Final, NamedTuple
 
 from packaging.version import Version
 
 from overspan.catalog import calibration, formats
 from overspan.planner import memory
-from overspan.schema.base import Frozen
 from overspan.schema.hardware import HardwareSpec, Link
 from overspan.schema.layout import Layout
 from overspan.schema.model import ModelSpec
@@ -30,7 +29,7 @@ _MANY: Final = 100  # prompts of a group in a step, from where they are counted 
 _FUSED_NORM: Final = Version("0.18")
 
 
-class Setting(Frozen):
+class Setting(NamedTuple):
     """How the engine runs, as far as it changes the time."""
 
     eager: bool = False
@@ -48,7 +47,7 @@ class Setting(Frozen):
         return sum(self.acceptance**accepted for accepted in range(self.draft_tokens + 1))
 
 
-class Case(Frozen):
+class Case(NamedTuple):
     """One thing to predict. `gpus_per_host` tells which link a collective crosses."""
 
     model: ModelSpec

@@ -1,10 +1,9 @@
 """What the fullest rank of a layout keeps in memory: weights, cache, and what the engine needs beside them."""
 
 import math
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from overspan.catalog import flags
-from overspan.schema.base import Frozen
 from overspan.schema.inventory import Inventory
 from overspan.schema.layout import Layout
 from overspan.schema.model import ModelSpec
@@ -20,7 +19,7 @@ GRAPH_BYTES: Final = 1.0e9
 BATCHED_TOKENS: Final = 8192
 
 
-class MemoryFit(Frozen):
+class MemoryFit(NamedTuple):
     """Bytes of the fullest rank by term, and what it may use."""
 
     weights: float

@@ -2,8 +2,8 @@
 
 import functools
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-from overspan.schema.base import Frozen
 from overspan.schema.errors import PlanRefused
 from overspan.schema.inventory import Host, Inventory
 from overspan.schema.layout import Layout
@@ -17,7 +17,7 @@ WHAT_CAN = "overspan predict MODEL --on INVENTORY ranks what can"
 """What to do when a layout cannot run."""
 
 
-class Worker(Frozen):
+class Worker(NamedTuple):
     """One worker: its role, its number within the role, and the ranks and GPUs that it has on each host."""
 
     role: RoleName
@@ -25,7 +25,7 @@ class Worker(Frozen):
     placements: list[Placement]
 
 
-class Placed(Frozen):
+class Placed(NamedTuple):
     """A topology on machines. A node that holds any rank is reserved whole."""
 
     topology: Topology

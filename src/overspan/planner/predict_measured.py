@@ -51,7 +51,7 @@ def points(plan: Plan, bench: BenchResult, hardware: HardwareSpec | None = None)
     for point, demand in _demands(bench):
         case = inputs.case_of(model, plan.recipe, plan.layout, plan.inventory, demand)
         if hardware is not None:
-            case = case.with_(hardware=hardware)
+            case = case._replace(hardware=hardware)
         seen = point.steady or point
         found.append(
             Beside(

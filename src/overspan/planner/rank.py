@@ -2,15 +2,12 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Final
-
-from pydantic import Field
+from typing import Final, NamedTuple
 
 from overspan.planner import inputs, rules
 from overspan.planner.predict import predict
 from overspan.planner.refuse import recipe_refusals, refusals, slots
 from overspan.schema import units
-from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError, PlanRefused
 from overspan.schema.inventory import Inventory
 from overspan.schema.layout import Layout
@@ -26,16 +23,16 @@ _MOST_EXPERT_RANKS: Final = 4096  # the same of ranks with experts
 _RACK: Final = 72  # GPUs of an NVL72
 
 
-class Ranked(Frozen):
+class Ranked(NamedTuple):
     """One layout that can run. `front`: no other gives both more per GPU and more to each user."""
 
     prediction: Prediction
     meets: bool
     front: bool = False
-    warnings: list[str] = Field(default_factory=list)
+    warnings: Sequence[str] = ()
 
 
-class Ranking(Frozen):
+class Ranking(NamedTuple):
     """Best first, and what was rejected."""
 
     ranked: list[Ranked]
@@ -141,7 +138,7 @@ def _front(ranked: list[Ranked]) -> list[Ranked]:
     """Mark the Pareto front of tokens a second for each GPU against tokens a second for each user."""
     rates = [(item.prediction.interactivity, item.prediction.tokens_per_s_per_gpu) for item in ranked]
     best = set(pareto_front(rates))
-    return [item.with_(front=rate in best) for item, rate in zip(ranked, rates, strict=True)]
+    return [item._replace(front=rate in best) for item, rate in zip(ranked, rates, strict=True)]
 
 
 def how_many(

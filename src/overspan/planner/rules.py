@@ -2,11 +2,10 @@
 
 import functools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from overspan.catalog import features, files, images
 from overspan.planner.placement import hosts_of
-from overspan.schema.base import Frozen
 from overspan.schema.inventory import Inventory
 from overspan.schema.layout import Layout
 from overspan.schema.model import ModelSpec
@@ -15,19 +14,19 @@ from overspan.schema.recipe import EngineName, Recipe
 from overspan.schema.yamlio import plain
 
 
-class ArgumentRule(Frozen):
+class ArgumentRule(NamedTuple):
     """What a model's architecture asks of an engine argument: a value that it must have, or must never have."""
 
     architecture: str
     argument: str
+    says: str
+    source: str
     value: Any = None
     never: Any = None
     spread: bool = False
-    says: str
-    source: str
 
 
-class FaultConditions(Frozen):
+class FaultConditions(NamedTuple):
     """What must hold for a fault; what is not named does not matter."""
 
     engine: EngineName | None = None
@@ -49,7 +48,7 @@ class FaultConditions(Frozen):
         )
 
 
-class Fault(Frozen):
+class Fault(NamedTuple):
     """One known fault of an engine and its source. A fatal one rejects a layout from the ranking."""
 
     name: str
@@ -67,13 +66,15 @@ class Fault(Frozen):
 @functools.lru_cache(maxsize=1)
 def argument_rules() -> list[ArgumentRule]:
     """Every rule on an argument."""
-    return [ArgumentRule.model_validate(item) for item in plain(files.text("demands.yaml"))["demands"]]
+    return [ArgumentRule(**item) for item in plain(files.text("demands.yaml"))["demands"]]
 
 
 @functools.lru_cache(maxsize=1)
 def faults() -> list[Fault]:
     """Every known fault."""
-    return [Fault.model_validate(item) for item in plain(files.text("faults.yaml"))["faults"]]
+    return [
+        Fault(**item | {"when": FaultConditions(**item["when"])}) for item in plain(files.text("faults.yaml"))["faults"]
+    ]
 
 
 def known_faults(model: ModelSpec | None, layout: Layout, inventory: Inventory, recipe: Recipe) -> list[Fault]:

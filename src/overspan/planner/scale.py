@@ -105,7 +105,7 @@ def unit_of(model: ModelSpec, recipe: Recipe, topology: Topology, asked: Asked, 
     slots = int(min(inputs.capacity(case, own, machines), MAX_SEQUENCES) * answering.layout.dp)
     if slots < 1:
         raise InputError(f"{answering.layout.label}: the cache holds no request of {asked.isl + asked.osl:.0f} tokens")
-    points = {users: predict(case.with_(demand=demand.with_(concurrency=users))) for users in _samples(slots)}
+    points = {users: predict(case._replace(demand=demand.with_(concurrency=users))) for users in _samples(slots)}
     apart = topology.disaggregated
     steps = {users: seen.tpot_ms - (seen.terms.get("prefill", 0.0) if apart else 0.0) for users, seen in points.items()}
     step_s = [value / 1e3 for value in _between(steps, slots)]
