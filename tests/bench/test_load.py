@@ -12,14 +12,13 @@ from typing import Any
 import pytest
 
 from overspan.bench import run
-from overspan.bench.account import Audit
-from overspan.bench.fits import check_workload
-from overspan.bench.job import Job
+from overspan.bench.audit import Audit
+from overspan.bench.job import LoadJob
 from overspan.bench.lengths import parse_lengths
+from overspan.bench.levels import Search, check_workload
 from overspan.bench.load import Arrival, ClosedLoop, OpenLoop, arrivals, connections_for
-from overspan.bench.loop import Progress
+from overspan.bench.loop import LoadProgress
 from overspan.bench.run import Bench
-from overspan.bench.search import Search
 from overspan.bench.shards import run_shards
 from overspan.bench.stream import Stream
 from overspan.bench.trace import read_trace
@@ -295,7 +294,7 @@ def test_more_users_than_requests_is_said() -> None:
 
 
 def test_what_was_measured_is_kept_when_the_client_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails_at_two(job: Job, progress: Progress | None = None) -> tuple[list[Stream], list[Audit], int]:
+    def fails_at_two(job: LoadJob, progress: LoadProgress | None = None) -> tuple[list[Stream], list[Audit], int]:
         if job.level.users == 2:
             raise OverspanError("a process of the load generator died")
         return run_shards(job, progress)

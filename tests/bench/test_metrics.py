@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from overspan.bench.account import Audit
-from overspan.bench.job import Level
+from overspan.bench.audit import Audit
+from overspan.bench.levels import Level
 from overspan.bench.metrics import counts, goodput, in_flight, steady, summary, throughput
 from overspan.bench.point import make_point
 from overspan.bench.stream import Stream

@@ -4,15 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overspan.bench.metrics import summary
-from overspan.bench.tally import Tally
+from overspan.bench.metrics import TimeCounts, summary
 
 times = st.lists(st.integers(0, 10**9).map(lambda us: us / 1000))
 
 
 @given(times, times)
 def test_a_tally_summarises_as_the_list_does(some: list[float], more: list[float]) -> None:
-    one, other = Tally(), Tally()
+    one, other = TimeCounts(), TimeCounts()
     one.add(some)
     other.add(more)
     whole = one + other

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from overspan.bench.first_request import exact_words, single
 from overspan.bench.run import Bench
-from overspan.bench.tokenizer import exact_words, single
 from overspan.catalog.words import WORDS
 from overspan.endpoint.target import make_target
 from overspan.schema.workload import Workload

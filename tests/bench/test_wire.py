@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from overspan.bench.stream import Stream, plain_tokens
-from overspan.bench.wire import Garbage, Reply
+from overspan.bench.wire import Garbage, HttpReply
 from support import openai_server as server
 
 TRICKY = [
@@ -181,7 +181,7 @@ def test_plain_tokens_needs_evidence() -> None:
 
 
 def test_a_reply_after_100_continue() -> None:
-    taken_reply = Reply()
+    taken_reply = HttpReply()
     assert taken_reply.feed(b"HTTP/1.1 100 Continue\r\n\r\n" + server.plain("200 OK", b"ab")) == b"ab"
     assert (taken_reply.status, taken_reply.complete) == (200, True)
     with pytest.raises(Garbage):

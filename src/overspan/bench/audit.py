@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
-from overspan.bench.account import Audit
 from overspan.bench.load import PAUSE_NS, pauses
 from overspan.bench.metrics import NS_PER_MS, Samples, Window, in_flight, summary
 from overspan.bench.stream import Stream
@@ -22,6 +23,26 @@ ERROR_LIMIT: Final = 0.02
 
 CLOCK_LIMIT_MS: Final = 1.0
 """How far the system clock may be set during a run before its stamps are not trusted."""
+
+
+@dataclass
+class Audit:
+    """What the loop knows about itself. Lags are nanoseconds from the kernel's stamp to the read."""
+
+    started_ns: int = 0
+    ended_ns: int = 0
+    cpu_s: float = 0.0
+    wall_s: float = 0.0
+    clock_drift_ns: int = 0
+    reads: int = 0
+    unstamped: int = 0
+    batches: array[int] = field(default_factory=lambda: array("q"))
+    lags: array[int] = field(default_factory=lambda: array("q"))
+    opened: int = 0
+    stale_retries: int = 0
+    cancelled: bool = False
+    shards: int = 1
+    busiest_cpu_share: float | None = None
 
 
 def audit_report(

@@ -21,7 +21,7 @@ _RX_SOFTWARE: Final = (1 << 3) | (1 << 4)
 STAMP: Final = struct.Struct("qq")
 """Seconds and nanoseconds of a receive stamp, in the data of its control message."""
 
-State = Literal["connecting", "tunnel", "handshake", "open", "closed"]
+ConnectionState = Literal["connecting", "tunnel", "handshake", "open", "closed"]
 
 
 class Connection:
@@ -67,7 +67,7 @@ class Connection:
         self.unsent = b""
         self.used = 0
         self.opened_ns = time.time_ns()
-        self.state: State = "connecting"
+        self.state: ConnectionState = "connecting"
         self.wants_write = True
         code = self.socket.connect_ex(address)
         if code not in (0, errno.EINPROGRESS):

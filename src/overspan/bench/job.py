@@ -6,35 +6,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from overspan.bench.account import Audit
-from overspan.bench.asks import Asks, Replay, Synthetic
-from overspan.bench.endpoint import Accepted
+from overspan.bench.audit import Audit
+from overspan.bench.first_request import Accepted
 from overspan.bench.lengths import parse_lengths
-from overspan.bench.load import ClosedLoop, Load, OpenLoop, arrivals, connections_for
-from overspan.bench.loop import Loop, Progress
-from overspan.bench.prompts import Bodies, path_of
+from overspan.bench.levels import Level
+from overspan.bench.load import ClosedLoop, OpenLoop, RequestSource, arrivals, connections_for
+from overspan.bench.loop import LoadProgress, Loop
+from overspan.bench.prompts import Asks, Bodies, Replay, Synthetic, path_of
 from overspan.bench.stream import Stream
 from overspan.bench.trace import read_trace
 from overspan.catalog.words import WORDS
 from overspan.endpoint.target import Target, make_target
-from overspan.schema.workload import Workload, level_of
+from overspan.schema.workload import Workload
 
 
 @dataclass(frozen=True)
-class Level:
-    """How much load: users of a closed loop, or requests per second of an open one (None: a trace's own times)."""
-
-    users: int | None = None
-    rate_per_s: float | None = None
-
-    @property
-    def name(self) -> str:
-        """For file names and seeds."""
-        return str(level_of(self.users, self.rate_per_s))
-
-
-@dataclass(frozen=True)
-class Job:
+class LoadJob:
     """All that a process needs to run its share of one point."""
 
     base_url: str
@@ -49,12 +36,12 @@ class Job:
     shard: int = 0
     shards: int = 1
 
-    def share(self, shard: int, shards: int) -> Job:
+    def share(self, shard: int, shards: int) -> LoadJob:
         """The part of one of several processes."""
         return replace(self, shard=shard, shards=shards)
 
 
-def asks_of(job: Job) -> Asks:
+def asks_of(job: LoadJob) -> Asks:
     """What the requests of a job say."""
     workload, seed = job.workload, f"{job.workload.seed}/{job.name}"
     accepted = job.accepted
@@ -79,7 +66,7 @@ def asks_of(job: Job) -> Asks:
     )
 
 
-def load_of(job: Job, target: Target) -> Load:
+def load_of(job: LoadJob, target: Target) -> RequestSource:
     """The requests of a job and their times."""
     asks, head = asks_of(job), target.head(path_of(job.workload.endpoint))
 
@@ -90,12 +77,12 @@ def load_of(job: Job, target: Target) -> Load:
     return _closed(job, message) if job.level.users is not None else _open(job, message)
 
 
-def _part(whole: int, job: Job) -> tuple[int, int]:
+def _part(whole: int, job: LoadJob) -> tuple[int, int]:
     begin = whole * job.shard // job.shards
     return begin, whole * (job.shard + 1) // job.shards - begin
 
 
-def _closed(job: Job, message: Callable[[int, int], bytes]) -> ClosedLoop:
+def _closed(job: LoadJob, message: Callable[[int, int], bytes]) -> ClosedLoop:
     workload = job.workload
     first, users = _part(job.level.users or 0, job)
     requests = None if job.requests is None else _part(job.requests, job)[1]
@@ -114,14 +101,14 @@ def _closed(job: Job, message: Callable[[int, int], bytes]) -> ClosedLoop:
     )
 
 
-def _open(job: Job, message: Callable[[int, int], bytes]) -> OpenLoop:
+def _open(job: LoadJob, message: Callable[[int, int], bytes]) -> OpenLoop:
     times = times_of(job)
     mine = times[job.shard :: job.shards]
     users = range(job.shard, len(times), job.shards)
     return OpenLoop(mine, lambda user, step: message(users[user], step), connections=connections_for(mine))
 
 
-def times_of(job: Job) -> list[float]:
+def times_of(job: LoadJob) -> list[float]:
     """The times of all requests of an open loop, of every shard, seconds from the start."""
     workload = job.workload
     if workload.arrival == "trace":
@@ -142,7 +129,7 @@ def times_of(job: Job) -> list[float]:
 
 
 def run_job(
-    job: Job, *, progress: Progress | None = None, before_start: Callable[[], None] | None = None
+    job: LoadJob, *, progress: LoadProgress | None = None, before_start: Callable[[], None] | None = None
 ) -> tuple[list[Stream], Audit, int]:
     """Run a job in this process: its requests, the loop's word about itself, and how many were planned."""
     target = make_target(job.base_url, job.api_key, insecure=job.insecure)

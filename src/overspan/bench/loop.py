@@ -9,11 +9,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from overspan.bench.account import Audit
+from overspan.bench.audit import Audit
 from overspan.bench.connection import STAMP, Connection, connect_error_kind
-from overspan.bench.files import raise_open_files
-from overspan.bench.gather import Gather
-from overspan.bench.load import Load
+from overspan.bench.load import RequestSource
+from overspan.bench.process import raise_open_files
+from overspan.bench.read_delay import ReadDelay
 from overspan.bench.stream import READ_BYTES, Stream
 from overspan.endpoint.target import Target
 
@@ -32,7 +32,7 @@ _PROGRESS_NS: Final = 500_000_000
 _PARSED_A_TURN: Final = 8
 _CHECK_NS: Final = 20_000_000
 
-Progress = Callable[[int, int, int], None]
+LoadProgress = Callable[[int, int, int], None]
 
 
 class Loop:
@@ -47,10 +47,10 @@ class Loop:
     def __init__(
         self,
         target: Target,
-        load: Load,
+        load: RequestSource,
         *,
         timeout_s: float,
-        progress: Progress | None = None,
+        progress: LoadProgress | None = None,
         before_start: Callable[[], None] | None = None,
     ) -> None:
         self._epoll = select.epoll()  # first, so that its descriptor is small enough for select()
@@ -70,7 +70,7 @@ class Loop:
         self._failed = 0
         self._sending = False
         self._ahead = True  # there may be requests to make ahead
-        self._gather = Gather()
+        self._delay = ReadDelay()
         self._unparsed: deque[Connection] = deque()
         self.ended: list[Stream] = []
         self.audit = Audit()
@@ -150,7 +150,7 @@ class Loop:
         limit = 0.05 if due is None else min((due - now) / 1e9, 0.05)
         if limit <= 0:
             return
-        if pause := self._gather.pause_s(self._in_flight, limit):
+        if pause := self._delay.pause_s(self._in_flight, limit):
             time.sleep(pause)
         if limit > 0.0015 or due is None:
             self._poll(limit if due is None else limit - 0.001)
@@ -161,7 +161,7 @@ class Loop:
 
     def _poll(self, timeout_s: float) -> bool:
         events = self._epoll.poll(timeout_s, 1024)
-        self._gather.events = len(events)
+        self._delay.events = len(events)
         if not events:
             return False
         polled = time.time_ns()
@@ -260,7 +260,7 @@ class Loop:
         now = time.time_ns()
         if stream.send_ns:
             self._in_flight -= 1
-            self._gather.took(stream.end_ns - stream.send_ns)
+            self._delay.took(stream.end_ns - stream.send_ns)
         self._failed += stream.error is not None
         stream.forget()
         self.ended.append(stream)
@@ -381,7 +381,7 @@ class Loop:
             stream.fail("timeout", f"not ended {self._timeout_ns / 1e9:g} s after its send", now)
             self._ended(stream)
         if deadlines and deadlines[0][2].kernel_stamps:
-            self._gather.gap(deadlines[0][1].stamps)
+            self._delay.gap(deadlines[0][1].stamps)
         for connection in [c for c in self._connecting.values() if now - c.opened_ns > CONNECT_TIMEOUT_S * 1e9]:
             self._drop(connection)
             self._refused(TimeoutError(110, f"no answer within {CONNECT_TIMEOUT_S:g} s"))

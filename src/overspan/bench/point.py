@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from overspan.bench.account import Audit
-from overspan.bench.audit import audit_report
-from overspan.bench.job import Level
+from overspan.bench.audit import Audit, audit_report
+from overspan.bench.levels import Level
 from overspan.bench.metrics import NS_PER_MS, Samples, counts, goodput, in_flight, steady, summary, throughput
 from overspan.bench.stream import Stream
 from overspan.schema.workload import BenchPoint, Distribution, SelfTest, ServerMetrics

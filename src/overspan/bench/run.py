@@ -7,15 +7,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from overspan import __version__
-from overspan.bench.account import Audit
-from overspan.bench.endpoint import Accepted, find_accepted, length_notes
-from overspan.bench.files import most_connections, raise_open_files
-from overspan.bench.fits import check_workload, levels_of
-from overspan.bench.job import Job, Level
-from overspan.bench.loop import Progress
+from overspan.bench.audit import Audit
+from overspan.bench.first_request import Accepted, find_accepted, length_notes
+from overspan.bench.job import LoadJob
+from overspan.bench.levels import Level, Search, check_workload, levels_of
+from overspan.bench.loop import LoadProgress
 from overspan.bench.point import make_point
+from overspan.bench.process import most_connections, raise_open_files
 from overspan.bench.records import write_requests
-from overspan.bench.search import Search
 from overspan.bench.self_test import calibrate
 from overspan.bench.shards import merged, run_shards
 from overspan.bench.stream import Stream
@@ -171,7 +170,7 @@ class Bench:
     def _run(
         self, level: Level, accepted: Accepted, requests: int | None, name: str
     ) -> tuple[list[Stream], list[Audit], int]:
-        job = Job(
+        job = LoadJob(
             base_url=self.target.base_url,
             api_key=self.target.api_key,
             insecure=self._insecure,
@@ -186,7 +185,7 @@ class Bench:
         self.interrupted = self.interrupted or any(audit.cancelled for audit in audits)
         return streams, audits, planned
 
-    def _teller(self, name: str) -> Progress | None:
+    def _teller(self, name: str) -> LoadProgress | None:
         progress = self._progress
         if progress is None:
             return None

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from typing import Final
 
 from overspan.bench import truth
-from overspan.bench.interrupts import deaf_to_ctrl_c
 from overspan.bench.load import ClosedLoop
 from overspan.bench.loop import Loop
 from overspan.bench.metrics import NS_PER_MS, Times, summary
+from overspan.bench.process import deaf_to_ctrl_c
 from overspan.bench.stream import Stream
 from overspan.endpoint.target import make_target
 from overspan.schema.errors import OverspanError

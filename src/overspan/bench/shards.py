@@ -12,11 +12,11 @@ from multiprocessing.context import SpawnProcess
 from types import FrameType
 from typing import Any, Final
 
-from overspan.bench.account import Audit
-from overspan.bench.interrupts import deaf_to_ctrl_c, hear_ctrl_c
-from overspan.bench.job import Job, run_job, times_of
+from overspan.bench.audit import Audit
+from overspan.bench.job import LoadJob, run_job, times_of
 from overspan.bench.load import connections_for
-from overspan.bench.loop import Progress
+from overspan.bench.loop import LoadProgress
+from overspan.bench.process import deaf_to_ctrl_c, hear_ctrl_c
 from overspan.bench.stream import Stream
 from overspan.schema.errors import OverspanError
 
@@ -24,14 +24,14 @@ STREAMS_A_SHARD: Final = 2000
 """Streams that one loop serves with slack. Source: shared/reference/load-generator.md, measured at 20 ms a token."""
 
 
-def shards_for(job: Job) -> int:
+def shards_for(job: LoadJob) -> int:
     """How many processes a job takes: those asked for, or one per 2,000 streams and no more than the cores."""
     streams = job.level.users or connections_for(times_of(job))
     wanted = job.workload.shards or min(-(-streams // STREAMS_A_SHARD), len(os.sched_getaffinity(0)))
     return max(1, min(wanted, streams, job.requests or streams))
 
 
-def run_shards(job: Job, progress: Progress | None = None) -> tuple[list[Stream], list[Audit], int]:
+def run_shards(job: LoadJob, progress: LoadProgress | None = None) -> tuple[list[Stream], list[Audit], int]:
     """Run a job in as many processes as it takes: its requests, each loop's audit, and how many were planned.
 
     Raises:
@@ -64,7 +64,7 @@ def run_shards(job: Job, progress: Progress | None = None) -> tuple[list[Stream]
 
 
 def _gather(
-    pipes: list[Connection], processes: Sequence[SpawnProcess], progress: Progress | None
+    pipes: list[Connection], processes: Sequence[SpawnProcess], progress: LoadProgress | None
 ) -> tuple[list[Stream], list[Audit], int]:
     for pipe in pipes:
         _receive(pipe, "ready")
@@ -88,7 +88,7 @@ def _gather(
     return streams, [audit for _, audit, _ in results], sum(planned for _, _, planned in results)
 
 
-def _results(pipes: list[Connection], progress: Progress | None) -> list[Any]:
+def _results(pipes: list[Connection], progress: LoadProgress | None) -> list[Any]:
     open_pipes, results = list(pipes), []
     told: dict[int, tuple[int, int, int]] = {}
     while open_pipes:
@@ -117,7 +117,7 @@ def _receive(pipe: Connection, wanted: str | None = None) -> Sequence[Any]:
     return message
 
 
-def _shard(job: Job, pipe: Connection) -> None:
+def _shard(job: LoadJob, pipe: Connection) -> None:
     """One process: ready, go, progress, result."""
 
     def start_together() -> None:

@@ -6,7 +6,7 @@ import json
 from array import array
 from typing import Any, Final
 
-from overspan.bench.wire import MAX_EVENT_BYTES, Events, Garbage, Reply, parse_event
+from overspan.bench.wire import MAX_EVENT_BYTES, Events, Garbage, HttpReply, parse_event
 from overspan.endpoint.replies import error_text
 
 _EVENTS_TO_LEARN: Final = 4
@@ -50,7 +50,7 @@ READ_BYTES: Final = 4096
 
 _SIZE_LINES: Final = [_size_line(whole) for whole in range(READ_BYTES)]
 
-_NO_REPLY: Final = Reply()
+_NO_REPLY: Final = HttpReply()
 _NO_EVENTS: Final = Events()
 
 
@@ -89,7 +89,7 @@ class Stream:
 
     def restart(self) -> None:
         """Forget the reply, for a second try on a fresh connection."""
-        self.reply = Reply()
+        self.reply = HttpReply()
         self._events = Events()
         self._body = b""
         self.stamps = array("q")

@@ -23,7 +23,7 @@ _FORMS: Final = (
 
 
 @dataclass(frozen=True)
-class Entry:
+class TraceRequest:
     """One request of a trace. `text` is None where the prompt is made of blocks."""
 
     at_s: float
@@ -34,7 +34,7 @@ class Entry:
     text: str | None = None
 
 
-def read_trace(path: Path) -> tuple[list[Entry], bool]:
+def read_trace(path: Path) -> tuple[list[TraceRequest], bool]:
     """The requests of a trace in the order of their times, and whether it has times.
 
     Raises:
@@ -52,7 +52,7 @@ def read_trace(path: Path) -> tuple[list[Entry], bool]:
     return sorted(entries, key=lambda entry: entry.at_s), timed
 
 
-def _mooncake(text: str, path: Path) -> list[Entry]:
+def _mooncake(text: str, path: Path) -> list[TraceRequest]:
     entries = []
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
@@ -65,15 +65,15 @@ def _mooncake(text: str, path: Path) -> list[Entry]:
     return entries
 
 
-def _mooncake_entry(item: dict[str, Any]) -> Entry:
+def _mooncake_entry(item: dict[str, Any]) -> TraceRequest:
     at, given, asked = float(item["timestamp"]) / 1000, int(item["input_length"]), int(item["output_length"])
     hashes = tuple(int(block) for block in item.get("hash_ids", ()))
     if not math.isfinite(at) or at < 0 or given < 1 or asked < 1:
         raise ValueError("times are from 0, lengths from 1")
-    return Entry(at, given, asked, hashes)
+    return TraceRequest(at, given, asked, hashes)
 
 
-def _sharegpt(text: str, path: Path) -> list[Entry]:
+def _sharegpt(text: str, path: Path) -> list[TraceRequest]:
     lines = [line for line in text.split("\n") if line.strip()]
     try:
         items = json.loads(text) if text.lstrip().startswith("[") else [json.loads(line) for line in lines]
@@ -90,5 +90,5 @@ def _sharegpt(text: str, path: Path) -> list[Entry]:
             raise InputError(f"{path}, entry {number} is not a conversation", next=f"a trace is {_FORMS}") from None
         if question.strip() and answer.strip():
             given, asked = (max(1, round(len(text.split()) * TOKENS_PER_WORD)) for text in (question, answer))
-            entries.append(Entry(0.0, given, asked, text=question))
+            entries.append(TraceRequest(0.0, given, asked, text=question))
     return entries

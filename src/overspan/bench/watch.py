@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Final
 
-from overspan.bench.interrupts import deaf_to_ctrl_c
+from overspan.bench.process import deaf_to_ctrl_c
 from overspan.endpoint.client import NoAnswer, http_client
 from overspan.endpoint.metric_names import MetricNames
 from overspan.endpoint.metrics import Metrics, read_metrics

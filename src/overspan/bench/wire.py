@@ -26,7 +26,7 @@ class Garbage(Exception):
     """The server sent what is not HTTP/1.1, not server-sent events, or not the shape of an OpenAI reply."""
 
 
-class Reply:
+class HttpReply:
     """One HTTP/1.1 reply, fed read by read.
 
     Attributes:

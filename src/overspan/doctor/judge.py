@@ -10,7 +10,7 @@ from math import inf
 from overspan.doctor.fill import RunContext, fill
 from overspan.doctor.patterns import compile_rule_pattern
 from overspan.doctor.rules import STAGES, Rule
-from overspan.doctor.scan import Hit, LogScan, Tally
+from overspan.doctor.scan import Hit, LogScan, TimeCounts
 from overspan.doctor.times import on_one_scale
 from overspan.schema.finding import Evidence, Finding
 from overspan.schema.versions import holds
@@ -84,7 +84,7 @@ def _merged(hits: list[tuple[int, Hit]]) -> list[tuple[int, Hit]]:
     return [(place, hit) for (place, _), hit in by_line.items()]
 
 
-def _tallies(scan: LogScan, index: int, kind: str) -> list[tuple[int, Tally]]:
+def _tallies(scan: LogScan, index: int, kind: str) -> list[tuple[int, TimeCounts]]:
     patterns = ((key[2], tally) for key, tally in scan.tallies.items() if key[0] == index and key[1] == kind)
     return [(which, tally) for which, tally in patterns if tally.count]
 

@@ -62,7 +62,7 @@ class Hit:
 
 
 @dataclass(slots=True)
-class Tally:
+class TimeCounts:
     """All hits of one pattern in one log: the first of each stream, how many, and the last line."""
 
     count: int = 0
@@ -76,7 +76,7 @@ class LogScan:
     """What one log holds. `problem` says why it could not be read (to its end)."""
 
     source: LogSource
-    tallies: dict[tuple[int, str, int], Tally] = field(default_factory=dict)
+    tallies: dict[tuple[int, str, int], TimeCounts] = field(default_factory=dict)
     anomalies: dict[str, Hit] = field(default_factory=dict)
     anomaly_count: int = 0
     bytes_read: int = 0
@@ -206,7 +206,7 @@ class _Reader:
         return {owner for index in anchors for owner in self._book.probes_of[index]}
 
     def _may_widen(self, owner: int) -> bool:
-        tally = self._found.tallies.setdefault(self._book.probes[owner].key, Tally())
+        tally = self._found.tallies.setdefault(self._book.probes[owner].key, TimeCounts())
         tally.wide_tries += 1
         return tally.wide_tries <= _WIDE_TRIES
 
@@ -231,7 +231,7 @@ class _Reader:
             self._awake |= bool(rule.recovered_by)
             if line.level in QUIET and probe.kind in {"match", "hints"} and not rule.speaks_quietly:
                 return False
-        tally = self._found.tallies.setdefault(probe.key, Tally())
+        tally = self._found.tallies.setdefault(probe.key, TimeCounts())
         if number != tally.last_line:
             tally.count += 1
             tally.last_line = max(tally.last_line, number)

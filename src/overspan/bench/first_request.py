@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
+from urllib.parse import urlsplit, urlunsplit
 
-from overspan.bench.asks import Synthetic
+import httpx
+
 from overspan.bench.lengths import parse_lengths
 from overspan.bench.load import ClosedLoop
 from overspan.bench.loop import Loop
-from overspan.bench.prompts import EXTRAS, Bodies, Endpoint, path_of
+from overspan.bench.prompts import EXTRAS, ApiKind, Bodies, Synthetic, path_of
 from overspan.bench.stream import Stream
-from overspan.bench.tokenizer import exact_words
 from overspan.catalog.words import WORDS
 from overspan.endpoint.target import Target
 from overspan.schema.errors import InputError
 from overspan.schema.workload import Workload
 
+_TIMEOUT_S: Final = 20.0
+_LEAST: Final = 16
+"""Fewer words than this make prompts that are too much alike."""
+
+Count = Callable[[str], int]
+"""Tokens of a text, without special ones."""
 _REFUSES_FIELDS: Final = ("http_400", "http_422")
 
 
@@ -38,7 +46,7 @@ class Accepted:
     words: tuple[str, ...] | None = None
 
 
-def find_accepted(target: Target, endpoint: Endpoint, model: str, workload: Workload, words: int) -> Accepted:
+def find_accepted(target: Target, endpoint: ApiKind, model: str, workload: Workload, words: int) -> Accepted:
     """Send one request of the load's form and see which optional fields the server takes and how it counts.
 
     Args:
@@ -93,7 +101,7 @@ def _cannot(target: Target, path: str, stream: Stream | None) -> InputError:
     )
 
 
-def one_request(target: Target, endpoint: Endpoint, body: bytes, timeout_s: float) -> Stream:
+def one_request(target: Target, endpoint: ApiKind, body: bytes, timeout_s: float) -> Stream:
     """Send one request through the load's own loop."""
     message = target.head(path_of(endpoint)) + str(len(body)).encode() + b"\r\n\r\n" + body
     return Loop(target, ClosedLoop(1, 1, lambda *_: message), timeout_s=timeout_s).run_whole()[0]
@@ -112,3 +120,52 @@ def length_notes(accepted: Accepted, shortest: int) -> list[str]:
     if accepted.words is not None:
         return [f"prompts are exact: {len(accepted.words)} words that the server's own tokenizer gives one token each"]
     return ["prompts are words of one token each; their length was set by the server's count of a first request"]
+
+
+class _NoTokenizer(Exception):
+    """The server has no such endpoint, or answers it with something else."""
+
+
+def exact_words(target: Target, model: str, words: Sequence[str]) -> tuple[str, ...] | None:
+    """The words that are one token each for the server at hand; None where it does not tell, or too few are.
+
+    vLLM answers `POST /tokenize` beside `/v1` (vllm/entrypoints/serve/tokenize). A server that has it says to a GET
+    that the method is wrong; nothing is posted to one that says anything else.
+    """
+    url = urlsplit(target.base_url)
+    address = urlunsplit((url.scheme, url.netloc, url.path.removesuffix("/v1") + "/tokenize", "", ""))
+    with target.http_client(_TIMEOUT_S) as client:
+
+        def count(text: str) -> int:
+            body = {"model": model, "prompt": text, "add_special_tokens": False}
+            try:
+                reply = client.post(address, json=body)
+                found = reply.json()["count"] if reply.status_code == 200 else None
+            except (httpx.HTTPError, ValueError, KeyError, TypeError):
+                raise _NoTokenizer from None
+            if not isinstance(found, int):
+                raise _NoTokenizer
+            return found
+
+        try:
+            if client.get(address).status_code != httpx.codes.METHOD_NOT_ALLOWED:
+                return None
+            kept = single(words, count)
+        except (_NoTokenizer, httpx.HTTPError):
+            return None
+    return tuple(kept) if len(kept) >= _LEAST else None
+
+
+def single(words: Sequence[str], count: Count) -> list[str]:
+    """The words that are one token behind a space and one at the start of a line, found by halving."""
+    if not words:
+        return []
+    spaced = count("".join(f" {word}" for word in words))
+    # A line's end is a token of its own, so a word behind it stands as at the start of a prompt.
+    lines = count("\n".join(words))
+    if spaced == len(words) and lines == 2 * len(words) - 1:
+        return list(words)
+    if len(words) == 1:
+        return []
+    half = len(words) // 2
+    return single(words[:half], count) + single(words[half:], count)

@@ -1,13 +1,40 @@
-"""Open files: every connection is one."""
+"""What a process of the client may do: hear Ctrl-C, which reaches every one of the terminal, and open connections."""
 
 from __future__ import annotations
 
 import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from typing import Final
 
 from overspan.schema.errors import InputError
 
 _SPARE_FILES: Final = 64
+
+
+@contextmanager
+def deaf_to_ctrl_c() -> Iterator[None]:
+    """Processes that are started within do not hear it, from their first moment; here it waits until the end."""
+    # Started by the first process otherwise, and that start lets Ctrl-C through again.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def hear_ctrl_c() -> None:
+    """In a process that was started deaf: the next one interrupts, those after it do not."""
+    signal.signal(signal.SIGINT, _first)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def _first(number: int, frame: object) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def most_connections() -> int:

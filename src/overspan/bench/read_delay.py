@@ -19,7 +19,7 @@ _PLENTY: Final = 32
 """Events of one poll that show that there is no need to wait for more."""
 
 
-class Gather:
+class ReadDelay:
     """Kept under an eighth of the gap between chunks, else a stream's next one would join, and under a thousandth of
     the shortest request, else its user would idle.
 

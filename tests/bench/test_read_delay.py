@@ -4,7 +4,7 @@ from array import array
 
 import pytest
 
-from overspan.bench.gather import Gather
+from overspan.bench.read_delay import ReadDelay
 from overspan.bench.run import Bench
 from overspan.schema.workload import Workload
 from support.openai_server import serving, steady
@@ -12,8 +12,8 @@ from support.openai_server import serving, steady
 MS = 1_000_000
 
 
-def gather(gap_ms: int, took_ms: int = 10_000, events: int = 1) -> Gather:
-    made = Gather()
+def gather(gap_ms: int, took_ms: int = 10_000, events: int = 1) -> ReadDelay:
+    made = ReadDelay()
     made.gap(array("q", [chunk * gap_ms * MS for chunk in range(16)]))
     made.took(took_ms * MS)
     made.events = events
@@ -34,7 +34,7 @@ def test_not_at_all_for_few_streams_short_requests_or_when_much_is_waiting() -> 
     assert gather(20).pause_s(15, 0.05) == 0
     assert gather(20, took_ms=50).pause_s(1024, 0.05) == 0
     assert gather(20, events=32).pause_s(1024, 0.05) == 0
-    assert Gather().pause_s(1024, 0.05) == 0, "nothing is known of the gaps yet"
+    assert ReadDelay().pause_s(1024, 0.05) == 0, "nothing is known of the gaps yet"
 
 
 def test_a_role_and_a_first_token_that_leave_together_tell_no_gap() -> None:
@@ -45,13 +45,13 @@ def test_a_role_and_a_first_token_that_leave_together_tell_no_gap() -> None:
 
 def test_streams_in_flight_are_gathered_from_their_first_chunks_on(monkeypatch: pytest.MonkeyPatch) -> None:
     pauses = []
-    pause_s = Gather.pause_s
+    pause_s = ReadDelay.pause_s
 
-    def noted(self: Gather, in_flight: int, limit_s: float) -> float:
+    def noted(self: ReadDelay, in_flight: int, limit_s: float) -> float:
         pauses.append(pause_s(self, in_flight, limit_s))
         return pauses[-1]
 
-    monkeypatch.setattr(Gather, "pause_s", noted)
+    monkeypatch.setattr(ReadDelay, "pause_s", noted)
     asked = {"concurrency": [20], "requests": 20, "input_tokens": 24, "output_tokens": 60, "timeout_s": 60.0}
     with serving(steady(itl_s=0.03)) as server:
         result = Bench(server.base_url, None, Workload.model_validate(asked), calibrated=False).run()
