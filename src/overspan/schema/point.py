@@ -85,6 +85,11 @@ class Point(Frozen):
     notes: list[str] = Field(default_factory=list)
     commands: list[Command] = Field(default_factory=list)
 
+    @property
+    def full_id(self) -> str:
+        """The id behind its sweep's name: `m3-gb200-1k1k/1k1k/tep8/c32`."""
+        return f"{self.sweep}/{self.id}"
+
 
 class Derived(Frozen):
     """What follows from a measurement and its point. Rates are tokens a second, over GPUs or, on CPUs, over ranks."""

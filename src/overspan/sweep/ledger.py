@@ -7,17 +7,21 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from pydantic import Field
+
+from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError, OverspanError
-from overspan.schema.ledger import Ledger, LedgerEntry
 from overspan.schema.point import Point, Result
 from overspan.schema.yamlio import load
 from overspan.sweep import read
 from overspan.sweep.expand import matrix_of
 from overspan.sweep.folder import read_results
 from overspan.sweep.results import derive
+from overspan.transport.base import Completed
 from overspan.transport.local import Local
 
 LEDGER = "ledger.yaml"
@@ -31,6 +35,23 @@ _PLANNED = (
     *("nodes", "ranks", "gpus_used", "gpus_reserved"),
 )
 """What a result says of its point that its numbers are read by."""
+
+
+class LedgerEntry(Frozen):
+    """One change. `adds_only` promises that no point or image that was there before is altered."""
+
+    date: date
+    what: str = Field(min_length=1)
+    why: str = Field(min_length=1)
+    points: list[str] = Field(min_length=1, description="patterns of point ids: SWEEP/SCENARIO/TOPOLOGY/cUSERS")
+    link: str = Field(min_length=1)
+    adds_only: bool = False
+
+
+class Ledger(Frozen):
+    """ledger.yaml."""
+
+    entries: list[LedgerEntry] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -59,13 +80,13 @@ def read_state(folder: Path, inventory: str | None) -> LedgerState:
     file = folder / LEDGER
     entries = load(Ledger, file).entries if file.exists() else []
     planned = [point for each in sorted((folder / SWEEPS).glob("*.yaml")) for point in _points_of(each, inventory)]
-    names = Counter(f"{point.sweep}/{point.id}" for point in planned)
+    names = Counter(point.full_id for point in planned)
     # As git keeps them, whatever ends of lines it was told to write here.
     results = {
         each.name: each.read_bytes().replace(b"\r\n", b"\n") for each in sorted((folder / RESULTS).glob("*.jsonl"))
     }
     twice = [name for name, times in names.items() if times > 1]
-    return LedgerState(entries, {f"{point.sweep}/{point.id}": point for point in planned}, results, twice)
+    return LedgerState(entries, {point.full_id: point for point in planned}, results, twice)
 
 
 def _points_of(file: Path, inventory: str | None) -> list[Point]:
@@ -79,22 +100,24 @@ def at_revision(folder: Path, revision: str, inventory: str | None) -> LedgerSta
     Raises:
         InputError: no git repository, or no such revision.
     """
-    git = Local()
     with tempfile.TemporaryDirectory(prefix="overspan-ledger-") as scratch:
-        top = git.run(["git", "rev-parse", "--show-toplevel"], cwd=str(folder))
+        top = _git(folder, "rev-parse", "--show-toplevel")
         if top.code:
             raise InputError(f"{folder} is in no git repository", quote=top.stderr.strip())
-        known = git.run(["git", "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}"], cwd=str(folder))
+        known = _git(folder, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
         if known.code:
             raise InputError(f"git knows no revision '{revision}'", next="git log --oneline, or git fetch")
-        below = folder.resolve().relative_to(Path(top.stdout.strip()).resolve())
-        listed = git.run(
-            ["git", "ls-tree", "-r", "--name-only", known.stdout.strip(), "--", str(below)], cwd=top.stdout.strip()
-        ).check("git ls-tree")
+        repository, commit = Path(top.stdout.strip()), known.stdout.strip()
+        below = str(folder.resolve().relative_to(repository.resolve()))
+        listed = _git(repository, "ls-tree", "-r", "--name-only", commit, "--", below).check("git ls-tree")
         if not listed.stdout.strip():
             return LedgerState([], {}, {})
-        _extract(Path(top.stdout.strip()), known.stdout.strip(), str(below), Path(scratch))
+        _extract(repository, commit, below, Path(scratch))
         return read_state(Path(scratch) / below, inventory)
+
+
+def _git(folder: Path, *words: str, **env: str) -> Completed:
+    return Local().run(["git", *words], cwd=str(folder), env=env)
 
 
 def _extract(repository: Path, commit: str, below: str, out: Path) -> None:
@@ -103,19 +126,15 @@ def _extract(repository: Path, commit: str, below: str, out: Path) -> None:
     Attributes that the repository sets can leave files out of an archive, or change them: so the archive is made from
     another repository, with the same objects and attributes of its own, which come first.
     """
-    git = Local()
-    where = str(repository)
-    objects = git.run(["git", "rev-parse", "--path-format=absolute", "--git-path", "objects"], cwd=where)
-    form = git.run(["git", "rev-parse", "--show-object-format"], cwd=where).check("git rev-parse")
-    plain = out / "plain.git"
-    made = git.run(["git", "init", "--quiet", "--bare", f"--object-format={form.stdout.strip()}", str(plain)])
-    made.check("git init")
-    (plain / "objects" / "info" / "alternates").write_text(objects.check("git rev-parse").stdout, encoding="utf-8")
+    objects = _git(repository, "rev-parse", "--path-format=absolute", "--git-path", "objects").check("git rev-parse")
+    form = _git(repository, "rev-parse", "--show-object-format").check("git rev-parse").stdout.strip()
+    plain, archive = out / "plain.git", out / "then.tar"
+    _git(repository, "init", "--quiet", "--bare", f"--object-format={form}", str(plain)).check("git init")
+    (plain / "objects" / "info" / "alternates").write_text(objects.stdout, encoding="utf-8")
     (plain / "info").mkdir(exist_ok=True)
     (plain / "info" / "attributes").write_text(_AS_COMMITTED, encoding="utf-8")
-    archive = str(out / "then.tar")
-    command = ["git", "archive", "--format=tar", "-o", archive, commit, "--", below]
-    git.run(command, cwd=str(plain), env={"GIT_DIR": str(plain)}).check("git archive")
+    words = ("archive", "--format=tar", "-o", str(archive), commit, "--", below)
+    _git(plain, *words, GIT_DIR=str(plain)).check("git archive")
     with tarfile.open(archive) as held:
         held.extractall(out, filter="data")
 
@@ -130,9 +149,9 @@ def added(then: LedgerState, now: LedgerState) -> list[LedgerEntry]:
     return now.entries[len(then.entries) :]
 
 
-def named(entries: list[LedgerEntry], book: LedgerState) -> list[str]:
+def named(entries: list[LedgerEntry], now: LedgerState) -> list[str]:
     """The points that entries name: those that are to run."""
-    return [name for name in book.points if any(_names(entry, name) for entry in entries)]
+    return [name for name in now.points if any(_names(entry, name) for entry in entries)]
 
 
 def _names(entry: LedgerEntry, point: str) -> bool:
@@ -158,24 +177,23 @@ def _changes(then: LedgerState, now: LedgerState) -> Iterator[str]:
         yield f"{name} is planned by two files: a sweep's name stands once"
     for name, point in now.points.items():
         before = then.points.get(name)
-        how = _altered(before, point) if before else "is new"
-        if not how:
+        if before is None:
+            how = "is new"
+        elif before.image != point.image:
+            how = f"has another image ({before.image} -> {point.image})"
+        elif before.recipe_hash != point.recipe_hash:
+            how = "has another recipe"
+        else:
             continue
         mine = [entry for entry in entries if _names(entry, name)]
+        promises = [entry for entry in mine if before is not None and entry.adds_only]
         if not mine:
             yield f"{name} {how}, and no entry that was added names it"
-        elif before and any(entry.adds_only for entry in mine):
-            entry = next(entry for entry in mine if entry.adds_only)
+        for entry in promises[:1]:
             yield f"{name} {how}, and the entry '{entry.what}' says that it only adds points"
     for name in then.points.keys() - now.points.keys():
         if not any(_names(entry, name) and not entry.adds_only for entry in entries):
             yield f"{name} is gone, and no entry that was added says so"
-
-
-def _altered(before: Point, now: Point) -> str:
-    if before.image != now.image:
-        return f"has another image ({before.image} -> {now.image})"
-    return "has another recipe" if before.recipe_hash != now.recipe_hash else ""
 
 
 def _results(then: LedgerState, now: LedgerState, folder: Path) -> Iterator[str]:
@@ -198,9 +216,9 @@ def _results(then: LedgerState, now: LedgerState, folder: Path) -> Iterator[str]
 
 def _wrong(results: list[Result], old: int, points: dict[str, Point]) -> Iterator[tuple[int, str]]:
     """By index, what is wrong with results: those that were added, and of those that were there the last of a point."""
-    last = {f"{result.point.sweep}/{result.point.id}": index for index, result in enumerate(results)}
+    last = {result.point.full_id: index for index, result in enumerate(results)}
     for index, result in enumerate(results):
-        point = f"{result.point.sweep}/{result.point.id}"
+        point = result.point.full_id
         planned = points.get(point)
         if index < old and last[point] != index:
             continue
