@@ -13,6 +13,7 @@ from overspan.inventory.fact import Capture, Fact, Seen, Unreadable, Value, ask,
 from overspan.inventory.machine import Disk, Memory, parse_df
 from overspan.schema.errors import InputError
 from overspan.transport.base import Transport
+from overspan.transport.docker import image_inspect
 
 HEADERS_BYTES: Final = {4: 28, 6: 48}
 """The headers of IP and ICMP, which a ping's payload leaves room for. Source: RFC 791 and 792; RFC 8200 and 4443."""
@@ -134,9 +135,7 @@ def disk(path: str) -> Fact[Disk]:
 
 def image(name: str) -> Fact[Image]:
     """An image on the host; a host without it has no value, and Docker's line is the reason."""
-    return Fact(
-        "image", ["docker", "image", "inspect", "--format", "{{.Id}} {{.Architecture}}", "--", name], parse_image
-    )
+    return Fact("image", image_inspect(name, "{{.Id}} {{.Architecture}}"), parse_image)
 
 
 def parse_image(text: str) -> Image:

@@ -18,6 +18,7 @@ from overspan.schema.paste import command
 from overspan.schema.plan import Plan
 from overspan.schema.process import ProcessSpec
 from overspan.transport.base import Transport
+from overspan.transport.docker import run_once
 from overspan.transport.ssh import by_hand
 
 HOSTS_AT_ONCE: Final = 32
@@ -135,8 +136,7 @@ class HostFacts:
 
     def container(self, program: str, *arguments: str, options: Sequence[str]) -> list[str]:
         """`docker run` of one program in the plan's image, without network, gone when it ends; nothing is pulled."""
-        argv = ["docker", "run", "--rm", "--pull", "never", "--network", "none", "--entrypoint", program]
-        return [*argv, *options, "--", self.plan.engine.image or "", *arguments]
+        return run_once(self.plan.engine.image or "", program, *arguments, options=options)
 
 
 def paste_on(entry: Host, *argv: str) -> str:

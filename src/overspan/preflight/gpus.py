@@ -11,6 +11,7 @@ from overspan.preflight.facts import ON_GPUS, ON_GPUS_IN_DOCKER, HostFacts, chec
 from overspan.preflight.settings import MNNVL_KINDS
 from overspan.schema.finding import Finding
 from overspan.schema.versions import holds
+from overspan.transport.docker import image_inspect
 
 CHANNEL: Final = "/dev/nvidia-caps-imex-channels/channel0"
 DONE: Final = frozenset({"Completed", "N/A"})
@@ -131,7 +132,7 @@ def driver(host: HostFacts) -> Finding:
     image = host.plan.engine.image
     if image is None:
         return not_asked("the plan names no image")
-    argv = ["docker", "image", "inspect", "--format", "{{range .Config.Env}}{{println .}}{{end}}", "--", image]
+    argv = image_inspect(image, "{{range .Config.Env}}{{println .}}{{end}}")
     asked, of_image = host.look(Fact("image_env", argv, parse_env))
     seen, capture = host.look(DETAILS)
     if asked.value is None or seen.value is None or seen.value.cuda is None:

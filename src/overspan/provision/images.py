@@ -9,6 +9,7 @@ from typing import Final
 from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError, OverspanError
 from overspan.store.locks import Say, quiet
+from overspan.transport import docker
 from overspan.transport.stream import End, choose_route, stream
 
 QUERY_TIMEOUT_S: Final = 30.0
@@ -31,8 +32,8 @@ def find_image(end: End, name: str) -> Image | None:
         HostUnreachable: the host does not answer.
         OverspanError: its Docker engine does not.
     """
-    command = ["docker", "image", "inspect", "--format", "[{{json .Id}},{{json .Architecture}}]", "--", name]
-    done = end.transport.run(command, timeout_s=QUERY_TIMEOUT_S)
+    template = "[{{json .Id}},{{json .Architecture}}]"
+    done = end.transport.run(docker.image_inspect(name, template), timeout_s=QUERY_TIMEOUT_S)
     if done.code != 0 and "no such image" in done.stderr.lower():
         return None
     identity, architecture = json.loads(done.check(f"looking for image {name}").stdout)
@@ -80,7 +81,7 @@ def _copy(source: End, target: End, name: str, wanted: Image, say: Say) -> None:
     route = choose_route(source, target)
     way = "directly" if route == "direct" else "through this machine"
     say(f"copying image {name} from {source.host.name} to {target.host.name}, {way}")
-    stream(source, ["docker", "save", "--", name], target, ["docker", "load", "--quiet"], route)
+    stream(source, docker.image_save(name), target, docker.image_load(), route)
     arrived = find_image(target, name)
     if arrived is None or arrived.id != wanted.id:
         has = "nothing" if arrived is None else arrived.id

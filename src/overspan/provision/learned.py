@@ -9,6 +9,7 @@ from typing import Any, Final
 from overspan.catalog import flags
 from overspan.schema.errors import InputError, OverspanError
 from overspan.store.locks import Say, quiet
+from overspan.transport.docker import run_once
 from overspan.transport.local import Local
 
 # Importing vLLM took 14 s on a CPU here; a slow disk takes minutes the first time.
@@ -37,8 +38,7 @@ def of_image(image: str, *, say: Say = quiet) -> str:
         OverspanError: docker or the vLLM in it does not tell; quotes the last line.
     """
     named = [f"--env={name}={value}" for name, value in _QUIET.items()]
-    sealed = ["--rm", "--interactive", "--network=none", "--pull=never", "--entrypoint=python3"]
-    return _ask(["docker", "run", *sealed, *named, "--", image, "-"], image, say)
+    return _ask(run_once(image, "python3", "-", options=["--interactive", *named]), image, say)
 
 
 def _ask(argv: list[str], where: str, say: Say) -> str:

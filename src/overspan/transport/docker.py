@@ -22,5 +22,5 @@ def image_load() -> list[str]:
 
 def run_once(image: str, program: str, *arguments: str, options: Sequence[str] = ()) -> list[str]:
     """Runs a program in a container without a network, which is gone when it ends. The image is never pulled."""
-    sealed = ["docker", "run", "--rm", "--pull", "never", "--network", "none"]
-    return [*sealed, *options, "--entrypoint", program, "--", image, *arguments]
+    sealed = ["docker", "run", "--rm", "--pull", "never", "--network", "none", "--entrypoint", program]
+    return [*sealed, *options, "--", image, *arguments]
