@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from overspan.doctor.fill import RunContext
-from overspan.doctor.signs import GpuNow, MemoryNow, RunDocuments, merged, signs
+from overspan.doctor.signs import GpuNow, MemoryNow, SignInputs, merged, signs
 from overspan.schema.finding import Evidence, Finding
 from overspan.schema.inventory import Fabric, Gpu, Host, Inventory, Nic
 from overspan.schema.plan import Placement, Plan
@@ -40,7 +40,7 @@ BOTH = ["rocep1s0f1", "roceP2p1s0f1"]
 
 
 def _of(rule: str, **documents: Any) -> Finding:
-    return next(finding for finding in signs(RunDocuments(**documents)) if finding.rule == rule)
+    return next(finding for finding in signs(SignInputs(**documents)) if finding.rule == rule)
 
 
 def test_a_bench_whose_client_was_the_bottleneck_is_a_sign_with_its_points() -> None:
@@ -101,14 +101,14 @@ def test_sockets_that_verify_saw_are_a_sign() -> None:
 def test_documents_fill_what_logs_leave_open_and_never_hide_a_failure() -> None:
     logged = ask("NCCL WARN Call to ibv_modify_qp failed with 61 No data available")
     bench = run_documents.bench([run_documents.point(64, client_bound=True)])
-    whole = merged(logged, signs(RunDocuments(bench=bench, plan=_pair(BOTH[:1]))))
+    whole = merged(logged, signs(SignInputs(bench=bench, plan=_pair(BOTH[:1]))))
     assert failed(whole)[0] == "rdma-gid-mismatch"
     assert {"bench-client-bound", "one-hca-of-two"} <= set(failed(whole))
     assert len({finding.rule for finding in whole}) == len(whole)
     power = next(finding for finding in whole if finding.rule == "gpu-busy-low-power")
     assert power.status == "not_evaluated" and power.cause
     one = ask("NCCL INFO NET/IB : Using [0]rocep1s0f1:1/RoCE [RO]; OOB enp1s0f1np1:169.254.1.2<0>")
-    assert "one-hca-of-two" in failed(merged(one, signs(RunDocuments(plan=_pair(BOTH)))))
+    assert "one-hca-of-two" in failed(merged(one, signs(SignInputs(plan=_pair(BOTH)))))
 
 
 def test_expert_parallelism_asked_for_on_the_command_line_and_off_in_the_log() -> None:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from overspan.doctor import diagnose
 from overspan.doctor.run import context_of, events_source, sources_of
-from overspan.doctor.signs import GpuNow, MemoryNow, RunDocuments, merged, signs
+from overspan.doctor.signs import GpuNow, MemoryNow, SignInputs, merged, signs
 from overspan.inventory.machine import MEMINFO
 from overspan.inventory.probes import GPU_LOAD, look
 from overspan.launchers.registry import launcher_of
@@ -49,7 +49,7 @@ def examine(run: RunFolder, rules: tuple[Path, ...] = (), say: Callable[[str], N
     if any(event.process and event.data.get("code") is not None for event in events):
         findings = [each for each in findings if each.rule not in FOLLOWS]
     gpus, memory = _hosts_now(plan, events) if plan else ([], [])
-    documents = RunDocuments(
+    documents = SignInputs(
         plan=plan, processes=processes, bench=whole(run.bench), verified=whole(run.findings) or [], gpus=gpus,
         memory=memory,
     )  # fmt: skip

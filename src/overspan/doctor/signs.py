@@ -1,15 +1,17 @@
 """Slow signs that no log line tells: from a run's plan, its processes, its bench, and what its hosts say now.
 
-Each has the id of the log rule that it completes, where there is one. What a run's documents show stands in place of
+Each has the id and the words of the log rule that it completes. What a run's documents show stands in place of
 what its logs leave open; a log that shows the failure stays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Final
 
+from overspan.doctor.fill import facts_of, fill
+from overspan.doctor.rules import Rule, load_rules
 from overspan.schema.finding import Evidence, Finding
 from overspan.schema.inventory import Host
 from overspan.schema.plan import Plan
@@ -50,7 +52,7 @@ class MemoryNow:
 
 
 @dataclass(frozen=True)
-class RunDocuments:
+class SignInputs:
     """What a run left beside its logs; `gpus` and `memory` were asked of its hosts just now, or are empty."""
 
     plan: Plan | None = None
@@ -59,12 +61,32 @@ class RunDocuments:
     verified: Sequence[Finding] = ()
     gpus: Sequence[GpuNow] = ()
     memory: Sequence[MemoryNow] = ()
-    problems: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def hosts(self) -> list[Host]:
+        """The plan's hosts that hold ranks."""
+        used = {placement.host for placement in self.plan.placements} if self.plan else set()
+        return [host for host in self.plan.inventory.hosts if host.name in used] if self.plan else []
 
 
-def signs(run: RunDocuments) -> list[Finding]:
-    """One finding a sign, each passed, failed or not evaluated (and then why)."""
-    return [_client_bound(run), _low_power(run), _one_hca(run), _page_cache(run), _sockets(run)]
+def signs(run: SignInputs) -> list[Finding]:
+    """One finding a sign, each passed, failed or not evaluated (and then why), in the words of its log rule."""
+    rules = {rule.id: rule for rule in load_rules()}
+    facts, _ = facts_of(run.plan) if run.plan else ({}, {})
+    return [_finding(rules[name], read(run), facts) for name, read in SIGNS.items()]
+
+
+def _finding(rule: Rule, seen: list[Evidence] | Finding | str, facts: Mapping[str, str]) -> Finding:
+    told: dict[str, object] = {"status": "passed"}
+    if isinstance(seen, Finding):
+        return seen.with_(rule=rule.id, title=rule.title, category=rule.category)
+    if isinstance(seen, str):
+        told = {"status": "not_evaluated", "cause": seen}
+    elif seen:
+        told = {"status": "failed", "role": "sign", "evidence": seen[0], "more": seen[1:], "confidence": rule.trust}
+        told |= {"cause": fill(rule.cause, facts), "fix": fill(rule.fix, facts)}
+    known = {"rule": rule.id, "title": rule.title, "category": rule.category, "severity": rule.severity}
+    return Finding.model_validate(known | told)
 
 
 def merged(findings: Sequence[Finding], found: Sequence[Finding]) -> list[Finding]:
@@ -87,110 +109,59 @@ def _better(logged: Finding, sign: Finding | None) -> Finding:
     return sign.with_(title=logged.title or sign.title, category=logged.category)
 
 
-def _sign(rule: str, title: str, **more: object) -> Finding:
-    fields: dict[str, object] = {"rule": rule, "title": title, "category": "slow/perf", "severity": "warning", **more}
-    if fields["status"] == "failed":
-        fields.setdefault("role", "sign")
-    return Finding.model_validate(fields)
-
-
-def _client_bound(run: RunDocuments) -> Finding:
-    rule, title = "bench-client-bound", "The load generator was the bottleneck"
+def _client_bound(run: SignInputs) -> list[Evidence] | str:
     if run.bench is None:
-        return _sign(rule, title, status="not_evaluated", cause="the run has no bench.json")
+        return "the run has no bench.json"
     bound = [point for point in run.bench.points if point.client_bound]
-    if not bound:
-        return _sign(rule, title, status="passed")
-    texts = [
-        f"concurrency {point.concurrency}: {'; '.join(point.client.reasons or ['marked client-bound'])}"
-        for point in bound
-    ]
-    evidence = [Evidence(text=text, file=BENCH) for text in texts]
-    return _sign(
-        rule, title, status="failed", evidence=evidence[0], more=evidence[1:], confidence=0.9,
-        cause="at these points the generator could not send or read faster: the figures are the client's",
-        fix="fewer streams for one client, or the generator on a machine of its own with more cores",
-    )  # fmt: skip
+    reasons = [(point.concurrency, "; ".join(point.client.reasons or ["marked client-bound"])) for point in bound]
+    return [Evidence(text=f"concurrency {at}: {why}", file=BENCH) for at, why in reasons]
 
 
-def _low_power(run: RunDocuments) -> Finding:
-    rule, title = "gpu-busy-low-power", "GPUs are busy and draw little power (they wait)"
-    kinds = _kinds(run.plan)
-    readings = [*_live_readings(run, kinds), *_bench_readings(run, kinds)]
+def _low_power(run: SignInputs) -> list[Evidence] | str:
+    readings = [*_live_readings(run), *_bench_readings(run)]
     if not readings:
-        why = "no GPU of a kind whose waiting power is known was seen at work (bench.json, or the run's hosts now)"
-        return _sign(rule, title, status="not_evaluated", cause=why)
-    waiting = [evidence for evidence, busy, watt, limit in readings if busy >= BUSY_PERCENT and watt < limit]
-    if not waiting:
-        return _sign(rule, title, status="passed")
-    return _sign(
-        rule, title, status="failed", evidence=waiting[0], more=waiting[1:], confidence=0.8,
-        cause="a GPU at full use with hardly any power spins inside a collective: one rank has died or diverged",
-        fix="read every rank's log for the first error; py-spy dump --pid <pid> on the rank that is not in NCCL",
-    )  # fmt: skip
+        return "no GPU of a kind whose waiting power is known was seen at work (bench.json, or the run's hosts now)"
+    return [evidence for evidence, busy, watt, limit in readings if busy >= BUSY_PERCENT and watt < limit]
 
 
-def _kinds(plan: Plan | None) -> dict[str, list[str]]:
-    """Kinds of GPU by host, of hosts that hold ranks."""
-    if plan is None:
-        return {}
-    used = {placement.host for placement in plan.placements}
-    return {host.name: [gpu.kind for gpu in host.gpus] for host in plan.inventory.hosts if host.name in used}
+Reading = tuple[Evidence, float, float, float]
+"""Where it was read, how busy a GPU was in percent, the power that it drew in W, and that below which it waits."""
 
 
-def _live_readings(run: RunDocuments, kinds: Mapping[str, list[str]]) -> list[tuple[Evidence, float, float, float]]:
-    found = []
+def _live_readings(run: SignInputs) -> Iterator[Reading]:
+    kinds = {host.name: [gpu.kind for gpu in host.gpus] for host in run.hosts}
     for gpu in run.gpus:
         limit = min((LOW_POWER_W.get(kind, 0.0) for kind in kinds.get(gpu.host, [])), default=0.0)
         if limit and gpu.busy_percent is not None and gpu.power_w is not None:
             text = f"GPU {gpu.index} now: {gpu.busy_percent:.0f} % busy, {gpu.power_w:.0f} W"
-            found.append((Evidence(text=text, host=gpu.host), gpu.busy_percent, gpu.power_w, limit))
-    return found
+            yield Evidence(text=text, host=gpu.host), gpu.busy_percent, gpu.power_w, limit
 
 
-def _bench_readings(run: RunDocuments, kinds: Mapping[str, list[str]]) -> list[tuple[Evidence, float, float, float]]:
+def _bench_readings(run: SignInputs) -> Iterator[Reading]:
     # The bench reads the GPUs of the machine that it runs on: the run's first host.
-    first = next(iter(kinds.values()), [])
-    limits = [LOW_POWER_W.get(kind, 0.0) for kind in first]
-    found = []
+    limits = [LOW_POWER_W.get(gpu.kind, 0.0) for host in run.hosts[:1] for gpu in host.gpus]
     for point in run.bench.points if run.bench and limits and all(limits) else []:
         busy, power = (_mean(point.server.get(name)) for name in ("gpu_busy_percent", "gpu_power_w"))
         if busy is not None and power is not None:
-            text = f"concurrency {point.concurrency}: {busy:.0f} % busy, {power:.0f} W over {len(first)} GPU(s)"
-            found.append((Evidence(text=text, file=BENCH), busy, power, sum(limits)))
-    return found
+            text = f"concurrency {point.concurrency}: {busy:.0f} % busy, {power:.0f} W over {len(limits)} GPU(s)"
+            yield Evidence(text=text, file=BENCH), busy, power, sum(limits)
 
 
 def _mean(gauge: GaugeSummary | float | str | None) -> float | None:
     return gauge.mean if isinstance(gauge, GaugeSummary) else None
 
 
-def _one_hca(run: RunDocuments) -> Finding:
-    rule, title = "one-hca-of-two", "NCCL uses one of the port's two devices"
-    hosts = _fabric_hosts(run.plan)
-    if not hosts:
-        return _sign(rule, title, status="not_evaluated", cause="the plan has no second host with RDMA devices")
-    left_out = []
+def _one_hca(run: SignInputs) -> list[Evidence] | str:
+    hosts = [host for host in run.hosts if host.fabric and host.fabric.hcas]
+    if len(run.hosts) < 2 or not hosts:
+        return "the plan has no second host with RDMA devices"
+    found = []
     for host in hosts:
         given = _given_hcas(host, run.processes)
-        twins = _active_twins(host, given)
-        if twins:
-            text = f"NCCL gets {','.join(sorted(given))}; {','.join(twins)} of the same cable is up and unused"
-            left_out.append(Evidence(text=text, host=host.name, file=PROCESSES if run.processes else PLAN))
-    if not left_out:
-        return _sign(rule, title, status="passed")
-    return _sign(
-        rule, title, status="failed", evidence=left_out[0], more=left_out[1:], confidence=0.9,
-        cause="one cable shows as twin devices, and NCCL needs both for the full rate; with one it gets about a half",
-        fix="give both in the inventory (fabric.hcas of each host), and take NCCL_IB_HCA out of env",
-    )  # fmt: skip
-
-
-def _fabric_hosts(plan: Plan | None) -> list[Host]:
-    used = {placement.host for placement in plan.placements} if plan else set()
-    hosts = [host for host in plan.inventory.hosts if host.name in used] if plan else []
-    with_rdma = [host for host in hosts if host.fabric and host.fabric.hcas]
-    return with_rdma if len(hosts) > 1 else []
+        if unused := _active_twins(host, given):
+            text = f"NCCL gets {','.join(sorted(given))}; {','.join(unused)} of the same cable is up and unused"
+            found.append(Evidence(text=text, host=host.name, file=PROCESSES if run.processes else PLAN))
+    return found
 
 
 def _given_hcas(host: Host, processes: Sequence[ProcessSpec]) -> set[str]:
@@ -206,33 +177,34 @@ def _active_twins(host: Host, given: set[str]) -> list[str]:
     return [nic.rdma_device for nic in twins if nic and nic.up and nic.rdma_device and nic.rdma_device not in given]
 
 
-def _page_cache(run: RunDocuments) -> Finding:
-    rule, title = "page-cache-holds-memory", "The page cache holds memory that the GPU shares"
-    unified = {host.name for host in run.plan.inventory.hosts if any(gpu.unified_memory for gpu in host.gpus)} \
-        if run.plan else set()  # fmt: skip
+def _page_cache(run: SignInputs) -> list[Evidence] | str:
+    hosts = run.plan.inventory.hosts if run.plan else []
+    unified = {host.name for host in hosts if any(gpu.unified_memory for gpu in host.gpus)}
     if not unified:
-        return _sign(rule, title, status="not_evaluated", cause="no host of the plan shares its memory with a GPU")
+        return "no host of the plan shares its memory with a GPU"
     asked = [memory for memory in run.memory if memory.host in unified]
     if not asked:
-        return _sign(rule, title, status="not_evaluated", cause="the run is over, or its hosts did not answer")
-    full = [memory for memory in asked if memory.cached_bytes > CACHE_SHARE * memory.total_bytes]
-    if not full:
-        return _sign(rule, title, status="passed")
-    evidence = [
-        Evidence(text=f"{one.cached_bytes / 2**30:.0f} of {one.total_bytes / 2**30:.0f} GiB in the page cache",
-                 host=one.host) for one in full
-    ]  # fmt: skip
-    return _sign(
-        rule, title, status="failed", evidence=evidence[0], more=evidence[1:], confidence=0.6,
-        cause="on unified memory the cache counts against the GPU: the KV cache comes out smaller, or the start fails",
-        fix="before the start, on each host: sync; echo 3 | sudo tee /proc/sys/vm/drop_caches",
-    )  # fmt: skip
+        return "the run is over, or its hosts did not answer"
+    full = [one for one in asked if one.cached_bytes > CACHE_SHARE * one.total_bytes]
+    return [
+        Evidence(
+            text=f"{one.cached_bytes / 2**30:.0f} of {one.total_bytes / 2**30:.0f} GiB in the page cache", host=one.host
+        )
+        for one in full
+    ]
 
 
-def _sockets(run: RunDocuments) -> Finding:
+def _sockets(run: SignInputs) -> Finding | str:
     """What the run's own verification read from NCCL's channels."""
-    rule, title = "nccl-on-sockets-slow", "NCCL goes over TCP sockets, not RDMA"
     said = next((finding for finding in run.verified if finding.rule == "nccl.transport"), None)
-    if said is None:
-        return _sign(rule, title, status="not_evaluated", cause="verify.json does not tell NCCL's transport")
-    return said.with_(rule=rule, title=title, category="slow/perf")
+    return said or "verify.json does not tell NCCL's transport"
+
+
+SIGNS: Final[dict[str, Callable[[SignInputs], list[Evidence] | Finding | str]]] = {
+    "bench-client-bound": _client_bound,
+    "gpu-busy-low-power": _low_power,
+    "one-hca-of-two": _one_hca,
+    "page-cache-holds-memory": _page_cache,
+    "nccl-on-sockets-slow": _sockets,
+}
+"""What reads each sign, by the id of its rule: the evidence, none where all is well, or why it cannot be told."""
