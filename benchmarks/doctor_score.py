@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from overspan.doctor.book import make_book
-from overspan.doctor.fill import RunContext
+from overspan.doctor.context import RunContext
 from overspan.doctor.judge import judge
 from overspan.doctor.rules import Rule, load_rules
 from overspan.doctor.scan import scan

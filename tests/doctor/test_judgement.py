@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from overspan.doctor.fill import RunContext
+from overspan.doctor.context import RunContext
 from support.doctor import ask, ask_all, failed, failed_rules, root_of
 
 OOM = "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB."

@@ -41,11 +41,9 @@ def test_the_fast_scan_does_not_stop_at_a_healthy_line(line: str) -> None:
 
 def test_every_alternative_of_a_pattern_has_an_anchor_of_its_own() -> None:
     assert anchors("squid says no|octopus says \\d+") == ["squid says no", "octopus says"]
-    assert anchors(r"cluster (?:is complete|was complete)|All \d+ nodes (?:are )?(?:alive|ready)\.") == [
-        *("is complete", "was complete", "alive", "ready"),
-    ]
+    assert anchors(r"(?:is|was) complete|All \d+ nodes (?:are )?(?:alive|ready)") == ["complete", "alive", "ready"]
     with pytest.raises(BadPattern, match="plain characters"):
-        anchors("squid says no|not the host")
+        anchors("squid says no|not host")
 
 
 def test_a_small_log_compiles_only_the_patterns_whose_anchors_it_holds() -> None:

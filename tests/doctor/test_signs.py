@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from overspan.doctor.fill import RunContext
+from overspan.doctor.context import RunContext
 from overspan.doctor.signs import GpuNow, MemoryNow, SignInputs, merged, signs
 from overspan.schema.finding import Evidence, Finding
 from overspan.schema.inventory import Fabric, Gpu, Host, Inventory, Nic

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from overspan.doctor.fill import RunContext
+from overspan.doctor.context import RunContext, context_of, events_source
 from overspan.doctor.lines import parse
-from overspan.doctor.run import context_of, events_source
 from overspan.doctor.times import Stamp
 from overspan.schema.event import Event
 from support.doctor import ask_all

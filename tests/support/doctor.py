@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from overspan.doctor import diagnose
-from overspan.doctor.fill import RunContext
+from overspan.doctor.context import RunContext
 from overspan.doctor.sources import LogSource
 from overspan.schema.finding import Finding
 

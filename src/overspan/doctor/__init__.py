@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from overspan.doctor.fill import RunContext
+    from overspan.doctor.context import RunContext
     from overspan.doctor.sources import LogSource
     from overspan.schema.finding import Finding
 
@@ -34,7 +34,7 @@ def diagnose(
         RecipeError: a rule folder holds a wrong rule.
     """
     from overspan.doctor.book import load_book
-    from overspan.doctor.fill import RunContext
+    from overspan.doctor.context import RunContext
     from overspan.doctor.judge import judge
     from overspan.doctor.scan import scan
 

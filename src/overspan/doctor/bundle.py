@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from overspan.doctor.redact import Redactor, secrets_in
-from overspan.doctor.sources import LogSource, Unreadable, opened
+from overspan.doctor.sources import LogSource, LogUnreadable, opened
 from overspan.schema import secrets
 from overspan.schema.errors import InputError
 
@@ -44,7 +44,7 @@ def write_bundle(folder: Path, findings: str, out: Path) -> int:
             name = f"{folder.name}/{path.relative_to(folder)}"
             try:
                 _add(bundle, name, _clean(path, redactor))
-            except Unreadable as error:
+            except LogUnreadable as error:
                 notes.append(f"{name}: left out, {error}")
         clean = b"".join(redactor.line(line) for line in findings.encode().splitlines(keepends=True))
         _add(bundle, f"{folder.name}/doctor.json", clean)

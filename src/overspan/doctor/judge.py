@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import inf
 
-from overspan.doctor.fill import RunContext, fill
+from overspan.doctor.context import RunContext, fill
 from overspan.doctor.patterns import compile_rule_pattern
 from overspan.doctor.rules import STAGES, Rule
-from overspan.doctor.scan import Hit, LogScan, TimeCounts
+from overspan.doctor.scan import Hit, LogScan, PatternCount
 from overspan.doctor.times import on_one_scale
 from overspan.schema.finding import Evidence, Finding
 from overspan.schema.versions import holds
@@ -23,7 +23,7 @@ _RANK = re.compile(r"(?:rank ?|\bTP|_TP|_DP|_PP|_EP)(\d+)", re.IGNORECASE)
 
 
 @dataclass
-class Verdict:
+class RuleResult:
     """One rule on all logs."""
 
     rule: Rule
@@ -41,26 +41,26 @@ class Verdict:
 
 def judge(rules: Sequence[Rule], scans: Sequence[LogScan], context: RunContext) -> list[Finding]:
     """Findings on every rule: failed ones first, the root at the top; then what is not known, not evaluated, passed."""
-    verdicts = [_verdict(index, rule, scans, context) for index, rule in enumerate(rules)]
-    failed = _ordered([verdict for verdict in verdicts if verdict.status == "failed"], scans, context)
+    results = [_result(index, rule, scans, context) for index, rule in enumerate(rules)]
+    failed = _ordered([result for result in results if result.status == "failed"], scans, context)
     return [
-        *(_failed(verdict, scans, context, root=place == 0) for place, verdict in enumerate(failed)),
+        *(_failed(result, scans, context, root=place == 0) for place, result in enumerate(failed)),
         *_unknown(failed, scans, context),
         *_unreadable(scans),
-        *(_other(verdict) for verdict in verdicts if verdict.status == "not_evaluated"),
-        *(_other(verdict) for verdict in verdicts if verdict.status == "passed"),
+        *(_other(result) for result in results if result.status == "not_evaluated"),
+        *(_other(result) for result in results if result.status == "passed"),
     ]
 
 
-def _verdict(index: int, rule: Rule, scans: Sequence[LogScan], context: RunContext) -> Verdict:
+def _result(index: int, rule: Rule, scans: Sequence[LogScan], context: RunContext) -> RuleResult:
     if not any(scan.lines for scan in scans):
-        return Verdict(rule, "not_evaluated", "no log holds a line")
+        return RuleResult(rule, "not_evaluated", "no log holds a line")
     if rule.needs and not any(_count(scan, index, "needs") for scan in scans):
-        return Verdict(rule, "not_evaluated", "the logs hold nothing that would show it")
+        return RuleResult(rule, "not_evaluated", "the logs hold nothing that would show it")
     if rule.engine and context.engine_version and not holds(rule.engine, context.engine_version):
-        return Verdict(rule, "passed", "another engine version")
+        return RuleResult(rule, "passed", "another engine version")
     if any(_count(scan, index, "unless") for scan in scans):
-        return Verdict(rule, "passed")
+        return RuleResult(rule, "passed")
     for kinds, weak in ((("match",), False), (("match", "hints"), True)):
         hits = [
             (place, hit)
@@ -69,8 +69,8 @@ def _verdict(index: int, rule: Rule, scans: Sequence[LogScan], context: RunConte
             if _rank_fits(rule, scan, hit)
         ]
         if hits:
-            return Verdict(rule, "failed", weak=weak, hits=_merged(hits))
-    return Verdict(rule, "passed")
+            return RuleResult(rule, "failed", weak=weak, hits=_merged(hits))
+    return RuleResult(rule, "passed")
 
 
 def _merged(hits: list[tuple[int, Hit]]) -> list[tuple[int, Hit]]:
@@ -84,7 +84,7 @@ def _merged(hits: list[tuple[int, Hit]]) -> list[tuple[int, Hit]]:
     return [(place, hit) for (place, _), hit in by_line.items()]
 
 
-def _tallies(scan: LogScan, index: int, kind: str) -> list[tuple[int, TimeCounts]]:
+def _tallies(scan: LogScan, index: int, kind: str) -> list[tuple[int, PatternCount]]:
     patterns = ((key[2], tally) for key, tally in scan.tallies.items() if key[0] == index and key[1] == kind)
     return [(which, tally) for which, tally in patterns if tally.count]
 
@@ -134,15 +134,15 @@ def _rank_fits(rule: Rule, scan: LogScan, hit: Hit) -> bool:
     return rank is None or (rank == 0) == (rule.rank == "first")
 
 
-def _ordered(failed: list[Verdict], scans: Sequence[LogScan], context: RunContext) -> list[Verdict]:
+def _ordered(failed: list[RuleResult], scans: Sequence[LogScan], context: RunContext) -> list[RuleResult]:
     """The root first: by how telling, then by time where every hit has one, else by who died first and by place.
 
     Times whose order is a guess count after the deaths, which Overspan saw itself.
     """
-    explained = {other for verdict in failed for other in verdict.rule.explains}
-    first_tier = min((verdict.tier for verdict in failed), default=0)
-    telling = [hit for verdict in failed if verdict.tier == first_tier for _, hit in verdict.hits]
-    at, sure = _times([hit for verdict in failed for _, hit in verdict.hits], telling)
+    explained = {other for result in failed for other in result.rule.explains}
+    first_tier = min((result.tier for result in failed), default=0)
+    telling = [hit for result in failed if result.tier == first_tier for _, hit in result.hits]
+    at, sure = _times([hit for result in failed for _, hit in result.hits], telling)
 
     def place_of(item: tuple[int, Hit]) -> tuple[float, float, float, int, int]:
         index, hit = item
@@ -150,15 +150,15 @@ def _ordered(failed: list[Verdict], scans: Sequence[LogScan], context: RunContex
         seconds = at.get(id(hit), inf) if at else 0.0
         return seconds if sure else 0.0, died, seconds, index, hit.line
 
-    for verdict in failed:
-        verdict.hits.sort(key=place_of)
+    for result in failed:
+        result.hits.sort(key=place_of)
 
-    def key(verdict: Verdict) -> tuple[int, bool, tuple[float, float, float, int, int], int]:
-        first = verdict.hits[0]
-        tier = verdict.tier
-        if verdict.rule.id in explained and verdict.rule.stage != "sign":
+    def key(result: RuleResult) -> tuple[int, bool, tuple[float, float, float, int, int], int]:
+        first = result.hits[0]
+        tier = result.tier
+        if result.rule.id in explained and result.rule.stage != "sign":
             tier = max(tier, STAGES.index("consequence"))
-        return tier, verdict.weak, place_of(first), -first[1].length
+        return tier, result.weak, place_of(first), -first[1].length
 
     return sorted(failed, key=key)
 
@@ -185,12 +185,12 @@ def _evidence(scan: LogScan, hit: Hit) -> Evidence:
     )
 
 
-def _failed(verdict: Verdict, scans: Sequence[LogScan], context: RunContext, *, root: bool) -> Finding:
-    rule = verdict.rule
-    index, hit = verdict.hits[0]
+def _failed(result: RuleResult, scans: Sequence[LogScan], context: RunContext, *, root: bool) -> Finding:
+    rule = result.rule
+    index, hit = result.hits[0]
     host = context.host_facts.get(scans[index].source.host or "", {})
     known = (hit.groups, host, context.facts)
-    trust = rule.trust * (0.6 if verdict.weak else 1.0) * (0.8 if rule.engine and not context.engine_version else 1.0)
+    trust = rule.trust * (0.6 if result.weak else 1.0) * (0.8 if rule.engine and not context.engine_version else 1.0)
     role = "sign" if rule.stage == "sign" else "root" if root else "consequence"
     return Finding(
         rule=rule.id,
@@ -199,7 +199,7 @@ def _failed(verdict: Verdict, scans: Sequence[LogScan], context: RunContext, *, 
         status="failed",
         role=role,
         evidence=_evidence(scans[index], hit),
-        more=[_evidence(scans[place], other) for place, other in verdict.hits[1 : _MOST_EVIDENCE + 1]],
+        more=[_evidence(scans[place], other) for place, other in result.hits[1 : _MOST_EVIDENCE + 1]],
         cause=fill(rule.cause, *known),
         fix=fill(rule.fix, *known),
         severity=rule.severity,
@@ -208,15 +208,15 @@ def _failed(verdict: Verdict, scans: Sequence[LogScan], context: RunContext, *, 
     )
 
 
-def _other(verdict: Verdict) -> Finding:
-    status = "not_evaluated" if verdict.status == "not_evaluated" else "passed"
-    rule = verdict.rule
+def _other(result: RuleResult) -> Finding:
+    status = "not_evaluated" if result.status == "not_evaluated" else "passed"
+    rule = result.rule
     return Finding(
         rule=rule.id,
         title=rule.title,
         category=rule.category,
         status=status,
-        cause=verdict.reason,
+        cause=result.reason,
         severity=rule.severity,
     )
 
@@ -237,9 +237,9 @@ def _unreadable(scans: Sequence[LogScan]) -> list[Finding]:
     ]
 
 
-def _unknown(failed: Sequence[Verdict], scans: Sequence[LogScan], context: RunContext) -> list[Finding]:
+def _unknown(failed: Sequence[RuleResult], scans: Sequence[LogScan], context: RunContext) -> list[Finding]:
     """No cause is known: the earliest anomaly of each rank, side by side, the earliest of all first."""
-    if any(verdict.tier <= STAGES.index("area") for verdict in failed):
+    if any(result.tier <= STAGES.index("area") for result in failed):
         return []
     ready = {place for place, scan in enumerate(scans) if _tallies(scan, -1, "ready")}
     seen = [(place, hit) for place, scan in enumerate(scans) for hit in scan.anomalies.values()]

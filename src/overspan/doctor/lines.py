@@ -73,7 +73,7 @@ _PREFIX_BYTES = 400
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class LogLine:
     """A line's message and what its prefix said.
 
     `at` is the stamp of the prefix that says the most; `stream` may be empty; `width` is the length with the prefix,
@@ -121,7 +121,7 @@ def _of_json_file(text: bytes) -> bytes:
 
 
 @functools.lru_cache(maxsize=128)
-def parse(raw: bytes) -> Line:
+def parse(raw: bytes) -> LogLine:
     """Take a line's prefix apart. Kept for a while: lines in a row are looked at as each other's surroundings."""
     text = plain(raw)
     place, streams, level = 0, [], ""
@@ -144,7 +144,7 @@ def parse(raw: bytes) -> Line:
         # The innermost level counts: a collector writes its own (stderr is ERROR, stdout INFO) before the program's.
         level = said.get("level", "") or _LETTERS.get(said.get("letter", ""), "") or level
         place = found.end()
-    return Line(text[place:], " ".join(streams), at, level, len(text))
+    return LogLine(text[place:], " ".join(streams), at, level, len(text))
 
 
 def _token_at(text: bytes, place: int, end: int) -> tuple[bool, re.Match[bytes]] | None:

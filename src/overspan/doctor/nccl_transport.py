@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from overspan.schema.finding import Evidence, Finding
+from overspan.schema.finding import Evidence, Finding, Status
 
 RULE: Final = "nccl.transport"
 TITLE: Final = "NCCL's transport between hosts"
@@ -104,46 +104,33 @@ def transport_of(logs: Mapping[str, Iterable[str]]) -> Finding:
         return _sockets(seen.channels, seen.reasons)
     if seen.channels:
         name, evidence = next(iter(seen.channels.items()))
-        return _finding("passed", evidence, f"NCCL sends over {name}", severity="info")
+        return _finding("passed", evidence, f"NCCL sends over {name}")
     if seen.gloo:
         address, evidence = next(iter(seen.gloo.items()))
         what = f"without GPUs there is no NCCL: ranks talk over gloo, by sockets, and met at {address}"
-        return _finding("passed", evidence, what, severity="info")
-    return _untold(seen.networks, seen.reasons)
+        return _finding("passed", evidence, what)
+    return _not_told(seen.networks, seen.reasons)
 
 
 def _sockets(channels: dict[str, Evidence], reasons: dict[int, Evidence]) -> Finding:
     first = min(reasons, default=None)
-    others = ", ".join(name for name in channels if name != "Socket")
     reason = _UNSAID if first is None else _REASONS[first]
+    others = ", ".join(name for name in channels if name != "Socket")
     some = f"some ranks send over sockets, others over {others}" if others else "NCCL sends over sockets"
-    return Finding(
-        rule=RULE,
-        status="failed",
-        evidence=channels["Socket"],
-        cause=f"{some}, {SLOWER}: {reason.why}",
-        fix=reason.fix,
-        severity="warning",
-        title=TITLE,
-        category="nccl",
-        role="sign",
-        more=[reasons[first]] if first is not None else [],
-    )
+    found = _finding("failed", channels["Socket"], f"{some}, {SLOWER}: {reason.why}", reason.fix)
+    return found.with_(severity="warning", role="sign", more=[reasons[first]] if first is not None else [])
 
 
-def _untold(networks: dict[str, Evidence], reasons: dict[int, Evidence]) -> Finding:
+def _not_told(networks: dict[str, Evidence], reasons: dict[int, Evidence]) -> Finding:
     if networks:
         name, evidence = next(iter(networks.items()))
         why = f"NCCL has network {name} at hand, and no line shows a channel over it: all ranks may be on one host, or "
-        why += "are not connected yet"
-        return _finding("not_evaluated", evidence, why, severity="info")
-    found = next(iter(reasons.values()), None)
+        return _finding("not_evaluated", evidence, why + "are not connected yet")
     why = "the log holds no line of NCCL about its network; it writes them with NCCL_DEBUG=INFO"
-    return _finding("not_evaluated", found, why, severity="info", fix="--set env.NCCL_DEBUG=INFO")
+    return _finding("not_evaluated", next(iter(reasons.values()), None), why, "--set env.NCCL_DEBUG=INFO")
 
 
-def _finding(status: str, evidence: Evidence | None, cause: str, *, severity: str, fix: str | None = None) -> Finding:
-    return Finding.model_validate(
-        {"rule": RULE, "status": status, "evidence": evidence, "cause": cause, "fix": fix, "severity": severity,
-         "title": TITLE, "category": "nccl"}
-    )  # fmt: skip
+def _finding(status: Status, evidence: Evidence | None, cause: str, fix: str | None = None) -> Finding:
+    return Finding(
+        rule=RULE, status=status, evidence=evidence, cause=cause, fix=fix, severity="info", title=TITLE, category="nccl"
+    )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from overspan.doctor import diagnose
-from overspan.doctor.run import context_of, events_source, sources_of
+from overspan.doctor.context import context_of, events_source, sources_of
 from overspan.doctor.signs import GpuNow, MemoryNow, SignInputs, merged, signs
 from overspan.inventory.machine import MEMINFO
 from overspan.inventory.probes import GPU_LOAD, look

@@ -32,53 +32,34 @@ _SHAPES = [
     rb"\bAKIA[0-9A-Z]{16}\b",
     rb"\beyJ[\w-]{8,2000}\.[\w-]{8,4000}\.[\w-]*",
 ]
-_RULES: list[tuple[re.Pattern[bytes], bytes]] = [
-    (
-        re.compile(rb"(\b(?:proxy-)?authorization" + _QUOTE + rb"\s*[:=]\s*" + _QUOTE + rb")[^'\"\r\n]+", re.I),
-        rb"\1" + GONE,
-    ),
-    (re.compile(rb"(\b(?:bearer|basic)\s+)[\w.~+/=-]{6,}", re.I), rb"\1" + GONE),
-    (re.compile(rb"(\b(?:set-)?cookie" + _QUOTE + rb"\s*[:=]\s*)[^\r\n]+", re.I), rb"\1" + GONE),
-    (re.compile(rb"(://)[^/\s:@'\"]{0,200}:[^/\s@'\"]{1,200}@"), rb"\1" + GONE + b"@"),
-    (re.compile(rb"(://)[^/\s:@'\"]{8,200}@"), rb"\1" + GONE + b"@"),
-    (re.compile(rb"([?&#](?:X-Amz-[\w-]+|sig|signature|key|token|access_token|auth)=)[^&\s'\"]+", re.I), rb"\1" + GONE),
-    (re.compile(rb"(\b" + _NAME + rb"%3[ad](?:%20)?)[^&\s'\"%]+", re.I), rb"\1" + GONE),
+# Of each, what the first group matches stays.
+_AFTER = [
+    rb"(?i)(\b(?:proxy-)?authorization" + _QUOTE + rb"\s*[:=]\s*" + _QUOTE + rb")[^'\"\r\n]+",
+    rb"(?i)(\b(?:bearer|basic)\s+)[\w.~+/=-]{6,}",
+    rb"(?i)(\b(?:set-)?cookie" + _QUOTE + rb"\s*[:=]\s*)[^\r\n]+",
+    rb"(://)[^/\s:@'\"]{0,200}:[^/\s@'\"]{1,200}(?=@)",
+    rb"(://)[^/\s:@'\"]{8,200}(?=@)",
+    rb"(?i)([?&#](?:X-Amz-[\w-]+|sig|signature|key|token|access_token|auth)=)[^&\s'\"]+",
+    rb"(?i)(\b" + _NAME + rb"%3[ad](?:%20)?)[^&\s'\"%]+",
     # curl -u user:password; docker login -u and sshpass -p password; netrc's `password x`.
-    (
-        re.compile(rb"((?:^|\s)(?:-u|--user|--proxy-user)[= ]\s*['\"]?[\w.@$-]{1,80}:)(?!\d+(?:\s|$))[^\s'\"]+"),
-        rb"\1" + GONE,
-    ),
-    (re.compile(rb"(\b(?:sshpass|login)\b.{0,120}?\s(?:-p|--password)[= ]?\s*)[^\s'\"]+"), rb"\1" + GONE),
-    (re.compile(rb"(\blogin\s+\S{1,200}\s+password\s+)\S+", re.I), rb"\1" + GONE),
-    (re.compile(rb"(--?" + _NAME + rb"[= ]\s*)(?!-)[^\s'\",]+", re.I), rb"\1" + GONE),
-    (re.compile(rb"(--?" + _NAME + rb"['\"],\s*['\"])[^'\"]+", re.I), rb"\1" + GONE),
+    rb"((?:^|\s)(?:-u|--user|--proxy-user)[= ]\s*['\"]?[\w.@$-]{1,80}:)(?!\d+(?:\s|$))[^\s'\"]+",
+    rb"(\b(?:sshpass|login)\b.{0,120}?\s(?:-p|--password)[= ]?\s*)[^\s'\"]+",
+    rb"(?i)(\blogin\s+\S{1,200}\s+password\s+)\S+",
+    rb"(?i)(--?" + _NAME + rb"[= ]\s*)(?!-)[^\s'\",]+",
+    rb"(?i)(--?" + _NAME + rb"['\"],\s*['\"])[^'\"]+",
     # PWD is the shell's folder.
-    (re.compile(rb"(\b(?:[a-z]+_)?pwd\s*[:=]\s*['\"]?)(?![/.~])[^\s'\",;]+"), rb"\1" + GONE),
-    (re.compile(rb"(<" + _NAME + rb">)[^<]+", re.I), rb"\1" + GONE),
+    rb"(\b(?:[a-z]+_)?pwd\s*[:=]\s*['\"]?)(?![/.~])[^\s'\",;]+",
+    rb"(?i)(<" + _NAME + rb">)[^<]+",
     # Docker's config.json: user and password in base64.
-    (re.compile(rb"(['\"](?:auth|identitytoken)\\{0,7}['\"]\s*:\s*\\{0,7}['\"])[\w+/=.-]{6,}"), rb"\1" + GONE),
-    (
-        re.compile(
-            rb"(\b" + _NAME + rb"\\{0,7}(['\"])\s*(?:[:=]|=>|,)\s*[\[(]?b?\\{0,7}\2)(?!\[removed)(?:(?!\2)[^\r\n\\])+",
-            re.I,
-        ),
-        rb"\1" + GONE,
-    ),
-    (re.compile(rb"(\b" + _NAME + rb"\s*=\s*(['\"]))(?!\[removed)(?:(?!\2)[^\r\n])+", re.I), rb"\1" + GONE),
-    (
-        re.compile(
-            rb"(\b" + _NAME + _QUOTE + rb"\s*(?:=>|[:=])\s*[\[(]?" + _QUOTE + rb")"
-            rb"(?!None\b|null\b|\[removed|\d+(?:[\s,;}\]]|$))[^\s'\",;&}\\]+",
-            re.I,
-        ),
-        rb"\1" + GONE,
-    ),
-    (
-        re.compile(
-            rb"(\b[A-Z][A-Z0-9_]{0,40}(?:TOKEN|SECRET|PASSWORD|API_KEY) is )(?!not\b|set\b|un|in|miss|req|empty)\S+"
-        ),
-        rb"\1" + GONE,
-    ),
+    rb"(['\"](?:auth|identitytoken)\\{0,7}['\"]\s*:\s*\\{0,7}['\"])[\w+/=.-]{6,}",
+    rb"(?i)(\b" + _NAME + rb"\\{0,7}(['\"])\s*(?:[:=]|=>|,)\s*[\[(]?b?\\{0,7}\2)(?!\[removed)(?:(?!\2)[^\r\n\\])+",
+    rb"(?i)(\b" + _NAME + rb"\s*=\s*(['\"]))(?!\[removed)(?:(?!\2)[^\r\n])+",
+    rb"(?i)(\b" + _NAME + _QUOTE + rb"\s*(?:=>|[:=])\s*[\[(]?" + _QUOTE + rb")"
+    rb"(?!None\b|null\b|\[removed|\d+(?:[\s,;}\]]|$))[^\s'\",;&}\\]+",
+    rb"(\b[A-Z][A-Z0-9_]{0,40}(?:TOKEN|SECRET|PASSWORD|API_KEY) is )(?!not\b|set\b|un|in|miss|req|empty)\S+",
+]
+_RULES = [
+    *((re.compile(pattern), rb"\1" + GONE) for pattern in _AFTER),
     *((re.compile(shape), GONE) for shape in _SHAPES),
 ]
 # Without one of these no rule can match; one automaton over them is many times faster than the rules.

@@ -16,15 +16,15 @@ from overspan.schema.yamlio import make, plain, read_yaml
 
 BUILT_IN = Path(__file__).parent / "rules"
 
-Stage = Literal["cause", "general", "area", "consequence", "wrapper", "sign"]
-STAGES: tuple[Stage, ...] = ("cause", "general", "area", "consequence", "wrapper", "sign")
+RuleStage = Literal["cause", "general", "area", "consequence", "wrapper", "sign"]
+STAGES: tuple[RuleStage, ...] = ("cause", "general", "area", "consequence", "wrapper", "sign")
 """From the most to the least telling.
 
 `cause`: a message that names its cause. `general`: an error whose cause the message only narrows down. `area`: an
 exception that nothing else knows, by the part of the engine it was raised in. `consequence`: what the other ranks see
 of a death or a hang. `wrapper`: says only that something below failed. `sign`: slow, not dead.
 """
-CONFIDENCE: dict[Stage, float] = {
+CONFIDENCE: dict[RuleStage, float] = {
     "cause": 0.9,
     "general": 0.6,
     "area": 0.4,
@@ -57,7 +57,7 @@ class Rule(Frozen):
 
     id: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{2,63}$")
     title: str = Field(min_length=5)
-    stage: Stage = "cause"
+    stage: RuleStage = "cause"
     severity: Literal["error", "warning", "info"] = "error"
     match: list[str] = Field(min_length=1, description="one of these is the failure")
     hints: list[str] = Field(default_factory=list, description="one of these is it, if nothing more telling is found")

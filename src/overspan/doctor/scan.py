@@ -14,9 +14,9 @@ from itertools import pairwise
 from typing import cast
 
 from overspan.doctor.book import READY_RULE, Probe, RuleBook
-from overspan.doctor.lines import Line, parse
+from overspan.doctor.lines import LogLine, parse
 from overspan.doctor.patterns import compile_rule_pattern
-from overspan.doctor.sources import LogSource, Readable, Unreadable, opened
+from overspan.doctor.sources import LogSource, LogUnreadable, Readable, opened
 from overspan.doctor.times import Stamp
 
 BUFFER_BYTES = 4 << 20
@@ -62,7 +62,7 @@ class Hit:
 
 
 @dataclass(slots=True)
-class TimeCounts:
+class PatternCount:
     """All hits of one pattern in one log: the first of each stream, how many, and the last line."""
 
     count: int = 0
@@ -76,7 +76,7 @@ class LogScan:
     """What one log holds. `problem` says why it could not be read (to its end)."""
 
     source: LogSource
-    tallies: dict[tuple[int, str, int], TimeCounts] = field(default_factory=dict)
+    tallies: dict[tuple[int, str, int], PatternCount] = field(default_factory=dict)
     anomalies: dict[str, Hit] = field(default_factory=dict)
     anomaly_count: int = 0
     bytes_read: int = 0
@@ -103,7 +103,7 @@ def scan(source: LogSource, book: RuleBook) -> LogScan:
         with opened(source) as log:
             for buffer in _buffers(log, found):
                 reader.work(buffer)
-    except Unreadable as error:
+    except LogUnreadable as error:
         found.problem = str(error)
     return found
 
@@ -132,7 +132,7 @@ def _finish(found: LogScan, tail: bytes, line: int) -> None:
     found.last_text = _text(parse(last))
 
 
-def _text(line: Line) -> str:
+def _text(line: LogLine) -> str:
     return line.body.decode("utf-8", errors="replace").strip()
 
 
@@ -206,7 +206,7 @@ class _Reader:
         return {owner for index in anchors for owner in self._book.probes_of[index]}
 
     def _may_widen(self, owner: int) -> bool:
-        tally = self._found.tallies.setdefault(self._book.probes[owner].key, TimeCounts())
+        tally = self._found.tallies.setdefault(self._book.probes[owner].key, PatternCount())
         tally.wide_tries += 1
         return tally.wide_tries <= _WIDE_TRIES
 
@@ -231,7 +231,7 @@ class _Reader:
             self._awake |= bool(rule.recovered_by)
             if line.level in QUIET and probe.kind in {"match", "hints"} and not rule.speaks_quietly:
                 return False
-        tally = self._found.tallies.setdefault(probe.key, TimeCounts())
+        tally = self._found.tallies.setdefault(probe.key, PatternCount())
         if number != tally.last_line:
             tally.count += 1
             tally.last_line = max(tally.last_line, number)
@@ -243,7 +243,7 @@ class _Reader:
             tally.first[line.stream] = Hit(number, window.quote(match), at, line.stream, groups, length)
         return True
 
-    def _anomaly(self, line: Line, number: int) -> None:
+    def _anomaly(self, line: LogLine, number: int) -> None:
         if line.level in QUIET or line.level.startswith("WARN") or self._found.anomaly_count >= _SATURATED:
             return
         if line.level not in {"ERROR", "CRITICAL", "FATAL"} and self._book.anomaly.search(line.body) is None:
@@ -261,7 +261,7 @@ class _Reader:
 class _Window:
     """Lines of one stream, joined by line ends, and the way back from an offset to a line."""
 
-    def __init__(self, lines: list[tuple[int, Line]], glue: list[bytes] | None = None) -> None:
+    def __init__(self, lines: list[tuple[int, LogLine]], glue: list[bytes] | None = None) -> None:
         self._lines = lines
         self._starts: list[int] = []
         glue = glue or [b"\n"] * (len(lines) - 1)
@@ -300,7 +300,7 @@ class _Window:
         end = self.text.find(b"\n", high)
         return self.text[self.text.rfind(b"\n", 0, low) + 1 : end if end >= 0 else len(self.text)]
 
-    def line_at(self, offset: int) -> tuple[int, Line]:
+    def line_at(self, offset: int) -> tuple[int, LogLine]:
         return self._lines[max(index for index, start in enumerate(self._starts) if start <= offset)]
 
     def lines_of(self, match: re.Match[bytes]) -> bytes:
@@ -336,8 +336,8 @@ def _around(data: bytes, low: int, high: int, number: int) -> _Window:
     return _Window([lines[index] for index in kept])
 
 
-def _back(data: bytes, low: int, number: int) -> list[tuple[int, Line]]:
-    lines: list[tuple[int, Line]] = []
+def _back(data: bytes, low: int, number: int) -> list[tuple[int, LogLine]]:
+    lines: list[tuple[int, LogLine]] = []
     floor = max(0, low - AROUND_BYTES)
     while low > floor and len(lines) < _LOOK_LINES:
         end = low - 1
@@ -347,8 +347,8 @@ def _back(data: bytes, low: int, number: int) -> list[tuple[int, Line]]:
     return lines[::-1]
 
 
-def _ahead(data: bytes, high: int, number: int) -> list[tuple[int, Line]]:
-    lines: list[tuple[int, Line]] = []
+def _ahead(data: bytes, high: int, number: int) -> list[tuple[int, LogLine]]:
+    lines: list[tuple[int, LogLine]] = []
     ceiling = min(len(data), high + AROUND_BYTES)
     while high < ceiling and len(lines) < _LOOK_LINES:
         start = high + 1

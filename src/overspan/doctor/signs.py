@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from overspan.doctor.fill import facts_of, fill
+from overspan.doctor.context import facts_of, fill
 from overspan.doctor.rules import Rule, load_rules
 from overspan.schema.finding import Evidence, Finding
 from overspan.schema.inventory import Host

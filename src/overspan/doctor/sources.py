@@ -45,7 +45,7 @@ class LogSource:
     ranks: tuple[int, ...] = ()
 
 
-class Unreadable(Exception):
+class LogUnreadable(Exception):
     """A log that cannot be read, or not as text; the message says why."""
 
 
@@ -54,15 +54,15 @@ def opened(source: LogSource) -> Iterator[Readable]:
     """The log's bytes, from the start. A file that grows is read to the length it has now.
 
     Raises:
-        Unreadable: absent, no permission, a folder, damaged gzip, or not text; while reading too.
+        LogUnreadable: absent, no permission, a folder, damaged gzip, or not text; while reading too.
     """
     try:
         with _raw(source) as raw:
             yield _as_text(raw)
     except (EOFError, gzip.BadGzipFile) as error:
-        raise Unreadable(f"damaged gzip: {error}") from None
+        raise LogUnreadable(f"damaged gzip: {error}") from None
     except OSError as error:
-        raise Unreadable(error.strerror or str(error)) from None
+        raise LogUnreadable(error.strerror or str(error)) from None
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def _as_text(raw: Readable) -> Readable:
         head = joined.read().decode(_UTF16_MARKS[head[:2]], errors="replace").encode()
         joined = io.BytesIO(head)
     if _is_binary(head[:_SAMPLE_BYTES]):
-        raise Unreadable("it is binary, not a log")
+        raise LogUnreadable("it is binary, not a log")
     return joined
 
 
