@@ -81,7 +81,7 @@ class LocalLauncher(Launcher):
         log = self.run.log(spec.name)
         environment = {**os.environ, **spec.env, **{name: secrets[name] for name in spec.secrets}}
         try:
-            child = local.spawn(spec.argv, log=log, env=environment, cwd=spec.cwd, preexec=proc.die_with_parent)
+            child = local.spawn(spec.argv, log=log, env=environment, cwd=spec.cwd, preexec=local.die_with_parent)
         except OSError as error:
             raise OverspanError(f"process {spec.name} could not start on {spec.host}: {error}") from None
         proc.mine(child.pid)

@@ -1,4 +1,4 @@
-"""Processes of this machine: families, pidfds and the two prctl calls that keep orphans from getting away (Linux)."""
+"""Processes of this machine: families, and the subreaper that keeps orphans from getting away (Linux)."""
 
 from __future__ import annotations
 
@@ -12,36 +12,24 @@ from pathlib import Path
 
 import psutil
 
+from overspan.transport.local import prctl
+
 # Source: linux/prctl.h
-_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 
 # Source: proc_pid_stat(5), fields 3 and 9; PF_EXITING of linux/sched.h
 _PF_EXITING = 0x4
 
-_libc = ctypes.CDLL(None, use_errno=True)
-
 
 def become_subreaper() -> None:
     """Orphaned descendants become children of this process, so that it can always find and end them."""
-    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def _is_subreaper() -> bool:
     answer = ctypes.c_int()
-    _prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(answer))
+    prctl(_PR_GET_CHILD_SUBREAPER, ctypes.byref(answer))
     return bool(answer.value)
-
-
-def die_with_parent(sig: int = signal.SIGKILL) -> None:
-    """Get `sig` when the thread that started this process ends."""
-    _prctl(_PR_SET_PDEATHSIG, sig)
-
-
-def _prctl(option: int, value: object) -> None:
-    if _libc.prctl(option, value, 0, 0, 0) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
 
 
 def descendants(pid: int) -> list[psutil.Process]:

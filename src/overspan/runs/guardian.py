@@ -18,6 +18,7 @@ from overspan.runs.supervising import PARENT_DIED
 from overspan.schema.errors import RunDamaged
 from overspan.store import run_secrets
 from overspan.store.run_folder import RunFolder
+from overspan.transport import local
 
 
 def main(run: RunFolder) -> None:
@@ -66,7 +67,7 @@ def _supervise(run: RunFolder, guardian: int) -> None:
     code = 70  # EX_SOFTWARE of sysexits.h, unless the supervisor comes to its own end
     try:
         proc.become_subreaper()
-        proc.die_with_parent(PARENT_DIED)
+        local.die_with_parent(PARENT_DIED)
         from overspan.runs.supervisor import supervise
 
         supervise(run, guardian)

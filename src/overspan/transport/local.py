@@ -18,6 +18,24 @@ Popen = subprocess.Popen
 # Source: linux/prctl.h
 _PR_SET_PDEATHSIG = 1
 
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def prctl(option: int, value: object) -> None:
+    """Change how the kernel treats this process (prctl(2)).
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    if _libc.prctl(option, value, 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def die_with_parent(sig: int = signal.SIGKILL) -> None:
+    """Get `sig` when the thread that started this process ends."""
+    prctl(_PR_SET_PDEATHSIG, sig)
+
 
 class Local:
     """Runs commands on this machine."""
@@ -125,10 +143,9 @@ def lines_of(
 
 def _die_with(parent: int) -> Callable[[], None]:
     """What a child runs first, so that the kernel kills it when its parent dies."""
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
 
     def tie() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        die_with_parent()
         if os.getppid() != parent:  # it died before the line above
             os._exit(1)
 
