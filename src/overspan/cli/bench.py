@@ -17,19 +17,16 @@ from overspan.engines import registry
 from overspan.schema.errors import InputError, NotReady
 from overspan.schema.event import SERVING_STATES
 from overspan.schema.slo import parse_limits
-from overspan.schema.workload import BenchPoint, BenchResult, Distribution, Workload
+from overspan.schema.workload import BenchPoint, BenchResult, Workload
 from overspan.store import run_secrets
-from overspan.store.run_folder import RunFolder, open_run
-
-_DIGITS = 7
-"""Of a million."""
+from overspan.store.run_folder import open_run
 
 
 def _users(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int]:
     """`1,4,16,64`: whole numbers from 1, each once."""
     entries = [] if value is None else [entry.strip() for entry in value.split(",")]
     for entry in entries:
-        if not entry.isascii() or not entry.isdigit() or len(entry) > _DIGITS or not 1 <= int(entry) <= 1_000_000:
+        if not entry.isascii() or not entry.isdigit() or len(entry) > 7 or not 1 <= int(entry) <= 1_000_000:
             raise click.BadParameter(f"'{entry}' in '{value}' is not a number of users: write 1,4,16", ctx, param)
     return _once([int(entry) for entry in entries], ctx, param)
 
@@ -113,7 +110,10 @@ def bench(run: str | None, base_url: str | None, model: str | None, as_json: boo
         raise InputError("RUN and --base-url exclude each other", next="give one of them")
     how: dict[str, Any] = {"insecure": load.pop("insecure"), "calibrated": not load.pop("no_calibration")}
     workload = workload_of(load)
-    folder = None if base_url is not None else _serving(run)
+    folder = None if base_url is not None else open_run(run)
+    if folder is not None and (state := folder.state()) not in SERVING_STATES:
+        nothing = f"run {folder.id} is {state}: there is nothing to measure"
+        raise NotReady(nothing, next=f"overspan status {folder.id}")
     ticker = Ticker()
 
     def progress(level: str, ended: int, failed: int, in_flight: int) -> None:
@@ -132,9 +132,18 @@ def bench(run: str | None, base_url: str | None, model: str | None, as_json: boo
     finally:
         ticker.clear()
     if folder is not None:
-        _keep(folder, result, interrupted=job.interrupted or job.broke)
+        folder.write("bench.json", result)
+        whole, users = not (job.interrupted or job.broke), ", ".join(str(point.concurrency) for point in result.points)
+        serves = whole and folder.state() in SERVING_STATES
+        folder.append(
+            f"{'' if whole else 'interrupted; '}measured at {users} users", state="benched" if serves else None
+        )
     _show(result, as_json=as_json)
-    return _exit_code(result, strict=strict, interrupted=job.interrupted) or int(job.broke)
+    if job.interrupted:
+        return 130
+    spoiled = any(point.client_bound or point.requests.failed for point in result.points)
+    answered = any(point.requests.ok for point in result.points)
+    return int(not answered or (strict and spoiled) or job.broke)
 
 
 def workload_of(load: dict[str, Any]) -> Workload:
@@ -155,45 +164,16 @@ def workload_of(load: dict[str, Any]) -> Workload:
     load["arrival"] = arrival or ("poisson" if rates else "closed")
     if load["arrival"] == "closed":
         load["concurrency"] = users or [1, 4, 16]
-    load["requests"] = load["requests"] or _usual_requests(load)
+    if not load["requests"] and load["arrival"] == "trace" and load["trace"] is not None:
+        load["requests"] = len(read_trace(Path(load["trace"]))[0])
+    elif not load["requests"]:
+        load["requests"] = 4 * max(load["concurrency"]) if load["concurrency"] else 100
     load["seed"] = secrets.randbelow(2**31) if load["seed"] is None else load["seed"]
     for kind in ("input", "output"):
         lengths = parse_lengths(load[f"{kind}_tokens"])
         load[f"{kind}_tokens"] = lengths.mean
         load[f"{kind}_lengths"] = None if lengths.notation.isdigit() else lengths.notation
     return Workload.model_validate(load)
-
-
-def _usual_requests(load: dict[str, Any]) -> int:
-    """Four a user; every one of a trace that keeps its own times; 100 at a rate."""
-    if load["arrival"] == "trace" and load["trace"] is not None:
-        return len(read_trace(Path(load["trace"]))[0])
-    return 4 * max(load["concurrency"]) if load["concurrency"] else 100
-
-
-def _serving(run: str | None) -> RunFolder:
-    folder = open_run(run)
-    state = folder.state()
-    if state not in SERVING_STATES:
-        raise NotReady(f"run {folder.id} is {state}: there is nothing to measure", next=f"overspan status {folder.id}")
-    return folder
-
-
-def _keep(folder: RunFolder, result: BenchResult, *, interrupted: bool) -> None:
-    folder.write("bench.json", result)
-    users = ", ".join(str(point.concurrency) for point in result.points)
-    ended = "interrupted; measured" if interrupted else "measured"
-    serving = folder.state() in SERVING_STATES
-    folder.append(f"{ended} at {users} users", state="benched" if serving and not interrupted else None)
-
-
-def _exit_code(result: BenchResult, *, strict: bool, interrupted: bool) -> int:
-    if interrupted:
-        return 130
-    if not any(point.requests.ok for point in result.points):
-        return 1
-    spoiled = any(point.client_bound or point.requests.failed for point in result.points)
-    return 1 if strict and spoiled else 0
 
 
 def _show(result: BenchResult, *, as_json: bool) -> None:
@@ -219,13 +199,7 @@ def _show(result: BenchResult, *, as_json: bool) -> None:
 
 
 def _row(point: BenchPoint) -> list[str]:
-    def both(times: Distribution) -> list[str]:
-        return [_number(times.mean), _number(times.p99)]
-
+    numbers = [point.ttft_ms.mean, point.ttft_ms.p99, point.tpot_ms.mean, point.tpot_ms.p99]
+    numbers += [point.itl_ms.p99, point.e2e_ms.mean, point.output_tokens_per_s]
     counts = [str(point.concurrency), str(point.requests.ok), str(point.requests.failed)]
-    rest = [_number(point.itl_ms.p99), _number(point.e2e_ms.mean), _number(point.output_tokens_per_s)]
-    return [*counts, *both(point.ttft_ms), *both(point.tpot_ms), *rest]
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
+    return [*counts, *("-" if number is None else f"{number:.1f}" for number in numbers)]
