@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import operator
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,6 +28,12 @@ Flags = dict[str, dict[str, Any]]
 LATEST: Final = "0.32.0"
 _SIZE = re.compile(r"[0-9]+(\.[0-9]+)?[kKmMgGtT]?")
 _FOLDER = "engine_flags"
+_LIMITS: Final = {
+    "minimum": ("{} or more", operator.ge),
+    "above": ("more than {}", operator.gt),
+    "maximum": ("at most {}", operator.le),
+    "below": ("below {}", operator.lt),
+}
 
 
 class Parser:
@@ -122,16 +129,17 @@ class Parser:
 
     def check_recipe_args(self, engine_args: Mapping[str, Any], version: str | None = None) -> list[str]:
         """As `check`, for a recipe: arguments that have another home there, or are secrets, are refused too."""
-        problems = self.check(engine_args, version)
+        problems, notes = self.check(engine_args, version), self.notes
         for name in engine_args:
-            if name in self.notes["owned"]:
-                home = self.notes["owned"][name]
-                problems.append(f"engine argument '{name}' has its own field in a recipe: set {home}")
-            elif name in self.notes["launch"]:
-                problems.append(f"engine argument '{name}' is chosen for each rank at launch; leave it out")
-            elif name in self.notes["secret"]:
-                why = self.notes["secret"][name]
-                problems.append(f"engine argument '{name}' would show a secret in argv: {why}")
+            if name in notes["owned"]:
+                what = f"has its own field in a recipe: set {notes['owned'][name]}"
+            elif name in notes["launch"]:
+                what = "is chosen for each rank at launch; leave it out"
+            elif name in notes["secret"]:
+                what = f"would show a secret in argv: {notes['secret'][name]}"
+            else:
+                continue
+            problems.append(f"engine argument '{name}' {what}")
         return problems
 
     def _too_new(self, name: str, version: str | None) -> str | None:
@@ -233,17 +241,11 @@ def with_inner(held: Any, path: list[str], value: Any) -> dict[str, Any]:
 
 
 def allowed_range(flag: Mapping[str, Any]) -> str | None:
-    """`0.1 to 1`, `1 or more`; None where a flag has no limits."""
-    low, high = flag.get("minimum"), flag.get("maximum")
-    if low is not None and high is not None:
-        return f"{low} to {high}"
-    if low is not None:
-        return f"{low} or more"
-    above = flag.get("above")
-    tail = f", at most {high}" if high is not None else f", below {flag['below']}" if "below" in flag else ""
-    if above is not None:
-        return f"more than {above}{tail}"
-    return f"at most {high}" if high is not None else None
+    """`0.1 to 1`, `1 or more`, `more than 0, at most 1`; None where a flag has no limits."""
+    if flag.get("minimum") is not None and flag.get("maximum") is not None:
+        return f"{flag['minimum']} to {flag['maximum']}"
+    said = [words.format(flag[name]) for name, (words, _) in _LIMITS.items() if flag.get(name) is not None]
+    return ", ".join(said) or None
 
 
 def _outside(flag: Mapping[str, Any], value: Any) -> str | None:
@@ -251,12 +253,7 @@ def _outside(flag: Mapping[str, Any], value: Any) -> str | None:
         return None
     if flag["kind"] == "size_or_auto" and value == -1:
         return None
-    inside = (
-        value >= flag.get("minimum", value)
-        and value <= flag.get("maximum", value)
-        and ("above" not in flag or value > flag["above"])
-        and ("below" not in flag or value < flag["below"])
-    )
+    inside = all(keeps(value, flag[name]) for name, (_, keeps) in _LIMITS.items() if flag.get(name) is not None)
     return None if inside else f"must be {allowed_range(flag)}"
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import BaseModel
+from typing import Any
 
 from overspan.catalog import files
 from overspan.schema.errors import RecipeError, UnknownName
-from overspan.schema.yamlio import Place, make, read_yaml
+from overspan.schema.yamlio import Document, Place, make, read_yaml
 
-Document = TypeVar("Document", bound=BaseModel)
 SUFFIXES = (".yaml", ".yml")
 
 

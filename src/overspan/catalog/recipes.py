@@ -39,18 +39,17 @@ def find(name: str) -> Recipe:
             raise RecipeError(f"folder {name} holds no config.json: it is no model that vLLM can load")
         raise UnknownName("recipe or model", name, [*names(), *models.names()], next=_known())
     recipe, file, places = library.find(Recipe, _FOLDER, name, "recipe")
-    _check_args(recipe, recipe.engine_args, ("engine_args",), file, places)
-    secrets.refuse_env(recipe.env, where=file)
-    for role, settings in recipe.roles.items():
-        secrets.refuse_env(settings.env, where=f"{file}: env of role {role}")
-    _check_requires(recipe, file)
-    for variant, changes in recipe.variants.items():
-        varied = overrides.with_variant(recipe, variant)
-        secrets.refuse_env(varied.env, where=f"{file}: env of variant {variant}")
+    for variant in (None, *recipe.variants):
+        varied = overrides.with_variant(recipe, variant) if variant else recipe
+        of = f"variant {variant}" if variant else "the recipe"
+        secrets.refuse_env(varied.env, where=f"{file}: env of {of}")
+        for role, settings in varied.roles.items():
+            secrets.refuse_env(settings.env, where=f"{file}: env of role {role}")
         _check_requires(varied, file)
-        inner = changes.get("engine_args", {})
+        place: Place = ("variants", variant, "engine_args") if variant else ("engine_args",)
+        inner = recipe.variants[variant].get("engine_args", {}) if variant else recipe.engine_args
         if isinstance(inner, dict):
-            _check_args(recipe, inner, ("variants", variant, "engine_args"), file, places)
+            _check_args(varied, inner, place, file, places)
     return recipe
 
 
@@ -82,9 +81,11 @@ def _check_args(recipe: Recipe, args: dict[str, Any], place: Place, file: str, p
     parser = flags.parser_of(recipe.engine)
     if not parser.check_recipe_args(args, version):
         return
-    for name, value in args.items():
-        problems = parser.check_recipe_args({name: value}, version)
-        if problems:
-            line = places.get((*place, name))
-            where = f"{file}, line {line[0]}, column {line[1]}" if line else file
-            raise RecipeError(f"{where}: {problems[0]}")
+    name, problem = next(
+        (name, problems[0])
+        for name, value in args.items()
+        if (problems := parser.check_recipe_args({name: value}, version))
+    )
+    line = places.get((*place, name))
+    where = f"{file}, line {line[0]}, column {line[1]}" if line else file
+    raise RecipeError(f"{where}: {problem}")

@@ -39,10 +39,10 @@ def from_data(data: Any, where: str) -> Imported:
     """
     if not isinstance(data, dict):
         raise RecipeError(f"{where}: expected keys and values at the top, found {type(data).__name__}")
-    return _Reading(data, where).imported()
+    return _SparkrunRecipe(data, where).imported()
 
 
-class _Reading:
+class _SparkrunRecipe:
     """One recipe of sparkrun's. `warnings` are of what is not carried over."""
 
     def __init__(self, data: Mapping[str, Any], where: str) -> None:

@@ -46,10 +46,10 @@ def from_data(data: Any, where: str) -> Imported:
     """
     if not is_one(data):
         raise RecipeError(f"{where}: a recipe of srt-slurm has model, and resources and backend, or roles")
-    return _Reading(data, where).imported()
+    return _SrtSlurmRecipe(data, where).imported()
 
 
-class _Reading:
+class _SrtSlurmRecipe:
     """One recipe of srt-slurm's. `warnings` are of what is not carried over."""
 
     def __init__(self, data: Mapping[str, Any], where: str) -> None:

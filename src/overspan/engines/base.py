@@ -21,7 +21,7 @@ FOLDER: Final = "{folder}"
 """Stands for the run's own folder, which all its processes see: filled in when the run is staged or its job begins."""
 
 
-class Worker(NamedTuple):
+class RoleWorker(NamedTuple):
     """One prefill or decode worker of a plan. `number`: among all of them. `plan`: as its role runs, all placements."""
 
     number: int
@@ -167,11 +167,11 @@ class Engine(ABC):
         raise NotImplementedError
 
 
-def workers_of(plan: Plan) -> Iterator[Worker]:
+def workers_of(plan: Plan) -> Iterator[RoleWorker]:
     """The workers of a plan whose prefill and decode are apart, each as its role runs it."""
     roles = {role.name: role for role in parse_topology(plan.recipe.topology or "").roles}
     for number, (_, held) in enumerate(groupby(plan.placements, lambda each: (each.role, each.worker))):
         placements = list(held)
         role = roles[placements[0].role]
         own = plan.with_(recipe=plan.recipe.for_role(role), layout=role.layout)
-        yield Worker(number, role, located(own), placements)
+        yield RoleWorker(number, role, located(own), placements)

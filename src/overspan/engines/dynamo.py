@@ -8,7 +8,7 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any, Final
 
-from overspan.engines.base import FOLDER, Component, Worker, workers_of
+from overspan.engines.base import FOLDER, Component, RoleWorker, workers_of
 from overspan.engines.node import address_of, contained, listens_on, located, node_env
 from overspan.engines.vllm import (
     KV_TRANSFER,
@@ -116,7 +116,7 @@ def _frontend(plan: Plan) -> ProcessSpec:
     return contained(spec, plan, host)
 
 
-def _worker(worker: Worker) -> list[ProcessSpec]:
+def _worker(worker: RoleWorker) -> list[ProcessSpec]:
     """The processes of one worker, one a host that it spans; their ports follow from its number."""
     plan = worker.plan
     given = plan.recipe.engine_args.get("kv_transfer_config")
@@ -146,7 +146,7 @@ def _after_etcd(spec: ProcessSpec, address: str) -> ProcessSpec:
     return spec.with_(**changes)
 
 
-def _part(worker: Worker, args: dict[str, Any], index: int) -> ProcessSpec:
+def _part(worker: RoleWorker, args: dict[str, Any], index: int) -> ProcessSpec:
     """The process of one node of a worker."""
     number, role, plan, placements = worker
     hosts = {host.name: host for host in plan.inventory.hosts}

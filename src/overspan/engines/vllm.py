@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Final
 
 from overspan.catalog import flags, images
 from overspan.endpoint.metric_names import MetricNames
-from overspan.engines.base import FOLDER, Engine, Worker, workers_of
+from overspan.engines.base import FOLDER, Engine, RoleWorker, workers_of
 from overspan.engines.node import address_of, contained, listens_on, located, node_env
 from overspan.schema import defaults
 from overspan.schema.errors import EngineMissing, InputError, PlanRefused, RecipeError
@@ -295,7 +295,7 @@ def side_channel(address: str, host: Host, placed: Placement, port: int) -> dict
     return env | ({"CUDA_VISIBLE_DEVICES": ",".join(map(str, placed.gpus))} if part else {})
 
 
-def _apart(worker: Worker) -> list[ProcessSpec]:
+def _apart(worker: RoleWorker) -> list[ProcessSpec]:
     """The processes of one worker, one a host that it spans; their ports follow from its number."""
     number, role, plan, placements = worker
     hosts = {host.name: host for host in plan.inventory.hosts}

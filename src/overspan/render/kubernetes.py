@@ -9,7 +9,7 @@ import yaml
 from overspan.engines import registry
 from overspan.engines.base import Component, Engine
 from overspan.render import kubernetes_objects
-from overspan.render.kubernetes_objects import Manifest, Pod
+from overspan.render.kubernetes_objects import Pod, PodObject
 from overspan.schema import defaults
 from overspan.schema.errors import InputError, PlanRefused
 from overspan.schema.plan import EngineChoice, Placement, Plan
@@ -21,7 +21,7 @@ def as_yaml(plan: Plan) -> str:
     return yaml.safe_dump_all(manifests(plan), sort_keys=False, allow_unicode=True, width=100)
 
 
-def manifests(plan: Plan) -> list[Manifest]:
+def manifests(plan: Plan) -> list[PodObject]:
     """A LeaderWorkerSet and its service for vLLM, a DynamoGraphDeployment for Dynamo.
 
     Raises:
@@ -72,7 +72,7 @@ def _pod(plan: Plan, name: str, placed: Placement | None, leader: str) -> Pod:
     )
 
 
-def _group(plan: Plan, specs: Sequence[ProcessSpec], container: str) -> list[Manifest]:
+def _group(plan: Plan, specs: Sequence[ProcessSpec], container: str) -> list[PodObject]:
     name = kubernetes_objects.object_name(plan.recipe.name)
     templates = [
         kubernetes_objects.pod_template(spec, _pod(plan, name, placed, plan.head), container=container)
@@ -84,7 +84,7 @@ def _group(plan: Plan, specs: Sequence[ProcessSpec], container: str) -> list[Man
     ]
 
 
-def _graph(plan: Plan, components: Sequence[Component]) -> Manifest:
+def _graph(plan: Plan, components: Sequence[Component]) -> PodObject:
     name = kubernetes_objects.object_name(plan.recipe.name)
     found = []
     for each in components:

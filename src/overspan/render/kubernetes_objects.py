@@ -16,7 +16,7 @@ from typing import Any, Final
 from overspan.schema.errors import InputError
 from overspan.schema.process import ProcessSpec
 
-Manifest = dict[str, Any]
+PodObject = dict[str, Any]
 
 POD_IP: Final = "$(POD_IP)"
 LEADER: Final = "$(LWS_LEADER_ADDRESS)"
@@ -61,7 +61,7 @@ def object_name(text: str) -> str:
     return name if name[:1].isalpha() else f"run-{name}"
 
 
-def leader_worker_set(name: str, template: Manifest, workers: Sequence[Manifest]) -> Manifest:
+def leader_worker_set(name: str, template: PodObject, workers: Sequence[PodObject]) -> PodObject:
     """One group of pods that start and end together. `template` is the first node's pod, `workers` the others'.
 
     Raises:
@@ -90,7 +90,7 @@ def leader_worker_set(name: str, template: Manifest, workers: Sequence[Manifest]
     }
 
 
-def service(name: str, port: int) -> Manifest:
+def service(name: str, port: int) -> PodObject:
     """The one address of a LeaderWorkerSet's API. Its own headless service has the set's name."""
     return {
         "apiVersion": "v1",
@@ -103,7 +103,7 @@ def service(name: str, port: int) -> Manifest:
     }
 
 
-def graph_deployment(name: str, components: Sequence[Manifest]) -> Manifest:
+def graph_deployment(name: str, components: Sequence[PodObject]) -> PodObject:
     """Dynamo's frontend and workers; its operator adds discovery, ports, probes and what joins nodes."""
     return {
         "apiVersion": "nvidia.com/v1beta1",
@@ -113,9 +113,9 @@ def graph_deployment(name: str, components: Sequence[Manifest]) -> Manifest:
     }
 
 
-def component(name: str, role: str, template: Manifest, *, replicas: int = 1, nodes: int = 1) -> Manifest:
+def component(name: str, role: str, template: PodObject, *, replicas: int = 1, nodes: int = 1) -> PodObject:
     """One component of a graph: a role of Dynamo's with its pods. `nodes`: how many one worker spans."""
-    found: Manifest = {"name": name, "type": role, "replicas": replicas, "podTemplate": template}
+    found: PodObject = {"name": name, "type": role, "replicas": replicas, "podTemplate": template}
     if nodes > 1:
         found["multinode"] = {"nodeCount": nodes}
         # vLLM's own processes on every node, as Overspan's native layouts are; the operator knows Ray too.
@@ -126,7 +126,7 @@ def component(name: str, role: str, template: Manifest, *, replicas: int = 1, no
     return found
 
 
-def pod_template(spec: ProcessSpec, pod: Pod, *, container: str, operated: bool = False) -> Manifest:
+def pod_template(spec: ProcessSpec, pod: Pod, *, container: str, operated: bool = False) -> PodObject:
     """One process as a pod.
 
     Args:
@@ -140,7 +140,7 @@ def pod_template(spec: ProcessSpec, pod: Pod, *, container: str, operated: bool 
     """
     if spec.image is None or spec.entrypoint is None:
         raise InputError("pods need an image, and the recipe names none", next="--set image=NAME:TAG")
-    found: Manifest = {
+    found: PodObject = {
         "name": container,
         "image": spec.image,
         "command": [_text(spec.entrypoint, spec, pod)],
@@ -159,7 +159,10 @@ def pod_template(spec: ProcessSpec, pod: Pod, *, container: str, operated: bool 
     mounts, volumes = _volumes(spec, shared_memory=not operated)
     if mounts:
         found["volumeMounts"] = mounts
-    body: Manifest = {"containers": [found], "terminationGracePeriodSeconds": math.ceil(pod.drain_s) + END_MARGIN_S}
+    body: PodObject = {
+        "containers": [found],
+        "terminationGracePeriodSeconds": math.ceil(pod.drain_s) + END_MARGIN_S,
+    }
     return {"spec": {**body, "volumes": volumes} if volumes else body}
 
 
@@ -171,9 +174,9 @@ def _arguments(spec: ProcessSpec, pod: Pod) -> list[str]:
     return words
 
 
-def _environment(spec: ProcessSpec, pod: Pod) -> list[Manifest]:
+def _environment(spec: ProcessSpec, pod: Pod) -> list[PodObject]:
     """The pod's own address first: what refers to it must come after it."""
-    found: list[Manifest] = [{"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]
+    found: list[PodObject] = [{"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}]
     found += [{"name": name, "value": _text(value, spec, pod)} for name, value in spec.env.items()]
     found += [{"name": name, "valueFrom": {"secretKeyRef": {"name": pod.secret, "key": name}}} for name in spec.secrets]
     if pod.hub:
@@ -193,10 +196,10 @@ def _text(text: str, spec: ProcessSpec, pod: Pod) -> str:
     return _ADDRESS.sub(address, text.replace("$", "$$"))
 
 
-def _volumes(spec: ProcessSpec, *, shared_memory: bool) -> tuple[list[Manifest], list[Manifest]]:
+def _volumes(spec: ProcessSpec, *, shared_memory: bool) -> tuple[list[PodObject], list[PodObject]]:
     """Shared memory for the ranks of a node (Docker's and Kubernetes' own is 64 MB), and the folders of the host."""
-    mounts: list[Manifest] = []
-    volumes: list[Manifest] = []
+    mounts: list[PodObject] = []
+    volumes: list[PodObject] = []
     if shared_memory:
         mounts.append({"name": "shm", "mountPath": "/dev/shm"})  # noqa: S108 - the container's
         volumes.append({"name": "shm", "emptyDir": {"medium": "Memory"}})
