@@ -13,6 +13,7 @@ from overspan.catalog.vllm_command import Served, read_command, typed
 from overspan.schema import secrets
 from overspan.schema.errors import RecipeError
 from overspan.schema.layout import Layout
+from overspan.schema.paste import command
 
 _ENGINES: Final = {"": None, "vllm": None, "vllm-distributed": "vllm", "vllm-ray": "vllm-ray", "eugr-vllm": "vllm-ray"}
 """Runtimes that are vLLM; None: Ray only where the recipe asks for its executor."""
@@ -150,7 +151,7 @@ def _require_ours(data: Mapping[str, Any], where: str) -> None:
     if "include" in data:
         raise RecipeError(
             f"{where}: it includes {data['include']!r}, which is not here",
-            next=f"sparkrun recipe export {Path(where).stem} writes it whole",
+            next=f"{command('sparkrun', 'recipe', 'export', Path(where).stem)} writes it whole",
         )
     if not isinstance(data.get("model"), str) or not data["model"]:
         raise RecipeError(f"{where}: 'model' is required")

@@ -13,6 +13,7 @@ from overspan.cli.options import PATH
 from overspan.cli.output import counted, document, say
 from overspan.cli.preflight import check_before_launch
 from overspan.schema.errors import InputError
+from overspan.schema.paste import command
 
 if TYPE_CHECKING:
     from overspan.schema.finding import Evidence, Finding
@@ -71,7 +72,7 @@ def _pack(run: str | None, logs: tuple[Path, ...], findings: list[Finding], out:
     from overspan.store.run_folder import open_run
 
     if run == "-" or logs:
-        raise InputError("--bundle packs a run", next=f"overspan doctor RUN --bundle {out}")
+        raise InputError("--bundle packs a run", next=f"overspan doctor RUN {command('--bundle', out)}")
     whole = json.dumps([finding.model_dump(mode="json") for finding in findings], indent=2)
     removed = write_bundle(open_run(run).path, whole, out)
     say(f"{out}: {removed} lines had a secret taken out; look through it before you send it")
@@ -98,7 +99,9 @@ def _findings(run: str | None, logs: tuple[Path, ...], rules: tuple[Path, ...]) 
         if not log.exists():
             raise InputError(f"{log}: no such file", next="overspan doctor --log FILE")
         if log.is_dir():
-            raise InputError(f"{log}: a folder, not a file", next=f"overspan doctor --log {log}/*.log")
+            raise InputError(
+                f"{log}: a folder, not a file", next=f"{command('overspan', 'doctor', '--log', log)}/*.log"
+            )
     return diagnose([LogSource(str(log), path=log) for log in logs], rule_folders=rules)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -44,14 +43,13 @@ class NewFile(click.Path):
         import tempfile
 
         from overspan.schema.errors import InputError
+        from overspan.schema.paste import command
 
         out = Path(str(super().convert(value, param, ctx)))
         option, folder = param.opts[0] if param else "", out.parent.absolute()
         try:
             if not folder.is_dir():
-                raise InputError(
-                    f"{option} {out}: there is no folder {folder}", next=f"mkdir -p {shlex.quote(str(folder))}"
-                )
+                raise InputError(f"{option} {out}: there is no folder {folder}", next=command("mkdir", "-p", folder))
             if out.is_dir():
                 raise InputError(f"{option} {out}: that is a folder", next="give the path of a file")
             # A name as long as that of a file that is being written (write_whole): a full one is refused here.

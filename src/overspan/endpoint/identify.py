@@ -12,6 +12,7 @@ from overspan.endpoint.client import NoAnswer, body_of
 from overspan.endpoint.replies import error_text
 from overspan.endpoint.target import Target
 from overspan.schema.errors import HostUnreachable, InputError, UnknownName
+from overspan.schema.paste import command
 
 _TIMEOUT_S: Final = 20.0
 _LONGEST_LIST_BYTES: Final = 4 << 20
@@ -38,7 +39,9 @@ def identify(target: Target, model: str | None = None) -> ServedModel:
     if model is None and len(served) == 1:
         return ServedModel(url, served[0])
     if model is None:
-        raise InputError(f"{url} serves {len(served)} models", next=f"--model with one of {', '.join(served)}")
+        raise InputError(
+            f"{url} serves {len(served)} models", next=f"--model with one of {', '.join(map(command, served))}"
+        )
     if model not in served:
         raise UnknownName("model", model, served, next=f"{url} serves: {', '.join(served)}")
     return ServedModel(url, model)

@@ -16,6 +16,7 @@ from overspan.schema.hardware import HardwareSpec
 from overspan.schema.inventory import Gpu, Host, Inventory
 from overspan.schema.layout import Layout
 from overspan.schema.model import ModelSpec
+from overspan.schema.paste import command
 from overspan.schema.prediction import Demand
 from overspan.schema.recipe import Recipe
 
@@ -32,9 +33,10 @@ def resolve(name: str, settings: Iterable[str] = ()) -> tuple[Recipe, ModelSpec]
     recipe = overrides.apply(recipe, settings)
     model = found if found and recipe.model == name else models.lookup(recipe.model)
     if model is None:
+        fetch = command("hf", "download", recipe.model, "config.json")
         raise InputError(
             f"the sizes of {recipe.model} are not at hand: no numbers ship for it and it is not on this machine",
-            next=f"hf download {recipe.model} config.json, or a folder; sizes ship for {', '.join(models.names())}",
+            next=f"{fetch}, or a folder; sizes ship for {', '.join(models.names())}",
         )
     return recipe, model
 

@@ -28,9 +28,9 @@ REGISTER_BYTES: Final = 2**30
 limit, and this tells them apart."""
 
 
-@check("preflight.docker", "Docker answers", when=IN_DOCKER)
+@check("preflight.docker", when=IN_DOCKER)
 def docker(host: HostFacts) -> Finding:
-    """The engine answers."""
+    """Docker answers."""
     seen, capture = host.look(software.DOCKER)
     if seen.value is not None:
         return passed(capture, f"Docker {seen.value.version}")
@@ -42,9 +42,9 @@ def docker(host: HostFacts) -> Finding:
     return failed(capture, seen.why, cause=f"no Docker engine answers on {host.name}: {seen.why}", fix=fix)
 
 
-@check("preflight.gpu_runtime", "Docker can give GPUs to containers", when=ON_GPUS_IN_DOCKER)
+@check("preflight.gpu_runtime", when=ON_GPUS_IN_DOCKER)
 def gpu_runtime(host: HostFacts) -> Finding:
-    """The engine can give GPUs to containers."""
+    """Docker can give GPUs to containers."""
     seen, capture = host.look(software.DOCKER)
     if seen.value is None:
         return unreadable(capture, f"the engine does not answer: {seen.why}")
@@ -58,9 +58,9 @@ def gpu_runtime(host: HostFacts) -> Finding:
     )
 
 
-@check("preflight.gpu", "the driver answers and has the plan's GPUs", when=ON_GPUS)
+@check("preflight.gpu", when=ON_GPUS)
 def gpus(host: HostFacts) -> Finding:
-    """The driver answers and has every GPU that the plan uses."""
+    """The driver answers and has the plan's GPUs."""
     seen, capture = host.look(machine.NVIDIA_SMI)
     if seen.value is None:
         cause = f"the NVIDIA driver of {host.name} does not answer: {seen.why}"
@@ -79,14 +79,9 @@ def locks_memory(host: HostFacts) -> bool:
     return (host.several and host.cuda) or any("memlock" in option for option in _ulimits(host))
 
 
-@check(
-    "preflight.memlock",
-    "processes may lock the memory that RDMA registers",
-    when=locks_memory,
-    cost="one command; with Docker one container that ends at once",
-)
+@check("preflight.memlock", when=locks_memory, cost="one command; with Docker one container that ends at once")
 def memlock(host: HostFacts) -> Finding:
-    """A process may lock the memory that RDMA registers; in a container, with this plan's own options."""
+    """Processes may lock the memory that RDMA registers. In a container with this plan's own options."""
     seen, capture = _container_limits(host) if host.docker else host.look(probes.LIMITS)
     if seen.value is None:
         if "ulimit" not in seen.why and "rlimit" not in seen.why:
@@ -131,9 +126,9 @@ def docker_complaint(capture: Capture) -> str | None:
     return next((line for line in lines if line.startswith("docker: ") or "rror" in line), None)
 
 
-@group_check("preflight.image", "every host has the same image", when=IN_DOCKER)
+@group_check("preflight.image", when=IN_DOCKER)
 def same_image(hosts: Sequence[HostFacts]) -> Iterator[tuple[str, Finding]]:
-    """Every host has the image, and it is one and the same."""
+    """Every host has the same image."""
     name = hosts[0].plan.engine.image
     if name is None:
         yield hosts[0].name, not_asked("the plan names no image")

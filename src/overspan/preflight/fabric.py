@@ -49,9 +49,9 @@ def wanted_interfaces(host: HostFacts) -> dict[str, str]:
     return wanted
 
 
-@check("preflight.interface", "the named interfaces are there, up, with the plan's address", when=OVER_HOSTS)
+@check("preflight.interface", when=OVER_HOSTS)
 def interfaces(host: HostFacts) -> Iterator[Finding]:
-    """Every interface that is named for this host is there, up, and has the address that the plan uses."""
+    """The named interfaces are there, up, with the plan's address."""
     there, capture = host.read(network.IP_ADDR)
     wanted = wanted_interfaces(host)
     if not wanted:
@@ -115,9 +115,9 @@ def rdma_over_hosts(host: HostFacts) -> bool:
     return host.several and bool(wanted_hcas(host))
 
 
-@check("preflight.hca", "the named RDMA devices are there and up", when=rdma_over_hosts)
+@check("preflight.hca", when=rdma_over_hosts)
 def hcas(host: HostFacts) -> Iterator[Finding]:
-    """Every RDMA device that is named is there with its link up: NCCL passes over a wrong name in silence."""
+    """The named RDMA devices are there and up. NCCL passes over a wrong name in silence."""
     there, capture = host.read(network.RDMA_SYSFS)
     for name in wanted_hcas(host):
         bare = name.removeprefix("=").split(":")[0]
@@ -133,9 +133,9 @@ def hcas(host: HostFacts) -> Iterator[Finding]:
             yield failed(capture, told, cause=cause, fix=host.detect())
 
 
-@group_check("preflight.subnet", "all hosts are in one subnet", when=OVER_HOSTS)
+@group_check("preflight.subnet", when=OVER_HOSTS)
 def subnet(hosts: Sequence[HostFacts]) -> Iterator[tuple[str, Finding]]:
-    """The fabric addresses of all hosts lie in one network, by the prefixes that the hosts really have."""
+    """All hosts are in one subnet. By the prefixes that the hosts really have."""
     first: tuple[str, str] | None = None
     for host, (seen, capture) in side_by_side(hosts, lambda host: host.look(network.IP_ADDR)):
         mine = address_of(host.entry)
@@ -155,25 +155,15 @@ def _network(wanted: str, there: Interfaces) -> str | None:
     return next((str(ipaddress.ip_interface(cidr).network) for cidr in cidrs), None)
 
 
-@check(
-    "preflight.reach",
-    "the head reaches every host over the fabric",
-    when=lambda host: host.several and host.is_head,
-    cost="three pings a host, 0.4 s",
-)
+@check("preflight.reach", when=lambda host: host.several and host.is_head, cost="three pings a host, 0.4 s")
 def reach(host: HostFacts) -> list[Finding]:
-    """The head's fabric address reaches that of each other host."""
+    """The head reaches every host over the fabric."""
     return [_ping(host, other, SMALL_BYTES) for other in host.hosts if other.name != host.name]
 
 
-@check(
-    "preflight.mtu",
-    "packets of the interface's MTU arrive unsplit",
-    when=OVER_HOSTS,
-    cost="three pings a pair of hosts, 0.4 s",
-)
+@check("preflight.mtu", when=OVER_HOSTS, cost="three pings a pair of hosts, 0.4 s")
 def mtu(host: HostFacts) -> Iterator[Finding]:
-    """Packets as long as this host's interface allows arrive at every other host unsplit."""
+    """Packets of the interface's MTU arrive unsplit."""
     seen, capture = host.look(network.IP_ADDR)
     mine = address_of(host.entry)
     found = next((one for one in seen.value or [] if _has(one, mine)), None)

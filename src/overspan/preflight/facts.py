@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -227,10 +228,19 @@ class Check:
         return [self.finding(host, said) for host, said in self.ask(hosts)]
 
 
-def check(
-    rule: str, title: str, *, when: Condition = lambda _: True, cost: str = COMMAND
-) -> Callable[[AskHost], Check]:
-    """Make a check of a function that asks one host."""
+NAMES: Final = ("Docker", "Ray's")
+
+
+def _title(ask: Callable[..., object]) -> str:
+    """What a check expects: the first sentence of its docstring, with a small letter unless it begins with a name."""
+    sentence = re.split(r"\.(?: |$)", " ".join((ask.__doc__ or "").split()), maxsplit=1)[0]
+    word = sentence.split(" ", 1)[0]
+    is_name = word in NAMES or not word[1:].islower()
+    return sentence if is_name and len(word) > 1 else sentence[0].lower() + sentence[1:]
+
+
+def check(rule: str, *, when: Condition = lambda _: True, cost: str = COMMAND) -> Callable[[AskHost], Check]:
+    """Make a check of a function that asks one host. The first sentence of its docstring is what is expected."""
 
     def made(ask: AskHost) -> Check:
         def ask_one(hosts: Sequence[HostFacts]) -> Iterator[tuple[str, Finding]]:
@@ -242,11 +252,11 @@ def check(
             except FactUnreadable as error:
                 yield host.name, error.finding
 
-        return Check(rule, title, cost, when, ask_one)
+        return Check(rule, _title(ask), cost, when, ask_one)
 
     return made
 
 
-def group_check(rule: str, title: str, *, when: Condition, cost: str = COMMAND) -> Callable[[AskHosts], Check]:
+def group_check(rule: str, *, when: Condition, cost: str = COMMAND) -> Callable[[AskHosts], Check]:
     """Make a check of a function that asks all hosts together; it is asked where `when` holds for the first."""
-    return lambda ask: Check(rule, title, cost, when, ask)
+    return lambda ask: Check(rule, _title(ask), cost, when, ask)

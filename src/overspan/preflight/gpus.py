@@ -47,9 +47,9 @@ def parse_details(text: str) -> Details:
 DETAILS: Final = Fact("gpu_details", ["nvidia-smi", "-q"], parse_details)
 
 
-@check("preflight.nvswitch", "the GPUs have joined their NVSwitch fabric", when=ON_GPUS)
+@check("preflight.nvswitch", when=ON_GPUS)
 def fabric_manager(host: HostFacts) -> Finding:
-    """GPUs behind NVSwitch have joined their fabric; until then CUDA says error 802."""
+    """The GPUs have joined their NVSwitch fabric. Until then CUDA says error 802."""
     seen, capture = host.read(DETAILS)
     waiting = [f"{state} ({status})" for state, status in seen.fabric if state not in DONE or status == "Failure"]
     if not waiting:
@@ -59,9 +59,9 @@ def fabric_manager(host: HostFacts) -> Finding:
     return failed(capture, ", ".join(waiting), cause=cause, fix=fix)
 
 
-@check("preflight.ecc", "no uncorrectable memory error of a GPU", when=ON_GPUS)
+@check("preflight.ecc", when=ON_GPUS)
 def memory_errors(host: HostFacts) -> Finding:
-    """No uncorrectable memory error since the driver was loaded."""
+    """No uncorrectable memory error of a GPU."""
     seen, capture = host.read(DETAILS)
     count = seen.uncorrectable
     if not count:
@@ -75,9 +75,9 @@ def memory_errors(host: HostFacts) -> Finding:
 XID: Final = Fact("xid", ["journalctl", "-k", "-b", "-q", "--no-pager", "-g", "NVRM: Xid"], str.splitlines)
 
 
-@check("preflight.xid", "the kernel's log has no fault of a GPU", when=ON_GPUS)
+@check("preflight.xid", when=ON_GPUS)
 def faults(host: HostFacts) -> Finding:
-    """The kernel's log of this boot names no fault of a GPU (Xid)."""
+    """The kernel's log has no fault of a GPU."""
     seen, capture = host.look(XID)
     lines = [line for line in seen.value or [] if "NVRM: Xid" in line]
     if lines:
@@ -107,9 +107,9 @@ def parse_topology(text: str) -> dict[tuple[int, int], str]:
 TOPOLOGY: Final = Fact("p2p", ["nvidia-smi", "topo", "-p2p", "r"], parse_topology)
 
 
-@check("preflight.p2p", "GPUs of one host read each other's memory", when=lambda host: host.cuda and len(host.gpus) > 1)
+@check("preflight.p2p", when=lambda host: host.cuda and len(host.gpus) > 1)
 def peers(host: HostFacts) -> Finding:
-    """The plan's GPUs of one host read each other's memory."""
+    """GPUs of one host read each other's memory."""
     seen, capture = host.read(TOPOLOGY)
     mine = {gpu.index for gpu in host.gpus}
     apart = [f"GPU{a}-GPU{b}: {how}" for (a, b), how in seen.items() if {a, b} <= mine and a < b and how != "OK"]
@@ -126,9 +126,9 @@ def parse_env(text: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 
 
-@check("preflight.driver", "the driver is new enough for the image", when=ON_GPUS_IN_DOCKER)
+@check("preflight.driver", when=ON_GPUS_IN_DOCKER)
 def driver(host: HostFacts) -> Finding:
-    """The driver is new enough for the image's CUDA, as the image itself asks for it."""
+    """The driver is new enough for the image. The image itself tells which CUDA and driver it asks for."""
     image = host.plan.engine.image
     if image is None:
         return not_asked("the plan names no image")
@@ -168,9 +168,9 @@ def over_nvlink(host: HostFacts) -> bool:
     return host.several and any(gpu.kind.lower().startswith(MNNVL_KINDS) for gpu in host.gpus)
 
 
-@check("preflight.imex", "the NVLink domain between hosts is up", when=over_nvlink, cost="two commands")
+@check("preflight.imex", when=over_nvlink, cost="two commands")
 def imex(host: HostFacts) -> Finding:
-    """The channel over which hosts of one NVLink domain share memory is there, and its domain is up."""
+    """The NVLink domain between hosts is up."""
     _, channel = host.look(Fact("imex_channel", ["test", "-w", CHANNEL], str))
     if channel.code != 0:
         cause = f"{host.name} has no {CHANNEL} that this user may write: NCCL and UCX fall back, or die"
@@ -190,9 +190,9 @@ def wants_peer_memory(host: HostFacts) -> bool:
     return host.cuda and any("deepep" in value for value in (backend, *host.setting("VLLM_ALL2ALL_BACKEND")))
 
 
-@check("preflight.peermem", "DeepEP's RDMA can read GPU memory", when=wants_peer_memory)
+@check("preflight.peermem", when=wants_peer_memory)
 def peer_memory(host: HostFacts) -> Finding:
-    """The module with which an RDMA device reads GPU memory is loaded."""
+    """DeepEP's RDMA can read GPU memory."""
     seen, capture = host.read(Fact("modules", ["cat", "/proc/modules"], str.split))
     if "nvidia_peermem" in seen:
         return passed(capture, "nvidia_peermem is loaded")

@@ -67,9 +67,9 @@ def _inside(host: HostFacts) -> Fact[dict[str, str]]:
     return _of_container(host, "inside", "sh", _ASK, parse_inside)
 
 
-@check("preflight.container", "a container with the plan's options starts", when=IN_DOCKER, cost=COST)
+@check("preflight.container", when=IN_DOCKER, cost=COST)
 def starts(host: HostFacts) -> Finding:
-    """A container with the plan's own options starts."""
+    """A container with the plan's options starts."""
     seen, capture = host.look(_inside(host))
     if seen.value is not None:
         return passed(capture, "it started and ended")
@@ -89,9 +89,9 @@ def _doctor_on(line: str) -> str:
     return f"{command('overspan', 'doctor', '-')} <<< {command(line[:120])}   names the cause"
 
 
-@check("preflight.shm", "its shared memory is large enough", when=IN_DOCKER, cost=COST)
+@check("preflight.shm", when=IN_DOCKER, cost=COST)
 def shared_memory(host: HostFacts) -> Finding:
-    """Shared memory of the container holds what NCCL, torch and the engine's queues share."""
+    """Its shared memory is large enough. It holds what NCCL, torch and the engine's queues share."""
     seen, capture = host.read(_inside(host))
     cells = seen["shm"].split()
     if len(cells) < 2 or not cells[1].isdigit():
@@ -105,9 +105,9 @@ def shared_memory(host: HostFacts) -> Finding:
     return failed(capture, f"shared memory: {gib(size)}", cause=cause, fix=fix)
 
 
-@check("preflight.gpu_inside", "it sees the plan's GPUs", when=ON_GPUS_IN_DOCKER, cost=COST)
+@check("preflight.gpu_inside", when=ON_GPUS_IN_DOCKER, cost=COST)
 def sees_gpus(host: HostFacts) -> Finding:
-    """The container sees every GPU that the plan uses here."""
+    """It sees the plan's GPUs."""
     seen, capture = host.read(_inside(host))
     said = seen.get("gpus", "")
     listed = said.count("GPU ")
@@ -120,14 +120,9 @@ def sees_gpus(host: HostFacts) -> Finding:
     return failed(capture, said[:200] or "nothing", cause=cause, fix=fix)
 
 
-@check(
-    "preflight.rdma_inside",
-    "it has the RDMA devices",
-    when=lambda host: host.cuda_in_docker and rdma_over_hosts(host),
-    cost=COST,
-)
+@check("preflight.rdma_inside", when=lambda host: host.cuda_in_docker and rdma_over_hosts(host), cost=COST)
 def sees_rdma(host: HostFacts) -> Finding:
-    """The container has the RDMA devices; without them NCCL takes sockets without a word."""
+    """It has the RDMA devices. Without them NCCL takes sockets without a word."""
     seen, capture = host.read(_inside(host))
     devices = seen.get("rdma", "").split()
     if any(device.startswith("uverbs") for device in devices):
@@ -137,9 +132,10 @@ def sees_rdma(host: HostFacts) -> Finding:
     return failed(capture, " ".join(devices) or "no /dev/infiniband", cause=cause, fix=fix)
 
 
-@check("preflight.compiler", "the image can build Triton's launcher", when=ON_GPUS_IN_DOCKER, cost=COST)
+@check("preflight.compiler", when=ON_GPUS_IN_DOCKER, cost=COST)
 def can_compile(host: HostFacts) -> Finding:
-    """Triton builds its launcher at the first step: the image has a C compiler and Python's headers."""
+    """The image can build Triton's launcher. Triton builds it at the first step, and needs a C compiler and
+    Python's headers."""
     seen, capture = host.read(_inside(host))
     missing = [what for name, what in (("cc", "C compiler"), ("headers", "Python.h")) if not seen.get(name)]
     if not missing:
@@ -151,12 +147,12 @@ def can_compile(host: HostFacts) -> Finding:
 
 @check(
     "preflight.net_plugin",
-    "on a Spark: the image brings no other network plugin of NCCL",
     when=lambda host: host.cuda_in_docker and any(gpu.kind == "gb10" for gpu in host.gpus),
     cost=COST,
 )
 def net_plugin(host: HostFacts) -> Finding:
-    """No other network plugin of NCCL takes over on a Spark, where it ends ncclCommInitRank before a word is logged."""
+    """On a Spark: the image brings no other network plugin of NCCL. There such a plugin ends ncclCommInitRank
+    before a word is logged."""
     seen, capture = host.read(_inside(host))
     found = seen.get("plugin", "").strip()
     told = host.setting("NCCL_NET_PLUGIN")
@@ -171,9 +167,9 @@ def disaggregated(host: HostFacts) -> bool:
     return host.cuda_in_docker and any(spec.role in {"prefill", "decode"} for spec in host.specs)
 
 
-@check("preflight.ucx", "with prefill and decode apart: UCX knows CUDA memory", when=disaggregated, cost=COST)
+@check("preflight.ucx", when=disaggregated, cost=COST)
 def moves_gpu_memory(host: HostFacts) -> Finding:
-    """The image's UCX knows CUDA memory, so that NIXL can register the KV cache."""
+    """With prefill and decode apart: UCX knows CUDA memory. So NIXL can register the KV cache."""
     seen, capture = host.read(_inside(host))
     if not seen.get("ucx"):
         return unreadable(capture, "the image has no ucx_info")
@@ -184,9 +180,10 @@ def moves_gpu_memory(host: HostFacts) -> Finding:
     return failed(capture, "no cuda in ucx_info -d", cause=cause, fix=fix)
 
 
-@check("preflight.nvcc", "the image has the CUDA compiler", when=ON_GPUS_IN_DOCKER, cost=COST)
+@check("preflight.nvcc", when=ON_GPUS_IN_DOCKER, cost=COST)
 def has_nvcc(host: HostFacts) -> Finding:
-    """FlashInfer and DeepGEMM build kernels at the first step where the image does not bring them."""
+    """The image has the CUDA compiler. FlashInfer and DeepGEMM build kernels at the first step where the image
+    does not bring them."""
     seen, capture = host.read(_inside(host))
     if seen.get("nvcc"):
         return passed(capture, seen["nvcc"])
@@ -213,14 +210,9 @@ def parse_import(text: str) -> dict[str, list[str]]:
     return said
 
 
-@check(
-    "preflight.engine_import",
-    "the image's engine loads here and has code for these GPUs",
-    when=ON_GPUS_IN_DOCKER,
-    cost=IMPORT_COST,
-)
+@check("preflight.engine_import", when=ON_GPUS_IN_DOCKER, cost=IMPORT_COST)
 def engine_imports(host: HostFacts) -> Finding:
-    """The image's torch and vLLM load here, and have code for these GPUs."""
+    """The image's engine loads here and has code for these GPUs."""
     seen, capture = host.look(_of_container(host, "import", "python3", _IMPORT, parse_import))
     errors = [line for line in capture.stderr.splitlines() if re.match(r"\w*(?:Error|Exception)\b", line)]
     if errors and "ModuleNotFoundError" not in errors[-1]:

@@ -24,9 +24,9 @@ PORT_SETTINGS: Final = {"api": "port"}
 """The setting that moves a port; the others stand in `schema.defaults` and move with nothing."""
 
 
-@check("preflight.port", "the ports are free", when=lambda host: bool(wanted_ports(host)))
+@check("preflight.port", when=lambda host: bool(wanted_ports(host)))
 def ports(host: HostFacts) -> Iterator[Finding]:
-    """Nobody listens on a port that the plan's processes on this host will take."""
+    """The ports are free."""
     seen, capture = host.look(probes.LISTENING)
     if seen.value is None:
         fix = host.paste("sudo", "apt-get", "install", "iproute2") if seen.absent else None
@@ -57,9 +57,9 @@ def _port(host: HostFacts, name: str, port: int, listeners: list[probes.Listener
     return failed(capture, told, cause=cause, fix=fix + end)
 
 
-@check("preflight.memory", "the memory that the engine claims is free", cost="one to three commands")
+@check("preflight.memory", cost="one to three commands")
 def memory(host: HostFacts) -> Finding | Iterable[Finding]:
-    """The memory that the engine will claim is free now."""
+    """The memory that the engine claims is free."""
     if not host.cuda:
         return _processor_memory(host)
     return _unified_memory(host) if any(gpu.unified_memory for gpu in host.gpus) else _gpu_memory(host)
@@ -158,9 +158,9 @@ def model_folder(host: HostFacts) -> str | None:
     return folder if folder.startswith("/") else None
 
 
-@check("preflight.disk", "the disk has room", cost="one to three commands")
+@check("preflight.disk", cost="one to three commands")
 def disk(host: HostFacts) -> Finding:
-    """There is room for the model where it is missing, and for logs and caches."""
+    """The disk has room."""
     seen, capture = _free(host)
     if seen.value is None:
         return unreadable(capture, seen.why)

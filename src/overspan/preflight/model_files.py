@@ -42,9 +42,9 @@ def from_hub(host: HostFacts) -> bool:
     return is_id and recipe.package is None and model_folder(host) is None
 
 
-@check("preflight.hub", "the hub gives the model to this host and token", when=from_hub, cost="one or two commands")
+@check("preflight.hub", when=from_hub, cost="one or two commands")
 def gives_model(host: HostFacts) -> Finding:
-    """The hub gives this model to this host with this token; or the host has it already.
+    """The hub gives the model to this host and token. Or the host has it already.
 
     A warning and no more: what this host lacks, `up` brings from the machine that it is called on.
     """
@@ -90,13 +90,9 @@ def _answer(host: HostFacts, code: str, capture: Capture, with_token: bool) -> F
     return failed(capture, said, cause=cause, fix=fix, severity="warning")
 
 
-@check(
-    "preflight.cache",
-    "the model cache may be written",
-    when=lambda host: not host.docker and bool(host.entry.model_cache),
-)
+@check("preflight.cache", when=lambda host: not host.docker and bool(host.entry.model_cache))
 def cache_writable(host: HostFacts) -> Finding:
-    """The engine's user may write the model cache: locks and references go there even where the model is complete."""
+    """The model cache may be written. Locks and references go there even where the model is complete."""
     folder = host.entry.model_cache or ""
     _, capture = host.look(Fact("cache", ["test", "-w", folder], str))
     if capture.code == 0:
@@ -119,13 +115,9 @@ def parse_listing(text: str) -> dict[str, int]:
     return found
 
 
-@check(
-    "preflight.weights",
-    "no weight file of the head is missing or a Git LFS pointer",
-    when=lambda host: host.is_head and model_folder(host) is not None,
-)
+@check("preflight.weights", when=lambda host: host.is_head and model_folder(host) is not None)
 def whole_weights(host: HostFacts) -> Finding:
-    """No weight file is a Git LFS pointer, and of those that are numbered none is missing."""
+    """No weight file of the head is missing or a Git LFS pointer."""
     folder = model_folder(host)
     if folder is None:
         return not_asked("the model has no folder")
@@ -164,9 +156,9 @@ NAMED: Final = 6
 _COMPARE_COST: Final = "one command; the first time each file is read once there, at some GB/s, and remembered"
 
 
-@group_check("preflight.model", "every host has the same model files", when=OVER_HOSTS, cost=_COMPARE_COST)
+@group_check("preflight.model", when=OVER_HOSTS, cost=_COMPARE_COST)
 def same_files(hosts: Sequence[HostFacts]) -> Iterator[tuple[str, Finding]]:
-    """Each host's folder, by content, against that of the first host which has one."""
+    """Every host has the same model files. By content, against the first host which has the folder."""
     folder = model_folder(hosts[0])
     if folder is None:
         why = f"no folder is known for {hosts[0].plan.recipe.model}: each host takes it from the hub by its id"

@@ -44,13 +44,9 @@ def ipv4(gid: str) -> str | None:
     return ".".join(str(int(digits[at : at + 2], 16)) for at in range(0, 8, 2))
 
 
-@check(
-    "preflight.gid",
-    "each RDMA device has a RoCE v2 GID with an IPv4 address",
-    when=lambda host: host.cuda and rdma_over_hosts(host),
-)
+@check("preflight.gid", when=lambda host: host.cuda and rdma_over_hosts(host))
 def gids(host: HostFacts) -> list[Finding]:
-    """Each RDMA device of RoCE has a v2 GID with an IPv4 address, at the index that NCCL is told if it is told one."""
+    """Each RDMA device has a RoCE v2 GID with an IPv4 address. At the index that NCCL is told, if it is told one."""
     names = [name.removeprefix("=").split(":")[0] for name in wanted_hcas(host)]
     names = [name for name in names if re.fullmatch(r"\w[\w-]*", name)]
     places = [f"{_ROOT}/{name}/ports/1/{part}" for name in names for part in ("gid_attrs/types", "gids")]
@@ -82,14 +78,9 @@ def without_interface(host: HostFacts) -> bool:
     return host.several and any(not spec.env.get("GLOO_SOCKET_IFNAME") for spec in host.specs)
 
 
-@check(
-    "preflight.hostname",
-    "where Gloo is told no interface: the host's name is not a loopback address",
-    when=without_interface,
-    cost="two commands",
-)
+@check("preflight.hostname", when=without_interface, cost="two commands")
 def own_name(host: HostFacts) -> Finding:
-    """The host's own name is not an address that only it can reach."""
+    """Where Gloo is told no interface: the host's name is not a loopback address."""
     name, _ = host.read(Fact("hostname", ["hostname"], str.strip))
     seen, capture = host.look(Fact("own_name", ["getent", "hosts", name], str.split))
     if not seen.value:
@@ -103,7 +94,7 @@ def own_name(host: HostFacts) -> Finding:
     return failed(capture, f"{name} is {address}", cause=cause, fix=fix)
 
 
-@group_check("preflight.clock", "the hosts' clocks agree", when=OVER_HOSTS)
+@group_check("preflight.clock", when=OVER_HOSTS)
 def clocks(hosts: Sequence[HostFacts]) -> Iterator[tuple[str, Finding]]:
     """The hosts' clocks agree."""
     asked = side_by_side(hosts, _ahead_s)
@@ -133,13 +124,10 @@ def _number(text: str) -> float:
     return float(text)
 
 
-@check(
-    "preflight.removeipc",
-    "without containers, over ssh: shared memory outlives the session",
-    when=lambda host: not host.docker and host.entry.ssh is not None,
-)
+@check("preflight.removeipc", when=lambda host: not host.docker and host.entry.ssh is not None)
 def keeps_ipc(host: HostFacts) -> Finding:
-    """systemd does not remove the shared memory of a user whose last session ends: processes lose it while they run."""
+    """Without containers, over ssh: shared memory outlives the session. systemd removes that of a user whose
+    last session ends, and processes lose it while they run."""
     user, capture = host.look(Fact("uid", ["id", "-u"], _number))
     if user.value is not None and user.value < SYSTEM_USERS:
         return passed(capture, "a system user keeps its shared memory")

@@ -17,9 +17,9 @@ MNNVL_KINDS: Final = ("gb200", "gb300")
 """GPUs whose NVLink goes over hosts. Source: docs.nvidia.com, GB200 and GB300 NVL72."""
 
 
-@group_check("preflight.host_ip", "VLLM_HOST_IP is each host's own", when=OVER_HOSTS, cost=NOTHING)
+@group_check("preflight.host_ip", when=OVER_HOSTS, cost=NOTHING)
 def own_addresses(hosts: Sequence[HostFacts]) -> Iterator[tuple[str, Finding]]:
-    """VLLM_HOST_IP is each host's own: one value in a shared environment makes vLLM count too few nodes."""
+    """VLLM_HOST_IP is each host's own. One value in a shared environment makes vLLM count too few nodes."""
     values = {host.name: host.setting("VLLM_HOST_IP") for host in hosts}
     for name, mine in values.items():
         alike = [other for other, theirs in values.items() if name != other and set(mine) & set(theirs)]
@@ -34,12 +34,12 @@ def own_addresses(hosts: Sequence[HostFacts]) -> Iterator[tuple[str, Finding]]:
 
 @check(
     "preflight.ray_memory",
-    "Ray's memory monitor is off on unified memory",
     when=lambda host: bool(host.setting(RAY_MONITOR)) and any(gpu.unified_memory for gpu in host.gpus),
     cost=NOTHING,
 )
 def ray_memory_monitor(host: HostFacts) -> Finding:
-    """On unified memory Ray's memory monitor takes the GPU's share for the process's own and kills the worker."""
+    """Ray's memory monitor is off on unified memory. There it takes the GPU's share for the process's own and
+    kills the worker."""
     values = host.setting(RAY_MONITOR)
     if not values:
         return not_asked("no process of Ray is planned here")
@@ -52,12 +52,11 @@ def ray_memory_monitor(host: HostFacts) -> Finding:
 
 @check(
     "preflight.native_version",
-    "without Ray: the engine waits for workers of other hosts",
     when=lambda host: host.several and host.is_head and host.engine.waits_for_hosts_since is not None,
     cost=NOTHING,
 )
 def native_version(host: HostFacts) -> Finding:
-    """The engine is new enough to run over several hosts without Ray."""
+    """Without Ray: the engine waits for workers of other hosts."""
     since, version = host.engine.waits_for_hosts_since, version_of(host.plan.engine.version)
     if since is None or version is None:
         return not_asked("the plan does not know the engine's version")
@@ -75,14 +74,10 @@ def tp_over_nvlink_hosts(host: HostFacts) -> bool:
     return spans and any(gpu.kind.lower().startswith(MNNVL_KINDS) for gpu in host.gpus)
 
 
-@check(
-    "preflight.all_reduce",
-    "vLLM's own all-reduce is off where TP spans hosts of one NVLink domain",
-    when=tp_over_nvlink_hosts,
-    cost=NOTHING,
-)
+@check("preflight.all_reduce", when=tp_over_nvlink_hosts, cost=NOTHING)
 def custom_all_reduce(host: HostFacts) -> Finding:
-    """vLLM takes hosts that share NVLink for one and opens CUDA IPC handles between them."""
+    """vLLM's own all-reduce is off where TP spans hosts of one NVLink domain. vLLM takes such hosts for one and
+    opens CUDA IPC handles between them."""
     if host.plan.recipe.engine_args.get("disable_custom_all_reduce") is True:
         return passed(None, "disable_custom_all_reduce")
     cause = "TP spans hosts of one NVLink domain: vLLM's own all-reduce dies there with 'invalid resource handle'"

@@ -41,11 +41,10 @@ def parse_versions(text: str) -> Versions:
 
 @group_check(
     "preflight.engine_version",
-    "every host has the same engine",
     when=lambda host: host.several and (not host.docker or host.plan.engine.environment is not None),
 )
 def same_engine(hosts: Sequence[HostFacts]) -> Iterator[tuple[str, Finding]]:
-    """The version on each host, against the first that tells one."""
+    """Every host has the same engine. Against the first host that tells one."""
     environment, names = hosts[0].plan.engine.environment, hosts[0].engine.distributions
     if environment is None or not names:
         yield hosts[0].name, not_asked("the plan names no environment of the engine")
