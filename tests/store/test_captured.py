@@ -50,12 +50,12 @@ def test_every_document_of_a_run_is_read() -> None:
 
 def test_every_document_of_a_sweep_is_read() -> None:
     sweep = open_sweep("mini")
-    assert [(result.point.id, result.state) for result in sweep.current()] == [
+    assert [(result.point.id, result.state) for result in sweep.measured().ended] == [
         ("short/tp1/c1", "ok"),
         ("short/tp1/c2", "ok"),
     ]
     assert [point.id for point in sweep.points()] == ["short/tp1/c1", "short/tp1/c2"]
-    assert sweep.points() == [result.point for result in sweep.current()]
+    assert sweep.points() == [result.point for result in sweep.measured().ended]
     assert sweep.journal()
 
 

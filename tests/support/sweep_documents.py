@@ -7,7 +7,7 @@ from typing import Any
 from overspan.schema.point import Point, Result
 from overspan.schema.workload import BenchPoint, Distribution, RequestCounts
 from overspan.sweep.expand import matrix_of
-from overspan.sweep.page import SweepDocuments
+from overspan.sweep.folder import MeasuredSweep
 from overspan.sweep.results import derive
 
 
@@ -44,9 +44,9 @@ def result(point: Point, **fields: Any) -> Result:
     return Result(point=point, **known)
 
 
-def a_sweep(failed: int = 1, missing: int = 1, reason: str = "3 of 40 requests failed (timeout 3)") -> SweepDocuments:
+def a_sweep(failed: int = 1, missing: int = 1, reason: str = "3 of 40 requests failed (timeout 3)") -> MeasuredSweep:
     """The 1k1k ladder: the first points failed, the last are missing."""
     points = matrix_of("m3-gb200-1k1k", None, to_start=False).points
     ended = [*(result(point, state="failed", reason=reason) for point in points[:failed])]
     ended += [result(point) for point in points[failed : len(points) - missing]]
-    return SweepDocuments("m3-gb200-1k1k-20261122-200000-abcd", points, {each.point.id: each for each in ended})
+    return MeasuredSweep("m3-gb200-1k1k-20261122-200000-abcd", points, {each.point.id: each for each in ended})

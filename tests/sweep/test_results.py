@@ -11,8 +11,7 @@ from overspan.schema.finding import Finding
 from overspan.schema.point import Result
 from overspan.schema.sweep import Constraints
 from overspan.schema.workload import RequestCounts
-from overspan.sweep.folder import SweepFolder, read_results
-from overspan.sweep.page import SweepDocuments
+from overspan.sweep.folder import MeasuredSweep, SweepFolder, read_results
 from overspan.sweep.results import as_csv, derive, rows, why_not
 from support.sweep_documents import a_sweep, measured
 
@@ -97,7 +96,7 @@ def test_other_line_ends_in_a_reason_end_no_line(tmp_path: Path) -> None:
 
 
 def test_half_a_line_is_no_result_and_damage_in_the_middle_is_told(tmp_path: Path) -> None:
-    ladder: SweepDocuments = a_sweep(failed=1, missing=0)
+    ladder: MeasuredSweep = a_sweep(failed=1, missing=0)
     folder = SweepFolder(tmp_path)
     for result in ladder.ended:
         folder.add(result)
@@ -105,8 +104,8 @@ def test_half_a_line_is_no_result_and_damage_in_the_middle_is_told(tmp_path: Pat
     whole = file.read_bytes()
     file.write_bytes(whole[:-10])
     assert len(folder.results()) == 14
-    states = folder.state_of(list(ladder.points))
-    assert [state for state, _ in states.values()] == ["failed", *["ok"] * 13, "missing"]
+    measured = folder.measured(ladder.points)
+    assert [measured.state(point) for point in ladder.points] == ["failed", *["ok"] * 13, "missing"]
     file.write_bytes(whole.replace(b'"state"', b'"sttate"', 1))
     with pytest.raises(RunDamaged, match=r"results.jsonl, line 1 is no result"):
         read_results(file)

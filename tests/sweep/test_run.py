@@ -105,7 +105,7 @@ def test_what_is_no_longer_planned_is_neither_exported_nor_compared(shell: Shell
         file = a_sweep(shell, GOOD, token_s=token_s)
         assert shell.run("sweep", str(file), "--json").returncode == 0
     assert len(folder().results()) == 4
-    assert [result.point.recipe_hash for result in folder().current()] == [
+    assert [result.point.recipe_hash for result in folder().measured().ended] == [
         result.point.recipe_hash for result in folder().results()[2:]
     ]
     out = shell.home / "points.csv"

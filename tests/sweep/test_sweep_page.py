@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from overspan.schema.statistics import pareto_front
 from overspan.sweep.figures import charts, drawn_of, styles_of
+from overspan.sweep.folder import MeasuredSweep
 from overspan.sweep.labels import places
-from overspan.sweep.page import SweepDocuments, headline, render_sweep
+from overspan.sweep.page import headline, render_sweep
 from support.browser import needs_chromium, visit
 from support.sweep_documents import a_sweep, result
 
@@ -108,7 +109,7 @@ def test_untrusted_text_is_inert(tmp_path: Path) -> None:
     sweep = a_sweep()
     evil = sweep.points[2].with_(model=EVIL, notes=[EVIL], image=EVIL, deployment=EVIL)
     ended = result(evil, state="failed", reason=EVIL)
-    documents = SweepDocuments(EVIL, [evil, *sweep.points[3:]], {**sweep.results, evil.id: ended})
+    documents = MeasuredSweep(EVIL, [evil, *sweep.points[3:]], {**sweep.results, evil.id: ended})
     (tmp_path / "evil.html").write_text(render_sweep(documents), encoding="utf-8")
     seen = visit(tmp_path / "evil.html")
     assert 'id="chart-pareto"' in seen.dom
@@ -133,7 +134,7 @@ def test_colours_of_the_legend_are_those_of_the_charts() -> None:
     sweep = a_sweep()
     (first, *others) = sweep.points
     failed = result(first.with_(name="hurried"), state="failed", reason="late", measured=None, derived={})
-    page = SweepDocuments("ladder", [failed.point, *others], {failed.point.id: failed, **sweep.results})
+    page = MeasuredSweep("ladder", [failed.point, *others], {failed.point.id: failed, **sweep.results})
     drawn = {trace["name"]: trace["line"]["color"] for trace in charts(drawn_of(page.ended))["pareto"]["data"]}
     shown = re.search(r'<ul class="legend".*?</ul>', render_sweep(page), re.DOTALL)
     assert shown
@@ -145,6 +146,6 @@ def test_colours_of_the_legend_are_those_of_the_charts() -> None:
 def test_the_headline_names_one_topology_once_and_a_folder_by_its_name() -> None:
     sweep = a_sweep(failed=0, missing=14)
     alone = [point.with_(model="/models/some/minimax") for point in sweep.points[:1]]
-    said = headline(SweepDocuments("m3", alone, {alone[0].id: result(alone[0])}))
+    said = headline(MeasuredSweep("m3", alone, {alone[0].id: result(alone[0])}))
     assert said.startswith("minimax: of 1 point, 1P1D DEP4->TEP8 gave the most, ")
     assert said.count("1P1D") == 1

@@ -18,7 +18,7 @@ from overspan.sweep.results import as_csv, write_parquet
 @click.option("--out", required=True, type=NEW_FILE, help="A .csv or .parquet file.")
 def export(sweep: str, out: Path) -> None:
     """Write the results of SWEEP as a table with one row for each point. The ending of --out chooses the format."""
-    results = open_sweep(sweep).current()
+    results = open_sweep(sweep).measured().ended
     if out.suffix == ".csv":
         write_whole(out, as_csv(results))
     elif out.suffix == ".parquet":

@@ -15,8 +15,8 @@ from overspan.report.documents import Curve
 from overspan.schema.errors import InputError, UnknownName
 from overspan.store.files import write_whole
 from overspan.store.run_folder import RunFolder, all_runs, open_run
-from overspan.sweep.folder import open_sweep
-from overspan.sweep.page import SweepDocuments, render_sweep
+from overspan.sweep.folder import MeasuredSweep, open_sweep
+from overspan.sweep.page import render_sweep
 
 FILE_NAME = "report.html"
 
@@ -51,7 +51,7 @@ def _write(page: str, out: Path, names: list[str], *, as_json: bool) -> None:
         click.echo(str(target))
 
 
-def _sweep(names: tuple[str, ...]) -> tuple[Path, SweepDocuments] | None:
+def _sweep(names: tuple[str, ...]) -> tuple[Path, MeasuredSweep] | None:
     """The folder and documents of a sweep, where one name is given and is a sweep's and no run's."""
     if len(names) != 1 or any(names[0] in (run.id, run.name) for run in all_runs()):
         return None
@@ -59,9 +59,7 @@ def _sweep(names: tuple[str, ...]) -> tuple[Path, SweepDocuments] | None:
         folder = open_sweep(names[0])
     except UnknownName:
         return None
-    points, latest = folder.points(), folder.latest()
-    ended = {point.id: latest[key] for point in points if (key := (point.id, point.recipe_hash)) in latest}
-    return folder.path, SweepDocuments(folder.id, points, ended)
+    return folder.path, folder.measured()
 
 
 def _documents(run: RunFolder) -> RunDocuments:

@@ -12,7 +12,7 @@ from overspan.cli.options import AS_JSON
 from overspan.cli.output import Ticker, document, interruptible, say, table
 from overspan.schema.point import Point, PointRole
 from overspan.sweep.expand import SweepMatrix, matrix_of
-from overspan.sweep.folder import SweepFolder, newest
+from overspan.sweep.folder import MeasuredSweep, SweepFolder, newest
 from overspan.sweep.only import chosen
 
 
@@ -78,30 +78,33 @@ def _measure(
 
 def _show_end(matrix: SweepMatrix, points: list[Point], folder: SweepFolder, *, as_json: bool) -> int:
     """Every planned point: ok, failed or missing."""
-    states, latest = folder.state_of(matrix.points), folder.latest()
-    counts = Counter(state for state, _ in states.values())
-    rows: list[dict[str, Any]] = []
-    for point in matrix.points:
-        state, reason = states[point.id]
-        result = latest.get((point.id, point.recipe_hash))
-        derived = result.derived.model_dump(mode="json") if result and result.derived else {}
-        rows.append({"id": point.id, "state": state, "reason": reason, **derived})
+    measured = folder.measured(matrix.points)
+    counts = Counter(measured.state(point) for point in matrix.points)
     if as_json:
+        rows = [_end_document(point, measured) for point in matrix.points]
         document({"sweep": folder.id, "folder": str(folder.path), "counts": dict(counts), "points": rows})
     else:
         click.echo(table(["point", "state", "users", "TTFT ms", "TPOT ms", "out tok/s", "reason"],
-                         [_end_row(point, states[point.id], latest) for point in matrix.points]))  # fmt: skip
+                         [_end_row(point, measured) for point in matrix.points]))  # fmt: skip
         click.echo(f"{counts['ok']} ok, {counts['failed']} failed, {counts['missing']} missing: {folder.path}")
         say(f"next: overspan report {folder.id} | export {folder.id} --out points.csv")
-    return 0 if all(states[point.id][0] == "ok" for point in points) else 1
+    return 0 if all(measured.state(point) == "ok" for point in points) else 1
 
 
-def _end_row(point: Point, ended: tuple[str, str], latest: dict[Any, Any]) -> list[str]:
-    result = latest.get((point.id, point.recipe_hash))
+def _end_document(point: Point, measured: MeasuredSweep) -> dict[str, Any]:
+    result = measured.results.get(point.id)
+    reason = result.reason if result else "not measured"
+    derived = result.derived.model_dump(mode="json") if result and result.derived else {}
+    return {"id": point.id, "state": measured.state(point), "reason": reason, **derived}
+
+
+def _end_row(point: Point, measured: MeasuredSweep) -> list[str]:
+    result = measured.results.get(point.id)
     seen = result.measured if result else None
     numbers = [seen.ttft_ms.p50, seen.tpot_ms.p50, seen.output_tokens_per_s] if seen else [None, None, None]
     shown = ["-" if value is None else f"{value:.1f}" for value in numbers]
-    return [point.id, ended[0], str(point.concurrency), *shown, ended[1].splitlines()[0] if ended[1] else ""]
+    reason = next(iter(result.reason.splitlines()), "") if result else "not measured"
+    return [point.id, measured.state(point), str(point.concurrency), *shown, reason]
 
 
 def _show_plan(matrix: SweepMatrix, points: list[Point], *, as_json: bool) -> None:

@@ -81,7 +81,7 @@ def requests_of(which: str) -> Measured:
     except UnknownName:
         return _of_run(which)
     # Numbers of points that are not ok are not compared.
-    ok = [result.point for result in sweep.current() if result.state == "ok"]
+    ok = [result.point for result in sweep.measured().ended if result.state == "ok"]
     files = {point.id: sweep.requests(point) / f"requests-{point.concurrency}.jsonl" for point in ok}
     return _measured(sweep.id, {point: path for point, path in files.items() if path.exists()})
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,30 @@ POINTS = "points.jsonl"
 def sweeps_dir() -> Path:
     """One folder a sweep that was run."""
     return state_dir() / "sweeps"
+
+
+@dataclass(frozen=True)
+class MeasuredSweep:
+    """Points with what came of them. A point without a result of its own recipe is missing.
+
+    Args:
+        name: of the running.
+        points: every planned point.
+        results: the last of each point that ended, by its id.
+    """
+
+    name: str
+    points: Sequence[Point]
+    results: Mapping[str, Result]
+
+    @property
+    def ended(self) -> list[Result]:
+        """Results in the order of the points."""
+        return [self.results[point.id] for point in self.points if point.id in self.results]
+
+    def state(self, point: Point) -> PointState:
+        """`ok`, `failed` or `missing`."""
+        return self.results[point.id].state if point.id in self.results else "missing"
 
 
 class SweepFolder(DatedFolder):
@@ -98,24 +123,12 @@ class SweepFolder(DatedFolder):
         """What was planned when the sweep was last run."""
         return [Point.model_validate_json(line) for line in jsonl.lines(self.path / POINTS)]
 
-    def latest(self) -> dict[tuple[str, str], Result]:
-        """The last result of each point, by its id and recipe hash."""
-        return {(result.point.id, result.point.recipe_hash): result for result in self.results()}
-
-    def current(self) -> list[Result]:
-        """The last result of each point as it is planned now, in the plan's order."""
-        latest = self.latest()
-        keys = ((point.id, point.recipe_hash) for point in self.points())
-        return [latest[key] for key in keys if key in latest]
-
-    def state_of(self, points: list[Point]) -> dict[str, tuple[PointState, str]]:
-        """Each point's state and reason: one without a result of its own recipe is missing."""
-        latest = self.latest()
-        found: dict[str, tuple[PointState, str]] = {}
-        for point in points:
-            result = latest.get((point.id, point.recipe_hash))
-            found[point.id] = (result.state, result.reason) if result else ("missing", "not measured")
-        return found
+    def measured(self, points: Sequence[Point] | None = None) -> MeasuredSweep:
+        """What of these points is measured; without any, of those that were planned when the sweep was last run."""
+        latest = {(result.point.id, result.point.recipe_hash): result for result in self.results()}
+        planned = self.points() if points is None else points
+        found = {point.id: latest.get((point.id, point.recipe_hash)) for point in planned}
+        return MeasuredSweep(self.id, planned, {id: result for id, result in found.items() if result is not None})
 
 
 def read_results(path: Path) -> list[Result]:

@@ -3,43 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from overspan.report.page import render_page
 from overspan.report.text import column, figure, number
 from overspan.report.view import Tile
-from overspan.schema.point import Point, Result
+from overspan.schema.point import Point
 from overspan.schema.units import count
 from overspan.sweep.figures import Drawn, charts, drawn_of, styles_of, unit_of, views
+from overspan.sweep.folder import MeasuredSweep
 
 
-@dataclass(frozen=True)
-class SweepDocuments:
-    """What a sweep's page is made from.
-
-    Args:
-        name: of the running.
-        points: every planned point.
-        results: the last of each point that ended, by its id.
-    """
-
-    name: str
-    points: Sequence[Point]
-    results: Mapping[str, Result]
-
-    @property
-    def ended(self) -> list[Result]:
-        """Results in the order of the points."""
-        return [self.results[point.id] for point in self.points if point.id in self.results]
-
-    def state(self, point: Point) -> str:
-        """`ok`, `failed` or `missing`."""
-        return self.results[point.id].state if point.id in self.results else "missing"
-
-
-def render_sweep(sweep: SweepDocuments) -> str:
+def render_sweep(sweep: MeasuredSweep) -> str:
     """The page as one self-contained HTML file."""
     drawn = drawn_of(sweep.ended)
     unit = unit_of(drawn)
@@ -62,7 +38,7 @@ def render_sweep(sweep: SweepDocuments) -> str:
     )
 
 
-def headline(sweep: SweepDocuments) -> str:
+def headline(sweep: MeasuredSweep) -> str:
     """The sweep in one sentence."""
     planned, model = count(len(sweep.points), "point"), _model_name(sweep.points[0].model)
     ok = [(rate, each) for each in drawn_of(sweep.ended) if each.result.state == "ok" and (rate := _rate(each))]
@@ -91,7 +67,7 @@ def _model_name(model: str) -> str:
     return Path(model).name if model.startswith(("/", "./", "../", "~")) else model
 
 
-def tiles(sweep: SweepDocuments) -> list[Tile]:
+def tiles(sweep: MeasuredSweep) -> list[Tile]:
     """How many points ended how."""
     counts = Counter(sweep.state(point) for point in sweep.points)
     planned = sum(result.measured.requests.planned for result in sweep.ended if result.measured)
@@ -121,7 +97,7 @@ class PointRow:
     remark: str
 
 
-def rows(sweep: SweepDocuments) -> list[PointRow]:
+def rows(sweep: MeasuredSweep) -> list[PointRow]:
     """A row a planned point, its columns lined up."""
     every = zip(*(_values(sweep, point) for point in sweep.points), strict=True)
     columns = [_column(list(values)) for values in every]
@@ -144,7 +120,7 @@ def _column(values: list[float | None]) -> list[str]:
     return column(values)
 
 
-def _values(sweep: SweepDocuments, point: Point) -> list[float | None]:
+def _values(sweep: MeasuredSweep, point: Point) -> list[float | None]:
     result = sweep.results.get(point.id)
     seen, derived = (result.measured, result.derived) if result else (None, None)
     known: list[float | None] = [point.concurrency, point.nodes, point.gpus_used or None, point.gpus_reserved or None]
@@ -166,7 +142,7 @@ def _values(sweep: SweepDocuments, point: Point) -> list[float | None]:
     ]
 
 
-def _remark(sweep: SweepDocuments, point: Point) -> str:
+def _remark(sweep: MeasuredSweep, point: Point) -> str:
     result = sweep.results.get(point.id)
     if result is None:
         return "; ".join(point.notes)

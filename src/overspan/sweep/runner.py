@@ -60,13 +60,12 @@ def run_sweep(
         told: who hears of it.
         retry_failed: measure those that failed once more.
     """
-    wanted = {point.id for point in points}
     require_startable(matrix, points)
-    done = {key for key, result in folder.latest().items() if result.state == "ok" or not retry_failed}
+    results = folder.measured(matrix.points).results
+    done = {id for id, result in results.items() if result.state == "ok" or not retry_failed}
+    wanted = {point.id for point in points} - done
     for deployment in matrix.deployments:
-        todo = [
-            point for point in deployment.points if point.id in wanted and (point.id, point.recipe_hash) not in done
-        ]
+        todo = [point for point in deployment.points if point.id in wanted]
         if todo:
             _Serving(matrix, deployment, folder, told).measure(todo)
 
