@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from overspan.planner.fleet import Load, Outcome, Unit, simulate
+from overspan.planner.fleet import Arrivals, Outcome, Unit, simulate
 from overspan.schema.slo import Slo
 
 # Seeds are fixed, so nothing is left to chance; the limits are three times what eight other seeds scattered by.
@@ -12,7 +12,7 @@ MANY = 8_000
 
 
 def run(unit: Unit, rate: float, tokens: float = 100.0, units: int = 1, **load: object) -> Outcome:
-    asked = Load.model_validate(
+    asked = Arrivals.model_validate(
         {"rate_per_s": rate, "requests": MANY, "output_tokens": tokens, "seed": 1, "warm_up": 0.1, **load}
     )
     return simulate(unit, units, asked)
@@ -82,7 +82,7 @@ def test_too_many_requests_are_told_as_such() -> None:
 
 def test_limits_and_seeds() -> None:
     unit = Unit(slots=4, step_s=[0.01], gpus=1)
-    load = Load(rate_per_s=2.4, requests=6_000, output_tokens=100, exponential=True, seed=3)
+    load = Arrivals(rate_per_s=2.4, requests=6_000, output_tokens=100, exponential=True, seed=3)
     free, bound = simulate(unit, 1, load), simulate(unit, 1, load, Slo(ttft_ms=1.0))
     assert free.attainment == 1.0
     assert free.ttft_ms == bound.ttft_ms

@@ -16,7 +16,7 @@ MODEL = "llama-3.3-70b"
 
 def found(**asked: Any) -> dict[str, Any]:
     base = {"name": MODEL, "gpu": "h200", "fleet": 64, "topology": "tp8", "isl": 512, "osl": 128, "slo": "ttft=2000"}
-    return scale.scale(scale.Asked.model_validate({**base, **asked}))
+    return scale.scale(scale.FleetQuestion(**{**base, **asked})).as_json()
 
 
 def test_a_nearly_idle_fleet_gives_what_one_user_is_promised() -> None:

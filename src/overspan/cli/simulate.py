@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import click
 
@@ -33,7 +34,7 @@ from overspan.cli.options import AS_JSON, POSITIVE, SET, Finite
 @click.option("--seed", type=int, default=0, help="Seed of the arrivals.")
 @SET
 @AS_JSON
-def simulate(model: str, *, as_json: bool, **asked: object) -> None:
+def simulate(model: str, *, as_json: bool, **asked: Any) -> None:
     """Simulate a fleet that serves MODEL. Each request is followed from its arrival to its last token.
 
     Requests arrive as a Poisson process. The planner gives the times of prompts and steps. The result: the share of
@@ -41,5 +42,5 @@ def simulate(model: str, *, as_json: bool, **asked: object) -> None:
     """
     from overspan.planner import scale
 
-    found = scale.scale(scale.Asked.model_validate({"name": model, **asked}))
-    click.echo(json.dumps(found, indent=1) if as_json else scale.as_text(found))
+    found = scale.scale(scale.FleetQuestion(model, **asked))
+    click.echo(json.dumps(found.as_json(), indent=1) if as_json else found.as_text())

@@ -46,7 +46,7 @@ class Unit(Frozen):
         return self.step_s[min(held, len(self.step_s)) - 1]
 
 
-class Load(Frozen):
+class Arrivals(Frozen):
     """Requests that come by themselves, whatever the fleet does (an open loop)."""
 
     rate_per_s: float = Field(gt=0)
@@ -135,7 +135,7 @@ class _Worker:
 class _Fleet:
     """All units of a simulation, and the stamps of every request."""
 
-    def __init__(self, unit: Unit, units: int, load: Load) -> None:
+    def __init__(self, unit: Unit, units: int, load: Arrivals) -> None:
         import simpy
 
         self.env = simpy.Environment()
@@ -210,7 +210,7 @@ class _Fleet:
             self.finished.succeed()
 
 
-def simulate(unit: Unit, units: int, load: Load, limits: Slo | None = None) -> Outcome:
+def simulate(unit: Unit, units: int, load: Arrivals, limits: Slo | None = None) -> Outcome:
     """Follow every request of a load through a fleet.
 
     Args:

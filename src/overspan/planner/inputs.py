@@ -145,12 +145,3 @@ def usual_demand(recipe: Recipe, model: ModelSpec) -> Demand:
     context = memory.tokens_of(recipe.engine_args.get("max_model_len"), model.max_context or 4096)
     half = max(1, min(1024, context // 2))
     return Demand(isl=half, osl=half, concurrency=1)
-
-
-def gpus_per_host(kind: str) -> int:
-    """GPUs of one host of a kind.
-
-    Raises:
-        UnknownName: no such kind of hardware.
-    """
-    return hardware.find(kind).gpus_per_host
