@@ -13,7 +13,7 @@ SIDE = Side(layout=Layout(), prompt_ms=100.0, capacity=1000.0)
 
 
 def meet(x: int, users: int, osl: float = 100, step_ms: float = 10.0) -> disagg.Disaggregated:
-    return _meet(SIDE, x, SIDE, 1, step_ms=step_ms, demand=Demand(isl=100, osl=osl, concurrency=users), limits=Slo())
+    return _meet((SIDE, x), (SIDE.layout, 1), step_ms, Demand(isl=100, osl=osl, concurrency=users), Slo())
 
 
 def test_one_user_never_waits() -> None:
@@ -61,4 +61,4 @@ def test_ranked_within_the_machines_and_the_limits() -> None:
     assert "->" in answer.as_text(found)
     recipe, model = inputs.resolve("minimax-m2.5", question.settings)
     with pytest.raises(InputError, match="side by side"):
-        disagg.rank_disaggregated(model, recipe, inputs.what_if("b200", 1, 1), question.demand or Demand())
+        disagg.rank_disaggregated(model, recipe, inputs.what_if("b200", 1, 1), question.demand or Demand(), slo=Slo())

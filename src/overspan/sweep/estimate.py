@@ -51,14 +51,7 @@ def estimate(
 
 
 def _apart(model: ModelSpec, recipe: Recipe, topology: Topology, inventory: Inventory, demand: Demand) -> Estimate:
-    prefill, decode = topology.roles
-    seen = disagg.predict_pair(
-        model,
-        (recipe.for_role(prefill), recipe.for_role(decode)),
-        inventory,
-        demand,
-        pair=((prefill.workers, prefill.layout), (decode.workers, decode.layout)),
-    )
+    seen = disagg.predict_topology(model, recipe, topology, inventory, demand)
     return _rounded(seen, prefill_busy=round(seen.prefill_busy, 3), basis="extrapolated")
 
 
