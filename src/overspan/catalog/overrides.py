@@ -26,26 +26,10 @@ ALIASES: Final = {
     "tensor_parallel": "layout.tp",
     **{degree: f"layout.{degree}" for degree in DEGREES},
 }
-# A site's matters stand in the inventory, never in a recipe.
-_SITE: Final = {
-    "head_ip": "hosts[0].fabric.address",
-    "worker_ip": "hosts[1].fabric.address",
-    "remote_user": "hosts[1].ssh.user",
-    "hf_cache": "model_cache of each host",
-    "nccl_if": "fabric.interface of each host",
-    "gloo_if": "fabric.interface of each host",
-    "nccl_ib_hca": "fabric.hcas of each host",
-}
 _FIXED: Final = ("variants", "locked", "name")
 _TEXT_FIELDS: Final = (
-    "model",
-    "image",
-    "revision",
-    "served_model_name",
-    "description",
-    "source",
-    "engine_version",
-    "host",
+    *("model", "image", "revision", "served_model_name"),
+    *("description", "source", "engine_version", "host"),
 )
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -62,17 +46,16 @@ def apply(recipe: Recipe, settings: Iterable[str]) -> Recipe:
         RecipeError: a value of the wrong type or out of range, with what is allowed.
     """
     pairs = [_split(setting) for setting in settings]
-    for _, value in (pair for pair in pairs if _fold(pair[0]) == "variant"):
-        recipe = with_variant(recipe, value)
+    first = ("variant", "engine")  # the others are checked as arguments of the engine
     degrees: list[tuple[str, str, str]] = []
-    others = [pair for pair in pairs if _fold(pair[0]) != "variant"]
-    # The engine first: the others are checked as arguments of it.
-    for name, value in sorted(others, key=lambda pair: _fold(pair[0]) != "engine"):
-        path = _path(name)
-        if path.partition(".")[0] == "layout":
-            degrees.append((path.partition(".")[2], value, f"--set {name}={value}"))
+    for name, value in sorted(pairs, key=lambda pair: first.index(_fold(pair[0])) if _fold(pair[0]) in first else 2):
+        where, path = f"--set {name}={value}", _path(name)
+        if path == "variant":
+            recipe = with_variant(recipe, value)
+        elif path.partition(".")[0] == "layout":
+            degrees.append((path.partition(".")[2], value, where))
         else:
-            recipe = _set(recipe, name, path, value)
+            recipe = _with(recipe, _changes(recipe, name, path, value), where)
     return _with_layout(recipe, degrees) if degrees else recipe
 
 
@@ -104,7 +87,7 @@ def with_variant(recipe: Recipe, name: str) -> Recipe:
         data[key] = {inner: value for inner, value in merged.items() if value is not None}
     for key in ("warnings", "requires"):
         data[key] = [*data.get(key, []), *changes.pop(key, [])]
-    return _made({**data, **changes}, f"variant {name} of {recipe.name}")
+    return make(Recipe, {**data, **changes}, f"variant {name} of {recipe.name}")
 
 
 def _path(name: str) -> str:
@@ -113,20 +96,26 @@ def _path(name: str) -> str:
     return str(flags.VLLM.notes["owned"].get(folded, folded))
 
 
-def _set(recipe: Recipe, name: str, folded: str, text: str) -> Recipe:
-    where = f"--set {name}={text}"
-    head, _, tail = folded.partition(".")
-    if folded in _SITE:
-        raise RecipeError(f"--set {name}: belongs to the inventory, not to a recipe", next=f"edit {_SITE[folded]}")
-    if head == "env" and tail:
-        return _env(recipe, name.partition(".")[2], text, where)
-    if head == "engine_args" and tail:
-        return _engine_arg(recipe, tail, text, where)
-    if head in Recipe.model_fields and head not in _FIXED:
-        return _field(recipe, head, tail, text, where)
+def _changes(recipe: Recipe, name: str, path: str, text: str) -> dict[str, Any]:
+    """The fields of a recipe that a setting changes, with their new values."""
+    head, _, tail = path.partition(".")
+    site = flags.VLLM.notes["site"]
+    if path in site:
+        raise RecipeError(f"--set {name}: belongs to the inventory, not to a recipe", next=f"edit {site[path]}")
     arguments = flags.parser_of(recipe.engine).known
+    if head == "env" and tail:
+        variable = name.partition(".")[2]
+        if not _ENV_NAME.fullmatch(variable):
+            what = f"'{variable}' is no name of an environment variable (letters, digits and _)"
+            raise RecipeError(f"--set {name}={text}: {what}")
+        secrets.refuse_env([variable], where=f"--set env.{variable}")
+        return {"env": {**recipe.env, variable: text}}
+    if head == "engine_args" and tail:
+        return _engine_arg(recipe, tail, text)
+    if head in Recipe.model_fields and head not in _FIXED:
+        return _field(recipe, path, text)
     if head in arguments:
-        return _engine_arg(recipe, folded, text, where)
+        return _engine_arg(recipe, path, text)
     known = [*Recipe.model_fields, *DEGREES, "variant", *arguments]
     raise UnknownName("setting", name, [option for option in known if option not in _FIXED], next=_help())
 
@@ -136,14 +125,26 @@ def _help() -> str:
     return f"a field ({', '.join(fields)}), tp, pp, dp, ep, variant, or an argument of the engine"
 
 
+def _with(recipe: Recipe, changes: dict[str, Any], where: str) -> Recipe:
+    try:
+        return make(Recipe, {**_data(recipe), **changes}, where)
+    except RecipeError as error:
+        error.next = error.next or _allowed(next(reversed(changes)))
+        raise
+
+
+def _allowed(field: str) -> str | None:
+    """`allowed: 1 to 65535`, from the field's own definition."""
+    schema = Recipe.model_json_schema()["properties"][field]
+    names = {"minimum": "minimum", "maximum": "maximum", "exclusiveMinimum": "above"}
+    span = flags.allowed_range({ours: schema[name] for name, ours in names.items() if name in schema})
+    return f"allowed: {span}" if span else None
+
+
 def _data(recipe: Recipe) -> dict[str, Any]:
     data = recipe.model_dump(mode="json", exclude_defaults=True)
     # A layout that is stated stays stated, also one that equals the default: the planner chooses only where none is.
     return {**data, "layout": recipe.layout.model_dump()} if "layout" in recipe.model_fields_set else data
-
-
-def _made(data: dict[str, Any], where: str) -> Recipe:
-    return make(Recipe, data, where)
 
 
 def _with_layout(recipe: Recipe, settings: list[tuple[str, str, str]]) -> Recipe:
@@ -164,7 +165,7 @@ def _with_layout(recipe: Recipe, settings: list[tuple[str, str, str]]) -> Recipe
             raise UnknownName("degree of a layout", degree, DEGREES)
     if ep is None or isinstance(ep, bool):
         ep = degrees["tp"] * degrees["dp"] if spread else 1
-    return _made({**_data(recipe), "layout": {**degrees, "ep": ep}}, where)
+    return _with(recipe, {"layout": {**degrees, "ep": ep}}, where)
 
 
 def _degree(degree: str, text: str, where: str) -> int:
@@ -176,60 +177,34 @@ def _degree(degree: str, text: str, where: str) -> int:
     return value
 
 
-def _env(recipe: Recipe, name: str, text: str, where: str) -> Recipe:
-    if not _ENV_NAME.fullmatch(name):
-        raise RecipeError(f"{where}: '{name}' is no name of an environment variable (letters, digits and _)")
-    secrets.refuse_env([name], where=f"--set env.{name}")
-    return _made({**_data(recipe), "env": {**recipe.env, name: text}}, where)
-
-
-def _field(recipe: Recipe, field: str, tail: str, text: str, where: str) -> Recipe:
-    if tail:
-        raise UnknownName("setting", f"{field}.{tail}", list(Recipe.model_fields), next=_help())
-    if field == "api_key" and text not in ("true", "false"):
+def _field(recipe: Recipe, path: str, text: str) -> dict[str, Any]:
+    if path not in Recipe.model_fields:
+        raise UnknownName("setting", path, list(Recipe.model_fields), next=_help())
+    if path == "api_key" and text not in ("true", "false"):
         # The value is not quoted: it is a secret.
         raise RecipeError("--set api_key: takes true or false", next="the key itself comes from OVERSPAN_API_KEY")
-    value = text if field in _TEXT_FIELDS and text != "null" else _parse(text)
-    data = {**_data(recipe), field: value}
-    if field == "model":
-        # These describe the model that was replaced.
-        data = {key: item for key, item in data.items() if key not in ("package", "revision", "served_model_name")}
-    try:
-        return _made(data, where)
-    except RecipeError as error:
-        error.next = error.next or _allowed(field)
-        raise
+    value = text if path in _TEXT_FIELDS and text != "null" else _parse(text)
+    # Some describe the model that is replaced.
+    gone = ("package", "revision", "served_model_name") if path == "model" else ()
+    return {**dict.fromkeys(gone), path: value}
 
 
-def _allowed(field: str) -> str | None:
-    """`allowed: 1 to 65535`, from the field's own definition."""
-    schema = Recipe.model_json_schema()["properties"][field]
-    limits = {
-        "minimum": schema.get("minimum"),
-        "maximum": schema.get("maximum"),
-        "above": schema.get("exclusiveMinimum"),
-    }
-    span = flags.allowed_range({key: value for key, value in limits.items() if value is not None})
-    return f"allowed: {span}" if span else None
-
-
-def _engine_arg(recipe: Recipe, dotted: str, text: str, where: str) -> Recipe:
-    name, _, inner = dotted.partition(".")
+def _engine_arg(recipe: Recipe, path: str, text: str) -> dict[str, Any]:
+    name, _, inner = path.partition(".")
     parser = flags.parser_of(recipe.engine)
     flag = parser.known.get(name)
     if flag is None:
-        raise RecipeError(f"{where}: unknown engine argument '{name}'{did_you_mean(name, parser.known)}")
+        raise RecipeError(f"--set {path}={text}: unknown engine argument '{name}'{did_you_mean(name, parser.known)}")
     value = text if flag["kind"] == "text" and not flag.get("many") else _parse(text)
     if inner:
         if not flag["kind"].startswith("json"):
-            raise RecipeError(f"{where}: engine argument '{name}' holds one value, not keys")
+            raise RecipeError(f"--set {path}={text}: engine argument '{name}' holds one value, not keys")
         value = flags.with_inner(recipe.engine_args.get(name), inner.split("."), value)
     problems = parser.check_recipe_args({name: value}, recipe.locked.engine_version if recipe.locked else None)
     if problems:
         raise RecipeError(f"--set {name}: {problems[0]}")
     merged = {**recipe.engine_args, name: value}
-    args = {key: item for key, item in merged.items() if item is not None}
-    return _made({**_data(recipe), "engine_args": args}, where)
+    return {"engine_args": {key: item for key, item in merged.items() if item is not None}}
 
 
 def _parse(text: str) -> Any:
