@@ -54,6 +54,8 @@ FILES = {
     "model-00001.safetensors": os.urandom(3 << 20),
     "deep/er/odd 'name'; touch x #\\.txt": b"odd",
     "empty": b"",
+    os.fsdecode(b"no-utf8-\xfe"): b"one",
+    os.fsdecode(b"no-utf8-\xff"): b"another",
 }
 
 

@@ -22,7 +22,7 @@ from overspan.preflight.facts import (
     unreadable,
 )
 from overspan.preflight.machine import has_model, model_folder
-from overspan.provision.manifest import Manifest, differences, list_command, read_manifest
+from overspan.provision.manifest import FolderManifest, differences, list_command, printable, read_manifest
 from overspan.schema.errors import HostUnreachable, OverspanError
 from overspan.schema.finding import Finding
 from overspan.schema.units import gib
@@ -165,12 +165,12 @@ def same_files(hosts: Sequence[HostFacts]) -> Iterator[tuple[str, Finding]]:
         yield hosts[0].name, not_asked(why)
         return
     asked = side_by_side(hosts, lambda host: _manifest(host, folder))
-    source = next(((host, found) for host, found in asked if isinstance(found, Manifest) and found.files), None)
+    source = next(((host, found) for host, found in asked if isinstance(found, FolderManifest) and found.files), None)
     for host, found in asked:
         yield host.name, _compared(host, folder, found, source)
 
 
-def _manifest(host: HostFacts, folder: str) -> Manifest | OverspanError:
+def _manifest(host: HostFacts, folder: str) -> FolderManifest | OverspanError:
     try:
         return read_manifest(host, folder)
     except HostUnreachable:
@@ -180,7 +180,7 @@ def _manifest(host: HostFacts, folder: str) -> Manifest | OverspanError:
 
 
 def _compared(
-    host: HostFacts, folder: str, found: Manifest | OverspanError, source: tuple[HostFacts, Manifest] | None
+    host: HostFacts, folder: str, found: FolderManifest | OverspanError, source: tuple[HostFacts, FolderManifest] | None
 ) -> Finding:
     command = list_command(folder)
     if isinstance(found, OverspanError):
@@ -193,7 +193,7 @@ def _compared(
     other = [each for each in differences(wanted, found) if each.first is not None]
     if not other:
         return passed(command, f"{len(found.files)} files, {gib(found.size)}")
-    paths = [each.path for each in other]
+    paths = [printable(each.path) for each in other]
     told = ", ".join(paths[:NAMED]) + (f" and {len(paths) - NAMED} more" if len(paths) > NAMED else "")
     absent = sum(each.second is None for each in other)
     how = "are missing" if absent == len(other) else "differ or are missing" if absent else "differ"

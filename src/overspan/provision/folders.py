@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Final
 
-from overspan.provision.manifest import PARTIAL, Entry, differences, read_manifest
+from overspan.provision.manifest import PARTIAL, HashedFile, differences, printable, read_manifest
 from overspan.provision.space import size as readable
-from overspan.schema.base import Frozen
 from overspan.schema.errors import ModelUnavailable, OverspanError
 from overspan.store.locks import Say, quiet
 from overspan.transport.stream import End, RouteKind, choose_route, stream
@@ -46,7 +45,8 @@ exec cat >&9
 """Adds standard input to file $1, which must have $2 bytes."""
 
 
-class Copied(Frozen):
+@dataclass(frozen=True)
+class Copied:
     """What a copy did. `resumed_bytes` had arrived in an earlier try."""
 
     files: list[str]
@@ -74,7 +74,7 @@ def copy_folder(source: End, target: End, folder: str, *, say: Say = quiet) -> C
     route = choose_route(source, target)
     way = "directly" if route == "direct" else "through this machine: the first has no ssh of its own to the second"
     for path, entry in missing.items():
-        say(f"copying {path} ({readable(entry.size)}) from {source.host.name} to {target.host.name}, {way}")
+        say(f"copying {printable(path)} ({readable(entry.size)}) from {source.host.name} to {target.host.name}, {way}")
         _Copy(source, target, folder, route).file(path, entry, started[path])
     read_manifest(target, folder)
     return Copied(
@@ -85,7 +85,7 @@ def copy_folder(source: End, target: End, folder: str, *, say: Say = quiet) -> C
     )
 
 
-def _partial(folder: str, path: str, entry: Entry) -> str:
+def _partial(folder: str, path: str, entry: HashedFile) -> str:
     """Where a file arrives. The content is in its name, so that another version never goes on from this one."""
     return f"{folder.rstrip('/')}/{path}{PARTIAL}{entry.sha256[:12]}"
 
@@ -93,7 +93,7 @@ def _partial(folder: str, path: str, entry: Entry) -> str:
 def _arrived(target: End, partial: str) -> int:
     """Bytes that an earlier try has brought, and from now on nobody else adds to them."""
     done = target.transport.run(["sh", "-c", _TAKE_OVER, "sh", partial], timeout_s=STEP_TIMEOUT_S)
-    return int(done.check(f"looking for {partial}").stdout)
+    return int(done.check(f"looking for {printable(partial)}").stdout)
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ class _Copy:
     def _there(self, *argv: str) -> str:
         return self.target.transport.run(argv).check(f"copying {self.folder}").stdout
 
-    def file(self, path: str, entry: Entry, offset: int) -> None:
+    def file(self, path: str, entry: HashedFile, offset: int) -> None:
         """Bring one file, from `offset` on, check it and put it in its place."""
         final, partial = f"{self.folder.rstrip('/')}/{path}", _partial(self.folder, path, entry)
         self._there("mkdir", "-p", "--", str(PurePosixPath(final).parent))
@@ -119,7 +119,7 @@ class _Copy:
             if _arrived(self.target, partial) >= entry.size:
                 self._there("rm", "-f", "--", partial, f"{partial}.pid")
             raise OverspanError(
-                f"{final} did not arrive on {self.target.host.name} as it is on {self.source.host.name}",
+                f"{printable(final)} did not arrive on {self.target.host.name} as it is on {self.source.host.name}",
                 next="run the same command again: it goes on where this one ended",
             )
         self._there("mv", "-fT", "--", partial, final)

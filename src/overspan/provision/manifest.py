@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Protocol
 
-from pydantic import Field
-
-from overspan.schema.base import Frozen
 from overspan.schema.errors import OverspanError
 from overspan.schema.inventory import Host
 from overspan.schema.places import state_dir
@@ -46,19 +45,21 @@ class Reached(Protocol):
         ...
 
 
-class Entry(Frozen):
+@dataclass(frozen=True)
+class HashedFile:
     """One file."""
 
     size: int
     sha256: str
 
 
-class Manifest(Frozen):
-    """A folder of a host, by path inside it."""
+@dataclass(frozen=True)
+class FolderManifest:
+    """A folder of a host, by path inside it as `os.fsdecode` reads it: names need not be UTF-8."""
 
     host: str
     folder: str
-    files: dict[str, Entry] = Field(default_factory=dict)
+    files: dict[str, HashedFile] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -66,15 +67,16 @@ class Manifest(Frozen):
         return sum(entry.size for entry in self.files.values())
 
 
-class Difference(Frozen):
+@dataclass(frozen=True)
+class FileDifference:
     """A file that two folders do not share; `first` or `second` is None where it is absent."""
 
     path: str
-    first: Entry | None
-    second: Entry | None
+    first: HashedFile | None
+    second: HashedFile | None
 
 
-def read_manifest(end: Reached, folder: str) -> Manifest:
+def read_manifest(end: Reached, folder: str) -> FolderManifest:
     """Look at a folder; what is not known yet is hashed there, several files at a time. An absent folder is empty.
 
     Raises:
@@ -90,17 +92,22 @@ def read_manifest(end: Reached, folder: str) -> Manifest:
     if fresh != known:
         kept.parent.mkdir(parents=True, exist_ok=True)
         write_whole(kept, json.dumps(fresh, indent=1))
-    files = {path: Entry(size=int(fresh[path][0]), sha256=fresh[path][-1]) for path in sorted(fresh)}
-    return Manifest(host=end.host.name, folder=folder, files=files)
+    files = {path: HashedFile(size=int(fresh[path][0]), sha256=fresh[path][-1]) for path in sorted(fresh)}
+    return FolderManifest(host=end.host.name, folder=folder, files=files)
 
 
-def differences(first: Manifest, second: Manifest) -> list[Difference]:
+def differences(first: FolderManifest, second: FolderManifest) -> list[FileDifference]:
     """Every file that is not the same in both."""
     return [
-        Difference(path=path, first=first.files.get(path), second=second.files.get(path))
+        FileDifference(path=path, first=first.files.get(path), second=second.files.get(path))
         for path in sorted(first.files.keys() | second.files.keys())
         if first.files.get(path) != second.files.get(path)
     ]
+
+
+def printable(path: str) -> str:
+    """A path with a mark in the place of each byte that is no UTF-8."""
+    return os.fsencode(path).decode(errors="replace")
 
 
 def list_command(folder: str) -> list[str]:
@@ -112,7 +119,7 @@ def _list(end: Reached, folder: str) -> dict[str, list[str]]:
     """Size, modification time, inode change time and inode number of each file, by path inside the folder."""
     if end.transport.run(["test", "-e", folder], timeout_s=LIST_TIMEOUT_S).code != 0:
         return {}
-    done = end.transport.run(list_command(folder), timeout_s=LIST_TIMEOUT_S).check(f"listing {folder}")
+    done = end.transport.run(list_command(folder), timeout_s=LIST_TIMEOUT_S, exact=True).check(f"listing {folder}")
     found = {}
     for record in done.stdout.split("\0"):
         if record:
@@ -124,11 +131,11 @@ def _list(end: Reached, folder: str) -> dict[str, list[str]]:
 
 def _hash(end: Reached, folder: str, paths: Iterable[str]) -> dict[str, str]:
     """The SHA-256 of files of a folder."""
-    names = "".join(f"{_absolute(folder)}/{path}\0" for path in paths).encode()
+    names = os.fsencode("".join(f"{_absolute(folder)}/{path}\0" for path in paths))
     if not names:
         return {}
     command = ["xargs", "-0", "-r", "-n", "1", "-P", str(HASHES_AT_ONCE), "sha256sum", "-z", "--"]
-    done = end.transport.run(command, stdin=names).check(f"reading {folder}")
+    done = end.transport.run(command, stdin=names, exact=True).check(f"reading {folder}")
     pairs = [record.split("  ", 1) for record in done.stdout.split("\0") if record]
     return {name.removeprefix(f"{_absolute(folder)}/"): digest for digest, name in pairs}
 

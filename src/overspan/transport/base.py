@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
-from overspan.schema.base import Frozen
 from overspan.schema.errors import OverspanError
 
 
-class Completed(Frozen):
+@dataclass(frozen=True)
+class Completed:
     """A command that ended. `code` is its exit status, negative for a signal, as subprocess has it."""
 
     host: str
@@ -47,8 +48,12 @@ class Transport(Protocol):
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
         timeout_s: float | None = None,
+        exact: bool = False,
     ) -> Completed:
         """Run a command to its end. `env` is added to the host's own environment.
+
+        Standard output that is no UTF-8 has a mark in each bad byte's place; with `exact` it is as `os.fsdecode` reads
+        names of files, so that two names stay two.
 
         Raises:
             HostUnreachable: the host does not answer.

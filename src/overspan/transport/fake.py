@@ -63,6 +63,7 @@ class Fake:
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
         timeout_s: float | None = None,
+        exact: bool = False,
     ) -> Completed:
         """See `Transport.run`. No time passes."""
         call = Call(argv=list(argv), stdin=stdin, env=None if env is None else dict(env), cwd=cwd)

@@ -51,6 +51,7 @@ class Local:
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
         timeout_s: float | None = None,
+        exact: bool = False,
     ) -> Completed:
         """See `Transport.run`."""
         started = time.monotonic()
@@ -75,7 +76,7 @@ class Local:
             host=self.host,
             argv=list(argv),
             code=done.returncode,
-            stdout=done.stdout.decode(errors="replace"),
+            stdout=done.stdout.decode(errors="surrogateescape" if exact else "replace"),
             stderr=done.stderr.decode(errors="replace"),
             seconds=time.monotonic() - started,
         )

@@ -71,6 +71,7 @@ class Remote:
         env: Mapping[str, str] | None = None,
         cwd: str | None = None,
         timeout_s: float | None = None,
+        exact: bool = False,
     ) -> Completed:
         """See `Transport.run`. A time limit is kept on the far side too: what ran past it is ended there."""
         command = self.command(argv, env=env, cwd=cwd, timeout_s=timeout_s)
@@ -94,7 +95,7 @@ class Remote:
             host=self.host,
             argv=list(argv),
             code=done.returncode,
-            stdout=done.stdout.decode(errors="replace"),
+            stdout=done.stdout.decode(errors="surrogateescape" if exact else "replace"),
             stderr=done.stderr.decode(errors="replace"),
             seconds=time.monotonic() - started,
         )
