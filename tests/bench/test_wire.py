@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 
 import pytest
@@ -137,9 +138,9 @@ def test_first_token_is_a_tool_call() -> None:
     [
         (b"SSH-2.0-OpenSSH_9.6\r\n", "not an HTTP reply"),
         (b"HTTP/1.1 abc\r\n\r\n", "not an HTTP reply"),
-        (server.HEAD + b"xyz\r\n", "not a chunk size"),
-        (server.HEAD + b"-5\r\n", "not a chunk size"),
-        (server.HEAD + b"3\r\nabcdef\r\n", "longer than its size"),
+        (server.HEAD + b"xyz\r\n", "not HTTP: Invalid character in chunk size"),
+        (server.HEAD + b"-5\r\n", "Invalid character in chunk size"),
+        (server.HEAD + b"3\r\nabcdef\r\n", "after chunk data"),
         (server.HEAD + server.chunk(b"data: {oops\n\n"), "not JSON"),
         (server.HEAD + server.chunk(b"data: [1,2]\n\n"), "not a JSON object"),
         (server.HEAD + server.chunk(b'data: {"a":1}\n\n'), "without choices"),
@@ -147,8 +148,8 @@ def test_first_token_is_a_tool_call() -> None:
         (server.HEAD + server.chunk(b"<html>\n\n"), "not a server-sent event"),
         (server.HEAD + server.chunk(b"data: " + b"[" * 100_000 + b"\n\n"), "not JSON"),
         (server.HEAD + server.chunk(server.event("[DONE]")) + server.END + b"more", "after the end"),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n", "not a content-length"),
-        (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 20_000, "a head of more"),
+        (b"HTTP/1.1 200 OK\r\ncontent-length: x\r\n\r\n", "not an HTTP reply"),
+        (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 20_000, "a head or trailers of more"),
         (server.plain("200 OK", b"<html>hello</html>", "text/html"), "did not stream"),
     ],
 )  # fmt: skip
@@ -186,6 +187,34 @@ def test_a_reply_after_100_continue() -> None:
     assert (taken_reply.status, taken_reply.complete) == (200, True)
     with pytest.raises(Garbage):
         taken_reply.feed(b"x")
+
+
+def test_two_replies_for_one_request_are_garbage() -> None:
+    one = server.plain("200 OK", b"ab")
+    with pytest.raises(Garbage, match="after the end"):
+        HttpReply().feed(one + one)
+
+
+@pytest.mark.parametrize("line", [b"a: b\r\n", b"x" * 64])
+def test_trailers_and_size_lines_end(line: bytes) -> None:
+    reply = HttpReply()
+    reply.feed(server.HEAD + (b"0\r\n" if line.endswith(b"\n") else b"5;"))
+    with pytest.raises(Garbage, match="more than 65536 bytes"):
+        for _ in range(20_000):
+            reply.feed(line)
+
+
+def test_an_ended_reply_is_no_garbage_for_the_collector() -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(100):
+            stream = taken([reply([" the"])])
+            stream.forget()
+        del stream
+        assert not [each for each in gc.get_objects() if isinstance(each, HttpReply)]
+    finally:
+        gc.enable()
 
 
 def test_tokens_in_the_first_chunk() -> None:

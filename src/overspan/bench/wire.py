@@ -10,6 +10,8 @@ import json
 import re
 from typing import Any, Final
 
+import httptools
+
 from overspan.endpoint.replies import error_text
 
 MAX_HEAD_BYTES: Final = 65536
@@ -19,7 +21,6 @@ MAX_EVENT_BYTES: Final = 4 << 20
 """One event, or an error's body, larger than this is given up. Tool calls and logprobs reach some hundred kilobytes."""
 
 _EVENT_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
-_UNTIL_CLOSE: Final = -1
 
 
 class Garbage(Exception):
@@ -27,7 +28,7 @@ class Garbage(Exception):
 
 
 class HttpReply:
-    """One HTTP/1.1 reply, fed read by read.
+    """One HTTP/1.1 reply, fed read by read. Its parser calls the `on_` methods.
 
     Attributes:
         status: 0 until the head is whole.
@@ -35,7 +36,18 @@ class HttpReply:
         chunk_start: the next byte is the first of a chunk's size line (chunked bodies only).
     """
 
-    __slots__ = ("_buffer", "_chunked", "_left", "chunk_start", "complete", "content_type", "keep_alive", "status")
+    __slots__ = (
+        "_body",
+        "_framed",
+        "_more",
+        "_parser",
+        "_without_body",
+        "chunk_start",
+        "complete",
+        "content_type",
+        "keep_alive",
+        "status",
+    )
 
     def __init__(self) -> None:
         self.status = 0
@@ -43,9 +55,49 @@ class HttpReply:
         self.keep_alive = True
         self.complete = False
         self.chunk_start = False
-        self._chunked = False
-        self._left = 0
-        self._buffer = b""
+        self._body: list[bytes] = []
+        self._framed = False  # else the body ends with the connection
+        self._more = False
+        self._without_body = 0
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+
+    def forget(self) -> None:
+        """Let go of the parser, which holds this reply in turn: a load runs without garbage collection."""
+        self._parser = None
+
+    def on_message_begin(self) -> None:
+        """A reply begins: the only one, unless an interim one (1xx) stood before it."""
+        self._more = self.complete
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header, as it was written."""
+        name = name.lower()
+        self._framed = self._framed or name in (b"content-length", b"transfer-encoding")
+        if name == b"content-type":
+            self.content_type = value.decode("latin-1").lower()
+
+    def on_headers_complete(self) -> None:
+        """The head is whole."""
+        status = self._parser.get_status_code() if self._parser else 0
+        self.status = status if status >= 200 else 0
+        self._framed = self._framed or status in (204, 304)
+
+    def on_body(self, body: bytes) -> None:
+        """Bytes of the body."""
+        self._body.append(body)
+
+    def on_chunk_header(self) -> None:
+        """The size line of a chunk was read."""
+        self.chunk_start = False
+
+    def on_chunk_complete(self) -> None:
+        """A chunk ended."""
+        self.chunk_start = True
+
+    def on_message_complete(self) -> None:
+        """The reply ended, if it was no interim one."""
+        self.complete = self.status > 0
+        self.keep_alive = self._parser is not None and self._parser.should_keep_alive()
 
     def feed(self, data: bytes) -> bytes:
         """Take the bytes of one read; return those of the body.
@@ -53,139 +105,33 @@ class HttpReply:
         Raises:
             Garbage: not HTTP/1.1, or bytes after the end.
         """
-        if self.complete:
-            raise Garbage(f"{len(data)} bytes after the end of the reply")
-        self.chunk_start = False
-        if self._buffer:
-            data = self._buffer + data
-            self._buffer = b""
-        if not self.status:
-            rest = self._head(data)
-            if rest is None:
-                return b""
-            data = rest
-        if self._chunked:
-            return self._dechunk(data)
-        return self._plain(data)
+        try:
+            if self._parser is None or self.complete:
+                raise httptools.HttpParserError
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if self.complete:
+                raise Garbage(f"bytes after the end of the reply: {data[-60:]!r}") from None
+            what = f"not HTTP: {error}" if self.status else "not an HTTP reply"
+            raise Garbage(f"{what}: {data[:60]!r}") from None
+        if self._more:
+            raise Garbage(f"bytes after the end of the reply: {data[-60:]!r}")
+        self.chunk_start = self.chunk_start and data.endswith(b"\r\n")
+        if len(self._body) == 1:
+            self._without_body = 0
+            return self._body.pop()
+        body = b"".join(self._body)
+        self._body.clear()
+        self._without_body = 0 if body else self._without_body + len(data)
+        if self._without_body > MAX_HEAD_BYTES and not self.complete:
+            raise Garbage(f"a head or trailers of more than {MAX_HEAD_BYTES} bytes")
+        return body
 
     def end_of_input(self) -> bool:
         """The server closed the connection; return whether the body is whole."""
-        if self.status and not self._chunked and self._left == _UNTIL_CLOSE:
-            self.complete = True
+        if self.status and not self._framed:
+            self.complete, self.keep_alive = True, False
         return self.complete
-
-    def _plain(self, data: bytes) -> bytes:
-        if self._left == _UNTIL_CLOSE:
-            return data
-        if len(data) > self._left:
-            raise Garbage(f"{len(data) - self._left} bytes more than its content-length")
-        self._left -= len(data)
-        self.complete = self._left == 0
-        return data
-
-    def _head(self, data: bytes) -> bytes | None:
-        while True:
-            end = data.find(b"\r\n\r\n")
-            if end < 0:
-                if not b"HTTP/1.".startswith(data[:7]) and not data.startswith(b"HTTP/1."):
-                    raise Garbage(f"not an HTTP reply: {data[:60]!r}")
-                if len(data) > MAX_HEAD_BYTES:
-                    raise Garbage(f"a head of more than {MAX_HEAD_BYTES} bytes")
-                self._buffer = data
-                return None
-            head, data = data[:end], data[end + 4 :]
-            status = _status(head)
-            if status >= 200:
-                self.status = status
-                self._headers(head)
-                return data
-
-    def _headers(self, head: bytes) -> None:
-        length = None
-        self.keep_alive = head.startswith(b"HTTP/1.1")
-        for line in head.split(b"\r\n")[1:]:
-            name, _, value = line.partition(b":")
-            name, value = name.strip().lower(), value.strip()
-            if name == b"transfer-encoding":
-                self._chunked = value.lower().endswith(b"chunked")
-            elif name == b"content-length":
-                length = _number(value, 10, "content-length")
-            elif name == b"content-type":
-                self.content_type = value.decode("latin-1").lower()
-            elif name == b"connection":
-                self.keep_alive = value.lower() != b"close" and (self.keep_alive or value.lower() == b"keep-alive")
-        if self._chunked:
-            return
-        if self.status in (204, 304):
-            length = 0
-        self._left = _UNTIL_CLOSE if length is None else length
-        self.keep_alive = self.keep_alive and length is not None
-        self.complete = length == 0
-
-    def _dechunk(self, data: bytes) -> bytes:
-        """`_left` bytes of the running chunk and its line end (2) are still to come; 0 at a size line."""
-        body: list[bytes] = []
-        at = 0
-        while at < len(data):
-            if self._left:
-                at = self._inside(data, at, body)
-                continue
-            end = data.find(b"\r\n", at)
-            if end < 0 or end + 2 > len(data):
-                if len(data) - at > 1024:
-                    raise Garbage(f"not a chunk's size: {data[at : at + 40]!r}")
-                self._buffer = data[at:]
-                return b"".join(body)
-            size = _number(data[at:end].partition(b";")[0].strip(), 16, "chunk size")
-            if size == 0:
-                self._trailer(data[at:], end + 2 - at)
-                return b"".join(body)
-            at, self._left = end + 2, size + 2
-        self.chunk_start = self._left == 0
-        return b"".join(body)
-
-    def _inside(self, data: bytes, at: int, body: list[bytes]) -> int:
-        here = min(self._left, len(data) - at)
-        payload = min(max(self._left - 2, 0), here)
-        if payload:
-            body.append(data[at : at + payload])
-        line_end = data[at + payload : at + here]
-        if line_end and line_end != (b"\r\n"[-self._left :] if self._left < 2 else b"\r\n"[: len(line_end)]):
-            raise Garbage(f"a chunk longer than its size: {data[at : at + here][-40:]!r}")
-        self._left -= here
-        return at + here
-
-    def _trailer(self, data: bytes, after_size: int) -> None:
-        if data[after_size : after_size + 2] == b"\r\n":
-            end = after_size + 2
-        else:
-            found = data.find(b"\r\n\r\n", after_size)
-            end = found + 4 if found >= 0 else -1
-        if end < 0 or len(data) < after_size + 2:
-            if len(data) > MAX_HEAD_BYTES:
-                raise Garbage("trailers without an end")
-            self._buffer = data
-            return
-        if len(data) > end:
-            raise Garbage(f"{len(data) - end} bytes after the end of the reply")
-        self.complete = True
-
-
-def _status(head: bytes) -> int:
-    parts = head.split(b"\r\n", 1)[0].split(b" ", 2)
-    if len(parts) < 2 or not parts[0].startswith(b"HTTP/1.") or len(parts[1]) != 3 or not parts[1].isdigit():
-        raise Garbage(f"not an HTTP reply: {head[:60]!r}")
-    return int(parts[1])
-
-
-def _number(text: bytes, base: int, what: str) -> int:
-    try:
-        number = int(text, base)
-    except ValueError:
-        number = -1
-    if number < 0:
-        raise Garbage(f"not a {what}: {text[:40]!r}")
-    return number
 
 
 class Events:
