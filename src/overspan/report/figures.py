@@ -53,55 +53,39 @@ def level_style(index: int, of: int) -> Style:
     return {"color": f"--level-{step + 1}", "dash": DASHES[index % len(DASHES)], "symbol": "line"}
 
 
-def shown_levels(levels: Sequence[int]) -> list[int]:
-    """At most LEVELS of the concurrencies, evenly spread, the ends kept."""
-    if len(levels) <= LEVELS:
-        return list(levels)
-    return [levels[round(index * (len(levels) - 1) / (LEVELS - 1))] for index in range(LEVELS)]
+def shown_points(run: RunDocuments) -> list[tuple[BenchPoint, Style]]:
+    """The points whose curves one chart shows, with their styles: LEVELS at most, evenly spread, the ends kept."""
+    points = run.points
+    if len(points) > LEVELS:
+        points = [points[round(index * (len(points) - 1) / (LEVELS - 1))] for index in range(LEVELS)]
+    return [(point, level_style(index, len(points))) for index, point in enumerate(points)]
 
 
 def throughput_figure(runs: Sequence[RunDocuments]) -> Figure | None:
     """Output tokens per second against interactivity: a line a run, a dot a concurrency; None without points."""
-    traces = [trace for index, run in enumerate(runs) if (trace := _throughput_trace(run, index, len(runs) > 1))]
-    if not traces:
-        return None
+    traces = []
+    for index, run in enumerate(runs):
+        dots = [dot for point in run.points if (dot := _dot(run, point, named=len(runs) > 1))]
+        if dots:
+            traces.append(trace(run.name, dots, series_style(index)) | {"textposition": "top right"})
     x_axis = axis("Interactivity: tokens per second for each user", ())
-    y_axis = axis("Output tokens per second, all users", ())
-    return {"data": traces, "layout": layout(x_axis, y_axis)}
+    return chart(traces, x_axis, axis("Output tokens per second, all users", ())) if traces else None
 
 
-def _throughput_trace(run: RunDocuments, index: int, named: bool) -> Figure | None:
-    drawn = [
-        (x, point.output_tokens_per_s, point)
-        for point in run.points
-        if point.output_tokens_per_s is not None and (x := interactivity(point)) is not None
-    ]
-    if not drawn:
+def _dot(run: RunDocuments, point: BenchPoint, *, named: bool) -> Dot | None:
+    rate, speed, counts = point.output_tokens_per_s, interactivity(point), point.requests
+    if rate is None or speed is None:
         return None
-    dots = [Dot(x, y, _point_text(run, point, named), is_doubtful(point), load_of(point)) for x, y, point in drawn]
-    return trace(run.name, dots, series_style(index)) | {"textposition": "top right"}
-
-
-def is_doubtful(point: BenchPoint) -> bool:
-    """Whether the load generator was the bottleneck, or requests failed."""
-    return point.client_bound or point.requests.failed > 0
-
-
-def _point_text(run: RunDocuments, point: BenchPoint, named: bool) -> str:
-    counts = point.requests
-    rate = point.output_tokens_per_s
-    lines = [f"<b>{load_of(point)}</b>" + (f", {safe(run.name)}" if named else "")]
-    lines += [f"{figure(rate)} tok/s out"] if rate is not None else []
-    if rate is not None and run.gpus_used:
+    lines = [f"<b>{load_of(point)}</b>" + (f", {safe(run.name)}" if named else ""), f"{figure(rate)} tok/s out"]
+    if run.gpus_used:
         lines.append(f"{figure(rate / run.gpus_used)} tok/s per GPU ({run.gpus_used} used)")
-    speed = interactivity(point)
-    lines += [f"{figure(speed)} tok/s for each user"] if speed is not None else []
+    lines.append(f"{figure(speed)} tok/s for each user")
     for metric in ("ttft_ms", "tpot_ms"):
         median = getattr(point, metric).p50
         lines += [f"{METRICS[metric][0]} {figure(median)} ms (p50)"] if median is not None else []
     lines.append(f"{counts.ok} of {count(counts.planned, 'request')} ok, {counts.failed} failed")
     lines += ["<b>limited by the load generator</b>"] if point.client_bound else []
-    return "<br>".join(lines)
+    return Dot(speed, rate, "<br>".join(lines), point.client_bound or counts.failed > 0, load_of(point))
 
 
 def latency_figures(runs: Sequence[RunDocuments]) -> dict[str, Figure]:
@@ -110,43 +94,32 @@ def latency_figures(runs: Sequence[RunDocuments]) -> dict[str, Figure]:
     One run: a curve a concurrency. Several: a curve a run at each concurrency, of which the page shows one at a time.
     """
     figures = {}
-    for metric in METRICS:
+    for metric, (label, meaning) in METRICS.items():
         traces = _single_run_traces(runs[0], metric) if len(runs) == 1 else _compared_traces(runs, metric)
-        if not traces:
-            continue
-        label, meaning = METRICS[metric]
-        x_axis = axis(f"{label}, ms", (x for trace in traces for x in trace["x"]))
-        y_axis = {**axis("% at or below", ()), "range": [0, 102], "tickvals": [0, 25, 50, 75, 90, 100]}
-        figures[metric] = {"data": traces, "layout": layout(x_axis, y_axis), "meaning": meaning, "label": label}
+        if traces:
+            x_axis = axis(f"{label}, ms", (x for each in traces for x in each["x"]))
+            y_axis = {**axis("% at or below", ()), "range": [0, 102], "tickvals": [0, 25, 50, 75, 90, 100]}
+            figures[metric] = {**chart(traces, x_axis, y_axis), "meaning": meaning, "label": label}
     return figures
 
 
-def shown_points(run: RunDocuments) -> list[BenchPoint]:
-    """The points whose curves one chart shows."""
-    levels = shown_levels([point.concurrency for point in run.points])
-    return [point for point in run.points if point.concurrency in levels]
-
-
 def _single_run_traces(run: RunDocuments, metric: str) -> list[Figure]:
-    points = shown_points(run)
-    styles = [level_style(index, len(points)) for index in range(len(points))]
     return [
         _curve_trace(curve, style, metric, load_of(point), point.concurrency)
-        for point, style in zip(points, styles, strict=True)
+        for point, style in shown_points(run)
         if (curve := run.curve(point, metric))
     ]
 
 
 def _compared_traces(runs: Sequence[RunDocuments], metric: str) -> list[Figure]:
     chosen = default_level(runs)
-    traces = []
-    for index, run in enumerate(runs):
-        for point in run.points:
-            if curve := run.curve(point, metric):
-                name = f"{safe(run.name)}, {load_of(point)}"
-                trace = _curve_trace(curve, series_style(index), metric, name, point.concurrency)
-                traces.append({**trace, "visible": point.concurrency == chosen})
-    return traces
+    return [
+        _curve_trace(curve, series_style(index), metric, f"{safe(run.name)}, {load_of(point)}", point.concurrency)
+        | {"visible": point.concurrency == chosen}
+        for index, run in enumerate(runs)
+        for point in run.points
+        if (curve := run.curve(point, metric))
+    ]
 
 
 def levels_of(runs: Sequence[RunDocuments]) -> list[int]:
@@ -239,9 +212,9 @@ def axis(title: str, values: Iterable[float]) -> Figure:
     return made | {"type": "log", "dtick": ticks, "minor": {"showgrid": False}}
 
 
-def layout(x_axis: Figure, y_axis: Figure) -> Figure:
-    """What all charts share."""
-    return {"xaxis": x_axis, "yaxis": y_axis, **_template()["layout"]}
+def chart(traces: Sequence[Figure], x_axis: Figure, y_axis: Figure) -> Figure:
+    """A chart, with what all of them share."""
+    return {"data": list(traces), "layout": {"xaxis": x_axis, "yaxis": y_axis, **_template()["layout"]}}
 
 
 def _template() -> Figure:

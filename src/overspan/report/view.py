@@ -11,7 +11,7 @@ from typing import Any
 from overspan.catalog import recipes
 from overspan.planner import predict_measured
 from overspan.report.documents import METRICS, RunDocuments
-from overspan.report.figures import Style, interactivity, level_style, series_style, shown_points
+from overspan.report.figures import Style, interactivity, series_style, shown_points
 from overspan.report.text import NOTHING, column, figure, load_of, plain
 from overspan.schema.errors import OverspanError
 from overspan.schema.event import FINAL_STATES, Event
@@ -274,8 +274,7 @@ def legend(runs: Sequence[RunDocuments]) -> list[tuple[str, Style]]:
 
 def level_legend(runs: Sequence[RunDocuments]) -> list[tuple[str, Style]]:
     """Label and style of each curve of a single run's latency charts."""
-    points = shown_points(runs[0])
-    return [(load_of(point), level_style(index, len(points))) for index, point in enumerate(points)]
+    return [(load_of(point), style) for point, style in shown_points(runs[0])]
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Final
 
-from overspan.report.figures import Dot, Figure, Style, axis, guide, layout, safe, series_style, trace
+from overspan.report.figures import Dot, Figure, Style, axis, chart, guide, safe, series_style, trace
 from overspan.report.text import figure
 from overspan.schema.point import Derived, Point, Rates, Result, TokenKind
 from overspan.schema.statistics import pareto_front
-from overspan.schema.topology import RoleName
 from overspan.schema.units import count
 from overspan.schema.workload import BenchPoint
 from overspan.sweep.labels import place_labels
@@ -86,7 +86,7 @@ def charts(drawn: Sequence[Drawn]) -> dict[str, Figure]:
         "roles": _against_load(drawn, _roles(unit_of(drawn)), f"Tokens per second per {unit_of(drawn)}"),
         "predicted": _predicted(drawn),
     }
-    return {name: chart for name, chart in made.items() if chart is not None}
+    return {name: found for name, found in made.items() if found is not None}
 
 
 def _groups(drawn: Sequence[Drawn]) -> Iterator[tuple[Style, list[Drawn]]]:
@@ -119,8 +119,7 @@ def _pareto(drawn: Sequence[Drawn]) -> Figure | None:
         return None
     y_axis = axis(f"Tokens per second per {unit_of(drawn)}", _widest(traces))
     _place(traces, logarithmic=y_axis["type"] == "log")
-    x_axis = axis("Interactivity: tokens per second for each user", ())
-    return {"data": traces, "layout": layout(x_axis, y_axis)}
+    return chart(traces, axis("Interactivity: tokens per second for each user", ()), y_axis)
 
 
 def _dot(each: Drawn, x: float, y: float, label: str = "", says: str = "") -> Dot:
@@ -186,20 +185,16 @@ class _Value:
 
 def _statistics(metric: str) -> tuple[_Value, _Value]:
     """Median and 99th percentile of a latency."""
-
-    def value(name: str) -> _Value:
-        return _Value(name, "ms", lambda each: getattr(getattr(each.seen, metric), name))
-
-    return value("p50"), value("p99")
+    p50, p99 = (attrgetter(f"seen.{metric}.{name}") for name in ("p50", "p99"))
+    return _Value("p50", "ms", p50), _Value("p99", "ms", p99)
 
 
 def _roles(unit: str) -> tuple[_Value, _Value]:
     """What the GPUs of each role do; those that do both count in both."""
-
-    def value(role: RoleName, kind: TokenKind) -> _Value:
-        return _Value(kind, f"tok/s per {role} {unit}", lambda each: each.derived.of_role(role, kind))
-
-    return value("decode", "output"), value("prefill", "input")
+    return (
+        _Value("output", f"tok/s per decode {unit}", lambda each: each.derived.of_role("decode", "output")),
+        _Value("input", f"tok/s per prefill {unit}", lambda each: each.derived.of_role("prefill", "input")),
+    )
 
 
 def _against_load(drawn: Sequence[Drawn], values: tuple[_Value, _Value], title: str) -> Figure | None:
@@ -216,10 +211,8 @@ def _against_load(drawn: Sequence[Drawn], values: tuple[_Value, _Value], title: 
                 made["line"] |= {"dash": dash, "width": width}
                 made["marker"]["size"] = size
                 traces.append(made)
-    if not traces:
-        return None
     x_axis = axis("Users at once", [float(x) for each in traces for x in each["x"]])
-    return {"data": traces, "layout": layout(x_axis, axis(title, [y for each in traces for y in each["y"]]))}
+    return chart(traces, x_axis, axis(title, [y for each in traces for y in each["y"]])) if traces else None
 
 
 def _predicted(drawn: Sequence[Drawn]) -> Figure | None:
@@ -236,7 +229,5 @@ def _predicted(drawn: Sequence[Drawn]) -> Figure | None:
         return None
     values = [value for each in traces for value in (*each["x"], *each["y"])]
     ends = [(end, end) for end in (min(values) * 0.9, max(values) * 1.1)]
-    return {
-        "data": [guide("as predicted", ends), *traces],
-        "layout": layout(axis("Predicted TPOT, ms", values), axis("Measured TPOT, ms", values)),
-    }
+    traces.insert(0, guide("as predicted", ends))
+    return chart(traces, axis("Predicted TPOT, ms", values), axis("Measured TPOT, ms", values))
