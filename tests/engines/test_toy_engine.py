@@ -11,7 +11,7 @@ import pytest
 
 from overspan.runs.stop import stop
 from overspan.store.run_folder import all_runs
-from support.fake_env import make_model, make_recipe
+from support.fake_env import make_recipe
 from support.shell import Done, run_overspan
 
 PACKAGE = Path(__file__).with_name("toy_engine")
@@ -46,7 +46,7 @@ def overspan(packages: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture
 def recipe(tmp_path: Path) -> str:
     more = "engine: toy\nserved_model_name: tiny\nengine_args: {token_ms: 1}\n"
-    return str(make_recipe(tmp_path / "tiny.yaml", make_model(tmp_path / "model"), more))
+    return str(make_recipe(tmp_path / "tiny.yaml", Path("acme/none"), more))
 
 
 def said(done: Done) -> str:

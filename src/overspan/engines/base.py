@@ -63,6 +63,9 @@ class Engine(ABC):
     asks_for_keys: ClassVar[bool] = True
     """Whether it refuses requests without the endpoint's key, where there is one."""
 
+    loads_weights: ClassVar[bool] = True
+    """Whether the model's files must be on the disks of its hosts before it starts."""
+
     tokens: ClassVar[tuple[str, ...]] = ()
     """Environment variables with secrets by which its processes know each other, one value for a run."""
 

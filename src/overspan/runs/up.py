@@ -139,7 +139,8 @@ def _stage(run: RunFolder, plan: Plan, launcher: Launcher, say: Say) -> Plan:
     launcher.check()
     if launcher.asks_hosts:
         _require_ready_hosts(run, plan)
-    plan, model = stage_model(plan, say)
+    engine = registry.find(plan.engine.name)
+    plan, model = stage_model(plan, say) if engine.loads_weights else (plan, None)
     if recipe.locked and model and recipe.locked.model_digest != model.digest:
         raise InputError(
             f"the model's files differ from those of run {recipe.locked.run}: "
@@ -150,10 +151,10 @@ def _stage(run: RunFolder, plan: Plan, launcher: Launcher, say: Say) -> Plan:
     apply_patches(plan, launcher.gateway(), say)
     run.write("plan.json", plan)
     run.write("processes.json", launcher.placed(processes_of(plan)))
-    engine = registry.find(plan.engine.name)
     run_secrets.make(run, plan, engine.key_variable, engine.tokens)
     write_whole(run.path / "run.lock.yaml", dump(_locked(run, plan, model)))
-    run.append(f"staged: the model is at {plan.model_path}", state="staged")
+    where = f"the model is at {plan.model_path}" if plan.model_path else f"{engine.title} needs no files of the model"
+    run.append(f"staged: {where}", state="staged")
     return plan
 
 

@@ -30,6 +30,7 @@ class Toy(Engine):
     title = "Toy"
     flags = FLAGS
     key_variable = "TOY_API_KEY"
+    loads_weights = False
     metrics = MetricNames(
         gauges={"toy_requests_running": "running", "toy_requests_waiting": "waiting"},
         counters={"toy_prompt_tokens": "prompt_tokens", "toy_generation_tokens": "generation_tokens"},
