@@ -9,7 +9,7 @@ import click
 
 from overspan.cli.options import AS_JSON, Finite
 from overspan.cli.output import document, table
-from overspan.runs.live import Live, Row, Sight
+from overspan.runs.live import Live, RankRow, Sight
 from overspan.runs.status import RunStatus
 from overspan.runs.status import status as status_of
 from overspan.schema.errors import HostUnreachable, InputError, NotReady
@@ -113,7 +113,7 @@ def _traffic(sight: Sight) -> str:
     )
 
 
-def _rows(rows: list[Row]) -> str:
+def _rows(rows: list[RankRow]) -> str:
     header = ["process", "rank", "host", "state", "memory", "up"]
     cells = [
         [row.process, row.ranks or "-", row.host, row.health, gib(row.memory_bytes), duration(row.uptime_s)]
@@ -125,7 +125,7 @@ def _rows(rows: list[Row]) -> str:
     return table(header, cells)
 
 
-def _gpu(row: Row) -> list[str]:
+def _gpu(row: RankRow) -> list[str]:
     index = "-" if row.gpu is None else str(row.gpu)
     if row.load is None:
         return [index, "-", "-", "-"]

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import zip_longest
+from functools import partial
+from itertools import chain, zip_longest
 from types import TracebackType
 from typing import Final, Generic, TypeVar
 
@@ -18,7 +19,7 @@ from overspan.endpoint.metrics import Metrics, read_metrics
 from overspan.engines import registry
 from overspan.inventory import probes
 from overspan.inventory.probes import GPU_LOAD, GpuLoad
-from overspan.launchers.base import Member
+from overspan.launchers.base import Launcher, Member
 from overspan.launchers.registry import launcher_of
 from overspan.runs.status import ProcessStatus, RunStatus, joined, overview, placed
 from overspan.schema.errors import HostUnreachable, OverspanError
@@ -31,7 +32,7 @@ from overspan.transport.base import Transport
 PATIENCE_S: Final = 2.0
 """How long the view waits for answers at least: a first connection over ssh takes about one second."""
 
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Traffic:
 
 
 @dataclass(frozen=True)
-class Row:
+class RankRow:
     """One rank, or one process where its ranks have no GPUs. `memory_bytes` and `uptime_s` are its process's."""
 
     process: str
@@ -71,7 +72,7 @@ class Sight:
     """A run at one moment. `problems`: what could not be asked, and why."""
 
     status: RunStatus
-    rows: list[Row]
+    rows: list[RankRow]
     traffic: Traffic | None
     problems: dict[str, str]
     dashboard: str | None
@@ -87,7 +88,7 @@ def traffic_of(before: Reading | None, now: Reading) -> Traffic:
     return Traffic(rate, *gauges)
 
 
-def rows_of(plan: Plan, processes: list[ProcessStatus], loads: Mapping[str, list[GpuLoad]]) -> list[Row]:
+def rows_of(plan: Plan, processes: list[ProcessStatus], loads: Mapping[str, list[GpuLoad]]) -> list[RankRow]:
     """A row for each rank that has a GPU of its own, else one for each process."""
     places = {placement.process: placement for placement in plan.placements}
     rows = []
@@ -96,43 +97,39 @@ def rows_of(plan: Plan, processes: list[ProcessStatus], loads: Mapping[str, list
         place = places.get(one.process)
         ranks, gpus = ([], []) if place is None else (place.ranks, place.gpus)
         if not gpus:
-            rows.append(Row(one.process, ",".join(map(str, ranks)), *facts))
+            rows.append(RankRow(one.process, ",".join(map(str, ranks)), *facts))
         by_index = {load.index: load for load in loads.get(one.host, [])}
         for rank, gpu in zip_longest(ranks, gpus) if gpus else ():
-            rows.append(Row(one.process, "" if rank is None else str(rank), *facts, gpu, by_index.get(gpu)))
+            rows.append(RankRow(one.process, "" if rank is None else str(rank), *facts, gpu, by_index.get(gpu)))
     return rows
 
 
-class _Question(Generic[Answer]):
-    """Something that is asked again and again, in a thread of a pool, once at a time."""
+class _Questions(Generic[T]):
+    """A question to several, asked again and again in threads of a pool, of each once at a time."""
 
-    def __init__(self, pool: ThreadPoolExecutor, ask: Callable[[], Answer]) -> None:
-        self._pool, self._ask = pool, ask
-        self._asking: Future[Answer] | None = None
-        self._since_s = 0.0
+    def __init__(self, pool: ThreadPoolExecutor, asks: Mapping[str, Callable[[], T]]) -> None:
+        self._pool, self._asks = pool, asks
+        self._asking: dict[str, tuple[Future[T], float]] = {}
 
     def begin(self) -> None:
-        """Ask, unless the last time has not been answered yet."""
-        if self._asking is None:
-            self._asking, self._since_s = self._pool.submit(self._ask), time.monotonic()
+        """Ask each that has answered the last time."""
+        for who, ask in self._asks.items():
+            if who not in self._asking:
+                self._asking[who] = self._pool.submit(ask), time.monotonic()
 
-    def end(self, deadline_s: float) -> Answer:
-        """The answer.
-
-        Raises:
-            OverspanError: there is none, or none yet.
-        """
-        if self._asking is None:
-            raise ValueError("nothing was asked")
-        try:
-            answer = self._asking.result(max(0.0, deadline_s - time.monotonic()))
-        except TimeoutError:
-            raise HostUnreachable(f"no answer for {time.monotonic() - self._since_s:.0f} s") from None
-        except OverspanError:
-            self._asking = None
-            raise
-        self._asking = None
-        return answer
+    def end(self, deadline_s: float) -> tuple[dict[str, T], dict[str, str]]:
+        """What was answered by then, and why the others gave no answer, or none yet."""
+        answers, silent = {}, {}
+        for who, (asked, since_s) in list(self._asking.items()):
+            try:
+                answers[who] = asked.result(max(0.0, deadline_s - time.monotonic()))
+            except TimeoutError:
+                silent[who] = f"no answer for {time.monotonic() - since_s:.0f} s"
+                continue
+            except OverspanError as error:
+                silent[who] = error.in_one_line.removeprefix(f"{who}: ")
+            del self._asking[who]
+        return answers, silent
 
 
 class Live:
@@ -146,16 +143,16 @@ class Live:
         self._run, self._plan = run, run.plan()
         self._engine = registry.find(self._plan.engine.name)
         whole = launcher_of(self._plan, run, transports)
-        self._transports = whole.transports
         self._http = http_client(None, PATIENCE_S)
         self._before: Reading | None = None
-        self._pool = ThreadPoolExecutor(2 * len(self._transports) + 1, thread_name_prefix="live")
-        self._metrics = _Question(self._pool, self._ask_metrics)
-        # One for each host, so that none waits for another.
-        self._launchers = {host: launcher_of(self._plan, run, {host: way}) for host, way in self._ways()}
-        self._members = {host: self._asking_members(host) for host in self._launchers}
-        with_gpus = {host.name for host in whole.hosts if host.gpus}
-        self._loads = {host: self._asking_load(way) for host, way in self._ways() if host in with_gpus}
+        pool = self._pool = ThreadPoolExecutor(2 * len(whole.transports) + 1, thread_name_prefix="live")
+        # One launcher for each host, so that none waits for another.
+        self._launchers = {host: launcher_of(self._plan, run, {host: way}) for host, way in whole.transports.items()}
+        self._members = _Questions(pool, {host: partial(_members_on, one) for host, one in self._launchers.items()})
+        with_gpus = {host.name for host in whole.hosts if host.gpus} & whole.transports.keys()
+        self._loads = _Questions(pool, {host: partial(_load_on, whole.transports[host]) for host in with_gpus})
+        endpoint = {} if self._plan.is_joiner else {"endpoint": self._ask_metrics}  # it is the head's
+        self._metrics = _Questions(pool, endpoint)
 
     def __enter__(self) -> Live:
         return self
@@ -184,70 +181,41 @@ class Live:
 
     def look(self, patience_s: float = PATIENCE_S) -> Sight:
         """The run now. What has not answered within `patience_s` is told as such."""
-        if not self._plan.is_joiner:
-            self._metrics.begin()
-        for members in self._members.values():
-            members.begin()
-        for load in self._loads.values():
-            load.begin()
+        for asked in (self._metrics, self._members, self._loads):
+            asked.begin()
         deadline_s = time.monotonic() + patience_s
         status = overview(self._run, self._plan, lambda state: self._processes(state, deadline_s))
         if status.state in FINAL_STATES:
             return Sight(status, [], None, {}, None)
-        loads, silent = self._gpus(deadline_s)
-        problems = {f"GPUs of {host}": why for host, why in silent.items() if host not in status.unreachable}
+        loads, without_load = self._loads.end(deadline_s)
+        metrics, problems = self._metrics.end(deadline_s)
+        problems |= {f"GPUs of {host}": why for host, why in without_load.items() if host not in status.unreachable}
         traffic = None
-        try:
-            if not self._plan.is_joiner:  # the endpoint is the head's
-                now = self._metrics.end(deadline_s)
-                traffic, self._before = traffic_of(self._before, now), now
-        except OverspanError as error:
-            problems["endpoint"] = error.in_one_line
+        for now in metrics.values():
+            traffic, self._before = traffic_of(self._before, now), now
         rows = rows_of(self._plan, status.processes, loads)
         return Sight(status, rows, traffic, problems, self._engine.dashboard(self._plan))
 
     def _processes(self, state: State, deadline_s: float) -> tuple[list[ProcessStatus], dict[str, str]]:
-        found: list[Member] = []
-        unreachable = {}
-        for host, asked in self._members.items():
-            try:
-                found += asked.end(deadline_s)
-            except OverspanError as error:
-                unreachable[host] = error.in_one_line.removeprefix(f"{host}: ")
-        seen = placed(self._plan, found, unreachable, state)
+        found, unreachable = self._members.end(deadline_s)
+        seen = placed(self._plan, chain.from_iterable(found.values()), unreachable, state)
         return [*seen, *joined(self._run, self._plan)], unreachable
-
-    def _gpus(self, deadline_s: float) -> tuple[dict[str, list[GpuLoad]], dict[str, str]]:
-        loads, silent = {}, {}
-        for host, asked in self._loads.items():
-            try:
-                loads[host] = asked.end(deadline_s)
-            except OverspanError as error:
-                silent[host] = error.in_one_line
-        return loads, silent
-
-    def _ways(self) -> list[tuple[str, Transport]]:
-        return list(self._transports.items())
-
-    def _asking_members(self, host: str) -> _Question[list[Member]]:
-        def ask() -> list[Member]:
-            found, problems = self._launchers[host].look()
-            for why in problems.values():
-                raise HostUnreachable(why)
-            return found
-
-        return _Question(self._pool, ask)
-
-    def _asking_load(self, way: Transport) -> _Question[list[GpuLoad]]:
-        def ask() -> list[GpuLoad]:
-            seen, _ = probes.look(way, GPU_LOAD)
-            if seen.value is None:
-                raise OverspanError(seen.why)
-            return seen.value
-
-        return _Question(self._pool, ask)
 
     def _ask_metrics(self) -> Reading:
         key = run_secrets.read(self._run).get(run_secrets.API_KEY)
         found = read_metrics(self._http, self._plan.endpoint.base_url, self._engine.metrics, key)
         return Reading(time.monotonic(), found)
+
+
+def _members_on(launcher: Launcher) -> list[Member]:
+    found, problems = launcher.look()
+    for why in problems.values():
+        raise HostUnreachable(why)
+    return found
+
+
+def _load_on(way: Transport) -> list[GpuLoad]:
+    seen, _ = probes.look(way, GPU_LOAD)
+    if seen.value is None:
+        raise OverspanError(seen.why)
+    return seen.value
