@@ -18,7 +18,7 @@ from overspan.inventory.probes import GPU_LOAD, GpuLoad
 from overspan.launchers.base import Member
 from overspan.launchers.docker_commands import PROCESS_LABEL, RANKS_LABEL
 from overspan.planner.make import make_plan
-from overspan.runs.live import Live, Reading, Traffic, rows_of, traffic_of
+from overspan.runs.live import Live, MetricsReading, Traffic, rows_of, traffic_of
 from overspan.runs.status import ProcessStatus, placed
 from overspan.schema.event import State
 from overspan.schema.inventory import Host, Inventory
@@ -34,8 +34,8 @@ from support.runs import FakeRun, a_plan
 from support.waiting import until
 
 
-def reading(at_s: float, tokens: float, **gauges: float) -> Reading:
-    return Reading(at_s, {"generation_tokens": tokens, **gauges})
+def reading(at_s: float, tokens: float, **gauges: float) -> MetricsReading:
+    return MetricsReading(at_s, {"generation_tokens": tokens, **gauges})
 
 
 def test_the_rate_is_the_counters_growth_over_the_time_between() -> None:
@@ -43,9 +43,9 @@ def test_the_rate_is_the_counters_growth_over_the_time_between() -> None:
     assert traffic_of(reading(10.0, 500.0), now) == Traffic(250.0, 3.0, 0.0, 0.5)
 
 
-@pytest.mark.parametrize("before", [None, reading(10.0, 9000.0), reading(14.0, 1.0), Reading(10.0, {})])
-def test_no_rate_is_made_up(before: Reading | None) -> None:
-    now = Reading(14.0, {}) if before is not None and not before.sample else reading(14.0, 1500.0)
+@pytest.mark.parametrize("before", [None, reading(10.0, 9000.0), reading(14.0, 1.0), MetricsReading(10.0, {})])
+def test_no_rate_is_made_up(before: MetricsReading | None) -> None:
+    now = MetricsReading(14.0, {}) if before is not None and not before.sample else reading(14.0, 1500.0)
     assert traffic_of(before, now).tokens_per_s is None
 
 

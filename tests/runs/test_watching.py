@@ -8,7 +8,7 @@ import pytest
 
 from overspan.inventory.probes import GPU_LOAD
 from overspan.runs import restart, supervisor
-from overspan.runs.restart import Memory, Restarts
+from overspan.runs.restart import FreeMemory, Restarts
 from overspan.schema.errors import OverspanError
 from overspan.schema.inventory import Gpu, Host, Inventory
 from overspan.schema.plan import Placement, Plan
@@ -114,7 +114,7 @@ def waits(monkeypatch: pytest.MonkeyPatch, plan: Plan, script: list[Reply]) -> C
     slept: list[float] = []
     monkeypatch.setattr(restart, "time", SimpleNamespace(monotonic=lambda: float(len(slept)), sleep=slept.append))
     ways: Mapping[str, Fake] = {"n": Fake("n", script)}
-    memory = Memory(plan, ways)
+    memory = FreeMemory(plan, ways)
 
     def wait() -> int:
         memory.wait(lambda: False)

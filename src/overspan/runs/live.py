@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Reading:
+class MetricsReading:
     """The engine's own metrics at one moment of this machine's monotonic clock, seconds."""
 
     at_s: float
@@ -78,7 +78,7 @@ class Sight:
     dashboard: str | None
 
 
-def traffic_of(before: Reading | None, now: Reading) -> Traffic:
+def traffic_of(before: MetricsReading | None, now: MetricsReading) -> Traffic:
     """The endpoint's gauges, and its rate since the reading before: none at first and after an engine's restart."""
     rate = None
     if before is not None and now.at_s > before.at_s:
@@ -144,7 +144,7 @@ class Live:
         self._engine = registry.find(self._plan.engine.name)
         whole = launcher_of(self._plan, run, transports)
         self._http = http_client(None, PATIENCE_S)
-        self._before: Reading | None = None
+        self._before: MetricsReading | None = None
         pool = self._pool = ThreadPoolExecutor(2 * len(whole.transports) + 1, thread_name_prefix="live")
         # One launcher for each host, so that none waits for another.
         self._launchers = {host: launcher_of(self._plan, run, {host: way}) for host, way in whole.transports.items()}
@@ -201,10 +201,10 @@ class Live:
         seen = placed(self._plan, chain.from_iterable(found.values()), unreachable, state)
         return [*seen, *joined(self._run, self._plan)], unreachable
 
-    def _ask_metrics(self) -> Reading:
+    def _ask_metrics(self) -> MetricsReading:
         key = run_secrets.read(self._run).get(run_secrets.API_KEY)
         found = read_metrics(self._http, self._plan.endpoint.base_url, self._engine.metrics, key)
-        return Reading(time.monotonic(), found)
+        return MetricsReading(time.monotonic(), found)
 
 
 def _members_on(launcher: Launcher) -> list[Member]:

@@ -50,7 +50,7 @@ class Restarts:
         return float(min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** (self.count - 1)))
 
 
-class Memory:
+class FreeMemory:
     """The memory of a run's hosts and of its GPUs, as it was before the launch."""
 
     def __init__(self, plan: Plan, transports: Mapping[str, Transport]) -> None:

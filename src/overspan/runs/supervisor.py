@@ -18,7 +18,7 @@ from overspan.launchers.registry import launcher_of
 from overspan.runs import ports
 from overspan.runs.join import member
 from overspan.runs.join.server import JoinServer
-from overspan.runs.restart import Memory, Restarts
+from overspan.runs.restart import FreeMemory, Restarts
 from overspan.runs.supervising import FAILED_GRACE_S, Signals, Supervision
 from overspan.schema.defaults import LOOPBACK, POLL_INTERVAL_S
 from overspan.schema.errors import OverspanError
@@ -88,7 +88,7 @@ class _Head(Supervision):
 
     def serve(self) -> None:
         """Launch and watch, again and again as often as the recipe allows."""
-        memory = Memory(self.plan, self.launcher.transports) if self.plan.recipe.restart else None
+        memory = FreeMemory(self.plan, self.launcher.transports) if self.plan.recipe.restart else None
         restarts = Restarts(self.plan.recipe.restart)
         while True:
             if isinstance(self.launcher, JoinServer):

@@ -38,6 +38,9 @@ from overspan.transport.reach import reach
 Follow = Callable[[RunFolder, Iterator[Event | None]], None]
 """Given a run and its events as they come (None: no news), until it is verified or failed."""
 
+Refuse = Callable[[RunFolder, Plan], None]
+"""May refuse, by raising, a run that is staged."""
+
 _FOLLOW_INTERVAL_S = 0.1
 
 _MENDED_BY_STAGING = frozenset({"preflight.image", "preflight.model"})
@@ -62,23 +65,12 @@ def up(wanted: Wanted, say: Say, follow: Follow) -> RunFolder:
     return start(wanted.name, plan_of(wanted, to_start=True), say, follow)
 
 
-def start(
-    name: str | None,
-    plan: Plan,
-    say: Say,
-    follow: Follow,
-    before_launch: Callable[[RunFolder, Plan], None] = lambda run, plan: None,
-) -> RunFolder:
-    """The same for a plan that is made. `before_launch` may refuse by raising, when all is staged."""
+def start(name: str | None, plan: Plan, say: Say, follow: Follow, before_launch: Refuse | None = None) -> RunFolder:
+    """The same for a plan that is made."""
     return verified(launched(name, plan, say, before_launch), follow)
 
 
-def launched(
-    name: str | None,
-    plan: Plan,
-    say: Say,
-    before_launch: Callable[[RunFolder, Plan], None] = lambda run, plan: None,
-) -> RunFolder:
+def launched(name: str | None, plan: Plan, say: Say, before_launch: Refuse | None = None) -> RunFolder:
     """The run of a plan, handed to its supervisor: it loads. `verified` waits for it."""
     with closing(NameLock(name or plan.recipe.name)) as lock:
         run = _staged(lock, plan, say, before_launch)
@@ -112,7 +104,7 @@ def verified(run: RunFolder, follow: Follow) -> RunFolder:
     return run
 
 
-def _staged(lock: NameLock, plan: Plan, say: Say, before_launch: Callable[[RunFolder, Plan], None]) -> RunFolder:
+def _staged(lock: NameLock, plan: Plan, say: Say, before_launch: Refuse | None) -> RunFolder:
     """The folder of a run that is ready to be launched; gone again when that does not come to pass."""
     run = RunFolder.create(lock.name)
     try:
@@ -121,7 +113,8 @@ def _staged(lock: NameLock, plan: Plan, say: Say, before_launch: Callable[[RunFo
             staged = _stage(run, plan, launcher, say)
         if plan.part is not None:
             facts.record(run, staged)
-        before_launch(run, staged)
+        if before_launch is not None:
+            before_launch(run, staged)
     except BaseException:
         shutil.rmtree(run.path)
         raise
@@ -134,8 +127,8 @@ def _stage(run: RunFolder, plan: Plan, launcher: Launcher, say: Say) -> Plan:
         plan = plan.with_(endpoint=ports.claim(plan.endpoint))
     run_secrets.require(plan.recipe.secrets)
     run.write("plan.json", plan)  # for `status` while it is staged, which may take long
-    run.append(f"planned {plan.layout.label} of {plan.recipe.model} on {_hosts(plan)}", state="planned")
-    recipe = plan.recipe
+    recipe, hosts = plan.recipe, dict.fromkeys(placement.host for placement in plan.placements)
+    run.append(f"planned {plan.layout.label} of {recipe.model} on {', '.join(hosts)}", state="planned")
     launcher.check()
     if launcher.asks_hosts:
         _require_ready_hosts(run, plan)
@@ -184,10 +177,6 @@ def _sentence(finding: Finding) -> str:
     return f"{finding.rule}{f' on {host}' if host else ''}: {finding.cause}"
 
 
-def _hosts(plan: Plan) -> str:
-    return ", ".join(dict.fromkeys(placement.host for placement in plan.placements))
-
-
 def _locked(run: RunFolder, plan: Plan, model: models.PreparedModel | None) -> Recipe:
     recipe = plan.recipe
     lock = Lock(
@@ -197,13 +186,12 @@ def _locked(run: RunFolder, plan: Plan, model: models.PreparedModel | None) -> R
         model_digest=plan.model_digest or "",
         model_revision=model.revision if model else recipe.revision,
     )
-    changes = {
-        "model": str(model.path) if model and model.source == "folder" else recipe.model,
-        "revision": model.revision if model and model.source == "hub" else recipe.revision,
-        "port": plan.endpoint.port,
-        "locked": lock,
-    }
-    return recipe.with_(**changes)
+    return recipe.with_(
+        model=str(model.path) if model and model.source == "folder" else recipe.model,
+        revision=model.revision if model and model.source == "hub" else recipe.revision,
+        port=plan.endpoint.port,
+        locked=lock,
+    )
 
 
 def _events(run: RunFolder) -> Iterator[Event | None]:

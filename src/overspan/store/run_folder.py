@@ -6,13 +6,12 @@ import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from overspan.schema.errors import InputError, RunDamaged
 from overspan.schema.event import FINAL_STATES, Event, State
-from overspan.schema.extensions import RECORDED
 from overspan.schema.finding import Finding
 from overspan.schema.places import runs_dir
 from overspan.schema.plan import Plan
@@ -23,8 +22,11 @@ from overspan.store.dated_folder import DatedFolder, pick
 from overspan.store.files import write_whole
 from overspan.store.locks import is_held
 
+T = TypeVar("T")
+
 _PROCESSES = TypeAdapter(list[ProcessSpec])
 _FINDINGS = TypeAdapter(list[Finding])
+_NOTE = TypeAdapter(dict[str, Any])
 _EVENTS = "events.jsonl"
 
 SUPERVISOR: Final = "supervisor.json"
@@ -54,32 +56,29 @@ class RunFolder(DatedFolder):
 
     # documents -------------------------------------------------------------------------------------------------------
 
-    def _text(self, file: str) -> str:
+    def _read(self, file: str, adapter: TypeAdapter[T]) -> T:
+        path = self.path / file
         try:
-            return (self.path / file).read_text(encoding="utf-8")
+            return adapter.validate_json(path.read_bytes())
         except FileNotFoundError:
             raise RunDamaged(f"run {self.id} has no {file}", next=f"ls {self.path}") from None
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
             raise RunDamaged(f"run {self.id}: {file} cannot be read: {error}", next=f"ls -l {self.path}") from None
-
-    def _read(self, file: str, adapter: TypeAdapter[Any]) -> Any:
-        try:
-            return adapter.validate_json(self._text(file), context=RECORDED)
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]
             place = ".".join(str(part) for part in problem["loc"])
             raise RunDamaged(
                 f"run {self.id}: {file} is damaged{f' at {place}' if place else ''}: {problem['msg']}",
-                next=f"look at {self.path / file}, or remove {self.path}",
+                next=f"look at {path}, or remove {self.path}",
             ) from None
 
     def plan(self) -> Plan:
         """plan.json."""
-        return self._read("plan.json", TypeAdapter(Plan))  # type: ignore[no-any-return]
+        return self._read("plan.json", TypeAdapter(Plan))
 
     def processes(self) -> list[ProcessSpec]:
         """processes.json."""
-        return self._read("processes.json", _PROCESSES)  # type: ignore[no-any-return]
+        return self._read("processes.json", _PROCESSES)
 
     def findings(self) -> list[Finding]:
         """verify.json; empty before verification."""
@@ -87,9 +86,7 @@ class RunFolder(DatedFolder):
 
     def bench(self) -> BenchResult | None:
         """bench.json, or None before a bench."""
-        if not (self.path / "bench.json").exists():
-            return None
-        return self._read("bench.json", TypeAdapter(BenchResult))  # type: ignore[no-any-return]
+        return self._read("bench.json", TypeAdapter(BenchResult)) if (self.path / "bench.json").exists() else None
 
     def requests(self) -> dict[int | str, Path]:
         """The files of the last bench's requests, by level; files of earlier benches may lie beside them."""
@@ -100,13 +97,7 @@ class RunFolder(DatedFolder):
 
     def note(self, file: str) -> dict[str, Any]:
         """A small JSON object of the run (supervisor.json), or an empty one."""
-        if not (self.path / file).exists():
-            return {}
-        try:
-            data = json.loads(self._text(file))
-        except json.JSONDecodeError as error:
-            raise RunDamaged(f"run {self.id}: {file} is damaged: {error.msg}", next=f"ls -l {self.path}") from None
-        return data if isinstance(data, dict) else {}
+        return self._read(file, _NOTE) if (self.path / file).exists() else {}
 
     def write(self, file: str, document: BaseModel | list[Any]) -> None:
         """Write one of the run's JSON documents, whole or not at all."""

@@ -89,7 +89,7 @@ def hello_of(run: RunFolder, plan: Plan, *, only_ask: bool = False) -> Hello:
     return Hello(host=plan.part or "", facts=facts.read(run), only_ask=only_ask)
 
 
-class _Head:
+class _HeadLine:
     """The line to the head, made anew when it breaks. Used from one thread."""
 
     def __init__(self, run: RunFolder, plan: Plan) -> None:
@@ -159,7 +159,7 @@ def serve(part: Supervision) -> None:
     """
     signals = part.signals
     part.record()
-    head = _Head(part.run, part.plan)
+    head = _HeadLine(part.run, part.plan)
     part.run.append(f"joined {part.plan.head}; the ranks here start when every host has joined")
     died: Death | None = None
     died_at = 0.0
@@ -184,7 +184,7 @@ def serve(part: Supervision) -> None:
         head.close()
 
 
-def _leave(part: Supervision, head: _Head) -> None:
+def _leave(part: Supervision, head: _HeadLine) -> None:
     """Somebody here wants it to end: the head hears that its gang is broken."""
     why = "stopped by its own user" if part.signals.stop else "its guardian was killed"
     place = part.plan.own[0]

@@ -71,14 +71,14 @@ class JoinConnection:
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
         self._rest = b""
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in (
-            (socket.SO_KEEPALIVE, 1),
-            *((getattr(socket, name), size) for name, size in (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 5))),
+            (socket.TCP_KEEPIDLE, 5),
+            (socket.TCP_KEEPINTVL, 5),
+            (socket.TCP_KEEPCNT, SILENCE_S // 5),
+            (socket.TCP_USER_TIMEOUT, SILENCE_S * 1000),
         ):
-            level = socket.SOL_SOCKET if option == socket.SO_KEEPALIVE else socket.IPPROTO_TCP
-            connection.setsockopt(level, option, value)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, SILENCE_S // 5)
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_S * 1000)
+            connection.setsockopt(socket.IPPROTO_TCP, option, value)
 
     @classmethod
     def to(cls, address: str, port: int, timeout_s: float, *, own: str) -> JoinConnection:
@@ -127,10 +127,8 @@ class JoinConnection:
         try:
             return kind.model_validate_json(line)
         except ValidationError as error:
-            problem = error.errors(include_url=False)[0]["msg"]
-            raise OverspanError(
-                f"the other end sends what is no {kind.__name__}: {problem}", quote=str(line[:120])
-            ) from None
+            what = f"the other end sends what is no {kind.__name__}: {error.errors(include_url=False)[0]['msg']}"
+            raise OverspanError(what, quote=str(line[:120])) from None
 
     def finish(self, timeout_s: float) -> None:
         """Close when the other end has heard all: a plain close with words unheard here would cut off the last ones."""

@@ -167,11 +167,7 @@ class JoinServer(Launcher):
             seat.line = None
             if seat.health == "running":
                 seat.health, seat.left_at = "unknown", time.monotonic() if lost.left else None
-        how = (
-            "its supervisor closed the connection without a reason"
-            if lost.left
-            else "it does not answer, which is no death"
-        )
+        how = "its supervisor closed the connection" if lost.left else "it does not answer, which is no death"
         self.run.append(f"{seat.placement.host}: {how}", process=seat.placement.process, host=seat.placement.host)
         self._note()
 
