@@ -11,6 +11,7 @@ from overspan.schema.model import ModelSpec, Module, ModuleWeights, Quantisation
 
 # Routers and embeddings stay in the model's own type in every checkpoint format known here.
 _PLAIN: Final = ("router", "norm", "embedding", "lm_head")
+_GATED: Final = ("gate_proj", "up_proj", "down_proj")
 
 
 class Matrix(NamedTuple):
@@ -36,36 +37,18 @@ def count(
     Raises:
         ModelUnavailable: a size is missing or absurd, or the quantisation contradicts itself.
     """
-    shape = shapes.read(config)
+    shape = shapes.read(name, config)
+    spec = shape.spec
     parts = {key: value for key, value in config.items() if key.endswith("_config")}
     rules = quantisation.read({**shape.raw, **parts}, sidecar, with_headers=with_headers)
-    modules = _by_format(_matrices(shape), shape.dtype, rules)
-    drafting = _by_format(_mtp(shape), shape.dtype, rules)
-    warnings = list(shape.warnings)
-    if "vision_config" in config:
-        warnings.append("the vision part is not counted: only the headers of its weights tell its size")
-    return ModelSpec(
-        name=name,
-        architecture=shape.architecture,
-        dtype=shape.dtype,
-        layers=shape.layers,
-        hidden=shape.hidden,
-        vocab=shape.vocab,
-        tied_embeddings=shape.tied,
-        max_context=shape.max_context,
-        attention=shape.attention,
-        intermediate=shape.intermediate,
-        experts=shape.experts,
-        experts_per_token=shape.experts_per_token,
-        expert_intermediate=shape.expert_intermediate,
-        shared_expert_intermediate=shape.shared_intermediate,
-        moe_layers=sum(shape.is_moe),
-        mtp_layers=shape.mtp_layers,
+    drafting = _by_format(_mtp(shape), spec.dtype, rules)
+    aside = ["the vision part is not counted: only the headers of its weights tell its size"]
+    return spec.with_(
         mtp_parameters=sum(item.parameters for item in drafting),
         mtp_bytes=sum(item.bytes for item in drafting),
         quantisation=rules,
-        modules=modules,
-        warnings=warnings,
+        modules=_by_format(_matrices(shape), spec.dtype, rules),
+        warnings=[*spec.warnings, *(aside if "vision_config" in config else [])],
     )
 
 
@@ -82,13 +65,14 @@ def _by_format(matrices: Iterator[Matrix], dtype: str, rules: Quantisation | Non
 
 
 def _matrices(shape: shapes.Shape) -> Iterator[Matrix]:
-    yield Matrix("model.embed_tokens", "embedding", shape.vocab * shape.hidden)
+    spec = shape.spec
+    yield Matrix("model.embed_tokens", "embedding", spec.vocab * spec.hidden)
     if shape.positions:
-        yield Matrix("model.embed_positions", "embedding", shape.positions * shape.hidden)
-    if not shape.tied:
-        yield Matrix("lm_head", "lm_head", shape.vocab * shape.hidden)
-    yield Matrix("model.norm", "norm", shape.hidden)
-    for index in range(shape.layers):
+        yield Matrix("model.embed_positions", "embedding", shape.positions * spec.hidden)
+    if not spec.tied_embeddings:
+        yield Matrix("lm_head", "lm_head", spec.vocab * spec.hidden)
+    yield Matrix("model.norm", "norm", spec.hidden)
+    for index in range(spec.layers):
         yield from _layer(shape, index, shape.is_moe[index])
 
 
@@ -97,30 +81,30 @@ def _mtp(shape: shapes.Shape) -> Iterator[Matrix]:
 
     Embedding and head are the model's own.
     """
-    last = shape.layers - 1
-    for index in range(shape.layers, shape.layers + shape.mtp_layers):
-        yield Matrix(f"model.layers.{index}.eh_proj", "mtp", 2 * shape.hidden * shape.hidden)
+    spec = shape.spec
+    last = spec.layers - 1
+    for index in range(spec.layers, spec.layers + spec.mtp_layers):
+        yield Matrix(f"model.layers.{index}.eh_proj", "mtp", 2 * spec.hidden * spec.hidden)
         yield from _layer(shape, last, shape.is_moe[last])
 
 
 def _layer(shape: shapes.Shape, index: int, moe: bool) -> Iterator[Matrix]:
-    prefix = f"model.layers.{index}"
-    yield Matrix(f"{prefix}.input_layernorm", "norm", 2 * shape.hidden)
+    spec, prefix = shape.spec, f"model.layers.{index}"
+    yield Matrix(f"{prefix}.input_layernorm", "norm", 2 * spec.hidden)
     if shape.kinds[index] == "linear":
         # A linear layer mixes through projections of about the size of attention's.
-        yield Matrix(
-            f"{prefix}.linear_attn", "attention", 4 * shape.hidden * shape.attention.heads * shape.attention.head_dim
-        )
+        wide = spec.attention.heads * spec.attention.head_dim
+        yield Matrix(f"{prefix}.linear_attn", "attention", 4 * spec.hidden * wide)
     elif shape.kinds[index] != "none":
         yield from _attention(shape, f"{prefix}.self_attn")
     if moe:
         yield from _moe(shape, f"{prefix}.{shape.moe_name}")
     else:
-        yield from _mlp(shape, f"{prefix}.mlp", "mlp", shape.intermediate)
+        yield from _mlp(shape, f"{prefix}.mlp", "mlp", spec.intermediate)
 
 
 def _attention(shape: shapes.Shape, path: str) -> Iterator[Matrix]:
-    held, hidden = shape.attention, shape.hidden
+    held, hidden = shape.spec.attention, shape.spec.hidden
     if held.kind == "mla":
         yield from _mla(shape, path)
         return
@@ -134,7 +118,7 @@ def _attention(shape: shapes.Shape, path: str) -> Iterator[Matrix]:
 
 
 def _mla(shape: shapes.Shape, path: str) -> Iterator[Matrix]:
-    held, hidden = shape.attention, shape.hidden
+    held, hidden = shape.spec.attention, shape.spec.hidden
     rope, value, rank = held.rope_head_dim or 0, held.value_dim or held.head_dim, held.kv_lora_rank or 0
     wide = held.heads * held.head_dim
     if held.q_lora_rank:
@@ -152,16 +136,14 @@ def _mla(shape: shapes.Shape, path: str) -> Iterator[Matrix]:
 
 
 def _mlp(shape: shapes.Shape, path: str, module: Module, width: int) -> Iterator[Matrix]:
-    names = ("gate_proj", "up_proj", "down_proj")[3 - shape.mlp_matrices :]
-    for name in names:
-        yield Matrix(f"{path}.{name}", module, shape.hidden * width)
+    for name in _GATED[3 - shape.mlp_matrices :]:
+        yield Matrix(f"{path}.{name}", module, shape.spec.hidden * width)
 
 
 def _moe(shape: shapes.Shape, path: str) -> Iterator[Matrix]:
-    yield Matrix(f"{path}.gate", "router", shape.hidden * shape.experts)
-    names = ("w1", "w2", "w3") if shape.moe_name == "block_sparse_moe" else ("gate_proj", "up_proj", "down_proj")
-    for name in names:
-        size = shape.hidden * shape.expert_intermediate
-        yield Matrix(f"{path}.experts.0.{name}", "experts", size, shape.experts)
-    if shape.shared_intermediate:
-        yield from _mlp(shape, f"{path}.shared_experts", "shared_experts", shape.shared_intermediate)
+    spec = shape.spec
+    yield Matrix(f"{path}.gate", "router", spec.hidden * spec.experts)
+    for name in ("w1", "w2", "w3") if shape.moe_name == "block_sparse_moe" else _GATED:
+        yield Matrix(f"{path}.experts.0.{name}", "experts", spec.hidden * spec.expert_intermediate, spec.experts)
+    if spec.shared_expert_intermediate:
+        yield from _mlp(shape, f"{path}.shared_experts", "shared_experts", spec.shared_expert_intermediate)

@@ -1,100 +1,47 @@
 """The shape of a model, read from a config.json that may be anything: every size is checked before it is used."""
 
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from overspan.catalog import kinds
-from overspan.schema.base import Frozen
+from overspan.catalog import files, kinds
 from overspan.schema.errors import ModelUnavailable
-from overspan.schema.model import Attention
+from overspan.schema.model import Attention, ModelSpec
+from overspan.schema.yamlio import plain
 
 _LIMIT: Final = 10**8
 _DTYPES: Final = {"bfloat16": "bf16", "float16": "fp16", "float32": "fp32", "float": "fp32", "half": "fp16"}
-# The feed-forward part of these has two matrices, not three (no gate). Source: their classes in transformers 5.
-_UNGATED: Final = frozenset(
-    {"gpt2", "gpt_neox", "opt", "phi", "starcoder2", "nemotron", "falcon", "bloom", "gptj", "mpt", "gpt_bigcode"}
-)
-# Counted right by the general rules; source: their classes in transformers 5.
-_GATED: Final = """
-    llama mistral mixtral qwen2 qwen2_moe qwen3 qwen3_moe minimax_m2 minimax_m3_vl minimax_m3_vl_text deepseek_v2
-    deepseek_v3 kimi_k2 glm4 glm4_moe gemma gemma2 gemma3 gemma3_text gpt_oss granite olmo olmo2 phi3 smollm3 cohere
-    ernie4_5 ernie4_5_moe hunyuan_v1_dense seed_oss hunyuan_v1_moe llama4 llama4_text phimoe cohere2 dbrx olmoe dots1
-    exaone4 qwen2_vl qwen2_5_vl qwen3_vl qwen3_vl_moe deepseek_v32 stablelm internlm2 mimo baichuan chatglm granitemoe
-"""
-KNOWN: Final = frozenset(_GATED.split()) | _UNGATED
-# Each head's queries and keys are normalised by themselves, or all heads together (a collective in TP).
-_NORM_HEAD: Final = frozenset(
-    {"qwen3", "qwen3_moe", "glm4_moe", "gemma3", "gemma3_text", "minimax_m3_vl", "minimax_m3_vl_text"}
-)
-_NORM_TENSOR: Final = frozenset({"minimax_m2", "olmo2"})
 
 
-# Canonical keys of transformers first, then the same under other names.
-KEYS: Final[dict[str, tuple[str, ...]]] = {
-    "num_hidden_layers": ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "num_decoder_layers"),
-    "hidden_size": ("hidden_size", "n_embd", "d_model", "model_dim", "dim"),
-    "vocab_size": ("vocab_size", "padded_vocab_size", "n_vocab"),
-    "num_attention_heads": ("num_attention_heads", "n_head", "n_heads", "num_heads"),
-    "num_key_value_heads": (
-        "num_key_value_heads", "num_kv_heads", "n_kv_heads", "n_head_kv", "kv_n_heads", "multi_query_group_num",
-    ),
-    "head_dim": ("head_dim", "attention_head_dim", "head_size", "kv_channels", "d_head"),
-    "intermediate_size": (
-        "dense_intermediate_size", "intermediate_size_mlp", "intermediate_size", "ffn_hidden_size", "n_inner",
-        "ffn_dim",
-    ),
-    "num_experts": (
-        "num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts", "num_moe_experts", "n_experts",
-    ),
-    "num_experts_per_tok": (
-        "num_experts_per_tok", "num_experts_per_token", "experts_per_token", "moe_topk", "moe_top_k", "moe_k",
-        "num_selected_experts", "experts_top_k", "top_k_experts",
-    ),
-    "moe_intermediate_size": (
-        "moe_intermediate_size", "expert_ffn_hidden_size", "expert_intermediate_size", "intermediate_size",
-        "ffn_hidden_size",
-    ),
-}  # fmt: skip
+def _known() -> dict[str, Any]:
+    """architectures.yaml, each list of words as a tuple."""
+    data = plain(files.text("architectures.yaml"))
+    data["keys"] = {key: tuple(names.split()) for key, names in data["keys"].items()}
+    return {name: tuple(held.split()) if isinstance(held, str) else held for name, held in data.items()}
+
+
+_ABOUT: Final = _known()
+KEYS: Final[dict[str, tuple[str, ...]]] = _ABOUT["keys"]
+"""Canonical keys of transformers, each with the names that the same has elsewhere."""
+KNOWN: Final = frozenset(_ABOUT["gated"] + _ABOUT["ungated"])
+"""Types of models that are counted right."""
 # Where the text part of a config may stand, and parts whose keys belong to the whole.
 TEXT: Final = ("text_config", "llm_config", "language_config", "thinker_config", "language_model", "text_model")
 _PARTS: Final = ("attn_config", "ffn_config")
 
 
-# Embedding and head are one where the config does not say; its class in transformers leaves the default, true, there.
-_TIED: Final = (
-    "gemma", "cohere", "gpt2", "gpt_bigcode", "opt", "bloom", "mpt", "falcon", "smollm3", "granite", "starcoder2",
-)  # fmt: skip
-# Positions are learned, one vector each; OPT keeps two more. Source: their classes in transformers 5.
-_POSITIONS: Final = {"gpt2": 0, "gpt_bigcode": 0, "opt": 2}
-
-
-class Shape(Frozen):
-    """Sizes of one model, as its config.json gives them."""
+class Shape(NamedTuple):
+    """A model as its config.json gives it, none of its weights counted yet, and what it takes to count them."""
 
     raw: dict[str, Any]
-    architecture: str
-    dtype: str
-    layers: int
-    hidden: int
-    vocab: int
+    spec: ModelSpec
     positions: int
-    tied: bool
-    max_context: int | None
-    attention: Attention
-    intermediate: int
     mlp_matrices: int
-    experts: int
-    experts_per_token: int
-    expert_intermediate: int
-    shared_intermediate: int
     moe_name: str
     is_moe: list[bool]
     kinds: list[str]
-    mtp_layers: int
-    warnings: list[str]
 
 
-def read(config: Mapping[str, Any]) -> Shape:
+def read(name: str, config: Mapping[str, Any]) -> Shape:
     """The shape that a config.json gives.
 
     Raises:
@@ -105,28 +52,36 @@ def read(config: Mapping[str, Any]) -> Shape:
     hidden = _size(raw, *KEYS["hidden_size"])
     held = kinds.of_layers(raw, layers)
     experts = _optional(raw, *KEYS["num_experts"])
-    return Shape(
-        raw=raw,
+    is_moe = kinds.with_experts(raw, layers) if experts else [False] * layers
+    tied = raw.get("tie_word_embeddings", config.get("tie_word_embeddings", family.startswith(_ABOUT["tied"])))
+    spec = ModelSpec(
+        name=name,
         architecture=architecture,
         dtype=_dtype(raw, config),
         layers=layers,
         hidden=hidden,
         vocab=_size(raw, *KEYS["vocab_size"]),
-        tied=bool(raw.get("tie_word_embeddings", config.get("tie_word_embeddings", family.startswith(_TIED)))),
-        positions=(_context(raw) or 0) + _POSITIONS[family] if family in _POSITIONS else 0,
+        tied_embeddings=bool(tied),
         max_context=_context(raw),
         attention=_attention(raw, family, hidden, held),
-        intermediate=_dense_width(raw, hidden),
-        mlp_matrices=2 if family in _UNGATED else 3,
+        intermediate=_optional(raw, *KEYS["intermediate_size"]) or 4 * hidden,
         experts=experts,
         experts_per_token=_size(raw, *KEYS["num_experts_per_tok"]) if experts else 0,
         expert_intermediate=_size(raw, *KEYS["moe_intermediate_size"]) if experts else 0,
-        shared_intermediate=shared_width(raw) if experts else 0,
-        moe_name="block_sparse_moe" if family.startswith(("minimax", "mixtral")) else "mlp",
-        is_moe=kinds.with_experts(raw, layers) if experts else [False] * layers,
-        kinds=held,
+        shared_expert_intermediate=shared_width(raw) if experts else 0,
+        moe_layers=sum(is_moe),
         mtp_layers=_mtp(raw),
+        modules=[],
         warnings=_warnings(architecture, family, held),
+    )
+    return Shape(
+        raw,
+        spec,
+        positions=(spec.max_context or 0) + _ABOUT["positions"][family] if family in _ABOUT["positions"] else 0,
+        mlp_matrices=2 if family in _ABOUT["ungated"] else 3,
+        moe_name="block_sparse_moe" if family.startswith(("minimax", "mixtral")) else "mlp",
+        is_moe=is_moe,
+        kinds=held,
     )
 
 
@@ -196,7 +151,7 @@ def _attention(raw: Mapping[str, Any], family: str, hidden: int, held: list[str]
     head_dim = _optional(raw, *KEYS["head_dim"]) or max(1, hidden // heads)
     if rank:
         head_dim = _size(raw, "qk_nope_head_dim") + rope
-    norm = "tensor" if family in _NORM_TENSOR else "head" if family in _NORM_HEAD else "none"
+    norm = "tensor" if family in _ABOUT["norm_tensor"] else "head" if family in _ABOUT["norm_head"] else "none"
     sparse = raw.get("sparse_attention_config")
     block = _optional(sparse if isinstance(sparse, Mapping) else raw, "sparse_block_size", "index_block_size")
     blocks = _optional(sparse if isinstance(sparse, Mapping) else raw, "sparse_topk_blocks", "index_topk_blocks")
@@ -228,10 +183,6 @@ def _context(raw: Mapping[str, Any]) -> int | None:
         if isinstance(factor, int | float) and isinstance(trained, int) and 1 <= factor <= 10_000:
             held = max(held, int(trained * factor))
     return held or None
-
-
-def _dense_width(raw: Mapping[str, Any], hidden: int) -> int:
-    return _optional(raw, *KEYS["intermediate_size"]) or 4 * hidden
 
 
 def shared_width(raw: Mapping[str, Any]) -> int:

@@ -105,7 +105,7 @@ class FleetAnswer(NamedTuple):
         lines += [
             f"{seen.attainment:.2%} of {seen.requests:,} requests {kept}",
             f"{tokens:,.0f} tok/s, {each:.0f} a GPU used, {reserved:.0f} a GPU reserved; a decode worker "
-            f" holds {seen.held:.1f} of {self.unit.slots}, prefill is {seen.prefill_busy:.0%} busy",
+            f"holds {seen.held:.1f} of {self.unit.slots}, prefill is {seen.prefill_busy:.0%} busy",
             f"{found[_GPU_HOURS]:.3f} GPU-hours for a million output tokens"
             + ("" if price is None else f": {price:.2f} at that price"),
         ]

@@ -32,7 +32,7 @@ def write_config(real: dict[str, Any], folder: Path, words: Sequence[str]) -> No
     family = FAMILIES.get(architecture)
     if family is None:
         raise UnknownName("architecture", architecture, list(FAMILIES), next="download the model in place of this")
-    config = {**dict(family.defaults), **real}
+    config = {**family.defaults, **real}
     if isinstance(config.get("quantization_config"), dict) and config["quantization_config"].get("quant_algo"):
         config["quantization_config"] = {"group_size": 16, **config["quantization_config"]}
     folder.mkdir(parents=True)

@@ -84,7 +84,7 @@ def shrink(real: dict[str, Any], weights: Literal["real"] | Format = "fp32", sta
         )
     if family is None:
         raise UnknownName("architecture", architecture, list(FAMILIES), next="twins are made of those named here")
-    full = dict(family.defaults) | {name: value for name, value in real.items() if value is not None}
+    full = family.defaults | {name: value for name, value in real.items() if value is not None}
     _sound(full, family)
     own = quantisation.read(real)
     chosen, notes = _format(own, weights)
@@ -190,7 +190,7 @@ def _sizes(full: dict[str, Any], family: Family, weights: Format, block: int) ->
         "vocab_size": VOCABULARY,
         "max_position_embeddings": CONTEXT,
     }
-    sizes |= {name: min(small, full[name]) for name, small in family.few if full.get(name) is not None}
+    sizes |= {name: min(small, full[name]) for name, small in family.few.items() if full.get(name) is not None}
     if family.mla:
         # Every head has keys and values of its own.
         heads = _alike(full["num_attention_heads"])
