@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any, Final
 
 from overspan.engines.base import FOLDER, Component, RoleWorker, workers_of
-from overspan.engines.node import address_of, contained, listens_on, located, node_env
+from overspan.engines.node import address_of, contained, listens_on, located, node_env, node_process
 from overspan.engines.vllm import (
     KV_TRANSFER,
     PORTS_EACH,
@@ -149,19 +149,18 @@ def _after_etcd(spec: ProcessSpec, address: str) -> ProcessSpec:
 def _part(worker: RoleWorker, args: dict[str, Any], index: int) -> ProcessSpec:
     """The process of one node of a worker."""
     number, role, plan, placements = worker
-    hosts = {host.name: host for host in plan.inventory.hosts}
     placed = placements[index]
-    host, head = hosts[placed.host], hosts[placements[0].host]
+    host = plan.host(placed.host)
     here = address_of(host)
-    across = _across(plan, placements, index, address_of(head))
+    across = _across(plan, placements, index, address_of(plan.host(placements[0].host)))
     argv = [program(plan, "python"), "-m", "dynamo.vllm", "--model", plan.model_path or plan.recipe.model]
     mode = [] if role.name == "aggregated" else ["--disaggregation-mode", role.name]
     # Workers of one host need ports of their own. A headless node registers nothing and serves no metrics.
     ports = {"nixl": SIDE_CHANNEL_PORT + PORTS_EACH * number}
     ports |= {} if across.get("headless") else {"system": SYSTEM_PORT + number}
-    spec = ProcessSpec(
-        name=placed.process,
-        host=host.name,
+    return node_process(
+        plan,
+        placed,
         argv=[*argv, *mode, *ENGINE.flags.to_argv(args | across)],
         env={
             **({"UCX_TLS": "tcp,shm,self"} if plan.inventory.device == "cpu" else {}),
@@ -172,11 +171,9 @@ def _part(worker: RoleWorker, args: dict[str, Any], index: int) -> ProcessSpec:
             **({"DYN_SYSTEM_HOST": here, "DYN_SYSTEM_PORT": str(ports["system"])} if "system" in ports else {}),
         },
         ports=ports,
-        ranks=placed.ranks,
         role=role.name,
         vital_titles=VITAL_TITLES,
     )
-    return contained(spec, plan, host)
 
 
 def _across(plan: Plan, placements: list[Placement], index: int, head: str) -> dict[str, Any]:

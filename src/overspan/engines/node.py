@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from overspan.engines import patches
 from overspan.schema.defaults import EVERYWHERE, LOOPBACK, LOOPBACKS
 from overspan.schema.inventory import Fabric, Host
-from overspan.schema.plan import Plan
+from overspan.schema.plan import Placement, Plan
 from overspan.schema.process import Mount, ProcessSpec
 
 BASE_ENV = {
@@ -82,6 +84,12 @@ SHARED_MEMORY = "2g"
 """Shared memory of a container on a CPU host: two ranks' message queues need some 500 MB, Docker's default is 64 MB."""
 
 
+def node_process(plan: Plan, placed: Placement, **fields: Any) -> ProcessSpec:
+    """The process of a placement, in its container where there is one. `fields`: the others of a ProcessSpec."""
+    spec = ProcessSpec(name=placed.process, host=placed.host, ranks=placed.ranks, **fields)
+    return contained(spec, plan, plan.host(placed.host))
+
+
 def contained(spec: ProcessSpec, plan: Plan, host: Host) -> ProcessSpec:
     """The process as a container: its program in place of the image's own entrypoint, the model mounted read-only.
 
@@ -134,7 +142,7 @@ def listens_on(plan: Plan, head: Host) -> str:
 
 def who_reaches(plan: Plan) -> str:
     """Who can use the endpoint, in words: `processes of spark1 alone`."""
-    host = next(host for host in plan.inventory.hosts if host.name == plan.head)
+    host = plan.host(plan.head)
     name = "this machine" if plan.inventory.is_here(host) else host.name
     if plan.recipe.host in EVERYWHERE:
         return f"whoever reaches {name}, by any of its networks"

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final
 from overspan.catalog import flags, images
 from overspan.endpoint.metric_names import MetricNames
 from overspan.engines.base import FOLDER, Engine, RoleWorker, workers_of
-from overspan.engines.node import address_of, contained, listens_on, located, node_env
+from overspan.engines.node import address_of, listens_on, located, node_env, node_process
 from overspan.schema import defaults
 from overspan.schema.errors import EngineMissing, InputError, PlanRefused, RecipeError
 from overspan.schema.inventory import Host, Inventory
@@ -216,31 +216,28 @@ def serve(plan: Plan, args: dict[str, ArgValue]) -> list[str]:
 
 
 def _nodes(plan: Plan) -> list[ProcessSpec]:
-    hosts = {host.name: host for host in plan.inventory.hosts}
-    head = hosts[plan.placements[0].host]
-    return [_node(plan, rank, each, hosts[each.host], head) for rank, each in enumerate(plan.placements)]
+    """One process a node; the first answers requests."""
+    head = plan.host(plan.head)
+    several, key = len(plan.placements) > 1, [ENGINE.key_variable] if plan.recipe.api_key else []
+    specs = []
+    for rank, placed in enumerate(plan.placements):
+        args = serve_args(plan) | (api_args(plan, head) if rank == 0 else {})
+        args |= _among_nodes(plan, rank, head) if several else {}
+        env = node_env(plan, plan.host(placed.host), len(placed.ranks))
+        ports = _ports(plan) if rank == 0 else {}
+        more = {"ports": ports, "secrets": key, "vital_titles": VITAL_TITLES}
+        specs.append(node_process(plan, placed, argv=serve(plan, args), env=env, **more))
+    return specs
 
 
-def _node(plan: Plan, rank: int, placement: Placement, host: Host, head: Host) -> ProcessSpec:
-    args, ports = serve_args(plan), {}
-    if rank == 0:
-        args |= api_args(plan, head)
-        ports["api"] = plan.endpoint.port
+def _ports(plan: Plan) -> dict[str, int]:
+    """Those of the node that answers requests."""
+    ports = {"api": plan.endpoint.port}
     if len(plan.placements) > 1:
-        args |= _among_nodes(plan, rank, head)
-        if rank == 0:
-            ports |= {"master": defaults.MASTER_PORT} | ({"dp_rpc": defaults.DP_RPC_PORT} if plan.layout.dp > 1 else {})
-    spec = ProcessSpec(
-        name=placement.process,
-        host=host.name,
-        argv=serve(plan, args),
-        env=node_env(plan, host, len(placement.ranks)),
-        secrets=[ENGINE.key_variable] if plan.recipe.api_key else [],
-        ports=ports,
-        ranks=placement.ranks,
-        vital_titles=VITAL_TITLES,
-    )
-    return contained(spec, plan, host)
+        ports["master"] = defaults.MASTER_PORT
+        if plan.layout.dp > 1:
+            ports["dp_rpc"] = defaults.DP_RPC_PORT
+    return ports
 
 
 def _among_nodes(plan: Plan, rank: int, head: Host) -> dict[str, ArgValue]:
@@ -298,7 +295,7 @@ def side_channel(address: str, host: Host, placed: Placement, port: int) -> dict
 def _apart(worker: RoleWorker) -> list[ProcessSpec]:
     """The processes of one worker, one a host that it spans; their ports follow from its number."""
     number, role, plan, placements = worker
-    hosts = {host.name: host for host in plan.inventory.hosts}
+    hosts = {each.host: plan.host(each.host) for each in placements}
     here = {name: defaults.LOOPBACK if plan.inventory.traits.here else address_of(host) for name, host in hosts.items()}
     given = plan.recipe.engine_args.get("kv_transfer_config")
     connector = ON_DISK if given is None and plan.inventory.device == "cpu" else given
@@ -322,7 +319,7 @@ def _apart(worker: RoleWorker) -> list[ProcessSpec]:
 def _router(plan: Plan, workers: list[ProcessSpec]) -> ProcessSpec:
     """The process that answers requests, on the head."""
     there = located(plan)
-    head = next(host for host in there.inventory.hosts if host.name == plan.placements[0].host)
+    head = there.host(plan.head)
     args = api_args(there, head)
     argv = [f"{plan.engine.router}/bin/vllm-router" if plan.engine.router else program(plan, "vllm-router")]
     argv += ["--host", str(args["host"]), "--port", str(args["port"]), "--policy", "round_robin"]

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from overspan.engines.node import address_of, contained, located, node_env
+from overspan.engines.node import address_of, located, node_env, node_process
 from overspan.engines.vllm import VITAL_TITLES, Vllm, api_args, program, serve, serve_args
 from overspan.schema import defaults
-from overspan.schema.inventory import Host
 from overspan.schema.plan import Placement, Plan
 from overspan.schema.process import ProcessSpec
 
@@ -54,22 +53,21 @@ class VllmRay(Vllm):
         if plan.recipe.topology is not None:  # its workers are native: Ray's ports are one set a machine
             return super().processes(plan)
         plan = located(plan)
-        hosts = {host.name: host for host in plan.inventory.hosts}
         first, *others = plan.placements
-        head = hosts[first.host]
-        return [_head(plan, first, head), *(_worker(plan, each, hosts[each.host], head) for each in others)]
+        return [_head(plan, first), *(_worker(plan, each) for each in others)]
 
     def dashboard(self, plan: Plan) -> str | None:
         """Ray's, on the head."""
-        address = address_of(next(host for host in plan.inventory.hosts if host.name == plan.head))
+        address = address_of(plan.host(plan.head))
         return f"http://{f'[{address}]' if ':' in address else address}:{defaults.RAY_DASHBOARD_PORT}"
 
 
 ENGINE: Final = VllmRay()
 
 
-def _ray_env(plan: Plan, host: Host, head: Host, ranks: int) -> dict[str, str]:
+def _ray_env(plan: Plan, placed: Placement) -> dict[str, str]:
     """Set before `ray start`, so that Ray's daemons and all they start have this node's own address."""
+    host = plan.host(placed.host)
     return {
         # Ray's monitor kills workers while weights load (Avarok's MiniMax-M2.5 guide); the kernel guards memory.
         "RAY_memory_monitor_refresh_ms": "0",
@@ -79,57 +77,34 @@ def _ray_env(plan: Plan, host: Host, head: Host, ranks: int) -> dict[str, str]:
         # A worker that is asked to end lets streams in flight end first, as long as the head does.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": f"{plan.recipe.drain_timeout_s:g}",
         "VLLM_HOST_IP": address_of(host),
-        "RAY_ADDRESS": f"{address_of(head)}:{defaults.RAY_PORT}",
-        **node_env(plan, host, ranks),
+        "RAY_ADDRESS": f"{address_of(plan.host(plan.head))}:{defaults.RAY_PORT}",
+        **node_env(plan, host, len(placed.ranks)),
     }
 
 
-def _start(plan: Plan, placement: Placement, host: Host) -> list[str]:
-    return [
-        program(plan, "ray"),
-        "start",
-        f"--node-ip-address={address_of(host)}",
-        f"{SLOT}={len(placement.ranks)}",
-        "--disable-usage-stats",
-        *(CPU_START if plan.inventory.device == "cpu" else []),
-    ]
+def _start(plan: Plan, placed: Placement) -> list[str]:
+    argv = [program(plan, "ray"), "start", f"--node-ip-address={address_of(plan.host(placed.host))}"]
+    argv += [f"{SLOT}={len(placed.ranks)}", "--disable-usage-stats"]
+    return [*argv, *(CPU_START if plan.inventory.device == "cpu" else [])]
 
 
-def _head(plan: Plan, placement: Placement, host: Host) -> ProcessSpec:
-    ray = [
-        *_start(plan, placement, host),
-        "--head",
-        f"--port={defaults.RAY_PORT}",
-        f"--dashboard-port={defaults.RAY_DASHBOARD_PORT}",
-    ]
-    args = serve_args(plan) | api_args(plan, host) | {"distributed_executor_backend": "ray"}
-    command = serve(plan, args)
-    env = _ray_env(plan, host, host, len(placement.ranks))
-    spec = ProcessSpec(
-        name=placement.process,
-        host=host.name,
+def _head(plan: Plan, placed: Placement) -> ProcessSpec:
+    host = plan.host(placed.host)
+    ports = {"api": plan.endpoint.port, "ray": defaults.RAY_PORT, "dashboard": defaults.RAY_DASHBOARD_PORT}
+    ray = [*_start(plan, placed), "--head"]
+    ray += [f"--port={defaults.RAY_PORT}", f"--dashboard-port={defaults.RAY_DASHBOARD_PORT}"]
+    command = serve(plan, serve_args(plan) | api_args(plan, host) | {"distributed_executor_backend": "ray"})
+    return node_process(
+        plan,
+        placed,
         argv=["bash", "-c", HEAD_THEN_SERVE, "bash", str(len(ray)), *ray, *command],
-        env=env | {"MASTER_ADDR": address_of(host)},
+        env=_ray_env(plan, placed) | {"MASTER_ADDR": address_of(host)},
         secrets=[TOKEN, *([ENGINE.key_variable] if plan.recipe.api_key else [])],
-        ports={
-            "api": plan.endpoint.port,
-            "ray": defaults.RAY_PORT,
-            "dashboard": defaults.RAY_DASHBOARD_PORT,
-        },
-        ranks=placement.ranks,
+        ports=ports,
         vital_titles=VITAL,
     )
-    return contained(spec, plan, host)
 
 
-def _worker(plan: Plan, placement: Placement, host: Host, head: Host) -> ProcessSpec:
-    spec = ProcessSpec(
-        name=placement.process,
-        host=host.name,
-        argv=[*_start(plan, placement, host), f"--address={address_of(head)}:{defaults.RAY_PORT}", "--block"],
-        env=_ray_env(plan, host, head, len(placement.ranks)),
-        secrets=[TOKEN],
-        ranks=placement.ranks,
-        vital_titles=VITAL,
-    )
-    return contained(spec, plan, host)
+def _worker(plan: Plan, placed: Placement) -> ProcessSpec:
+    argv = [*_start(plan, placed), f"--address={address_of(plan.host(plan.head))}:{defaults.RAY_PORT}", "--block"]
+    return node_process(plan, placed, argv=argv, env=_ray_env(plan, placed), secrets=[TOKEN], vital_titles=VITAL)

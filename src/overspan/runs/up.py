@@ -228,7 +228,7 @@ def join(head: str, wanted: Wanted, say: Say, follow: Follow) -> RunFolder:
 
 
 def _require_head(plan: Plan, head: str) -> None:
-    host = next(each for each in plan.inventory.hosts if each.name == plan.head)
+    host = plan.host(plan.head)
     known = {host.name, head_address(plan)} | ({host.ssh.address} if host.ssh else set())
     known |= {address.partition("/")[0] for nic in host.nics for address in nic.addresses}
     if head not in known:

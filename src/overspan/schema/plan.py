@@ -3,7 +3,7 @@
 from pydantic import Field
 
 from overspan.schema.base import Frozen
-from overspan.schema.inventory import Inventory
+from overspan.schema.inventory import Host, Inventory
 from overspan.schema.layout import Layout
 from overspan.schema.prediction import Prediction
 from overspan.schema.recipe import Recipe
@@ -80,6 +80,10 @@ class Plan(Frozen):
     def head(self) -> str:
         """The host of rank 0, which answers requests."""
         return self.placements[0].host
+
+    def host(self, name: str) -> Host:
+        """The machine of that name; a placement's is always there."""
+        return next(host for host in self.inventory.hosts if host.name == name)
 
     @property
     def is_joiner(self) -> bool:

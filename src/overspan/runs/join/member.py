@@ -34,7 +34,7 @@ def head_address(plan: Plan) -> str:
 
 
 def _address(plan: Plan, name: str) -> str:
-    return address_of(next(host for host in plan.inventory.hosts if host.name == name))
+    return address_of(plan.host(name))
 
 
 def reach_head(plan: Plan) -> JoinConnection:

@@ -78,7 +78,7 @@ def part_of(plan: Plan, me: str, part: Part) -> Plan:
         raise PlanRefused("there is no part for this machine:", [reason])
     endpoint = plan.endpoint
     if part == "joiner":
-        head = next(host for host in plan.inventory.hosts if host.name == plan.head)
+        head = plan.host(plan.head)
         host = address_of(head) if plan.recipe.host in EVERYWHERE else plan.recipe.host
         endpoint = endpoint.with_(host=host, port=plan.recipe.port, tunnel=False)
     return plan.with_(part=me, endpoint=endpoint)
