@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overspan.schema.statistics import pareto_front
-from overspan.sweep.figures import charts, drawn_of, styles_of
+from overspan.sweep.figures import charts, drawn_of, places, styles_of
 from overspan.sweep.folder import MeasuredSweep
-from overspan.sweep.labels import places
 from overspan.sweep.page import headline, render_sweep
 from support.browser import needs_chromium, visit
 from support.sweep_documents import a_sweep, result

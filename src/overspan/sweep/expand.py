@@ -14,21 +14,23 @@ from overspan import __version__
 from overspan.catalog import inventories, models
 from overspan.engines import registry
 from overspan.inventory import here
+from overspan.planner import disagg, rank
+from overspan.planner.disagg import Disaggregated
 from overspan.planner.placement import Placed, place
 from overspan.planner.roles import length_refusals, role_refusals, sized
 from overspan.runs.planning import processes_of
-from overspan.schema.errors import ModelUnavailable, PlanRefused
+from overspan.schema.errors import ModelUnavailable, OverspanError, PlanRefused
 from overspan.schema.inventory import Inventory
 from overspan.schema.layout import Layout
 from overspan.schema.model import ModelSpec
 from overspan.schema.plan import Endpoint, EngineChoice, Plan
-from overspan.schema.point import Command, Point, PointRole
+from overspan.schema.point import Command, Estimate, Point, PointRole
+from overspan.schema.prediction import Demand, Prediction
 from overspan.schema.process import ProcessSpec
 from overspan.schema.recipe import Recipe
 from overspan.schema.sweep import Entry, Load, Scenario, Sweep
 from overspan.schema.topology import Role, RoleName, Topology
 from overspan.sweep import read
-from overspan.sweep.estimate import estimate
 from overspan.sweep.only import PointName, parse_filter
 
 # Not what a deployment does: prose, names, and where it answers.
@@ -259,10 +261,46 @@ class _Expansion:
             model=recipe.model,
             engine=recipe.engine,
             image=images.get(recipe.image, recipe.image) if recipe.image else None,
-            estimate=estimate(self._model, recipe, topology, self._inventory, workload=(lengths, load), users=users),
+            estimate=self._estimate(case, users, topology),
             notes=_notes(deployment, users),
             commands=deployment.commands,
         )
+
+    def _estimate(self, case: _EntryCase, users: int, topology: Topology) -> Estimate:
+        """TPOT, TTFT and tokens a second, or why the planner has nothing to go by."""
+        recipe, lengths, load = case.recipe, case.lengths, case.load
+        if self._model is None:
+            return Estimate(abstained=f"the sizes of {recipe.model} are not at hand")
+        mean = (1 + load.length_ratio) / 2
+        rounds = max(1, load.requests_per_user)
+        demand = Demand(isl=lengths.isl * mean, osl=lengths.osl * mean, concurrency=users, rounds=rounds)
+        try:
+            if topology.disaggregated:
+                pair = disagg.predict_topology(self._model, recipe, topology, self._inventory, demand)
+                return _rounded(pair, prefill_busy=round(pair.prefill_busy, 3), basis="extrapolated")
+            seen = rank.predict_on(self._model, recipe, topology.answering.layout, self._inventory, demand)
+        except OverspanError as error:
+            return Estimate(abstained=error.what)
+        tpot, ttft = seen.interval, seen.ttft_interval
+        return _rounded(
+            seen,
+            interval={
+                "tpot_ms": (round(tpot.low, 3), round(tpot.high, 3)),
+                "ttft_ms": (round(ttft.low, 1), round(ttft.high, 1)),
+            },
+            bound=seen.bound,
+            basis=seen.basis,
+        )
+
+
+def _rounded(seen: Prediction | Disaggregated, **more: Any) -> Estimate:
+    return Estimate(
+        tpot_ms=round(seen.tpot_ms, 3),
+        ttft_ms=round(seen.ttft_ms, 1),
+        output_tokens_per_s=round(seen.output_tokens_per_s, 1),
+        interactivity=round(1e3 / seen.tpot_ms, 2),
+        **more,
+    )
 
 
 def _notes(deployment: Deployment, users: int) -> list[str]:

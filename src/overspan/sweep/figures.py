@@ -1,10 +1,15 @@
-"""The charts of a sweep: the Pareto front, latency against load, and predictions beside measurements."""
+"""The charts of a sweep: the Pareto front, latency against load, and predictions beside measurements.
+
+The label of each dot stands so that labels cover neither each other nor other dots.
+"""
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from operator import attrgetter
 from typing import Final
 
@@ -14,7 +19,6 @@ from overspan.schema.point import Derived, Point, Rates, Result, TokenKind
 from overspan.schema.statistics import pareto_front
 from overspan.schema.units import count
 from overspan.schema.workload import BenchPoint
-from overspan.sweep.labels import place_labels
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,24 @@ VIEWS: Final[Mapping[str, View]] = {
 
 _COMMAND: Final = 420
 """Characters of a command that a hover shows; all of it stands in the page."""
+WIDTH, HEIGHT = 900.0, 300.0
+"""Pixels of the plot's inside at the page's full width. Source: report.css (70rem wide, 24rem high), less margins."""
+
+_DOT: Final = 7.0
+_GLYPH: Final = (7.0, 14.0)
+"""Width and height of a digit at 12 px."""
+
+_SIDES: Final = {
+    "top right": (1, -1),
+    "bottom right": (1, 1),
+    "top left": (-1, -1),
+    "bottom left": (-1, 1),
+    "top center": (0, -1),
+    "bottom center": (0, 1),
+}
+
+Box = tuple[float, float, float, float]
+"""Left, top, right, bottom."""
 
 
 @dataclass(frozen=True)
@@ -143,10 +165,17 @@ def _widest(traces: Sequence[Figure]) -> list[float]:
 
 
 def _place(traces: Sequence[Figure], *, logarithmic: bool) -> None:
-    """Labels are placed among those that are seen together: of one view and scenario."""
-    labelled = [each for each in traces if "text" in each]
-    for seen in {tuple(each["meta"].values()) for each in labelled}:
-        place_labels([each for each in labelled if tuple(each["meta"].values()) == seen], logarithmic=logarithmic)
+    """Set `textposition` of every label: they are placed among those seen together, of one view and scenario."""
+    together: dict[tuple[str, ...], list[Figure]] = {}
+    for each in traces:
+        if "text" in each:
+            together.setdefault(tuple(each["meta"].values()), []).append(each)
+    for seen in together.values():
+        dots = [at for each in seen for at in zip(each["x"], each["y"], strict=True)]
+        lengths = [len(text) for each in seen for text in each["text"]]
+        sides = iter(places(_pixels(dots, logarithmic=logarithmic), lengths))
+        for each in seen:
+            each["textposition"] = list(islice(sides, len(each["x"])))
 
 
 def hover(each: Drawn) -> str:
@@ -231,3 +260,47 @@ def _predicted(drawn: Sequence[Drawn]) -> Figure | None:
     ends = [(end, end) for end in (min(values) * 0.9, max(values) * 1.1)]
     traces.insert(0, guide("as predicted", ends))
     return chart(traces, axis("Predicted TPOT, ms", values), axis("Measured TPOT, ms", values))
+
+
+def places(dots: Sequence[tuple[float, float]], lengths: Sequence[int]) -> list[str]:
+    """A side for the label of each dot, in pixels from the top left: the first that covers least.
+
+    Args:
+        dots: where they are.
+        lengths: characters of their labels.
+    """
+    marks = [(x - _DOT, y - _DOT, x + _DOT, y + _DOT) for x, y in dots]
+    taken: list[Box] = []
+    chosen = []
+    for (x, y), length, own in zip(dots, lengths, marks, strict=True):
+        others = [*taken, *(mark for mark in marks if mark is not own)]
+        boxes = {side: _box(x, y, length, direction) for side, direction in _SIDES.items()}
+        best = min(boxes, key=lambda side: sum(_overlap(boxes[side], other) for other in others))
+        taken.append(boxes[best])
+        chosen.append(best)
+    return chosen
+
+
+def _pixels(points: Sequence[tuple[float, float]], *, logarithmic: bool) -> list[tuple[float, float]]:
+    highs = [math.log10(y) if logarithmic else y for _, y in points]
+    right, top = max(x for x, _ in points), max(highs)
+    low = min(highs) if logarithmic else 0.0
+    span = (top - low) or 1.0
+    return [
+        (x / (right or 1.0) * WIDTH, (top - high) / span * HEIGHT) for (x, _), high in zip(points, highs, strict=True)
+    ]
+
+
+def _box(x: float, y: float, length: int, direction: tuple[int, int]) -> Box:
+    width, height = _GLYPH[0] * length, _GLYPH[1]
+    across, down = direction
+    left = x - width / 2 + across * (width / 2 + _DOT / 2)
+    top = y - height / 2 + down * (height / 2 + _DOT)
+    return left, top, left + width, top + height
+
+
+def _overlap(one: Box, other: Box) -> float:
+    """The area that two boxes share."""
+    wide = min(one[2], other[2]) - max(one[0], other[0])
+    high = min(one[3], other[3]) - max(one[1], other[1])
+    return max(wide, 0.0) * max(high, 0.0)

@@ -40,7 +40,9 @@ def render_sweep(sweep: MeasuredSweep) -> str:
 
 def headline(sweep: MeasuredSweep) -> str:
     """The sweep in one sentence."""
-    planned, model = count(len(sweep.points), "point"), _model_name(sweep.points[0].model)
+    planned, model = count(len(sweep.points), "point"), sweep.points[0].model
+    if model.startswith(("/", "./", "../", "~")):
+        model = Path(model).name
     ok = [(rate, each) for each in drawn_of(sweep.ended) if each.result.state == "ok" and (rate := _rate(each))]
     if not ok:
         return f"{model}: none of {planned} is ok."
@@ -60,11 +62,6 @@ def headline(sweep: MeasuredSweep) -> str:
 
 def _rate(each: Drawn) -> float | None:
     return each.derived.per_gpu["output"]
-
-
-def _model_name(model: str) -> str:
-    """A folder by its last name; a model of a hub as it is."""
-    return Path(model).name if model.startswith(("/", "./", "../", "~")) else model
 
 
 def tiles(sweep: MeasuredSweep) -> list[Tile]:
@@ -99,8 +96,10 @@ class PointRow:
 
 def rows(sweep: MeasuredSweep) -> list[PointRow]:
     """A row a planned point, its columns lined up."""
-    every = zip(*(_values(sweep, point) for point in sweep.points), strict=True)
-    columns = [_column(list(values)) for values in every]
+    columns = []
+    for values in zip(*(_values(sweep, point) for point in sweep.points), strict=True):
+        counts = all(value is None or isinstance(value, int) for value in values)
+        columns.append([number(value, 0) for value in values] if counts else column(values))
     return [
         PointRow(
             point,
@@ -111,13 +110,6 @@ def rows(sweep: MeasuredSweep) -> list[PointRow]:
         )
         for index, point in enumerate(sweep.points)
     ]
-
-
-def _column(values: list[float | None]) -> list[str]:
-    """Counts as they are, everything else to about three figures."""
-    if all(value is None or isinstance(value, int) for value in values):
-        return [number(value, 0) for value in values]
-    return column(values)
 
 
 def _values(sweep: MeasuredSweep, point: Point) -> list[float | None]:
