@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -15,6 +15,7 @@ from overspan.transport.copying import Pipeable, pipe
 from overspan.transport.local import Local
 from overspan.transport.ssh import Remote
 from support.sshd import Sshd, running_sshd
+from support.waiting import until
 
 
 @pytest.fixture
@@ -61,12 +62,17 @@ def test_the_side_that_failed_is_named_with_its_line(host: Pipeable, tmp_path: P
 
 
 @pytest.mark.real
-def test_a_connection_lost_on_the_way_is_an_unreachable_host_and_nothing_is_left(server: Sshd) -> None:
-    with Remote("spark2", server.ssh) as remote:
-        timer = threading.Timer(0.7, server.cut)
-        timer.start()
-        with pytest.raises(HostUnreachable, match="lost while it ran cat"):
-            pipe(Local(), ["yes"], remote, ["cat"])
-        timer.join()
+def test_a_connection_lost_on_the_way_is_an_unreachable_host_and_nothing_is_left(server: Sshd, tmp_path: Path) -> None:
+    arrived = tmp_path / "arrived"
+
+    def cut_in_the_middle() -> None:
+        until(arrived.exists, "bytes arrive", timeout_s=60.0)
+        server.cut()
+
+    with Remote("spark2", server.ssh) as remote, ThreadPoolExecutor(1) as pool:
+        cutting = pool.submit(cut_in_the_middle)
+        with pytest.raises(HostUnreachable, match="lost while it ran sh"):
+            pipe(Local(), ["yes"], remote, ["sh", "-c", 'head -c 1 >"$0"; exec cat', str(arrived)])
+        cutting.result()
     names = [child.name() for child in psutil.Process().children()]
     assert "yes" not in names and "ssh" not in names, "the endless producer was ended with its reader"

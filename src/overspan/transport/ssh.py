@@ -220,7 +220,11 @@ class Remote:
         # The first value wins: here, and here alone, a tunnel that we ask for is wanted.
         program, *options = self._client()
         asked = [program, "-o", "ClearAllForwardings=no", *options, "-O", order, *more, "--", self.ssh.address]
-        return subprocess.run(asked, stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False).returncode
+        try:
+            done = subprocess.run(asked, stdin=subprocess.DEVNULL, capture_output=True, timeout=10, check=False)
+        except subprocess.TimeoutExpired:  # the connection's process hangs: it serves nobody any more
+            return LOST
+        return done.returncode
 
     def _alive(self) -> bool:
         with self._lock:

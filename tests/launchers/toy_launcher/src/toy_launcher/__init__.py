@@ -48,12 +48,14 @@ class ToyLauncher(Launcher):
         return [member.with_(health="running" if _living(member) else "dead") for member in started]
 
     def wait(self, timeout_s: float) -> list[Death]:
-        """See `Launcher.wait`."""
+        """See `Launcher.wait`. The file knows a death that was told, so that none is told twice."""
         deadline = time.monotonic() + timeout_s
         while not (dead := [member for member in self.members() if member.health == "dead"]):
             if time.monotonic() > deadline:
                 return []
             time.sleep(0.1)
+        living = [member.model_dump() for member in self.members() if member not in dead]
+        self.run.record(NOTE, {"started": living})
         return [
             Death(
                 process=member.process,
