@@ -16,6 +16,7 @@ from overspan.bench.run import Bench
 from overspan.cli.output import document
 from overspan.endpoint.target import make_target
 from overspan.schema.errors import HostUnreachable, InputError, UnknownName
+from overspan.schema.secrets import Secret
 from overspan.schema.workload import BenchResult, Workload
 from support import openai_server as fake
 from support.openai_server import Send, Server, serving, steady
@@ -356,6 +357,6 @@ def test_more_connections_than_open_files() -> None:
 
 def test_the_key_goes_into_the_head_only() -> None:
     with serving() as server:
-        result = Bench(server.base_url, None, workload(), api_key="s3cret").run()
+        result = Bench(server.base_url, None, workload(), api_key=Secret("s3cret")).run()
     assert all("Bearer s3cret" in head for head in server.heads)
-    assert "s3cret" not in result.model_dump_json() + repr(make_target(server.base_url, "s3cret"))
+    assert "s3cret" not in result.model_dump_json() + repr(make_target(server.base_url, Secret("s3cret")))

@@ -61,7 +61,7 @@ def test_ray_over_two_hosts_answers_right_shows_its_dashboard_and_tells_an_actor
     with Live(run) as live:
         assert live.look(30.0).dashboard == f"http://{head.address}:8265"
     # It answers on the head's loopback, to whoever has the run's token.
-    token = run_secrets.read(run)["RAY_AUTH_TOKEN"]
+    token = run_secrets.read(run)["RAY_AUTH_TOKEN"].get_secret_value()
     curl = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", DASHBOARD]
     assert head.run(*curl) == "401"
     assert head.run(*curl, "-H", "@-", stdin=f"Authorization: Bearer {token}".encode()) == "200"

@@ -12,6 +12,7 @@ import pytest
 from overspan.launchers import docker_commands as commands
 from overspan.schema.errors import InputError
 from overspan.schema.process import Mount, ProcessSpec
+from overspan.schema.secrets import Secret
 
 SPEC = ProcessSpec(
     name="rank0",
@@ -80,9 +81,8 @@ def test_mount_option_keeps_the_path_one_field(path: str) -> None:
 
 def test_secrets_go_to_a_private_file_and_come_back_as_they_were(tmp_path: Path) -> None:
     secrets = {"HF_TOKEN": "hf_'; touch /tmp/x #", "KEY": 'two\nlines "$HOME" `id` \\'}
-    received = subprocess.run(
-        commands.receive_secrets(), input=commands.secrets_text(secrets), capture_output=True, check=True
-    )
+    given = commands.secrets_text({name: Secret(value) for name, value in secrets.items()})
+    received = subprocess.run(commands.receive_secrets(), input=given, capture_output=True, check=True)
     folder = Path(received.stdout.decode())
     try:
         assert (folder / "env").stat().st_mode & 0o777 == 0o600

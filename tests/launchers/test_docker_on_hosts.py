@@ -13,6 +13,7 @@ import pytest
 from overspan.launchers.base import Death
 from overspan.launchers.docker import DockerLauncher
 from overspan.schema.errors import OverspanError
+from overspan.schema.secrets import Secret
 from support.containers import launcher, log, spec, until
 from support.plans import RUN
 from testbed.bed import Bed
@@ -177,7 +178,7 @@ def test_secrets_reach_the_process_and_nothing_else(bed: Bed, docker: DockerLaun
     one = spec("rank0", "node1", show, secrets=["HF_TOKEN"])
     with pytest.raises(OverspanError, match="rank0 needs HF_TOKEN, which is not set"):
         docker.start(one, {})
-    docker.start(one, {"HF_TOKEN": token, "OTHER": "never sent"})
+    docker.start(one, {"HF_TOKEN": Secret(token), "OTHER": Secret("never sent")})
     until(lambda: f"got {token}" in log(tmp_path, "rank0").read_text(), "the process has it")
     host = bed.hosts[0]
     assert "hf_se" not in host.docker("inspect", f"overspan-{RUN}-rank0")

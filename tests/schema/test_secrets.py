@@ -51,6 +51,13 @@ def test_a_secret_prints_as_stars_wherever_it_is_shown() -> None:
     assert holder.key.get_secret_value() == "hunter2"
 
 
+def test_what_a_server_quotes_of_a_secret_is_taken_out() -> None:
+    key = Secret("k3y-of-the-run")
+    assert key.taken_out("bad key k3y-of-the-run!") == "bad key ***!"
+    assert key.taken_out("cut within: k3y-of-t", "[removed]") == "cut within: [removed]"
+    assert Secret("").taken_out("text") == "text"
+
+
 def test_the_values_of_an_environment_are_found_by_name() -> None:
     found = secrets.values({"WANDB_API_KEY": "w4ndb", "HF_TOKEN": "", "MAX_TOKENS": "8"})
     assert list(found) == ["WANDB_API_KEY"]

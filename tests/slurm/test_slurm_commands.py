@@ -17,6 +17,7 @@ from overspan.schema.inventory import ContainerRuntime, Gpu, Host, Inventory, Sl
 from overspan.schema.plan import EngineChoice
 from overspan.schema.process import Mount, ProcessSpec
 from overspan.schema.recipe import Recipe
+from overspan.schema.secrets import Secret
 
 RUN = "m3-20261122-1-ab12"
 SITE = Slurm(
@@ -147,7 +148,7 @@ def test_step_in_docker_ends_its_container_and_shows_no_secret() -> None:
 
 def test_the_runs_folder_holds_no_shell_text_and_secrets_apart() -> None:
     spec = SPEC.with_(secrets=["HF_TOKEN"], argv=["x", "a'; rm -rf / #", "$(b)"])
-    packed = commands.files([spec], RUN, HOSTS[:1], secrets={"HF_TOKEN": "hf_se'cret"})
+    packed = commands.files([spec], RUN, HOSTS[:1], secrets={"HF_TOKEN": Secret("hf_se'cret")})
     with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
         found = {entry.name: (entry.mode, tar.extractfile(entry)) for entry in tar.getmembers()}
         text = {name: handle.read() for name, (_, handle) in found.items() if handle}

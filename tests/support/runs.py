@@ -19,6 +19,7 @@ from overspan.schema.inventory import Host, Inventory
 from overspan.schema.plan import EngineChoice, Plan
 from overspan.schema.process import ProcessSpec
 from overspan.schema.recipe import KnownAnswer, Recipe
+from overspan.schema.secrets import Secret
 from overspan.store.locks import NameLock
 from overspan.store.run_folder import RunFolder
 from support.waiting import until
@@ -108,7 +109,7 @@ class Quiet(Launcher):
         self.dying: list[Death] = []
         self.ended = False
 
-    def start_all(self, specs: Sequence[ProcessSpec], secrets: Mapping[str, str]) -> None:
+    def start_all(self, specs: Sequence[ProcessSpec], secrets: Mapping[str, Secret]) -> None:
         pass
 
     def wait(self, timeout_s: float) -> list[Death]:

@@ -17,6 +17,7 @@ from overspan.bench.stream import Stream
 from overspan.bench.trace import read_trace
 from overspan.catalog.words import WORDS
 from overspan.endpoint.target import Target, make_target
+from overspan.schema.secrets import Secret
 from overspan.schema.workload import Workload
 
 
@@ -25,7 +26,7 @@ class LoadJob:
     """All that a process needs to run its share of one point."""
 
     base_url: str
-    api_key: str | None
+    api_key: Secret | None
     insecure: bool
     model: str
     workload: Workload

@@ -24,6 +24,7 @@ from overspan.endpoint.metric_names import MetricNames
 from overspan.endpoint.target import make_target
 from overspan.engines.vllm import VLLM_METRICS
 from overspan.schema.errors import OverspanError
+from overspan.schema.secrets import Secret
 from overspan.schema.workload import BenchPoint, BenchResult, SelfTest, Workload
 
 PointProgress = Callable[[str, int, int, int], None]
@@ -52,7 +53,7 @@ class Bench:
         model: str | None,
         workload: Workload,
         *,
-        api_key: str | None = None,
+        api_key: Secret | None = None,
         folder: Path | None = None,
         progress: PointProgress | None = None,
         insecure: bool = False,

@@ -16,6 +16,7 @@ from overspan.endpoint.metric_names import MetricNames
 from overspan.endpoint.metrics import Metrics, read_metrics
 from overspan.endpoint.target import Target
 from overspan.schema.errors import OverspanError
+from overspan.schema.secrets import Secret
 from overspan.schema.workload import GaugeSummary, ServerMetrics
 from overspan.transport.local import Local
 
@@ -114,7 +115,7 @@ class Watch:
                 self._process.terminate()
 
 
-def _watch(pipe: Connection, base_url: str, api_key: str | None, names: MetricNames, here: bool) -> None:
+def _watch(pipe: Connection, base_url: str, api_key: Secret | None, names: MetricNames, here: bool) -> None:
     gpus = here and shutil.which("nvidia-smi") is not None
     http = http_client(api_key, _READ_S)
 

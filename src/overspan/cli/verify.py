@@ -11,6 +11,7 @@ import click
 
 from overspan.cli.options import AS_JSON, COUNT, NEW_FILE, PATH, Finite
 from overspan.cli.output import Ticker, document, say
+from overspan.schema.secrets import Secret
 
 if TYPE_CHECKING:
     from overspan.endpoint.client import Addressed
@@ -110,7 +111,7 @@ class _Aim:
     """What is asked: a run, or an endpoint by its URL."""
 
     endpoint: Addressed
-    api_key: str | None
+    api_key: Secret | None
     run: RunFolder | None = None
     key_file: str | None = None
 

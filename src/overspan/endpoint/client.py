@@ -12,6 +12,7 @@ import httpx
 
 from overspan.endpoint.replies import STRANGE, ModelReply, StreamedReply, reply_of, text_of
 from overspan.schema.errors import OverspanError
+from overspan.schema.secrets import Secret, authorization
 
 _CONNECT_S = 5.0
 """A connection on a fabric never takes longer."""
@@ -45,7 +46,7 @@ class Addressed(Protocol):
         """The model's name in the API."""
 
 
-def http_client(api_key: str | None, timeout: float | httpx.Timeout, base_url: str = "") -> httpx.Client:
+def http_client(api_key: Secret | None, timeout: float | httpx.Timeout, base_url: str = "") -> httpx.Client:
     """A client for an endpoint of our own: no proxy of the environment is between us and it.
 
     Args:
@@ -53,9 +54,8 @@ def http_client(api_key: str | None, timeout: float | httpx.Timeout, base_url: s
         timeout: seconds that nothing may come.
         base_url: what its requests' paths are below.
     """
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     tls = ssl.create_default_context() if base_url.startswith("https:") else False
-    return httpx.Client(base_url=base_url, headers=headers, timeout=timeout, verify=tls, trust_env=False)
+    return httpx.Client(base_url=base_url, headers=authorization(api_key), timeout=timeout, verify=tls, trust_env=False)
 
 
 def body_of(response: httpx.Response, url: str, *, most_bytes: int, longest_s: float) -> Iterator[bytes]:
@@ -85,7 +85,7 @@ class Client:
         timeout_s: how long nothing may come: the first token of a cold engine may compile for long.
     """
 
-    def __init__(self, endpoint: Addressed, api_key: str | None = None, timeout_s: float = 120.0) -> None:
+    def __init__(self, endpoint: Addressed, api_key: Secret | None = None, timeout_s: float = 120.0) -> None:
         self.model = endpoint.model
         self._base_url = endpoint.base_url
         self._api_key = api_key
@@ -218,7 +218,7 @@ class Client:
         return parts
 
     def _quote(self, text: str) -> str:
-        return (text.replace(self._api_key, "[removed]") if self._api_key else text)[:300]
+        return (self._api_key.taken_out(text, "[removed]") if self._api_key else text)[:300]
 
 
 def _lines(parts: Iterator[bytes]) -> Iterator[bytes]:

@@ -10,6 +10,7 @@ import httpx
 
 from overspan.endpoint.client import NoAnswer, body_of
 from overspan.endpoint.metric_names import MetricNames
+from overspan.schema.secrets import Secret, authorization
 
 if TYPE_CHECKING:
     from prometheus_client.samples import Sample
@@ -70,7 +71,7 @@ def _number(text: str | None) -> float:
         return math.nan
 
 
-def read_metrics(http: httpx.Client, root: str, names: MetricNames, api_key: str | None = None) -> Metrics:
+def read_metrics(http: httpx.Client, root: str, names: MetricNames, api_key: Secret | None = None) -> Metrics:
     """What a server's `/metrics` says now.
 
     Args:
@@ -83,9 +84,8 @@ def read_metrics(http: httpx.Client, root: str, names: MetricNames, api_key: str
         NoAnswer: it does not answer, or not with a page that ends.
     """
     url = root.rstrip("/").removesuffix("/v1") + "/metrics"
-    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     try:
-        with http.stream("GET", url, headers=headers) as reply:
+        with http.stream("GET", url, headers=authorization(api_key)) as reply:
             page = b"".join(body_of(reply, url, most_bytes=MOST_BYTES, longest_s=LONGEST_S))
     except httpx.HTTPError as error:
         raise NoAnswer(f"{url} does not answer: {str(error) or type(error).__name__}") from None

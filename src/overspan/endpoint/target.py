@@ -16,6 +16,7 @@ import httpx
 
 from overspan import __version__
 from overspan.schema.errors import HostUnreachable, InputError
+from overspan.schema.secrets import Secret, authorization
 
 HIDDEN = "[removed]"
 
@@ -32,7 +33,7 @@ class Target:
     host: str
     port: int
     address: SocketAddress
-    api_key: str | None = field(default=None, repr=False)
+    api_key: Secret | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = None
     proxy: str | None = None
     proxy_key: str | None = field(default=None, repr=False)
@@ -47,12 +48,8 @@ class Target:
         return f"{via}, and {tls}" if self.tls else via
 
     def hide(self, text: str | None) -> str | None:
-        """What a server said, without the key, should it have quoted it (a quote may end inside of it)."""
-        if not text or not self.api_key:
-            return text
-        clean = text.replace(self.api_key, HIDDEN)
-        cut = next((n for n in range(len(self.api_key) - 1, 3, -1) if clean.endswith(self.api_key[:n])), 0)
-        return clean[:-cut] + HIDDEN if cut else clean
+        """What a server said, without the key, should it have quoted it."""
+        return self.api_key.taken_out(text, HIDDEN) if text and self.api_key else text
 
     def http_client(self, timeout_s: float) -> httpx.Client:
         """A plain client for what is asked before the load, on the load's own way; to be closed by the caller.
@@ -63,7 +60,7 @@ class Target:
         via = {"Proxy-Authorization": self.proxy_key} if self.proxy_key else None
         return httpx.Client(
             timeout=timeout_s,
-            headers={"Authorization": f"Bearer {self.api_key}"} if self.api_key else {},
+            headers=authorization(self.api_key),
             verify=self.tls if self.tls is not None else False,
             proxy=httpx.Proxy(self.proxy, headers=via) if self.proxy else None,
             trust_env=False,
@@ -85,7 +82,7 @@ class Target:
             f"User-Agent: overspan/{__version__}",
             "Accept: text/event-stream",
             "Content-Type: application/json",
-            *([f"Authorization: Bearer {self.api_key}"] if self.api_key else []),
+            *(f"{name}: {value}" for name, value in authorization(self.api_key).items()),
             *([f"Proxy-Authorization: {self.proxy_key}"] if self.proxy_key and not self.tls else []),
             "Content-Length: ",
         ]
@@ -103,7 +100,9 @@ def shown_url(url: str) -> str:
     return f"{scheme}{mark}{HIDDEN + at if at else ''}{where}{behind + HIDDEN if behind else ''}"
 
 
-def make_target(base_url: str, api_key: str | None = None, *, insecure: bool = False, proxies: bool = True) -> Target:
+def make_target(
+    base_url: str, api_key: Secret | None = None, *, insecure: bool = False, proxies: bool = True
+) -> Target:
     """Resolve a base URL. Loopback never goes through a proxy.
 
     Args:

@@ -17,6 +17,7 @@ from overspan.schema.inventory import Host, Inventory
 from overspan.schema.launcher_traits import LauncherTraits
 from overspan.schema.plan import Plan
 from overspan.schema.process import ProcessSpec
+from overspan.schema.secrets import Secret
 
 # What only a run needs is imported by the run: `overspan plan` prints commands and stays quick.
 if TYPE_CHECKING:
@@ -171,12 +172,12 @@ class Launcher(ABC):
 
     # while it runs ---------------------------------------------------------------------------------------------------
 
-    def start(self, spec: ProcessSpec, secrets: Mapping[str, str]) -> None:
+    def start(self, spec: ProcessSpec, secrets: Mapping[str, Secret]) -> None:
         """Start one process; see `start_all`."""
         self.start_all([spec], secrets)
 
     @abstractmethod
-    def start_all(self, specs: Sequence[ProcessSpec], secrets: Mapping[str, str]) -> None:
+    def start_all(self, specs: Sequence[ProcessSpec], secrets: Mapping[str, Secret]) -> None:
         """Start several processes at once; the output of each goes to `<logs>/<name>.log` on this machine.
 
         Args:
@@ -247,7 +248,7 @@ def hosts_of(plan: Plan) -> list[Host]:
     return [by_name[name] for name in dict.fromkeys(placement.host for placement in plan.own)]
 
 
-def require_secrets(specs: Sequence[ProcessSpec], secrets: Mapping[str, str]) -> None:
+def require_secrets(specs: Sequence[ProcessSpec], secrets: Mapping[str, Secret]) -> None:
     """Refuse to start what lacks a secret.
 
     Raises:

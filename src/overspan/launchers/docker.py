@@ -29,6 +29,7 @@ from overspan.schema.inventory import Host
 from overspan.schema.launcher_traits import BUILT_IN
 from overspan.schema.plan import Plan
 from overspan.schema.process import ProcessSpec
+from overspan.schema.secrets import Secret
 
 # As in `base`: what only a run needs is imported by the run.
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ class DockerLauncher(Launcher):
 
     # start -----------------------------------------------------------------------------------------------------------
 
-    def start_all(self, specs: Sequence[ProcessSpec], secrets: Mapping[str, str]) -> None:
+    def start_all(self, specs: Sequence[ProcessSpec], secrets: Mapping[str, Secret]) -> None:
         """See `Launcher.start_all`."""
         require_secrets(specs, secrets)
         for spec in specs:
@@ -127,7 +128,7 @@ class DockerLauncher(Launcher):
         for _, future in starting:
             future.result()
 
-    def _start_on_host(self, spec: ProcessSpec, secrets: Mapping[str, str]) -> str:
+    def _start_on_host(self, spec: ProcessSpec, secrets: Mapping[str, Secret]) -> str:
         """Run the container and give its id. Called from a thread of its own."""
         transport = self._hosts[spec.host].transport
         self._hosts[spec.host].clock_ahead_s = clock_offset(transport)
@@ -234,7 +235,7 @@ class DockerLauncher(Launcher):
 
 
 @contextlib.contextmanager
-def _secrets_on(transport: Transport, secrets: Mapping[str, str]) -> Iterator[str | None]:
+def _secrets_on(transport: Transport, secrets: Mapping[str, Secret]) -> Iterator[str | None]:
     """The folder on the host that holds the secrets while the block runs; None where there are none."""
     if not secrets:
         yield None

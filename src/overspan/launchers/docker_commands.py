@@ -16,6 +16,7 @@ from typing import Final
 
 from overspan.schema.errors import InputError
 from overspan.schema.process import Mount, ProcessSpec
+from overspan.schema.secrets import Secret
 
 RUN_LABEL: Final = "overspan.run"
 PROCESS_LABEL: Final = "overspan.process"
@@ -100,9 +101,10 @@ def receive_secrets() -> list[str]:
     return ["sh", "-c", _RECEIVE]
 
 
-def secrets_text(secrets: Mapping[str, str]) -> bytes:
+def secrets_text(secrets: Mapping[str, Secret]) -> bytes:
     """What `receive_secrets` is given: assignments that a shell reads, each value quoted."""
-    return "".join(f"{name}={shlex.quote(value)}\n" for name, value in secrets.items()).encode()
+    lines = (f"{name}={shlex.quote(value.get_secret_value())}\n" for name, value in secrets.items())
+    return "".join(lines).encode()
 
 
 def forget_secrets(folder: str) -> list[str]:

@@ -25,6 +25,7 @@ from overspan.schema.errors import OverspanError
 from overspan.schema.launcher_traits import BUILT_IN
 from overspan.schema.plan import Plan
 from overspan.schema.process import ProcessSpec
+from overspan.schema.secrets import Secret
 from overspan.store.run_folder import SUPERVISOR, RunFolder
 from overspan.transport import local
 from overspan.transport.base import Transport
@@ -71,15 +72,15 @@ class LocalLauncher(Launcher):
             for spec in specs
         ]
 
-    def start_all(self, specs: Sequence[ProcessSpec], secrets: Mapping[str, str]) -> None:
+    def start_all(self, specs: Sequence[ProcessSpec], secrets: Mapping[str, Secret]) -> None:
         """See `Launcher.start_all`."""
         for spec in specs:
             require_secrets([spec], secrets)
             self._start(spec, secrets)
 
-    def _start(self, spec: ProcessSpec, secrets: Mapping[str, str]) -> None:
+    def _start(self, spec: ProcessSpec, secrets: Mapping[str, Secret]) -> None:
         log = self.run.log(spec.name)
-        environment = {**os.environ, **spec.env, **{name: secrets[name] for name in spec.secrets}}
+        environment = {**os.environ, **spec.env, **{name: secrets[name].get_secret_value() for name in spec.secrets}}
         try:
             child = local.spawn(spec.argv, log=log, env=environment, cwd=spec.cwd, preexec=local.die_with_parent)
         except OSError as error:

@@ -32,6 +32,7 @@ from overspan.schema.inventory import Host, Inventory, Slurm
 from overspan.schema.launcher_traits import BUILT_IN
 from overspan.schema.plan import Plan
 from overspan.schema.process import ProcessSpec
+from overspan.schema.secrets import Secret
 
 # As in `base`: what only a run needs is imported by the run.
 if TYPE_CHECKING:
@@ -167,7 +168,7 @@ class SlurmLauncher(Launcher):
 
     # start -----------------------------------------------------------------------------------------------------------
 
-    def start_all(self, specs: Sequence[ProcessSpec], secrets: Mapping[str, str]) -> None:
+    def start_all(self, specs: Sequence[ProcessSpec], secrets: Mapping[str, Secret]) -> None:
         """Submit one job with a step for each process. It may wait in a queue: see `waiting`.
 
         Raises:

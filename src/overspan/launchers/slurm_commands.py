@@ -24,6 +24,7 @@ from overspan.schema.errors import InputError
 from overspan.schema.inventory import ContainerRuntime, Host, Slurm
 from overspan.schema.plan import Plan
 from overspan.schema.process import Mount, ProcessSpec
+from overspan.schema.secrets import Secret
 
 EXPORTED: Final = "HOME,USER,LOGNAME,SHELL,PATH,LANG"
 """What a job keeps of the submitting shell's environment; everything else stands in the plan."""
@@ -182,7 +183,7 @@ def files(
     run: str,
     hosts: Sequence[Host],
     *,
-    secrets: Mapping[str, str],
+    secrets: Mapping[str, Secret],
     copy: Copy | None = None,
 ) -> bytes:
     """The run's folder on shared storage, as a tar: the script, the hosts, and each step's arguments and secrets."""

@@ -23,7 +23,7 @@ def redact(text: str) -> str:
     """The text without the values of secret variables, in case a library quotes one."""
     for value in secrets.values().values():
         if len(value) >= _LEAST:
-            text = text.replace(value.get_secret_value(), secrets.HIDDEN)
+            text = value.taken_out(text)
     return text
 
 

@@ -23,10 +23,28 @@ _OTHER: Final = re.compile(
 
 
 class Secret(SecretStr):
-    """A value that prints as `***` in text, in logs and in JSON; `get_secret_value()` gives it out."""
+    """A value that prints as `***` in text, in logs and in JSON.
+
+    `get_secret_value()` gives it out: to a file of mode 0600, to standard input, to the environment of a
+    process, or to a header.
+    """
 
     def _display(self) -> str:
         return HIDDEN if self.get_secret_value() else ""
+
+    def taken_out(self, text: str, mark: str = HIDDEN) -> str:
+        """The text with a mark in the value's place, should somebody have quoted it; a quote may end inside of it."""
+        value = self.get_secret_value()
+        if not value:
+            return text
+        clean = text.replace(value, mark)
+        cut = next((n for n in range(len(value) - 1, 3, -1) if clean.endswith(value[:n])), 0)
+        return clean[:-cut] + mark if cut else clean
+
+
+def authorization(key: Secret | None) -> dict[str, str]:
+    """The header that carries an endpoint's key; none where there is no key."""
+    return {"Authorization": f"Bearer {key.get_secret_value()}"} if key else {}
 
 
 def is_secret(name: str) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from overspan.schema.errors import InputError
 from overspan.schema.plan import Plan
+from overspan.schema.secrets import Secret
 from overspan.store.files import write_whole
 from overspan.store.run_folder import RunFolder
 
@@ -20,7 +21,7 @@ _GIVEN = "OVERSPAN_API_KEY"
 _FILE = "secrets.json"
 
 
-def given(variable: str = _GIVEN) -> str | None:
+def given(variable: str = _GIVEN) -> Secret | None:
     """The key in OVERSPAN_API_KEY (or in another variable), if there is one.
 
     Raises:
@@ -29,7 +30,7 @@ def given(variable: str = _GIVEN) -> str | None:
     key = os.environ.get(variable) or None
     if key is not None and not re.fullmatch("[!-~]+", key):
         raise InputError(f"{variable} is no key: a header carries visible ASCII alone", next=f"set {variable} anew")
-    return key
+    return Secret(key) if key is not None else None
 
 
 def require(names: Sequence[str]) -> None:
@@ -58,9 +59,9 @@ def make(run: RunFolder, plan: Plan, key_variable: str, tokens: Sequence[str]) -
     Raises:
         InputError: a key that was given cannot be one, or one that several hosts share was not given.
     """
-    secrets = {name: os.environ[name] for name in plan.recipe.secrets}
+    secrets = {name: Secret(os.environ[name]) for name in plan.recipe.secrets}
     if plan.recipe.api_key and not plan.is_joiner:
-        secrets[API_KEY] = secrets[key_variable] = given() or random.token_urlsafe(24)
+        secrets[API_KEY] = secrets[key_variable] = given() or Secret(random.token_urlsafe(24))
     for name in tokens:
         token = given(name)
         if token is None and plan.part is not None:
@@ -68,14 +69,15 @@ def make(run: RunFolder, plan: Plan, key_variable: str, tokens: Sequence[str]) -
                 f"hosts that start apart need one token, and {name} is not set here",
                 next=f"export {name}=... , the same on every host",
             )
-        secrets[name] = token or random.token_urlsafe(24)
+        secrets[name] = token or Secret(random.token_urlsafe(24))
     if secrets:
-        write_whole(run.path / _FILE, json.dumps(secrets), mode=0o600)
+        values = {name: value.get_secret_value() for name, value in secrets.items()}
+        write_whole(run.path / _FILE, json.dumps(values), mode=0o600)
 
 
-def read(run: RunFolder) -> dict[str, str]:
+def read(run: RunFolder) -> dict[str, Secret]:
     """The run's secrets; empty where it has none."""
-    return {name: str(value) for name, value in run.note(_FILE).items()}
+    return {name: Secret(str(value)) for name, value in run.note(_FILE).items()}
 
 
 def file_of(run: RunFolder) -> str | None:

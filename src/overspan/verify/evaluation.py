@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from overspan.endpoint.client import Addressed, Client, NoAnswer
 from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError
+from overspan.schema.secrets import Secret
 from overspan.store.files import read_document
 from overspan.store.run_folder import RunFolder, open_run
 from overspan.verify.questions import Question
@@ -91,7 +92,7 @@ class Comparison(Frozen):
 
 def evaluate(
     endpoint: Addressed,
-    api_key: str | None,
+    api_key: Secret | None,
     file: Path,
     questions: Sequence[Question],
     *,

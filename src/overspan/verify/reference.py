@@ -12,6 +12,7 @@ from overspan.catalog import files
 from overspan.endpoint.client import Addressed, Client, NoAnswer
 from overspan.endpoint.replies import STRANGE
 from overspan.schema.base import Frozen
+from overspan.schema.secrets import Secret
 
 PROMPTS: Final = (
     "The capital of France is",
@@ -59,7 +60,7 @@ def stored(model: str) -> Reference | None:
     return None
 
 
-def record(endpoint: Addressed, source: str, api_key: str | None = None) -> Reference:
+def record(endpoint: Addressed, source: str, api_key: Secret | None = None) -> Reference:
     """The reference of an endpoint: greedy tokens after a few prompts, with their log probabilities.
 
     Args:

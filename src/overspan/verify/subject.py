@@ -9,6 +9,7 @@ from overspan.endpoint.client import Addressed, Client
 from overspan.endpoint.replies import ModelReply
 from overspan.schema.finding import Evidence, Finding
 from overspan.schema.recipe import KnownAnswer, Recipe
+from overspan.schema.secrets import Secret
 from overspan.verify.reference import Reference
 
 Parsing = Literal["asked", "not_asked", "unknown"]
@@ -22,7 +23,7 @@ ANSWER_S: Final = 300.0
 class Asker(Client):
     """A client that keeps what it was told in `said`, for the rules that look at all of it."""
 
-    def __init__(self, endpoint: Addressed, api_key: str | None = None) -> None:
+    def __init__(self, endpoint: Addressed, api_key: Secret | None = None) -> None:
         super().__init__(endpoint, api_key, ANSWER_S)
         self.said: list[ModelReply] = []
 
@@ -37,7 +38,7 @@ class Subject:
     """An endpoint and what is known of it."""
 
     endpoint: Addressed
-    api_key: str | None = field(default=None, repr=False)
+    api_key: Secret | None = field(default=None, repr=False)
     known_answers: list[KnownAnswer] = field(default_factory=list)
     tools: Parsing = "unknown"
     reasoning: Parsing = "unknown"
@@ -54,7 +55,7 @@ class Subject:
 
 
 def subject_of(
-    recipe: Recipe, endpoint: Addressed, api_key: str | None = None, reference: Reference | None = None
+    recipe: Recipe, endpoint: Addressed, api_key: Secret | None = None, reference: Reference | None = None
 ) -> Subject:
     """The subject of a recipe that runs."""
     args = recipe.engine_args

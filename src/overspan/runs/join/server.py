@@ -18,6 +18,7 @@ from overspan.schema.errors import OverspanError
 from overspan.schema.event import FINAL_STATES
 from overspan.schema.plan import Placement, Plan
 from overspan.schema.process import ProcessSpec
+from overspan.schema.secrets import Secret
 from overspan.store.run_folder import RunFolder
 
 SEATS: Final = "joined.json"
@@ -176,7 +177,7 @@ class JoinServer(Launcher):
 
     # as a launcher ---------------------------------------------------------------------------------------------------
 
-    def start_all(self, specs: Sequence[ProcessSpec], secrets: Mapping[str, str]) -> None:
+    def start_all(self, specs: Sequence[ProcessSpec], secrets: Mapping[str, Secret]) -> None:
         """See `Launcher.start_all`. The joined hosts start theirs at the event of the launch."""
         self._own.start_all(specs, secrets)
 

@@ -14,6 +14,7 @@ from overspan.launchers.tail import last_lines
 from overspan.schema.errors import OverspanError
 from overspan.schema.launcher_traits import LauncherTraits
 from overspan.schema.process import ProcessSpec
+from overspan.schema.secrets import Secret
 
 NOTE = "toy-launcher.json"
 
@@ -24,12 +25,12 @@ class ToyLauncher(Launcher):
     # No containers, the hosts are those of the inventory, and what is started outlives the supervisor.
     traits = LauncherTraits()
 
-    def start_all(self, specs: Sequence[ProcessSpec], secrets: Mapping[str, str]) -> None:
+    def start_all(self, specs: Sequence[ProcessSpec], secrets: Mapping[str, Secret]) -> None:
         """See `Launcher.start_all`."""
         require_secrets(specs, secrets)
         started = []
         for spec in specs:
-            env = {**os.environ, **spec.env, **{name: secrets[name] for name in spec.secrets}}
+            env = {**os.environ, **spec.env, **{name: secrets[name].get_secret_value() for name in spec.secrets}}
             with self.run.log(spec.name).open("ab") as log:
                 try:
                     child = subprocess.Popen(
