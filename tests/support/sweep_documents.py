@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from overspan.schema.point import Point, Result
+from overspan.schema.point import Point, PointResult
 from overspan.schema.workload import BenchPoint, Distribution, RequestCounts
 from overspan.sweep.expand import matrix_of
 from overspan.sweep.folder import MeasuredSweep
@@ -33,7 +33,7 @@ def measured(point: Point, slower: float = 1.1) -> BenchPoint:
     )
 
 
-def result(point: Point, **fields: Any) -> Result:
+def result(point: Point, **fields: Any) -> PointResult:
     seen = measured(point)
     known: dict[str, Any] = {
         "state": "ok",
@@ -41,7 +41,7 @@ def result(point: Point, **fields: Any) -> Result:
         "ended_at": "2026-11-22T20:01:00+00:00",
     }
     known |= {"measured": seen, "derived": derive(point, seen), "overspan_version": "0", **fields}
-    return Result(point=point, **known)
+    return PointResult(point=point, **known)
 
 
 def a_sweep(failed: int = 1, missing: int = 1, reason: str = "3 of 40 requests failed (timeout 3)") -> MeasuredSweep:

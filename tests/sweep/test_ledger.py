@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from cli.conftest import Shell
-from overspan.schema.point import Result
+from overspan.schema.point import PointResult
 from overspan.schema.workload import BenchPoint
 from overspan.sweep.expand import matrix_of
 from overspan.sweep.folder import read_results
@@ -61,7 +61,7 @@ class Repository:
         point = matrix_of(str(self.folder / "sweeps" / "tiny.yaml"), None, to_start=False).points[index]
         point = point.with_(recipe_hash=recipe_hash or point.recipe_hash)
         now = datetime.now(UTC).isoformat()
-        result = Result(point=point, state="ok", started_at=now, ended_at=now, overspan_version="0")
+        result = PointResult(point=point, state="ok", started_at=now, ended_at=now, overspan_version="0")
         with (self.folder / "results" / file).open("a") as lines:
             lines.write(result.model_dump_json() + "\n")
 

@@ -8,7 +8,7 @@ import pytest
 
 from overspan.schema.errors import RunDamaged
 from overspan.schema.finding import Finding
-from overspan.schema.point import Result
+from overspan.schema.point import PointResult
 from overspan.schema.sweep import Constraints
 from overspan.schema.workload import RequestCounts
 from overspan.sweep.folder import MeasuredSweep, SweepFolder, read_results
@@ -71,10 +71,10 @@ def test_results_of_failed_points_are_written_and_read_as_before() -> None:
     }  # fmt: skip
     assert line["derived"]["per_role"].keys() == {"prefill", "decode"}
     assert list(line["derived"]["per_role"]["decode"]) == ["output"]
-    assert Result.model_validate(line) == ended
+    assert PointResult.model_validate(line) == ended
     failed = ended.with_(measured=None, derived=None, state="failed")
     assert json.loads(failed.model_dump_json())["derived"] == {}
-    assert Result.model_validate_json(failed.model_dump_json()) == failed
+    assert PointResult.model_validate_json(failed.model_dump_json()) == failed
 
 
 def test_a_table_has_a_row_a_point_and_the_same_columns_everywhere() -> None:

@@ -107,7 +107,7 @@ class Derived(Frozen):
         return self.per_role.get(role, self.per_role.get("aggregated", {})).get(kind)
 
 
-class Result(Frozen):
+class PointResult(Frozen):
     """How one point ended: a line of results.jsonl. `point` says what was run; rates and ratios are in `derived`."""
 
     point: Point

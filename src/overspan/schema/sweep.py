@@ -78,7 +78,7 @@ class Range(Frozen):
         return self
 
 
-class Entry(Frozen):
+class LadderEntry(Frozen):
     """One rung of the ladder: a topology and the concurrencies that it is measured at."""
 
     topology: Topology
@@ -149,11 +149,11 @@ class Sweep(Frozen):
     context_margin: int | None = Field(None, ge=0, description="sets max_model_len to isl + osl + this")
     overrides: Changes = Changes()
     constraints: Constraints = Constraints()
-    points: list[Entry]
+    points: list[LadderEntry]
 
     @field_validator("points")
     @classmethod
-    def _some(cls, value: list[Entry]) -> list[Entry]:
+    def _some(cls, value: list[LadderEntry]) -> list[LadderEntry]:
         if not value:
             raise ValueError("is empty: this sweep would have no point")
         return value

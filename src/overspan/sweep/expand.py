@@ -28,7 +28,7 @@ from overspan.schema.point import Command, Estimate, Point, PointRole
 from overspan.schema.prediction import Demand, Prediction
 from overspan.schema.process import ProcessSpec
 from overspan.schema.recipe import Recipe
-from overspan.schema.sweep import Entry, Load, Scenario, Sweep
+from overspan.schema.sweep import LadderEntry, Load, Scenario, Sweep
 from overspan.schema.topology import Role, RoleName, Topology
 from overspan.sweep import read
 from overspan.sweep.only import PointName, parse_filter
@@ -93,7 +93,7 @@ def matrix_of(name: str, inventory: str | None, *, to_start: bool, only: str | N
 class _EntryCase:
     """An entry of the ladder in one scenario."""
 
-    entry: Entry
+    entry: LadderEntry
     scenario: str
     lengths: Scenario
     load: Load

@@ -15,7 +15,7 @@ from typing import Final
 
 from overspan.report.figures import Dot, Figure, Style, axis, chart, guide, safe, series_style, trace
 from overspan.report.text import figure
-from overspan.schema.point import Derived, Point, Rates, Result, TokenKind
+from overspan.schema.point import Derived, Point, PointResult, Rates, TokenKind
 from overspan.schema.statistics import pareto_front
 from overspan.schema.units import count
 from overspan.schema.workload import BenchPoint
@@ -63,7 +63,7 @@ Box = tuple[float, float, float, float]
 class Drawn:
     """A result that has numbers, ok or not."""
 
-    result: Result
+    result: PointResult
     point: Point
     seen: BenchPoint
     derived: Derived
@@ -74,7 +74,7 @@ class Drawn:
         return f"{self.point.topology} {self.point.name}".strip()
 
 
-def drawn_of(results: Sequence[Result]) -> list[Drawn]:
+def drawn_of(results: Sequence[PointResult]) -> list[Drawn]:
     """The results that have numbers; colours are counted over these."""
     return [
         Drawn(result, result.point, result.measured, result.derived)

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from overspan.schema.errors import InputError, RunDamaged
 from overspan.schema.places import state_dir
-from overspan.schema.point import Point, PointState, Result
+from overspan.schema.point import Point, PointResult, PointState
 from overspan.schema.sweep import Sweep
 from overspan.schema.yamlio import dump
 from overspan.store import jsonl, locks
@@ -47,10 +47,10 @@ class MeasuredSweep:
 
     name: str
     points: Sequence[Point]
-    results: Mapping[str, Result]
+    results: Mapping[str, PointResult]
 
     @property
-    def ended(self) -> list[Result]:
+    def ended(self) -> list[PointResult]:
         """Results in the order of the points."""
         return [self.results[point.id] for point in self.points if point.id in self.results]
 
@@ -107,11 +107,11 @@ class SweepFolder(DatedFolder):
         """Every line of the journal; one that is half-written is left out."""
         return [json.loads(line) for line in jsonl.lines(self.path / JOURNAL)]
 
-    def add(self, result: Result) -> None:
+    def add(self, result: PointResult) -> None:
         """Add how a point ended."""
         self.append_line(RESULTS, result.model_dump_json(), sync=True)
 
-    def results(self) -> list[Result]:
+    def results(self) -> list[PointResult]:
         """Every result, oldest first.
 
         Raises:
@@ -131,7 +131,7 @@ class SweepFolder(DatedFolder):
         return MeasuredSweep(self.id, planned, {id: result for id, result in found.items() if result is not None})
 
 
-def read_results(path: Path) -> list[Result]:
+def read_results(path: Path) -> list[PointResult]:
     """The results in a file of JSON lines.
 
     Raises:
@@ -140,7 +140,7 @@ def read_results(path: Path) -> list[Result]:
     found = []
     for number, line in enumerate(jsonl.lines(path), 1):
         try:
-            found.append(Result.model_validate_json(line))
+            found.append(PointResult.model_validate_json(line))
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]
             field = ".".join(str(part) for part in problem["loc"])

@@ -15,7 +15,7 @@ from pydantic import Field
 
 from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError, OverspanError
-from overspan.schema.point import Point, Result
+from overspan.schema.point import Point, PointResult
 from overspan.schema.yamlio import load
 from overspan.sweep import read
 from overspan.sweep.expand import matrix_of
@@ -214,7 +214,7 @@ def _results(then: LedgerState, now: LedgerState, folder: Path) -> Iterator[str]
             yield f"{RESULTS}/{name}, line {index + 1}: {wrong}"
 
 
-def _wrong(results: list[Result], old: int, points: dict[str, Point]) -> Iterator[tuple[int, str]]:
+def _wrong(results: list[PointResult], old: int, points: dict[str, Point]) -> Iterator[tuple[int, str]]:
     """By index, what is wrong with results: those that were added, and of those that were there the last of a point."""
     last = {result.point.full_id: index for index, result in enumerate(results)}
     for index, result in enumerate(results):
@@ -231,7 +231,7 @@ def _wrong(results: list[Result], old: int, points: dict[str, Point]) -> Iterato
             yield from ((index, wrong) for wrong in _untrue(result, planned))
 
 
-def _untrue(result: Result, planned: Point) -> Iterator[str]:
+def _untrue(result: PointResult, planned: Point) -> Iterator[str]:
     """What a result says of its point and of its numbers, and is otherwise."""
     for field in _PLANNED:
         said, real = getattr(result.point, field), getattr(planned, field)

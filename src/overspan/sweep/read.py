@@ -9,7 +9,7 @@ from overspan.catalog import flags, library, overrides, recipes
 from overspan.schema import secrets
 from overspan.schema.errors import RecipeError
 from overspan.schema.recipe import Recipe, RoleSettings
-from overspan.schema.sweep import Changes, Entry, Load, RoleChanges, Scenario, Sweep
+from overspan.schema.sweep import Changes, LadderEntry, Load, RoleChanges, Scenario, Sweep
 from overspan.schema.yamlio import make
 
 _FOLDER = "sweeps"
@@ -46,7 +46,7 @@ def base_recipe(sweep: Sweep) -> Recipe:
     return changed(recipes.find(sweep.base), sweep.overrides, f"sweep {sweep.name}: overrides")
 
 
-def entry_recipe(base: Recipe, sweep: Sweep, entry: Entry, scenario: Scenario) -> Recipe:
+def entry_recipe(base: Recipe, sweep: Sweep, entry: LadderEntry, scenario: Scenario) -> Recipe:
     """The recipe of one entry under one scenario.
 
     Raises:
@@ -84,7 +84,7 @@ def changed(recipe: Recipe, changes: Changes, where: str) -> Recipe:
     return recipe.with_(**update)
 
 
-def entry_load(sweep: Sweep, entry: Entry) -> Load:
+def entry_load(sweep: Sweep, entry: LadderEntry) -> Load:
     """How the points of an entry are loaded.
 
     Raises:

@@ -10,7 +10,7 @@ from typing import Any, Final, get_args
 
 from overspan.schema.errors import InputError
 from overspan.schema.finding import Finding
-from overspan.schema.point import Derived, Point, Rates, Result, TokenKind
+from overspan.schema.point import Derived, Point, PointResult, Rates, TokenKind
 from overspan.schema.sweep import Constraints
 from overspan.schema.topology import RoleName
 from overspan.schema.workload import BenchPoint, Distribution
@@ -84,12 +84,12 @@ def _ratios(point: Point, measured: BenchPoint) -> dict[str, float]:
     return {name: round(said[name] / value, 4) for name, value in pairs.items() if value and said[name] is not None}
 
 
-def rows(results: Sequence[Result]) -> list[dict[str, Any]]:
+def rows(results: Sequence[PointResult]) -> list[dict[str, Any]]:
     """One flat row a result; units stand in the names of the columns."""
     return [_row(result) for result in results]
 
 
-def _row(result: Result) -> dict[str, Any]:
+def _row(result: PointResult) -> dict[str, Any]:
     point, seen = result.point, result.measured
     row: dict[str, Any] = {name: getattr(point, name) for name in _POINT}
     for name in ("prefill", "decode", "aggregated"):
@@ -113,7 +113,7 @@ def _row(result: Result) -> dict[str, Any]:
     return row
 
 
-def as_csv(results: Sequence[Result]) -> str:
+def as_csv(results: Sequence[PointResult]) -> str:
     """The rows as CSV, with a header."""
     table = rows(results)
     text = io.StringIO()
@@ -123,7 +123,7 @@ def as_csv(results: Sequence[Result]) -> str:
     return text.getvalue()
 
 
-def write_parquet(results: Sequence[Result], path: Path) -> None:
+def write_parquet(results: Sequence[PointResult], path: Path) -> None:
     """The rows as Parquet.
 
     Raises:

@@ -18,7 +18,7 @@ from overspan.runs.stop import stop
 from overspan.runs.up import up
 from overspan.schema.errors import OverspanError, PlanRefused, RunFailed
 from overspan.schema.event import SERVING_STATES, Event
-from overspan.schema.point import Point, Result
+from overspan.schema.point import Point, PointResult
 from overspan.schema.workload import BenchResult, Workload
 from overspan.schema.yamlio import dump
 from overspan.store import run_secrets
@@ -140,7 +140,7 @@ class _Serving:
 
     def _end(self, point: Point, began: str, reason: str, run: RunFolder | None = None, **numbers: Any) -> None:
         """Write down how a point ended: well, where there is no reason against it."""
-        result = Result(
+        result = PointResult(
             point=point,
             state="failed" if reason else "ok",
             reason=reason,
