@@ -131,7 +131,12 @@ class Recipe(Frozen):
     drain_timeout_s: float = Field(
         defaults.DRAIN_TIMEOUT_S, ge=0, description="seconds that answers in progress may take after `stop`"
     )
-    restart: int = Field(0, ge=0, le=100, description="how often a run that died starts again, after a pause; 0: never")
+    restart: int = Field(
+        0,
+        ge=0,
+        le=100,
+        description="starts again after a death, with a pause; an hour of service counts anew; 0: never",
+    )
     locked: Lock | None = Field(None, description="what a run used; written into run.lock.yaml, not by hand")
 
     @field_validator("layout", mode="before")
