@@ -11,6 +11,9 @@ from overspan.catalog import formats
 from overspan.schema.errors import ModelUnavailable
 from overspan.schema.model import Quantisation
 
+_Stored = tuple[str, tuple[int, int] | None]
+"""The format of weights, and the values (output, input) that share a scale."""
+
 # Their key for what stays as it was, by method.
 _IGNORE_KEYS = ("ignore", "ignored_layers", "modules_to_not_convert", "exclude_modules")
 _ALGORITHMS = {
@@ -36,16 +39,13 @@ def read(
     Raises:
         ModelUnavailable: it contradicts itself, or names no method.
     """
-    own = config.get("quantization_config") or config.get("compression_config")
-    if own and not isinstance(own, Mapping):
+    own = config.get("quantization_config") or config.get("compression_config") or {}
+    if not isinstance(own, Mapping):
         raise ModelUnavailable(f"config.json: quantization_config: expected keys and values, found {own!r:.60}")
     inner = sidecar.get("quantization") if sidecar else None
-    first = _parse(own, "config.json", with_headers=with_headers) if isinstance(own, Mapping) and own else None
-    second = (
-        _parse({"quant_method": "modelopt", **inner}, "hf_quant_config.json", with_headers=with_headers)
-        if isinstance(inner, Mapping)
-        else None
-    )
+    beside = {"quant_method": "modelopt", **inner} if isinstance(inner, Mapping) else {}
+    first = _parse(own, "config.json", with_headers=with_headers) if own else None
+    second = _parse(beside, "hf_quant_config.json", with_headers=with_headers) if beside else None
     if first and second and first.format != second.format:
         raise ModelUnavailable(
             f"contradictory quantisation: config.json says {first.format}, hf_quant_config.json says {second.format}",
@@ -57,9 +57,7 @@ def read(
 def _parse(data: Mapping[str, Any], file: str, *, with_headers: bool) -> Quantisation:
     method = str(data.get("quant_method", "")).lower()
     ignore: list[Any] = next((data[key] for key in _IGNORE_KEYS if isinstance(data.get(key), list)), [])
-    kv_format = (
-        "fp8" if str(data.get("kv_cache_quant_algo", "")).lower() == "fp8" or data.get("kv_cache_scheme") else None
-    )
+    cache = str(data.get("kv_cache_quant_algo", "")).lower() == "fp8" or data.get("kv_cache_scheme")
     if method in ("modelopt", "modelopt_fp4", "modelopt_mxfp8"):
         weights, block = _modelopt(data, file, with_headers=with_headers)
     elif method == "compressed-tensors":
@@ -76,10 +74,10 @@ def _parse(data: Mapping[str, Any], file: str, *, with_headers: bool) -> Quantis
             next="known: fp8, fbgemm_fp8, mxfp8, mxfp4, modelopt, compressed-tensors, awq, gptq",
         )
     names = [str(item) for item in ignore]
-    return Quantisation(method=method, format=weights, block=block, ignore=names, kv_format=kv_format)
+    return Quantisation(method=method, format=weights, block=block, ignore=names, kv_format="fp8" if cache else None)
 
 
-def _modelopt(data: Mapping[str, Any], file: str, *, with_headers: bool) -> tuple[str, tuple[int, int] | None]:
+def _modelopt(data: Mapping[str, Any], file: str, *, with_headers: bool) -> _Stored:
     algorithm = str(data.get("quant_algo", "")).lower()
     layers = data.get("quantized_layers")
     if algorithm == "mixed_precision" and isinstance(layers, Mapping):
@@ -92,9 +90,7 @@ def _modelopt(data: Mapping[str, Any], file: str, *, with_headers: bool) -> tupl
     return _ALGORITHMS[algorithm]
 
 
-def _one_of(
-    found: set[tuple[str, tuple[int, int] | None]], file: str, *, with_headers: bool
-) -> tuple[str, tuple[int, int] | None]:
+def _one_of(found: set[_Stored], file: str, *, with_headers: bool) -> _Stored:
     """The format of the weights; of several the smallest, where the headers tell which module has which."""
     if len(found) == 1 or (found and with_headers):
         return min(found, key=lambda held: formats.bits(held[0]))
@@ -105,7 +101,7 @@ def _one_of(
     )
 
 
-def _fp8(data: Mapping[str, Any], method: str, file: str) -> tuple[str, tuple[int, int] | None]:
+def _fp8(data: Mapping[str, Any], method: str, file: str) -> _Stored:
     block = data.get("weight_block_size")
     if method == "mxfp8" or block == [1, 32]:
         return "mxfp8", (1, 32)
@@ -116,7 +112,7 @@ def _fp8(data: Mapping[str, Any], method: str, file: str) -> tuple[str, tuple[in
     raise ModelUnavailable(f"{file}: weight_block_size is {block!r}: expected two whole numbers above 0")
 
 
-def _grouped(data: Mapping[str, Any], file: str) -> tuple[str, tuple[int, int] | None]:
+def _grouped(data: Mapping[str, Any], file: str) -> _Stored:
     width, group = data.get("bits", data.get("w_bit")), data.get("group_size", data.get("q_group_size"))
     if not isinstance(width, int) or not isinstance(group, int) or width not in (2, 3, 4, 8):
         raise ModelUnavailable(
@@ -127,9 +123,7 @@ def _grouped(data: Mapping[str, Any], file: str) -> tuple[str, tuple[int, int] |
     return f"int{width}_g{group}" + ("_zp" if data.get("zero_point") else ""), (1, group)
 
 
-def _compressed_tensors(
-    data: Mapping[str, Any], file: str, *, with_headers: bool
-) -> tuple[str, tuple[int, int] | None]:
+def _compressed_tensors(data: Mapping[str, Any], file: str, *, with_headers: bool) -> _Stored:
     groups = data.get("config_groups")
     if not isinstance(groups, Mapping) or not groups:
         raise ModelUnavailable(f"{file}: compressed-tensors without config_groups")
@@ -137,7 +131,7 @@ def _compressed_tensors(
     return _one_of(found, file, with_headers=with_headers)
 
 
-def _scheme(weights: Any, file: str) -> tuple[str, tuple[int, int] | None]:
+def _scheme(weights: Any, file: str) -> _Stored:
     if not isinstance(weights, Mapping):
         raise ModelUnavailable(f"{file}: a config group says nothing of its weights")
     width, kind, group = weights.get("num_bits"), weights.get("type"), weights.get("group_size")

@@ -14,29 +14,6 @@ from overspan.schema.model import ModelSpec
 from overspan.schema.prediction import Calibration, Interval, Prediction
 from overspan.schema.recipe import Recipe
 
-# The term of the sentence that a constant's time belongs to.
-TERMS: Final = {
-    "weights_native": "weights",
-    "weights_marlin": "weights",
-    "weights_cutlass_fp4": "weights",
-    "kv": "kv",
-    "arithmetic": "arithmetic",
-    "arithmetic_dense": "arithmetic",
-    "collective_latency": "collectives",
-    "collective_bytes": "collectives",
-    "layer": "layers",
-    "layer_fp8": "layers",
-    "layer_mla": "layers",
-    "layer_shared": "layers",
-    "layer_sparse": "layers",
-    "layer_unfused_norm": "layers",
-    "layer_eager": "host",
-    "sequence": "host",
-    "prefill_arithmetic": "prefill",
-    "prefill_dense": "prefill",
-    "prefill_attention": "prefill",
-    "prefill_launches": "prefill",
-}
 # Share of draft tokens that are accepted, one after another. Text decides it: measure yours.
 ACCEPTANCE: Final = {
     "ngram": 0.1,  # Avarok's MiniMax-M2.5 guide: no gain on chat; text that repeats its prompt gives far more
@@ -109,7 +86,7 @@ def predict(case: Case, constants: Calibration | None = None, capacity: float = 
     counted = features.decode(case, running)
     parts = {name: held.constants[name].value * amount for name, amount in counted.items()}
     tpot, waits = sum(parts.values()), _waits(case, held, parts, running)
-    ttft, terms = sum(waits.values()), _by_term(parts)
+    ttft, terms = sum(waits.values()), _by_term(parts, held)
     unknown = _unmeasured(case, held)
     known = not unknown
     widen = _EXTRAPOLATED if unknown else _OTHER_MODEL if _other_model(case, held) else 1.0
@@ -196,10 +173,11 @@ def _abstain(case: Case) -> None:
         )
 
 
-def _by_term(parts: dict[str, float]) -> dict[str, float]:
+def _by_term(parts: dict[str, float], held: Calibration) -> dict[str, float]:
     terms: dict[str, float] = {}
     for name, value in parts.items():
-        terms[TERMS[name]] = terms.get(TERMS[name], 0.0) + value
+        term = held.constants[name].term
+        terms[term] = terms.get(term, 0.0) + value
     return terms
 
 

@@ -71,6 +71,7 @@ class Constant(Frozen):
     value: float = Field(ge=0)
     sigma: float = Field(gt=0)
     unit: str
+    term: str = Field("", description="the part of a step that its time is told as")
     source: str = Field(min_length=1)
 
 
