@@ -24,6 +24,8 @@ _QUERY: Final = re.compile(r"(?:^|[._])(?:q_proj|wq|query|q_b_proj|to_q)(?:[._]|
 _KEY: Final = re.compile(r"(?:^|[._])(?:k_proj|wk|key|to_k)(?:[._]|$)")
 _FUSED: Final = re.compile(r"qkv|query_key_value|c_attn|Wqkv", re.IGNORECASE)
 _LATENT: Final = re.compile(r"kv_a_proj")
+_LATENT_NORM: Final = re.compile(r"kv_a_layernorm")
+_LATENT_VALUES: Final = re.compile(r"kv_b_proj")
 _NORM: Final = re.compile(r"(?:q|query)_?(?:layer)?norm")
 _WEIGHT: Final = re.compile(r"(?:^|[._])(?:weight|qweight|weight_packed|kernel)$")
 _FEWEST_EXPERTS: Final = 4  # so many equal matrices side by side in a layer are experts
@@ -122,7 +124,7 @@ def module_by_shape(name: str, held: list[Tensor], spec: ModelSpec, layers: Laye
     return "norm" if len(shape) == 1 else "other"
 
 
-class Completed(NamedTuple):
+class CompletedConfig(NamedTuple):
     """A config with what its headers tell filled in, what was (counted, and assumed), and what they hold."""
 
     config: dict[str, Any]
@@ -132,44 +134,17 @@ class Completed(NamedTuple):
     experts: Experts | None = None
 
 
-def complete(config: Mapping[str, Any], tensors: list[Tensor]) -> Completed:
+def complete(config: Mapping[str, Any], tensors: list[Tensor]) -> CompletedConfig:
     """Fill in what a config.json does not say, from the headers of its weights.
 
     Nothing that the config does say is changed. What neither says (experts a token, the width of a head) is assumed.
     """
-    raw, counted, assumed = shapes.text_part(config), list[str](), list[str]()
     layers = layers_of(tensors)
     if layers is None:
-        return Completed(dict(config), [], [])
-    experts = experts_of(tensors, layers)
-    found: dict[str, int] = {"num_hidden_layers": layers.number, **_ends(tensors, layers)}
-    if experts:
-        found["num_experts"] = experts.number
-    for key, value in found.items():
-        if _missing(raw, key):
-            raw[key] = value
-            counted.append(f"{key} ({value})")
-    hidden = _stated(raw, "hidden_size")
-    inside = [(layers.inside(tensor.name), tensor) for tensor in tensors]
-    held = [(rest, tensor) for rest, tensor in inside if rest is not None and _WEIGHT.search(tensor.name)]
-    _attention(raw, held, hidden, counted, assumed)
-    _widths(raw, held, hidden, experts, counted)
-    if experts:
-        _mixture(raw, experts, layers, counted, assumed)
-    if "layer_types" not in raw and str(raw.get("model_type")) not in shapes.KNOWN:
-        _kinds(raw, tensors, layers, counted)
-    outer = {key: value for key, value in config.items() if key not in raw and key not in shapes.TEXT}
-    return Completed({**outer, **raw}, counted, assumed, layers, experts)
-
-
-def _missing(raw: Mapping[str, Any], key: str) -> bool:
-    return all(raw.get(name) is None for name in shapes.KEYS[key])
-
-
-def _stated(raw: Mapping[str, Any], key: str) -> int:
-    """What the config says under any name of a key; 0 where it says nothing that could be a size."""
-    found = (raw.get(name) for name in shapes.KEYS[key])
-    return next((value for value in found if isinstance(value, int) and value > 0), 0)
+        return CompletedConfig(dict(config), [], [])
+    filled = _Filling(shapes.text_part(config), tensors, layers)
+    outer = {key: value for key, value in config.items() if key not in filled.raw and key not in shapes.TEXT}
+    return CompletedConfig({**outer, **filled.raw}, filled.counted, filled.assumed, layers, filled.experts)
 
 
 def _ends(tensors: list[Tensor], layers: Layers) -> dict[str, int]:
@@ -194,122 +169,140 @@ def outputs(tensor: Tensor, inputs: int) -> int | None:
     return columns if rows * (packed if tensor.dtype == "I32" else 1) == inputs else None  # GPTQ packs inputs
 
 
-def _first(held: list[tuple[str, Tensor]], name: re.Pattern[str], hidden: int) -> int | None:
-    """Outputs of the first matrix of a name that takes the model's width."""
-    widths = (outputs(tensor, hidden) for rest, tensor in held if name.search(rest))
-    return next((width for width in widths if width), None)
+class _Filling:
+    """One config (`raw`) while it is filled in."""
 
+    def __init__(self, raw: dict[str, Any], tensors: list[Tensor], layers: Layers) -> None:
+        self.raw, self.tensors, self.layers = raw, tensors, layers
+        self.counted: list[str] = []
+        self.assumed: list[str] = []
+        self.experts = experts_of(tensors, layers)
+        found: dict[str, int] = {"num_hidden_layers": layers.number, **_ends(tensors, layers)}
+        if self.experts:
+            found["num_experts"] = self.experts.number
+        for key, value in found.items():
+            if self.missing(key):
+                self.fill(key, value)
+        self.hidden = self.stated("hidden_size")
+        inside = [(layers.inside(tensor.name), tensor) for tensor in tensors]
+        # Weights of the layers, by the part of their name that comes after the layer's number.
+        self.held = [(rest, tensor) for rest, tensor in inside if rest is not None and _WEIGHT.search(tensor.name)]
+        self._attention()
+        self._widths()
+        if self.experts:
+            self._mixture(self.experts)
+        if "layer_types" not in raw and str(raw.get("model_type")) not in shapes.KNOWN:
+            self._kinds()
 
-def _attention(
-    raw: dict[str, Any], held: list[tuple[str, Tensor]], hidden: int, counted: list[str], assumed: list[str]
-) -> None:
-    """Heads: their number follows from the rows of the projections, once the width of one is known."""
-    latent = _first(held, _LATENT, hidden)
-    if latent and raw.get("kv_lora_rank") is None:
-        _latent(raw, held, latent, counted, assumed)
-        return
-    if not _missing(raw, "num_attention_heads") and not (_missing(raw, "num_key_value_heads")):
-        return
-    query, key, fused = (_first(held, name, hidden) for name in (_QUERY, _KEY, _FUSED))
-    query = query or (min(fused, hidden) if fused else None)
-    width = _head_dim(raw, held, query, hidden, assumed)
-    if _missing(raw, "num_attention_heads"):
-        heads = max(1, (query or hidden) // width)
-        raw["num_attention_heads"] = heads
-        (counted if query else assumed).append(f"num_attention_heads ({heads} of {width})")
-    if _missing(raw, "num_key_value_heads") and (key or fused):
-        rows = key or ((fused or 0) - (query or 0)) // 2
-        raw["num_key_value_heads"] = max(1, rows // width)
-        counted.append(f"num_key_value_heads ({raw['num_key_value_heads']})")
+    def missing(self, key: str) -> bool:
+        return all(self.raw.get(name) is None for name in shapes.KEYS[key])
 
+    def stated(self, key: str) -> int:
+        """What the config says under any name of a key; 0 where it says nothing that could be a size."""
+        found = (self.raw.get(name) for name in shapes.KEYS[key])
+        return next((value for value in found if isinstance(value, int) and value > 0), 0)
 
-def _head_dim(
-    raw: dict[str, Any], held: list[tuple[str, Tensor]], query: int | None, hidden: int, assumed: list[str]
-) -> int:
-    stated, heads = (_stated(raw, key) for key in ("head_dim", "num_attention_heads"))
-    if stated or heads:
-        return stated or max(1, (query or hidden) // heads)
-    norm = next((one.shape[0] for rest, one in held if _NORM.search(rest) and len(one.shape) == 1), None)
-    if norm and query and norm < query:
-        raw["head_dim"] = norm
-        return norm
-    width = math.gcd(query or hidden, HEAD_DIM)
-    raw["head_dim"] = width
-    assumed.append(f"head_dim ({width})")
-    return width
+    def fill(self, key: str, value: int, *, assumed: bool = False, more: str = "") -> None:
+        """Put in a size, and note that it was counted or assumed."""
+        self.raw[key] = value
+        (self.assumed if assumed else self.counted).append(f"{key} ({value}{more})")
 
+    def _first(self, name: re.Pattern[str]) -> int | None:
+        """Outputs of the first matrix of a name that takes the model's width."""
+        widths = (outputs(tensor, self.hidden) for rest, tensor in self.held if name.search(rest))
+        return next((width for width in widths if width), None)
 
-def _latent(
-    raw: dict[str, Any], held: list[tuple[str, Tensor]], rows: int, counted: list[str], assumed: list[str]
-) -> None:
-    """Latent attention (DeepSeek): the cache is one vector a token, whose parts the norm and the projection tell."""
-    norm = next((one.shape[0] for rest, one in held if "kv_a_layernorm" in rest and len(one.shape) == 1), None)
-    rank = norm or rows - 64
-    nope = raw.get("qk_nope_head_dim") or HEAD_DIM
-    raw |= {"kv_lora_rank": rank, "qk_rope_head_dim": rows - rank, "qk_nope_head_dim": nope}
-    (counted if norm else assumed).append(f"kv_lora_rank ({rank})")
-    wide = next((one.shape[0] for rest, one in held if "kv_b_proj" in rest and len(one.shape) == 2), None)
-    query = next((one.shape[0] for rest, one in held if _QUERY.search(rest) and len(one.shape) == 2), None)
-    if _missing(raw, "num_attention_heads"):
-        raw["num_attention_heads"] = max(1, (query or 128 * (nope + rows - rank)) // (nope + rows - rank))
-        assumed.append(f"num_attention_heads ({raw['num_attention_heads']}, heads of {nope} + {rows - rank})")
-    heads = _stated(raw, "num_attention_heads")
-    if wide and heads and raw.get("v_head_dim") is None:
-        raw["v_head_dim"] = max(1, wide // heads - nope)
+    def _length(self, name: re.Pattern[str], dimensions: int) -> int | None:
+        """The first side of the first tensor of a name that has so many dimensions."""
+        sides = (one.shape[0] for rest, one in self.held if name.search(rest) and len(one.shape) == dimensions)
+        return next(sides, None)
 
+    def _attention(self) -> None:
+        """Heads: their number follows from the rows of the projections, once the width of one is known."""
+        latent = self._first(_LATENT)
+        if latent and self.raw.get("kv_lora_rank") is None:
+            self._latent(latent)
+            return
+        if not self.missing("num_attention_heads") and not self.missing("num_key_value_heads"):
+            return
+        query, key, fused = (self._first(name) for name in (_QUERY, _KEY, _FUSED))
+        query = query or (min(fused, self.hidden) if fused else None)
+        width = self._head_dim(query)
+        if self.missing("num_attention_heads"):
+            heads = max(1, (query or self.hidden) // width)
+            self.fill("num_attention_heads", heads, assumed=not query, more=f" of {width}")
+        if self.missing("num_key_value_heads") and (key or fused):
+            rows = key or ((fused or 0) - (query or 0)) // 2
+            self.fill("num_key_value_heads", max(1, rows // width))
 
-def _widths(
-    raw: dict[str, Any], held: list[tuple[str, Tensor]], hidden: int, experts: Experts | None, counted: list[str]
-) -> None:
-    """Widths of the feed-forward parts: the other side of the matrices that take or give the model's width."""
+    def _head_dim(self, query: int | None) -> int:
+        stated, heads = self.stated("head_dim"), self.stated("num_attention_heads")
+        if stated or heads:
+            return stated or max(1, (query or self.hidden) // heads)
+        norm = self._length(_NORM, 1)
+        if norm and query and norm < query:
+            self.raw["head_dim"] = norm
+            return norm
+        width = math.gcd(query or self.hidden, HEAD_DIM)
+        self.fill("head_dim", width, assumed=True)
+        return width
 
-    def widest(chosen: Iterable[Tensor]) -> int:
-        sides = [side for one in chosen for side in [outputs(one, hidden)] if side and side != hidden]
+    def _latent(self, rows: int) -> None:
+        """Latent attention (DeepSeek): the cache is one vector a token; the norm and the projection tell its parts."""
+        norm = self._length(_LATENT_NORM, 1)
+        rank = norm or rows - 64
+        nope = self.raw.get("qk_nope_head_dim") or HEAD_DIM
+        self.raw |= {"qk_rope_head_dim": rows - rank, "qk_nope_head_dim": nope}
+        self.fill("kv_lora_rank", rank, assumed=not norm)
+        wide, query = self._length(_LATENT_VALUES, 2), self._length(_QUERY, 2)
+        if self.missing("num_attention_heads"):
+            heads = max(1, (query or 128 * (nope + rows - rank)) // (nope + rows - rank))
+            self.fill("num_attention_heads", heads, assumed=True, more=f", heads of {nope} + {rows - rank}")
+        heads = self.stated("num_attention_heads")
+        if wide and heads and self.raw.get("v_head_dim") is None:
+            self.raw["v_head_dim"] = max(1, wide // heads - nope)
+
+    def _widest(self, chosen: Iterable[Tensor]) -> int:
+        """The other side of matrices that take or give the model's width; 0 where there is none."""
+        sides = [side for one in chosen for side in [outputs(one, self.hidden)] if side and side != self.hidden]
         return min(sides, default=0)
 
-    stated = any(raw.get(key) is not None for key in shapes.KEYS["moe_intermediate_size"])
-    dense = [tensor for rest, tensor in held if module_of(rest, 10**6) == "mlp"]
-    if _missing(raw, "intermediate_size") and (width := widest(dense)):
-        raw["intermediate_size"] = width
-        counted.append(f"intermediate_size ({width})")
-    if experts and not stated:
-        named = [tensor for _, tensor in held if experts.names.search(tensor.name)]
-        width = widest(named) or min((min(one.shape[1:]) for one in named if len(one.shape) == 3), default=0)
-        if width:
-            raw["moe_intermediate_size"] = width
-            counted.append(f"moe_intermediate_size ({width})")
-    shared = widest(tensor for rest, tensor in held if module_of(rest, 10**6) == "shared_experts")
-    if experts and shared and not shapes.shared_width(raw):
-        raw["shared_expert_intermediate_size"] = shared
-        counted.append(f"shared_expert_intermediate_size ({shared})")
+    def _of(self, module: Module) -> list[Tensor]:
+        return [tensor for rest, tensor in self.held if module_of(rest, 10**6) == module]
 
+    def _widths(self) -> None:
+        """Widths of the feed-forward parts."""
+        experts = self.experts
+        stated = any(self.raw.get(key) is not None for key in shapes.KEYS["moe_intermediate_size"])
+        if self.missing("intermediate_size") and (width := self._widest(self._of("mlp"))):
+            self.fill("intermediate_size", width)
+        if experts and not stated:
+            named = [tensor for _, tensor in self.held if experts.names.search(tensor.name)]
+            stacked = (min(one.shape[1:]) for one in named if len(one.shape) == 3)
+            if width := self._widest(named) or min(stacked, default=0):
+                self.fill("moe_intermediate_size", width)
+        shared = self._widest(self._of("shared_experts"))
+        if experts and shared and not shapes.shared_width(self.raw):
+            self.fill("shared_expert_intermediate_size", shared)
 
-def _mixture(raw: dict[str, Any], experts: Experts, layers: Layers, counted: list[str], assumed: list[str]) -> None:
-    """Which layers have experts, and how many of them a token takes: no header tells the second."""
-    held = [index in experts.layers for index in range(layers.number)]
-    if _stated(raw, "num_hidden_layers") == layers.number and kinds.with_experts(raw, layers.number) != held:
-        raw["mlp_layer_types"] = ["sparse" if flag else "dense" for flag in held]
-        counted.append(f"layers with experts ({sum(held)} of {layers.number})")
-    if _missing(raw, "num_experts_per_tok"):
-        chosen = next((few for least, few in _USUAL_CHOICE if experts.number >= least), 1)
-        raw["num_experts_per_tok"] = chosen
-        assumed.append(f"num_experts_per_tok (the experts that a token takes: {chosen} of {experts.number})")
+    def _mixture(self, experts: Experts) -> None:
+        """Which layers have experts, and how many of them a token takes: no header tells the second."""
+        number = self.layers.number
+        held = [index in experts.layers for index in range(number)]
+        if self.stated("num_hidden_layers") == number and kinds.with_experts(self.raw, number) != held:
+            self.raw["mlp_layer_types"] = ["sparse" if flag else "dense" for flag in held]
+            self.counted.append(f"layers with experts ({sum(held)} of {number})")
+        if self.missing("num_experts_per_tok"):
+            chosen = next((few for least, few in _USUAL_CHOICE if experts.number >= least), 1)
+            self.raw["num_experts_per_tok"] = chosen
+            words = f"the experts that a token takes: {chosen} of {experts.number}"
+            self.assumed.append(f"num_experts_per_tok ({words})")
 
-
-def _kinds(raw: dict[str, Any], tensors: list[Tensor], layers: Layers, counted: list[str]) -> None:
-    """Layers that keep a state in place of a cache, by the names of what only these have."""
-    cached: set[int] = set()
-    state: set[int] = set()
-    for tensor in tensors:
-        rest = layers.inside(tensor.name)
-        if rest is None:
-            continue
-        if _STATE.search(rest):
-            state.add(layers.of(tensor.name))
-        elif _KEY.search(rest) or _FUSED.search(rest) or _LATENT.search(rest):
-            cached.add(layers.of(tensor.name))
-    states = sorted(index for index in state if index < layers.number)
-    if states:
-        words = ("full_attention", "linear_attention")
-        raw["layer_types"] = [words[index in state] for index in range(layers.number)]
-        counted.append(f"layers that keep a state ({len(states)} of {layers.number})")
+    def _kinds(self) -> None:
+        """Layers that keep a state in place of a cache, by the names of what only these have."""
+        found = [tensor for tensor in self.tensors if _STATE.search(self.layers.inside(tensor.name) or "")]
+        state = {index for tensor in found if (index := self.layers.of(tensor.name)) < self.layers.number}
+        if state:
+            words = ("full_attention", "linear_attention")
+            self.raw["layer_types"] = [words[index in state] for index in range(self.layers.number)]
+            self.counted.append(f"layers that keep a state ({len(state)} of {self.layers.number})")

@@ -117,7 +117,7 @@ def _read(folder: Path, name: str | None, _stamp: tuple[tuple[str, int, int], ..
     return _counted(spec, tensors, full)
 
 
-def _counted(said: ModelSpec, tensors: list[headers.Tensor], full: inferred.Completed) -> ModelSpec:
+def _counted(said: ModelSpec, tensors: list[headers.Tensor], full: inferred.CompletedConfig) -> ModelSpec:
     """The model as its headers hold it, with a warning for all that config.json says otherwise or not at all."""
     layers, experts = full.layers, full.experts if said.experts else None
     width = said.quantisation.format[3:4] if said.quantisation else ""
@@ -146,7 +146,7 @@ def _counted(said: ModelSpec, tensors: list[headers.Tensor], full: inferred.Comp
     return counted.with_(warnings=told)
 
 
-def _unsaid(full: inferred.Completed) -> list[str]:
+def _unsaid(full: inferred.CompletedConfig) -> list[str]:
     """What config.json does not say: each size by its key, counted or assumed."""
     found = []
     if full.counted:
