@@ -10,6 +10,8 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -83,25 +85,30 @@ def test_a_single_line_of_100_mb_is_read_in_bounded_memory(tmp_path: Path) -> No
     assert rule == "disk-full" and int(peak_mb) < 300
 
 
+@pytest.fixture
+def public() -> Iterator[Path]:
+    """A folder that others may enter; pytest closes its own to them with each session that starts on this machine."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user who may not read")
 @pytest.mark.skipif(shutil.which("setpriv") is None, reason="needs setpriv of util-linux")
-def test_what_this_user_may_not_read_is_said_and_nothing_crashes(tmp_path: Path) -> None:
-    run = tmp_path / "runs" / "locked-20261122-100000-abcd"
+def test_what_this_user_may_not_read_is_said_and_nothing_crashes(public: Path) -> None:
+    run = public / "runs" / "locked-20261122-100000-abcd"
     (run / "logs").mkdir(parents=True)
     (run / "logs" / "rank0.log").write_bytes(FULL)
-    log = tmp_path / "secret.log"
+    log = public / "secret.log"
     log.write_bytes(FULL)
     log.chmod(0o600)
-    for folder in (tmp_path, *tmp_path.parents):
-        if folder != Path("/tmp"):
-            _let_pass(folder)
     program = (
         "import sys; from click.testing import CliRunner; from overspan.cli.doctor import doctor;"
         "result = CliRunner().invoke(doctor, sys.argv[1:], standalone_mode=False);"
         "print(result.stdout); print('error:', getattr(result.exception, 'what', result.exception))"
     )
     paths = [str(Path(overspan.__file__).parents[1]), *(path for path in sys.path if path.endswith("site-packages"))]
-    env = {"PATH": os.environ["PATH"], "PYTHONPATH": ":".join(paths), "OVERSPAN_STATE": str(tmp_path)}
+    env = {"PATH": os.environ["PATH"], "PYTHONPATH": ":".join(paths), "OVERSPAN_STATE": str(public)}
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-c", program]
 
     def asked(*arguments: str) -> str:
@@ -109,6 +116,8 @@ def test_what_this_user_may_not_read_is_said_and_nothing_crashes(tmp_path: Path)
         return said.stdout
 
     assert "is not readable" in asked("--log", str(log))
+    run.chmod(0o700)
+    assert f"error: {run / 'logs' / 'rank0.log'}: Permission denied" in asked("--log", str(run / "logs" / "rank0.log"))
     for folder in (run.parent, run, run / "logs"):
         folder.chmod(0o755)
     (run / "logs" / "rank0.log").chmod(0o600)
@@ -117,12 +126,6 @@ def test_what_this_user_may_not_read_is_said_and_nothing_crashes(tmp_path: Path)
     for folder in (run / "logs", run, run.parent):
         folder.chmod(0o700)
         assert re.search(r"error: \S*runs\S*: Permission denied", asked(run.name)), folder
-
-
-def _let_pass(folder: Path) -> None:
-    """Others may go through a folder that pytest made for its own user."""
-    if folder.stat().st_uid == os.geteuid() and folder != Path("/"):
-        folder.chmod(folder.stat().st_mode | 0o055)
 
 
 def test_a_log_that_grows_is_read_to_where_it_was(tmp_path: Path) -> None:

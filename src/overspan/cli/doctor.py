@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,9 +97,13 @@ def _findings(run: str | None, logs: tuple[Path, ...], rules: tuple[Path, ...]) 
             who = "ask as the user who started the run"
             raise InputError(f"{error.filename}: {error.strerror}", next=who) from None
     for log in logs:
-        if not log.exists():
-            raise InputError(f"{log}: no such file", next="overspan doctor --log FILE")
-        if log.is_dir():
+        try:
+            is_folder = stat.S_ISDIR(log.stat().st_mode)
+        except FileNotFoundError:
+            raise InputError(f"{log}: no such file", next="overspan doctor --log FILE") from None
+        except OSError as error:
+            raise InputError(f"{log}: {error.strerror}", next="ask as a user who may read it") from None
+        if is_folder:
             raise InputError(
                 f"{log}: a folder, not a file", next=f"{command('overspan', 'doctor', '--log', log)}/*.log"
             )

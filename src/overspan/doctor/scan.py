@@ -322,38 +322,17 @@ class _Window:
 
 
 def _around(data: bytes, low: int, high: int, number: int) -> _Window:
-    lines = [*_back(data, low, number), (number, parse(data[low:high])), *_ahead(data, high, number)]
+    """The line from `low` to `high` with the neighbours of its stream; a line with no prefix goes on with the last."""
+    before = data[max(0, low - AROUND_BYTES) : low - 1].rsplit(b"\n", _LOOK_LINES)[-_LOOK_LINES:] if low else []
+    after = data[high + 1 : high + AROUND_BYTES].split(b"\n", _LOOK_LINES)[:_LOOK_LINES] if high < len(data) else []
+    raw = [*(line[-VIEW_BYTES:] for line in before), data[low:high], *(line[:VIEW_BYTES] for line in after)]
+    lines = [(number - len(before) + index, parse(line)) for index, line in enumerate(raw)]
     streams, current = [], ""
     for _, line in lines:
         # A line with no prefix, or with the outer part of it only, goes on with what the last prefixed line began.
         if line.stream != current and not f"{current} ".startswith(f"{line.stream} ".lstrip()):
             current = line.stream
         streams.append(current)
-    middle = next(index for index, (own, _) in enumerate(lines) if own == number)
-    same = [index for index, stream in enumerate(streams) if stream == streams[middle]]
-    place = same.index(middle)
-    kept = same[max(0, place - BACK_LINES) : place + AHEAD_LINES + 1]
-    return _Window([lines[index] for index in kept])
-
-
-def _back(data: bytes, low: int, number: int) -> list[tuple[int, LogLine]]:
-    lines: list[tuple[int, LogLine]] = []
-    floor = max(0, low - AROUND_BYTES)
-    while low > floor and len(lines) < _LOOK_LINES:
-        end = low - 1
-        low = data.rfind(b"\n", floor, end) + 1 or floor
-        number -= 1
-        lines.append((number, parse(data[low:end][-VIEW_BYTES:])))
-    return lines[::-1]
-
-
-def _ahead(data: bytes, high: int, number: int) -> list[tuple[int, LogLine]]:
-    lines: list[tuple[int, LogLine]] = []
-    ceiling = min(len(data), high + AROUND_BYTES)
-    while high < ceiling and len(lines) < _LOOK_LINES:
-        start = high + 1
-        high = data.find(b"\n", start, ceiling)
-        high = ceiling if high < 0 else high
-        number += 1
-        lines.append((number, parse(data[start:high][:VIEW_BYTES])))
-    return lines
+    same = [index for index, stream in enumerate(streams) if stream == streams[len(before)]]
+    place = same.index(len(before))
+    return _Window([lines[index] for index in same[max(0, place - BACK_LINES) : place + AHEAD_LINES + 1]])

@@ -1,4 +1,4 @@
-"""The network between hosts: interfaces and RDMA devices by name, one subnet, every host reached, whole packets."""
+"""The network between hosts: interfaces, RDMA devices and GIDs, one subnet, pings, whole packets, own names."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 
 from overspan.engines.node import address_of
 from overspan.inventory import network, probes
-from overspan.inventory.fact import Capture, Seen
+from overspan.inventory.fact import Capture, Fact, Seen, Unreadable
 from overspan.preflight.facts import (
     OVER_HOSTS,
     HostFacts,
@@ -34,6 +34,9 @@ SMALL_BYTES: Final = 84
 """A plain ping: 56 bytes of payload, its own default (ping(8)), and the headers."""
 
 Interfaces = list[network.Interface]
+
+_ROOT: Final = "/sys/class/infiniband"
+_MAPPED: Final = "0000:0000:0000:0000:0000:ffff:"
 
 
 def wanted_interfaces(host: HostFacts) -> dict[str, str]:
@@ -208,3 +211,74 @@ def _no_ping(host: HostFacts, other: Host, capture: Capture, seen: Seen[probes.P
         cause = f"{host.name} has no way to {other.name} ({address_of(other)}): {seen.why}"
         return failed(capture, seen.why, cause=cause, fix=host.paste("ip", "addr"))
     return unreadable(capture, seen.why)
+
+
+def parse_gids(text: str) -> dict[str, dict[int, tuple[str, str]]]:
+    """Of each device, by index: the type and the GID. `grep -rs .` of `gid_attrs/types` and `gids`, file:content."""
+    found: dict[str, dict[int, tuple[str, str]]] = {}
+    for line in text.splitlines():
+        said = re.match(rf"{_ROOT}/([^/]+)/ports/\d+/(gids|gid_attrs/types)/(\d+):(.*)", line)
+        if said is None:
+            raise Unreadable(line[:120])
+        device, which, index, value = said.groups()
+        kind, gid = found.setdefault(device, {}).get(int(index), ("", ""))
+        found[device][int(index)] = (kind, value) if which == "gids" else (value, gid)
+    return found
+
+
+def ipv4(gid: str) -> str | None:
+    """The IPv4 address that a RoCE GID holds: ...:ffff:0a0a:0a01."""
+    if not gid.startswith(_MAPPED):
+        return None
+    digits = gid.removeprefix(_MAPPED).replace(":", "")
+    return ".".join(str(int(digits[at : at + 2], 16)) for at in range(0, 8, 2))
+
+
+@check("preflight.gid", when=lambda host: host.cuda and rdma_over_hosts(host))
+def gids(host: HostFacts) -> list[Finding]:
+    """Each RDMA device has a RoCE v2 GID with an IPv4 address. At the index that NCCL is told, if it is told one."""
+    names = [name.removeprefix("=").split(":")[0] for name in wanted_hcas(host)]
+    names = [name for name in names if re.fullmatch(r"\w[\w-]*", name)]
+    places = [f"{_ROOT}/{name}/ports/1/{part}" for name in names for part in ("gid_attrs/types", "gids")]
+    seen, capture = host.read(Fact("gids", ["grep", "-rs", ".", *places], parse_gids))
+    told = host.setting("NCCL_IB_GID_INDEX")
+    return [_gid(host, name, seen.get(name, {}), told[0] if told else None, capture) for name in names]
+
+
+def _gid(host: HostFacts, name: str, table: dict[int, tuple[str, str]], told: str | None, capture: Capture) -> Finding:
+    if not any("RoCE" in kind for kind, _ in table.values()):
+        return passed(capture, f"{name}: InfiniBand, whose GIDs need no address")
+    right = {index: ipv4(gid) for index, (kind, gid) in table.items() if "v2" in kind and ipv4(gid)}
+    index = int(told) if told and told.isdigit() else None
+    if right and (index is None or index in right):
+        shown = next(iter(right)) if index is None else index
+        return passed(capture, f"{name}: RoCE v2 with {right[shown]} at index {shown}")
+    has = ", ".join(f"{at} ({address})" for at, address in right.items()) or "none"
+    if index is not None:
+        cause = f"NCCL_IB_GID_INDEX={told}, and at {name} of {host.name} RoCE v2 with an IPv4 address is at: {has}"
+        fix = "take NCCL_IB_GID_INDEX out of env: NCCL 2.21 and newer finds it, and it differs per device"
+    else:
+        cause = f"{name} of {host.name} has no RoCE v2 GID with an IPv4 address: its interface has none, or lost it"
+        fix = host.paste("ip", "-br", "addr") + "   give the interface of each device an address, on every host"
+    return failed(capture, f"RoCE v2 with IPv4: {has}", cause=cause, fix=fix)
+
+
+def without_interface(host: HostFacts) -> bool:
+    """Whether Gloo is left to find its address by the host's own name."""
+    return host.several and any(not spec.env.get("GLOO_SOCKET_IFNAME") for spec in host.specs)
+
+
+@check("preflight.hostname", when=without_interface, cost="two commands")
+def own_name(host: HostFacts) -> Finding:
+    """Where Gloo is told no interface: the host's name is not a loopback address."""
+    name, _ = host.read(Fact("hostname", ["hostname"], str.strip))
+    seen, capture = host.look(Fact("own_name", ["getent", "hosts", name], str.split))
+    if not seen.value:
+        return unreadable(capture, seen.why or f"{name} is in no table of names")
+    address = seen.value[0]
+    if not address.startswith("127.") and address != "::1":
+        return passed(capture, f"{name} is {address}")
+    cause = f"{name} is {address} on {host.name}, and no GLOO_SOCKET_IFNAME is set: Gloo gives that to the others"
+    fix = f"fabric.interface for host {host.name} in the inventory, or "
+    fix += f"{address_of(host.entry)} for its name in /etc/hosts"
+    return failed(capture, f"{name} is {address}", cause=cause, fix=fix)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from overspan.inventory.fact import Fact, Unreadable
+from overspan.preflight.engine import MNNVL_KINDS
 from overspan.preflight.facts import ON_GPUS, ON_GPUS_IN_DOCKER, HostFacts, check, failed, not_asked, passed, unreadable
-from overspan.preflight.settings import MNNVL_KINDS
 from overspan.schema.finding import Finding
 from overspan.schema.versions import holds
 from overspan.transport.docker import image_inspect

@@ -1,16 +1,17 @@
-"""What a host has free: ports, memory, disk."""
+"""What a host has free (ports, memory, disk), what its clock says, and whether it keeps shared memory."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
 
 from overspan.catalog import flags, models
 from overspan.inventory import machine, probes
-from overspan.inventory.fact import Capture, Fact, Seen
-from overspan.preflight.facts import HostFacts, check, failed, passed, unreadable
+from overspan.inventory.fact import Capture, Fact, Seen, Unreadable
+from overspan.preflight.facts import OVER_HOSTS, HostFacts, check, failed, group_check, passed, side_by_side, unreadable
 from overspan.schema.errors import ModelUnavailable
 from overspan.schema.finding import Finding
 from overspan.schema.units import gib
@@ -22,6 +23,12 @@ ANY: Final = "0.0.0.0"  # noqa: S104 - what a rendezvous port binds to; nothing 
 
 PORT_SETTINGS: Final = {"api": "port"}
 """The setting that moves a port; the others stand in `schema.defaults` and move with nothing."""
+
+SKEW_S: Final = 30.0
+"""Clocks further apart make certificates, tokens and the order of events in logs wrong. A choice."""
+
+SYSTEM_USERS: Final = 1000
+"""Below it are root and system users, whose shared memory logind leaves alone. Source: logind.conf(5), login.defs."""
 
 
 @check("preflight.port", when=lambda host: bool(wanted_ports(host)))
@@ -195,3 +202,53 @@ def has_model(host: HostFacts) -> bool:
     if folder is None:
         return False
     return host.look(Fact("model", ["ls", "-d", "--", folder], str.strip))[0].value is not None
+
+
+@group_check("preflight.clock", when=OVER_HOSTS)
+def clocks(hosts: Sequence[HostFacts]) -> Iterator[tuple[str, Finding]]:
+    """The hosts' clocks agree."""
+    asked = side_by_side(hosts, _ahead_s)
+    offsets = sorted(ahead for _, (ahead, _, _) in asked if ahead is not None)
+    for host, (ahead, why, capture) in asked:
+        if ahead is None:
+            yield host.name, unreadable(capture, why)
+            continue
+        apart = abs(ahead - offsets[len(offsets) // 2])
+        cause = f"the clock of {host.name} is {apart:.0f} s from the others'"
+        fix = host.paste("sudo", "timedatectl", "set-ntp", "true")
+        agrees = passed(capture, "the clock agrees with the others")
+        wrong = failed(capture, cause, cause=cause, fix=fix, severity="warning")
+        yield host.name, agrees if apart <= SKEW_S else wrong
+
+
+def _ahead_s(host: HostFacts) -> tuple[float | None, str, Capture]:
+    """Seconds by which a host's clock is ahead of this machine's, or why that is not known."""
+    before = time.time()
+    seen, capture = host.look(Fact("clock", ["date", "+%s"], _number))
+    return None if seen.value is None else seen.value - (before + time.time()) / 2, seen.why, capture
+
+
+def _number(text: str) -> float:
+    if not text.strip().isdigit():
+        raise Unreadable(text.strip()[:80])
+    return float(text)
+
+
+@check("preflight.removeipc", when=lambda host: not host.docker and host.entry.ssh is not None)
+def keeps_ipc(host: HostFacts) -> Finding:
+    """Without containers, over ssh: shared memory outlives the session. systemd removes that of a user whose
+    last session ends, and processes lose it while they run."""
+    user, capture = host.look(Fact("uid", ["id", "-u"], _number))
+    if user.value is not None and user.value < SYSTEM_USERS:
+        return passed(capture, "a system user keeps its shared memory")
+    places = ["/etc/systemd/logind.conf", "/etc/systemd/logind.conf.d"]
+    seen, capture = host.look(Fact("removeipc", ["grep", "-rihs", "^RemoveIPC", *places], str.split))
+    if seen.value and seen.value[-1].lower() in {"removeipc=no", "removeipc=false", "removeipc=0"}:
+        return passed(capture, seen.value[-1])
+    if capture.missing is not None:
+        return unreadable(capture, capture.missing)
+    cause = f"logind of {host.name} removes shared memory when its user's last session ends: NCCL and torch lose it"
+    fix = host.paste(
+        "sudo", "sh", "-c", "echo RemoveIPC=no >> /etc/systemd/logind.conf; systemctl restart systemd-logind"
+    )
+    return failed(capture, "RemoveIPC is not no", cause=cause, fix=fix, severity="warning")
