@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from overspan.catalog import hardware, images
+from overspan.catalog import hardware, releases
 from overspan.schema.errors import RecipeError, UnknownName
 from overspan.schema.hardware import HardwareSpec
 from overspan.schema.yamlio import make
@@ -121,4 +121,4 @@ def test_numbers_that_do_not_go_together(field: str, value: float, said: str) ->
     ],
 )
 def test_engine_version_of_an_image(image: str | None, version: str | None) -> None:
-    assert images.engine_version(image) == version
+    assert releases.engine_version(image) == version

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from overspan.catalog import features, images, inventories, overrides, recipes
+from overspan.catalog import inventories, overrides, recipes, releases
 from overspan.planner import rules
 from overspan.planner.make import make_plan
 from overspan.schema.errors import PlanRefused, RecipeError
@@ -49,7 +49,7 @@ def test_an_engine_that_has_it_is_planned(pp2: Recipe) -> None:
 
 
 def test_an_image_of_unknown_version_is_planned_with_a_note_of_what_nobody_knows(pp2: Recipe) -> None:
-    assert images.engine_version(pp2.image) is None
+    assert releases.engine_version(pp2.image) is None
     notes = [note for note in plan(pp2).notes if "the recipe requires" in note]
     # The image's own log shows Marlin; the pipeline nobody has shown.
     assert [note.split()[3] for note in notes] == ["minimax-m2.pipeline;", "minimax-m2.pipeline.nvfp4;"]
@@ -83,9 +83,9 @@ def test_an_unknown_feature_is_told_with_the_nearest(tmp_path: Path) -> None:
 
 
 def test_every_feature_has_its_source_and_a_way_to_it() -> None:
-    for feature in features.catalogue().values():
+    for feature in releases.catalogue().values():
         assert feature.source
         assert feature.since or feature.patch, feature.name
         assert feature.missing(None) is False
-    for image in images._known():
-        assert all(name in features.catalogue() for name in images.brings(image))
+    for image in releases._images():
+        assert all(name in releases.catalogue() for name in releases.brings(image))

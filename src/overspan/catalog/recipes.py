@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from overspan.catalog import features, flags, library, models, overrides
+from overspan.catalog import flags, library, models, overrides, releases
 from overspan.schema import secrets
 from overspan.schema.errors import RecipeError, UnknownName
 from overspan.schema.recipe import Recipe
@@ -69,7 +69,7 @@ def _known() -> str:
 def _check_requires(recipe: Recipe, file: str) -> None:
     try:
         for name in recipe.requires:
-            features.find(name)
+            releases.find(name)
     except UnknownName as error:
         raise RecipeError(f"{file}: requires: {error.what}", next=error.next) from None
 

