@@ -15,9 +15,9 @@ from overspan.provision.images import find_image, same_image
 from overspan.provision.manifest import PARTIAL, differences, read_manifest
 from overspan.schema.errors import InputError, ModelUnavailable, OverspanError
 from overspan.schema.inventory import Host
+from overspan.transport.copying import ReachableHost, choose_route, stream
 from overspan.transport.local import Local
 from overspan.transport.reach import reach
-from overspan.transport.stream import End, choose_route, stream
 from support.containers import until
 from testbed import image
 from testbed.bed import Bed
@@ -29,9 +29,9 @@ BIG = 96 << 20
 
 
 @pytest.fixture
-def ends(bed: Bed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[End, End]]:
+def ends(bed: Bed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[ReachableHost, ReachableHost]]:
     monkeypatch.setenv("OVERSPAN_STATE", str(tmp_path / "state"))
-    one, two = (End(host, reach(host)) for host in bed.inventory().hosts)
+    one, two = (ReachableHost(host, reach(host)) for host in bed.inventory().hosts)
     yield one, two
     for end in (one, two):
         end.transport.close()
@@ -59,7 +59,7 @@ FILES = {
 }
 
 
-def test_image_that_differs_is_copied_once(bed: Bed, ends: tuple[End, End]) -> None:
+def test_image_that_differs_is_copied_once(bed: Bed, ends: tuple[ReachableHost, ReachableHost]) -> None:
     one, two = bed.hosts
     two.docker("import", "-", image.NAME, stdin=image.empty_root("another"))
     assert image.image_id(one) != image.image_id(two)
@@ -71,7 +71,7 @@ def test_image_that_differs_is_copied_once(bed: Bed, ends: tuple[End, End]) -> N
     assert len(said) == 1
 
 
-def test_image_that_one_host_lacks_comes_from_the_other(bed: Bed, ends: tuple[End, End]) -> None:
+def test_image_that_one_host_lacks_comes_from_the_other(bed: Bed, ends: tuple[ReachableHost, ReachableHost]) -> None:
     one, two = bed.hosts
     kept = image.image_id(two)
     one.docker("image", "rm", "--force", image.NAME)
@@ -80,17 +80,17 @@ def test_image_that_one_host_lacks_comes_from_the_other(bed: Bed, ends: tuple[En
     assert image.image_id(one) == kept
 
 
-def test_image_nobody_has_and_image_for_another_machine(ends: tuple[End, End], bed: Bed) -> None:
+def test_image_nobody_has_and_image_for_another_machine(ends: tuple[ReachableHost, ReachableHost], bed: Bed) -> None:
     with pytest.raises(InputError, match="no host has image absent:1") as error:
         same_image(ends, "absent:1")
     assert "docker pull absent:1" in str(error.value.next)
     bed.hosts[1].docker("image", "rm", "--force", image.NAME)
-    arm = End(ends[1].host.with_(arch="aarch64"), ends[1].transport)
+    arm = ReachableHost(ends[1].host.with_(arch="aarch64"), ends[1].transport)
     with pytest.raises(InputError, match="is made for amd64, and node2 is aarch64"):
         same_image([ends[0], arm], image.NAME)
 
 
-def test_folder_is_copied_once_and_only_what_differs_again(bed: Bed, ends: tuple[End, End]) -> None:
+def test_folder_is_copied_once_and_only_what_differs_again(bed: Bed, ends: tuple[ReachableHost, ReachableHost]) -> None:
     put_model(bed, FILES)
     first = copy_folder(*ends, MODEL)
     assert (sorted(first.files), first.route) == (sorted(FILES), "direct")
@@ -104,7 +104,9 @@ def test_folder_is_copied_once_and_only_what_differs_again(bed: Bed, ends: tuple
         assert tree(bed, 1) == FILES
 
 
-def test_without_ssh_between_the_hosts_it_goes_through_here(bed: Bed, ends: tuple[End, End]) -> None:
+def test_without_ssh_between_the_hosts_it_goes_through_here(
+    bed: Bed, ends: tuple[ReachableHost, ReachableHost]
+) -> None:
     put_model(bed, FILES)
     trusted = bed.hosts[0].outside("/root/.ssh/known_hosts")
     content = trusted.read_text()
@@ -116,11 +118,11 @@ def test_without_ssh_between_the_hosts_it_goes_through_here(bed: Bed, ends: tupl
     assert tree(bed, 1) == FILES
 
 
-def test_from_this_machine_over_the_fabric(bed: Bed, ends: tuple[End, End], tmp_path: Path) -> None:
+def test_from_this_machine_over_the_fabric(bed: Bed, ends: tuple[ReachableHost, ReachableHost], tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "config.json").write_text("{}")
-    here = End(Host(name="here", memory_bytes=1 << 30), Local("here"))
+    here = ReachableHost(Host(name="here", memory_bytes=1 << 30), Local("here"))
     assert choose_route(here, ends[0]) == "direct"
     stream(here, ["cat", str(folder / "config.json")], ends[0], ["sh", "-c", "cat >/srv/arrived"], "direct")
     assert bed.hosts[0].outside("/srv/arrived").read_text() == "{}"
@@ -130,7 +132,7 @@ def test_from_this_machine_over_the_fabric(bed: Bed, ends: tuple[End, End], tmp_
 
 
 @pytest.mark.parametrize("trusting", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_cut_half_way_goes_on_where_it_was(bed: Bed, ends: tuple[End, End], trusting: bool) -> None:
+def test_cut_half_way_goes_on_where_it_was(bed: Bed, ends: tuple[ReachableHost, ReachableHost], trusting: bool) -> None:
     put_model(bed, {"model.safetensors": os.urandom(1 << 20) * (BIG >> 20)})
     two = bed.hosts[1]
     trusted = bed.hosts[0].outside("/root/.ssh/known_hosts")
@@ -166,7 +168,7 @@ def _partials(bed: Bed) -> list[Path]:
     return list(bed.hosts[1].outside("/srv").rglob(f"*{PARTIAL}*")) if bed.hosts[1].outside("/srv").exists() else []
 
 
-def test_what_arrived_damaged_is_not_used(bed: Bed, ends: tuple[End, End]) -> None:
+def test_what_arrived_damaged_is_not_used(bed: Bed, ends: tuple[ReachableHost, ReachableHost]) -> None:
     put_model(bed, FILES)
     digest = read_manifest(ends[0], MODEL).files["config.json"].sha256
     bed.hosts[1].outside(MODEL).mkdir(parents=True)
@@ -181,7 +183,9 @@ def test_what_arrived_damaged_is_not_used(bed: Bed, ends: tuple[End, End]) -> No
 @pytest.mark.parametrize(
     ("writer", "live"), [("exec sleep 1000", False), ("while :; do echo x >&9; sleep 0.5; done", True)]
 )
-def test_another_writer_is_ended_only_when_it_is_dead(bed: Bed, ends: tuple[End, End], writer: str, live: bool) -> None:
+def test_another_writer_is_ended_only_when_it_is_dead(
+    bed: Bed, ends: tuple[ReachableHost, ReachableHost], writer: str, live: bool
+) -> None:
     put_model(bed, FILES)
     digest = read_manifest(ends[0], MODEL).files["model-00001.safetensors"].sha256
     bed.hosts[1].outside(MODEL).mkdir(parents=True)
@@ -202,7 +206,7 @@ def test_another_writer_is_ended_only_when_it_is_dead(bed: Bed, ends: tuple[End,
             bed.hosts[1].clear()
 
 
-def test_no_source_and_no_space(bed: Bed, ends: tuple[End, End]) -> None:
+def test_no_source_and_no_space(bed: Bed, ends: tuple[ReachableHost, ReachableHost]) -> None:
     with pytest.raises(ModelUnavailable, match="node1 has no files in /srv/absent"):
         copy_folder(*ends, "/srv/absent")
     big = bed.hosts[0].outside(MODEL)
@@ -217,7 +221,9 @@ def test_no_source_and_no_space(bed: Bed, ends: tuple[End, End]) -> None:
         bed.hosts[1].run("umount", "/srv")
 
 
-def test_notes_of_tools_do_not_count_and_relative_folders_are_refused(bed: Bed, ends: tuple[End, End]) -> None:
+def test_notes_of_tools_do_not_count_and_relative_folders_are_refused(
+    bed: Bed, ends: tuple[ReachableHost, ReachableHost]
+) -> None:
     put_model(bed, {**FILES, ".cache/huggingface/x.metadata": b"when"})
     assert sorted(read_manifest(ends[0], MODEL).files) == sorted(FILES)
     with pytest.raises(OverspanError, match="not an absolute path: 'srv'"):

@@ -11,8 +11,8 @@ import pytest
 from overspan.provision.manifest import printable, read_manifest
 from overspan.schema.inventory import Host
 from overspan.transport.base import Completed
+from overspan.transport.copying import ReachableHost
 from overspan.transport.local import Local
-from overspan.transport.stream import End
 
 HERE = Host(name="here", arch="x86_64", cores=1, memory_bytes=1)
 
@@ -31,16 +31,16 @@ class Counting(Local):
 
 
 @pytest.fixture
-def end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> End:
+def end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReachableHost:
     monkeypatch.setenv("OVERSPAN_STATE", str(tmp_path / "state"))
-    return End(HERE, Counting())
+    return ReachableHost(HERE, Counting())
 
 
 def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def test_a_file_is_read_again_only_when_it_has_changed(end: End, tmp_path: Path) -> None:
+def test_a_file_is_read_again_only_when_it_has_changed(end: ReachableHost, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "a").write_bytes(b"one")
@@ -51,7 +51,7 @@ def test_a_file_is_read_again_only_when_it_has_changed(end: End, tmp_path: Path)
     assert isinstance(end.transport, Counting) and sorted(end.transport.hashed) == ["a", "b"]
 
 
-def test_a_file_that_was_altered_and_dated_back_is_read_again(end: End, tmp_path: Path) -> None:
+def test_a_file_that_was_altered_and_dated_back_is_read_again(end: ReachableHost, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     file = folder / "weights"
@@ -66,7 +66,7 @@ def test_a_file_that_was_altered_and_dated_back_is_read_again(end: End, tmp_path
     assert read_manifest(end, str(folder)).files["weights"].sha256 == digest(b"two")
 
 
-def test_names_that_are_no_utf8_stay_two_files(end: End, tmp_path: Path) -> None:
+def test_names_that_are_no_utf8_stay_two_files(end: ReachableHost, tmp_path: Path) -> None:
     source = tmp_path / "model"
     source.mkdir()
     names = [b"weights-\xfe", b"weights-\xff", "größe".encode()]

@@ -83,17 +83,17 @@ class DockerLauncher(Launcher):
         """See `Launcher.stage`: each is copied once, over the fabric where the hosts reach each other."""
         from overspan.provision import images
         from overspan.provision.folders import copy_folder
+        from overspan.transport.copying import ReachableHost
         from overspan.transport.local import Local
         from overspan.transport.reach import reach
-        from overspan.transport.stream import End
 
         if plan.engine.image is None or plan.model_path is None:
             raise InputError("a launch in containers needs an image and a model")
-        hosts = [End(host, reach(host)) for host in self.hosts]
+        hosts = [ReachableHost(host, reach(host)) for host in self.hosts]
         try:
             for name in images.same_image(hosts, plan.engine.image, say=say):
                 say(f"image {plan.engine.image} was copied to {name}")
-            here = End(Host(name="localhost", memory_bytes=1), Local())
+            here = ReachableHost(Host(name="localhost", memory_bytes=1), Local())
             source = here if prepared_here else hosts[0]
             for each in hosts:
                 if each is source or (each.host.ssh is None and source is here):

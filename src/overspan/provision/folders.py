@@ -15,7 +15,7 @@ from overspan.provision.manifest import PARTIAL, HashedFile, differences, printa
 from overspan.provision.space import size as readable
 from overspan.schema.errors import ModelUnavailable, OverspanError
 from overspan.store.locks import Say, quiet
-from overspan.transport.stream import End, RouteKind, choose_route, stream
+from overspan.transport.copying import ReachableHost, RouteKind, choose_route, stream
 
 STEP_TIMEOUT_S: Final = 60.0
 
@@ -55,7 +55,7 @@ class Copied:
     route: RouteKind | None
 
 
-def copy_folder(source: End, target: End, folder: str, *, say: Say = quiet) -> Copied:
+def copy_folder(source: ReachableHost, target: ReachableHost, folder: str, *, say: Say = quiet) -> Copied:
     """Bring what the target lacks of the source's folder. Files that only the target has are left alone.
 
     Raises:
@@ -90,7 +90,7 @@ def _partial(folder: str, path: str, entry: HashedFile) -> str:
     return f"{folder.rstrip('/')}/{path}{PARTIAL}{entry.sha256[:12]}"
 
 
-def _arrived(target: End, partial: str) -> int:
+def _arrived(target: ReachableHost, partial: str) -> int:
     """Bytes that an earlier try has brought, and from now on nobody else adds to them."""
     done = target.transport.run(["sh", "-c", _TAKE_OVER, "sh", partial], timeout_s=STEP_TIMEOUT_S)
     return int(done.check(f"looking for {printable(partial)}").stdout)
@@ -100,8 +100,8 @@ def _arrived(target: End, partial: str) -> int:
 class _Copy:
     """The way that the files of one folder take."""
 
-    source: End
-    target: End
+    source: ReachableHost
+    target: ReachableHost
     folder: str
     route: RouteKind
 
@@ -126,7 +126,7 @@ class _Copy:
         self._there("rm", "-f", "--", f"{partial}.pid")
 
 
-def _require_space(target: End, folder: str, needed: int) -> None:
+def _require_space(target: ReachableHost, folder: str, needed: int) -> None:
     target.transport.run(["mkdir", "-p", "--", folder], timeout_s=STEP_TIMEOUT_S).check(f"making {folder}")
     done = target.transport.run(["df", "-B1", "--output=avail", "--", folder], timeout_s=STEP_TIMEOUT_S)
     free = int(done.check(f"asking for the space of {folder}").stdout.split()[-1])

@@ -10,7 +10,7 @@ from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError, OverspanError
 from overspan.store.locks import Say, quiet
 from overspan.transport import docker
-from overspan.transport.stream import End, choose_route, stream
+from overspan.transport.copying import ReachableHost, choose_route, stream
 
 QUERY_TIMEOUT_S: Final = 30.0
 
@@ -25,7 +25,7 @@ class Image(Frozen):
     architecture: str
 
 
-def find_image(end: End, name: str) -> Image | None:
+def find_image(end: ReachableHost, name: str) -> Image | None:
     """The image that a host has under a name, or None.
 
     Raises:
@@ -40,7 +40,7 @@ def find_image(end: End, name: str) -> Image | None:
     return Image(id=identity, architecture=architecture)
 
 
-def same_image(ends: Sequence[End], name: str, *, say: Say = quiet) -> list[str]:
+def same_image(ends: Sequence[ReachableHost], name: str, *, say: Say = quiet) -> list[str]:
     """Bring the image that the first host has (or the first that has any) to every host with another or none.
 
     Returns:
@@ -68,7 +68,7 @@ def same_image(ends: Sequence[End], name: str, *, say: Say = quiet) -> list[str]
     return [end.host.name for end in lacking]
 
 
-def _require_architecture(end: End, name: str, image: Image) -> None:
+def _require_architecture(end: ReachableHost, name: str, image: Image) -> None:
     machine = ARCHITECTURES.get(image.architecture, image.architecture)
     if machine != end.host.arch:
         raise InputError(
@@ -77,7 +77,7 @@ def _require_architecture(end: End, name: str, image: Image) -> None:
         )
 
 
-def _copy(source: End, target: End, name: str, wanted: Image, say: Say) -> None:
+def _copy(source: ReachableHost, target: ReachableHost, name: str, wanted: Image, say: Say) -> None:
     route = choose_route(source, target)
     way = "directly" if route == "direct" else "through this machine"
     say(f"copying image {name} from {source.host.name} to {target.host.name}, {way}")

@@ -32,7 +32,7 @@ HASHES_AT_ONCE: Final = 4
 
 
 class Reached(Protocol):
-    """A host, and the way to it: `transport.stream.End`, or whatever else holds both."""
+    """A host, and the way to it: `transport.copying.ReachableHost`, or whatever else holds both."""
 
     @property
     def host(self) -> Host:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from subprocess import CompletedProcess
 from typing import Protocol
 
 from overspan.schema.errors import OverspanError
@@ -19,6 +20,14 @@ class Completed:
     stdout: str
     stderr: str
     seconds: float
+
+    @classmethod
+    def of(
+        cls, host: str, argv: Sequence[str], done: CompletedProcess[bytes], seconds: float, *, exact: bool = False
+    ) -> Completed:
+        """What subprocess says of a command. With `exact`, bytes of its output that are no UTF-8 stay apart."""
+        stdout = done.stdout.decode(errors="surrogateescape" if exact else "replace")
+        return cls(host, list(argv), done.returncode, stdout, done.stderr.decode(errors="replace"), seconds)
 
     def check(self, what: str) -> Completed:
         """Return self when the command succeeded.

@@ -13,8 +13,6 @@ from pathlib import Path
 from overspan.schema.errors import OverspanError
 from overspan.transport.base import Completed
 
-Popen = subprocess.Popen
-
 # Source: linux/prctl.h
 _PR_SET_PDEATHSIG = 1
 
@@ -72,14 +70,7 @@ class Local:
             raise OverspanError(f"{argv[0]} could not be started on {self.host}", quote=str(error)) from None
         except subprocess.TimeoutExpired:
             raise OverspanError(f"{argv[0]} on {self.host} did not end within {timeout_s:g} s") from None
-        return Completed(
-            host=self.host,
-            argv=list(argv),
-            code=done.returncode,
-            stdout=done.stdout.decode(errors="surrogateescape" if exact else "replace"),
-            stderr=done.stderr.decode(errors="replace"),
-            seconds=time.monotonic() - started,
-        )
+        return Completed.of(self.host, argv, done, time.monotonic() - started, exact=exact)
 
     def lines(
         self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, cwd: str | None = None

@@ -91,14 +91,7 @@ class Remote:
             raise HostUnreachable(
                 f"{self.host} stopped answering while it ran {argv[0]}", next=self._try_by_hand()
             ) from None
-        completed = Completed(
-            host=self.host,
-            argv=list(argv),
-            code=done.returncode,
-            stdout=done.stdout.decode(errors="surrogateescape" if exact else "replace"),
-            stderr=done.stderr.decode(errors="replace"),
-            seconds=time.monotonic() - started,
-        )
+        completed = Completed.of(self.host, argv, done, time.monotonic() - started, exact=exact)
         self._raise_if_not_run(completed, timeout_s)
         return completed
 
@@ -128,14 +121,8 @@ class Remote:
         Raises:
             InputError: an argument that no command line can carry.
         """
-        return [
-            *self._client(),
-            "-o",
-            "ControlMaster=no",
-            "--",
-            self.ssh.address,
-            remote_text(argv, env, cwd, timeout_s),
-        ]
+        there = ["--", self.ssh.address, remote_text(argv, env, cwd, timeout_s)]
+        return [*self._client(), "-o", "ControlMaster=no", *there]
 
     def failure(self, name: str, code: int, said: str | None) -> OverspanError:
         """What a code of `ssh` means: the connection was lost, or the command failed there."""

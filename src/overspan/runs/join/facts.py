@@ -12,8 +12,8 @@ from overspan.provision import build
 from overspan.provision.images import find_image
 from overspan.schema.plan import Plan
 from overspan.store.run_folder import RunFolder
+from overspan.transport.copying import ReachableHost
 from overspan.transport.reach import reach
-from overspan.transport.stream import End
 
 _FILE: Final = "facts.json"
 
@@ -55,7 +55,7 @@ def _engine(plan: Plan) -> dict[str, str | None]:
     """What this host alone can tell of its engine."""
     if plan.engine.image is not None:
         (host,) = hosts_of(plan)
-        found = find_image(End(host, reach(host)), plan.engine.image)
+        found = find_image(ReachableHost(host, reach(host)), plan.engine.image)
         return {"image id": found.id if found else None}
     if plan.engine.environment is None:
         return {}
