@@ -104,7 +104,7 @@ def _cannot(target: Target, path: str, stream: Stream | None) -> InputError:
 def one_request(target: Target, endpoint: ApiKind, body: bytes, timeout_s: float) -> Stream:
     """Send one request through the load's own loop."""
     message = target.head(path_of(endpoint)) + str(len(body)).encode() + b"\r\n\r\n" + body
-    return Loop(target, ClosedLoop(1, 1, lambda *_: message), timeout_s=timeout_s).run_whole()[0]
+    return Loop(target, ClosedLoop(1, 1, lambda *_: message), timeout_s=timeout_s).run(whole=True)[0]
 
 
 def length_notes(accepted: Accepted, shortest: int) -> list[str]:

@@ -18,8 +18,7 @@ from overspan.bench.stream import READ_BYTES, Stream
 from overspan.endpoint.target import Target
 
 CONNECT_TIMEOUT_S: Final = 10.0
-"""A connection that takes longer is refused. Source: the default of curl in most distributions' wrappers; generous on a
-LAN, where a round trip takes under a millisecond."""
+"""A connection that takes longer is refused. Source: Overspan's choice; a LAN's round trip takes under 1 ms."""
 
 _CONNECTING_AT_ONCE: Final = 128
 """Under the smallest common listen backlog (Linux before 5.4: 128)."""
@@ -27,6 +26,7 @@ _CONNECTING_AT_ONCE: Final = 128
 _STALE_NS: Final = 100_000_000
 """A kept-alive connection that the server closed just as we sent breaks within a round trip; later is a failure."""
 
+_CLOSED: Final = "the server closed the connection"
 _LAG_SAMPLE: Final = 8
 _PROGRESS_NS: Final = 500_000_000
 _PARSED_A_TURN: Final = 8
@@ -58,16 +58,14 @@ class Loop:
         self._load = load
         self._timeout_ns = int(timeout_s * 1e9)
         self._progress = progress
-        self._before_start = before_start
-        self._next_progress = 0
-        self._next_check = 0
+        self._before_start = before_start or (lambda: None)
+        self._next_progress = self._next_check = 0
         self._connections: dict[int, Connection] = {}
         self._idle: list[Connection] = []
         self._connecting: dict[int, Connection] = {}
         self._waiting: deque[Stream] = deque()
         self._deadlines: deque[tuple[int, Stream, Connection]] = deque()
-        self._in_flight = 0
-        self._failed = 0
+        self._in_flight = self._failed = 0
         self._sending = False
         self._ahead = True  # there may be requests to make ahead
         self._delay = ReadDelay()
@@ -75,10 +73,16 @@ class Loop:
         self.ended: list[Stream] = []
         self.audit = Audit()
 
-    def run(self) -> list[Stream]:
+    def run(self, *, whole: bool = False) -> list[Stream]:
         """Run the load to its end; every request taken from it is in the answer, well or failed.
 
         Ctrl-C ends it early: what was in flight is `cancelled`, and `audit.cancelled` is set.
+
+        Args:
+            whole: the load is worth nothing in part.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C ended a load that is worth nothing in part.
         """
         raise_open_files(self._load.connections)
         self._load.prepare()
@@ -88,8 +92,7 @@ class Loop:
         audit = self.audit
         try:
             self._open_ahead()
-            if self._before_start is not None:
-                self._before_start()
+            self._before_start()
             drift = time.time_ns() - time.monotonic_ns()
             cpu, wall = time.process_time(), time.monotonic()
             audit.started_ns = time.time_ns()
@@ -102,18 +105,9 @@ class Loop:
             self._close()
             gc.enable()
             gc.unfreeze()
-        return self.ended
-
-    def run_whole(self) -> list[Stream]:
-        """As `run`, for a load that is worth nothing in part.
-
-        Raises:
-            KeyboardInterrupt: Ctrl-C ended it early.
-        """
-        ended = self.run()
-        if self.audit.cancelled:
+        if whole and audit.cancelled:
             raise KeyboardInterrupt
-        return ended
+        return self.ended
 
     def _open_ahead(self) -> None:
         deadline = time.monotonic() + CONNECT_TIMEOUT_S
@@ -143,8 +137,7 @@ class Loop:
                 self._parse_some(_PARSED_A_TURN)
                 self._tell(now)
         except KeyboardInterrupt:
-            self.audit.cancelled = True
-            self._cancel("interrupted")
+            self._cancel()
 
     def _wait(self, due: int | None, now: int) -> None:
         limit = 0.05 if due is None else min((due - now) / 1e9, 0.05)
@@ -165,9 +158,8 @@ class Loop:
         if not events:
             return False
         polled = time.time_ns()
-        connections = self._connections
         for fd, mask in events:
-            connection = connections.get(fd)
+            connection = self._connections.get(fd)
             if connection is None:
                 continue
             if mask == select.EPOLLIN and connection.direct:
@@ -193,7 +185,7 @@ class Loop:
         except BlockingIOError:
             return
         except OSError as error:
-            self._broke(connection, f"the connection broke ({error.strerror or error})")
+            self._broke(connection, error)
             return
         audit = self.audit
         audit.reads += 1
@@ -207,7 +199,7 @@ class Loop:
             audit.unstamped += bool(data)  # the end of a connection carries no stamp
         stream = connection.stream
         if stream is None or not data:
-            self._broke(connection, "the server closed the connection")
+            self._broke(connection)
         elif stream.unparsed or not stream.quick(data, stamp):
             if not stream.unparsed:
                 self._unparsed.append(connection)
@@ -235,13 +227,13 @@ class Loop:
             except BlockingIOError:
                 return
             except OSError as error:
-                self._broke(connection, f"the connection broke ({error.strerror or error})")
+                self._broke(connection, error)
                 return
             self.audit.reads += 1
             self.audit.unstamped += 1
             stream = connection.stream
             if stream is None or not data:
-                self._broke(connection, "the server closed the connection")
+                self._broke(connection)
             elif stream.take(data, polled):
                 self._end(connection, stream)
             if not connection.buffered:
@@ -267,7 +259,7 @@ class Loop:
         self._load.ended(stream, now)
         self._send_due(now)
 
-    def _broke(self, connection: Connection, why: str) -> None:
+    def _broke(self, connection: Connection, error: OSError | None = None) -> None:
         self._parse(connection)
         stream, used = connection.stream, connection.used
         if connection in self._idle:
@@ -286,7 +278,7 @@ class Loop:
             self._waiting.appendleft(stream)
             self._open()
             return
-        stream.closed(now, why)
+        stream.closed(now, f"the connection broke ({error.strerror or error})" if error else _CLOSED)
         self._ended(stream)
 
     def _send_due(self, now: int) -> None:
@@ -321,14 +313,13 @@ class Loop:
         try:
             connection.write()
         except OSError as error:
-            self._broke(connection, f"the connection broke ({error.strerror or error})")
+            self._broke(connection, error)
             return
         if before != connection.wants_write:
             self._watch(connection)
 
     def _watch(self, connection: Connection) -> None:
-        mask = select.EPOLLIN | (select.EPOLLOUT if connection.wants_write else 0)
-        self._epoll.modify(connection.fd, mask)
+        self._epoll.modify(connection.fd, select.EPOLLIN | (select.EPOLLOUT if connection.wants_write else 0))
 
     def _open(self) -> None:
         self.audit.opened += 1
@@ -386,12 +377,13 @@ class Loop:
             self._drop(connection)
             self._refused(TimeoutError(110, f"no answer within {CONNECT_TIMEOUT_S:g} s"))
 
-    def _cancel(self, why: str) -> None:
+    def _cancel(self) -> None:
+        self.audit.cancelled = True
         self._parse_some(len(self._unparsed))
         now = time.time_ns()
         streams = [connection.stream for connection in self._connections.values() if connection.stream is not None]
         for stream in [*streams, *self._waiting]:
-            stream.fail("cancelled", why, now)
+            stream.fail("cancelled", "interrupted", now)
             stream.forget()
             self.ended.append(stream)
         self._waiting.clear()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import resource
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
-from typing import Final
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from typing import Any, Final
 
 from overspan.schema.errors import InputError
 
@@ -15,7 +18,7 @@ _SPARE_FILES: Final = 64
 
 
 @contextmanager
-def deaf_to_ctrl_c() -> Iterator[None]:
+def _deaf_to_ctrl_c() -> Iterator[None]:
     """Processes that are started within do not hear it, from their first moment; here it waits until the end."""
     # Started by the first process otherwise, and that start lets Ctrl-C through again.
     resource_tracker.ensure_running()
@@ -24,6 +27,22 @@ def deaf_to_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def helper(body: Callable[..., None], *arguments: Any) -> tuple[SpawnProcess, Connection]:
+    """Start a process of this client that does not hear Ctrl-C, with a pipe to it.
+
+    Args:
+        body: what it runs: `body(pipe, *arguments)`.
+        arguments: can be pickled.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=body, args=(theirs, *arguments), daemon=True)
+    with _deaf_to_ctrl_c():
+        process.start()
+    theirs.close()
+    return process, ours
 
 
 def hear_ctrl_c() -> None:

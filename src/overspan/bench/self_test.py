@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 from array import array
 from collections.abc import Sequence
 from typing import Final
@@ -12,7 +11,7 @@ from overspan.bench import truth
 from overspan.bench.load import ClosedLoop
 from overspan.bench.loop import Loop
 from overspan.bench.metrics import NS_PER_MS, Times, summary
-from overspan.bench.process import deaf_to_ctrl_c
+from overspan.bench.process import helper
 from overspan.bench.stream import Stream
 from overspan.endpoint.target import make_target
 from overspan.schema.errors import OverspanError
@@ -35,13 +34,8 @@ def calibrate(streams: int) -> SelfTest:
         OverspanError: the known server did not answer.
     """
     streams = max(1, min(streams, MOST_STREAMS))
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    arguments = (theirs, int(TTFT_MS * NS_PER_MS), int(ITL_MS * NS_PER_MS), TOKENS)
-    process = context.Process(target=truth.serve, args=arguments, daemon=True)
-    with deaf_to_ctrl_c():
-        process.start()
-    theirs.close()
+    times = int(TTFT_MS * NS_PER_MS), int(ITL_MS * NS_PER_MS)
+    process, ours = helper(truth.serve, *times, TOKENS)
     try:
         port = ours.recv()
         measured = _load(port, streams)
@@ -68,7 +62,7 @@ def _load(port: int, streams: int) -> list[Stream]:
         body = json.dumps({"user": user}).encode()
         return b"%b%d\r\n\r\n%b" % (head, len(body), body)
 
-    return Loop(target, ClosedLoop(streams, streams, message), timeout_s=5.0).run_whole()
+    return Loop(target, ClosedLoop(streams, streams, message), timeout_s=5.0).run(whole=True)
 
 
 def compared(measured: Sequence[Stream], known: dict[int, tuple[int, list[int]]]) -> SelfTest:

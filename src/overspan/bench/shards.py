@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from array import array
@@ -16,7 +15,7 @@ from overspan.bench.audit import Audit
 from overspan.bench.job import LoadJob, run_job, times_of
 from overspan.bench.load import connections_for
 from overspan.bench.loop import LoadProgress
-from overspan.bench.process import deaf_to_ctrl_c, hear_ctrl_c
+from overspan.bench.process import hear_ctrl_c, helper
 from overspan.bench.stream import Stream
 from overspan.schema.errors import OverspanError
 
@@ -41,17 +40,12 @@ def run_shards(job: LoadJob, progress: LoadProgress | None = None) -> tuple[list
     if count == 1:
         streams, audit, planned = run_job(job, progress=progress)
         return streams, [audit], planned
-    context = multiprocessing.get_context("spawn")
+    processes: list[SpawnProcess] = []
     pipes: list[Connection] = []
-    processes = []
     for shard in range(count):
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_shard, args=(job.share(shard, count), theirs), daemon=True)
-        with deaf_to_ctrl_c():
-            process.start()
-        theirs.close()
-        pipes.append(ours)
+        process, pipe = helper(_shard, job.share(shard, count))
         processes.append(process)
+        pipes.append(pipe)
     try:
         whole = _gather(pipes, processes, progress)
     except BaseException:
@@ -117,7 +111,7 @@ def _receive(pipe: Connection, wanted: str | None = None) -> Sequence[Any]:
     return message
 
 
-def _shard(job: LoadJob, pipe: Connection) -> None:
+def _shard(pipe: Connection, job: LoadJob) -> None:
     """One process: ready, go, progress, result."""
 
     def start_together() -> None:

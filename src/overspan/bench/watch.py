@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import shutil
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Final
 
-from overspan.bench.process import deaf_to_ctrl_c
+from overspan.bench.process import helper
 from overspan.endpoint.client import NoAnswer, http_client
 from overspan.endpoint.metric_names import MetricNames
 from overspan.endpoint.metrics import Metrics, read_metrics
@@ -74,13 +73,8 @@ class Watch:
         self._gave_up = ""
         if target.tls is not None or target.proxy is not None:
             return
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        arguments = (theirs, target.base_url, target.api_key, names, target.host in _THIS_MACHINE)
-        self._process = context.Process(target=_watch, args=arguments, daemon=True)
-        with deaf_to_ctrl_c():
-            self._process.start()
-        theirs.close()
+        here = target.host in _THIS_MACHINE
+        self._process, self._pipe = helper(_watch, target.base_url, target.api_key, names, here)
 
     def begin(self) -> None:
         """A point begins: forget the samples until now."""

@@ -20,10 +20,10 @@ from overspan.verify.logits import logits
 from overspan.verify.reference import Reference, stored
 from overspan.verify.subject import Asker, Subject, failed, not_evaluated, subject_of
 
-__all__ = ["RULES", "SHORT", "Reference", "Rule", "Subject", "stored", "subject_of", "verify", "wrong"]
+__all__ = ["RULES", "SHORT", "Reference", "Subject", "VerifyRule", "stored", "subject_of", "verify", "wrong"]
 
-Rule = Callable[[Asker, Subject], Finding]
-RULES: Final[dict[str, Rule]] = {
+VerifyRule = Callable[[Asker, Subject], Finding]
+RULES: Final[dict[str, VerifyRule]] = {
     "verify.streamed": text.streamed,
     "verify.stop": text.stop_strings,
     "verify.max-tokens": text.max_tokens,
@@ -37,7 +37,7 @@ RULES: Final[dict[str, Rule]] = {
     # Last: it looks at every answer that the others got.
     "verify.characters": text.characters,
 }
-SHORT: Final[dict[str, Rule]] = {
+SHORT: Final[dict[str, VerifyRule]] = {
     "verify.streamed": text.streamed,
     "verify.burst": load.short_burst,
     "verify.characters": text.characters,
@@ -45,7 +45,7 @@ SHORT: Final[dict[str, Rule]] = {
 
 
 def verify(
-    subject: Subject, rules: Mapping[str, Rule] = RULES, found: Callable[[Finding], None] = lambda finding: None
+    subject: Subject, rules: Mapping[str, VerifyRule] = RULES, found: Callable[[Finding], None] = lambda finding: None
 ) -> list[Finding]:
     """Every finding on an endpoint, in the order of the rules.
 
@@ -73,7 +73,7 @@ def wrong(findings: Iterable[Finding]) -> list[Finding]:
     return [finding for finding in findings if finding.status == "failed" and finding.severity == "error"]
 
 
-def _findings(ask: Asker, subject: Subject, rules: Mapping[str, Rule]) -> Iterator[Finding]:
+def _findings(ask: Asker, subject: Subject, rules: Mapping[str, VerifyRule]) -> Iterator[Finding]:
     gone: NoAnswer | None = None
     for finding in known_answers.ask(ask, subject.known_answers):
         yield finding

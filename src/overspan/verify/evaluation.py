@@ -140,12 +140,24 @@ def evaluate(
             replies = list(pool.map(one, [question for question in questions for _ in range(samples)]))
     finally:
         ask.close()
+    return _result(endpoint, file, questions, replies, samples=samples, temperature=temperature)
+
+
+def _result(
+    endpoint: Addressed,
+    file: Path,
+    questions: Sequence[Question],
+    replies: Sequence[str | NoAnswer],
+    *,
+    samples: int,
+    temperature: float,
+) -> EvalResult:
+    """What the replies, `samples` of them a question in their order, make of a file of questions."""
     scored = [
         _scored(question, replies[at * samples : (at + 1) * samples], name)
         for at, (question, name) in enumerate(zip(questions, _ids(questions), strict=True))
     ]
-    answered = sum(each.answered for each in scored)
-    accuracy = sum(each.right for each in scored) / max(1, answered)
+    accuracy = sum(each.right for each in scored) / max(1, sum(each.answered for each in scored))
     low, high = wilson(accuracy, sum(each.answered > 0 for each in scored))
     return EvalResult(
         model=endpoint.model,

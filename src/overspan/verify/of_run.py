@@ -9,7 +9,7 @@ from overspan.schema.event import SERVING_STATES
 from overspan.schema.finding import Finding
 from overspan.store import run_secrets
 from overspan.store.run_folder import RunFolder
-from overspan.verify import RULES, Reference, Rule, Subject, stored, subject_of, verify, wrong
+from overspan.verify import RULES, Reference, Subject, VerifyRule, stored, subject_of, verify, wrong
 
 
 def subject_of_run(run: RunFolder, reference: Reference | None = None) -> Subject:
@@ -41,7 +41,7 @@ def require_serving(run: RunFolder) -> None:
 
 def verify_run(
     run: RunFolder,
-    rules: Mapping[str, Rule] = RULES,
+    rules: Mapping[str, VerifyRule] = RULES,
     *,
     reference: Reference | None = None,
     found: Callable[[Finding], None] = lambda finding: None,
