@@ -294,7 +294,7 @@ def test_more_users_than_requests_is_said() -> None:
 
 
 def test_what_was_measured_is_kept_when_the_client_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails_at_two(job: LoadJob, progress: LoadProgress | None = None) -> tuple[list[Stream], list[Audit], int]:
+    def fails_at_two(job: LoadJob, progress: LoadProgress | None = None) -> tuple[list[Stream], Audit, int]:
         if job.level.users == 2:
             raise OverspanError("a process of the load generator died")
         return run_shards(job, progress)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from overspan.bench.audit import Audit
@@ -20,6 +20,9 @@ from overspan.endpoint.target import Target, make_target
 from overspan.schema.secrets import Secret
 from overspan.schema.workload import Workload
 
+LoadOutcome = tuple[list[Stream], Audit, int]
+"""The requests of a job, the loop's word about itself, and how many requests were planned."""
+
 
 @dataclass(frozen=True)
 class LoadJob:
@@ -31,15 +34,11 @@ class LoadJob:
     model: str
     workload: Workload
     accepted: Accepted
-    level: Level
-    requests: int | None
-    name: str
+    level: Level = field(default_factory=Level)
+    requests: int | None = None
+    name: str = ""
     shard: int = 0
     shards: int = 1
-
-    def share(self, shard: int, shards: int) -> LoadJob:
-        """The part of one of several processes."""
-        return replace(self, shard=shard, shards=shards)
 
 
 def asks_of(job: LoadJob) -> Asks:
@@ -131,8 +130,8 @@ def times_of(job: LoadJob) -> list[float]:
 
 def run_job(
     job: LoadJob, *, progress: LoadProgress | None = None, before_start: Callable[[], None] | None = None
-) -> tuple[list[Stream], Audit, int]:
-    """Run a job in this process: its requests, the loop's word about itself, and how many were planned."""
+) -> LoadOutcome:
+    """Run a job in this process. For the arguments see `Loop`."""
     target = make_target(job.base_url, job.api_key, insecure=job.insecure)
     load = load_of(job, target)
     loop = Loop(target, load, timeout_s=job.workload.timeout_s, progress=progress, before_start=before_start)

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 from overspan import __version__
-from overspan.bench.audit import Audit
-from overspan.bench.first_request import Accepted, find_accepted, length_notes
-from overspan.bench.job import LoadJob
+from overspan.bench.first_request import find_accepted, length_notes
+from overspan.bench.job import LoadJob, LoadOutcome
 from overspan.bench.levels import Level, Search, check_workload, levels_of
 from overspan.bench.loop import LoadProgress
 from overspan.bench.point import make_point
 from overspan.bench.process import most_connections, raise_open_files
 from overspan.bench.records import write_requests
 from overspan.bench.self_test import calibrate
-from overspan.bench.shards import merged, run_shards
-from overspan.bench.stream import Stream
+from overspan.bench.shards import run_shards
 from overspan.bench.watch import Watch
 from overspan.endpoint.identify import identify
 from overspan.endpoint.metric_names import MetricNames
@@ -112,7 +111,7 @@ class Bench:
             notes=[*self._notes, *_notes_of(points, closed=self.workload.arrival == "closed")],
         )
 
-    def _first_request(self) -> Accepted:
+    def _first_request(self) -> LoadJob:
         workload, target = self.workload, self.target
         words = max(1, workload.input_tokens - workload.shared_prefix_tokens)
         accepted = find_accepted(target, workload.endpoint, self.model, workload, words)
@@ -121,17 +120,17 @@ class Bench:
             self._notes.append(f"over {target.slower_path}")
         if self._calibrated:
             self._calibration = calibrate(max(workload.concurrency, default=64))
-        return accepted
+        return LoadJob(target.base_url, target.api_key, self._insecure, self.model, workload, accepted)
 
-    def _points(self, accepted: Accepted, watch: Watch) -> Iterator[BenchPoint]:
+    def _points(self, job: LoadJob, watch: Watch) -> Iterator[BenchPoint]:
         if self.workload.search:
-            yield from self._search(accepted, watch)
+            yield from self._search(job, watch)
             return
         for level in levels_of(self.workload):
-            if not self.interrupted and self._warmed_up(level, accepted):
-                yield self._point(level, accepted, watch)
+            if not self.interrupted and self._warmed_up(job, level):
+                yield self._point(job, level, watch)
 
-    def _search(self, accepted: Accepted, watch: Watch) -> Iterator[BenchPoint]:
+    def _search(self, job: LoadJob, watch: Watch) -> Iterator[BenchPoint]:
         first = levels_of(self.workload)[0]
         whole = first.users is not None
         start = float(first.users or 0) if whole else first.rate_per_s or 1.0
@@ -139,9 +138,9 @@ class Bench:
         search = Search(start, whole, self.workload.slo_share, most)
         for load in search.loads():
             level = Level(users=int(load)) if whole else Level(rate_per_s=load)
-            if not self._warmed_up(level, accepted):
+            if not self._warmed_up(job, level):
                 return
-            point = self._point(level, accepted, watch, search.enough(load, self.workload.requests))
+            point = self._point(job, level, watch, search.enough(load, self.workload.requests))
             search.tell(load, point)
             yield point
             if self.interrupted:
@@ -149,42 +148,29 @@ class Bench:
         limits = ", ".join(f"{metric} {limit:g} ms" for metric, limit in self.workload.slo_ms.items())
         self._notes.append(f"highest load with {self.workload.slo_share:.0%} of requests within {limits}: {search}")
 
-    def _warmed_up(self, level: Level, accepted: Accepted) -> bool:
+    def _warmed_up(self, job: LoadJob, level: Level) -> bool:
         """Send the requests that are not counted; False when Ctrl-C ended them."""
         count = self.workload.warmup
         if count:
-            self._run(Level(users=min(level.users or count, count)), accepted, count, f"warmup-{level.name}")
+            few = Level(users=min(level.users or count, count))
+            self._run(replace(job, level=few, requests=count, name=f"warmup-{level.name}"))
         return not self.interrupted
 
-    def _point(self, level: Level, accepted: Accepted, watch: Watch, requests: int | None = None) -> BenchPoint:
+    def _point(self, job: LoadJob, level: Level, watch: Watch, requests: int | None = None) -> BenchPoint:
         workload = self.workload
         requests = None if workload.duration_s is not None else requests or workload.requests
         watch.begin()
-        streams, audits, planned = self._run(level, accepted, requests, level.name)
+        streams, audit, planned = self._run(replace(job, level=level, requests=requests, name=level.name))
         server = watch.end()
-        audit = merged(audits)
         if self._folder is not None:
             write_requests(self._folder / f"requests-{level.name}.jsonl", streams, audit.started_ns)
         slo, calibration = workload.slo_ms, self._calibration
         return make_point(level, planned, streams, audit, slo=slo, calibration=calibration, server=server)
 
-    def _run(
-        self, level: Level, accepted: Accepted, requests: int | None, name: str
-    ) -> tuple[list[Stream], list[Audit], int]:
-        job = LoadJob(
-            base_url=self.target.base_url,
-            api_key=self.target.api_key,
-            insecure=self._insecure,
-            model=self.model,
-            workload=self.workload,
-            accepted=accepted,
-            level=level,
-            requests=requests,
-            name=name,
-        )
-        streams, audits, planned = run_shards(job, self._teller(name))
-        self.interrupted = self.interrupted or any(audit.cancelled for audit in audits)
-        return streams, audits, planned
+    def _run(self, job: LoadJob) -> LoadOutcome:
+        outcome = run_shards(job, self._teller(job.name))
+        self.interrupted = self.interrupted or outcome[1].cancelled
+        return outcome
 
     def _teller(self, name: str) -> LoadProgress | None:
         progress = self._progress

@@ -6,17 +6,17 @@ import os
 import signal
 from array import array
 from collections.abc import Sequence
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from types import FrameType
 from typing import Any, Final
 
 from overspan.bench.audit import Audit
-from overspan.bench.job import LoadJob, run_job, times_of
+from overspan.bench.job import LoadJob, LoadOutcome, run_job, times_of
 from overspan.bench.load import connections_for
 from overspan.bench.loop import LoadProgress
 from overspan.bench.process import hear_ctrl_c, helper
-from overspan.bench.stream import Stream
 from overspan.schema.errors import OverspanError
 
 STREAMS_A_SHARD: Final = 2000
@@ -30,20 +30,19 @@ def shards_for(job: LoadJob) -> int:
     return max(1, min(wanted, streams, job.requests or streams))
 
 
-def run_shards(job: LoadJob, progress: LoadProgress | None = None) -> tuple[list[Stream], list[Audit], int]:
-    """Run a job in as many processes as it takes: its requests, each loop's audit, and how many were planned.
+def run_shards(job: LoadJob, progress: LoadProgress | None = None) -> LoadOutcome:
+    """Run a job in as many processes as it takes.
 
     Raises:
         OverspanError: a process of the client died.
     """
     count = shards_for(job)
     if count == 1:
-        streams, audit, planned = run_job(job, progress=progress)
-        return streams, [audit], planned
+        return run_job(job, progress=progress)
     processes: list[SpawnProcess] = []
     pipes: list[Connection] = []
     for shard in range(count):
-        process, pipe = helper(_shard, job.share(shard, count))
+        process, pipe = helper(_shard, replace(job, shard=shard, shards=count))
         processes.append(process)
         pipes.append(pipe)
     try:
@@ -57,11 +56,9 @@ def run_shards(job: LoadJob, progress: LoadProgress | None = None) -> tuple[list
     return whole
 
 
-def _gather(
-    pipes: list[Connection], processes: Sequence[SpawnProcess], progress: LoadProgress | None
-) -> tuple[list[Stream], list[Audit], int]:
+def _gather(pipes: list[Connection], processes: Sequence[SpawnProcess], progress: LoadProgress | None) -> LoadOutcome:
     for pipe in pipes:
-        _receive(pipe, "ready")
+        _receive(pipe)
 
     def hand_on(number: int, frame: FrameType | None) -> None:
         """Each shard ends and reports, whether it was meant too or this process alone."""
@@ -79,7 +76,7 @@ def _gather(
     streams = sorted((stream for part, _, _ in results for stream in part), key=lambda stream: stream.intended_ns)
     for index, stream in enumerate(streams):
         stream.index = index
-    return streams, [audit for _, audit, _ in results], sum(planned for _, _, planned in results)
+    return streams, _merged([audit for _, audit, _ in results]), sum(planned for _, _, planned in results)
 
 
 def _results(pipes: list[Connection], progress: LoadProgress | None) -> list[Any]:
@@ -99,15 +96,13 @@ def _results(pipes: list[Connection], progress: LoadProgress | None) -> list[Any
     return results
 
 
-def _receive(pipe: Connection, wanted: str | None = None) -> Sequence[Any]:
+def _receive(pipe: Connection) -> Sequence[Any]:
     try:
         message: Sequence[Any] = pipe.recv()
     except EOFError:
         raise OverspanError("a process of the load generator died", next="run it again with --shards 1") from None
     if message[0] == "error":
         raise OverspanError(f"a process of the load generator failed: {message[1]}")
-    if wanted is not None and message[0] != wanted:
-        raise OverspanError(f"a process of the load generator said {message[0]}, not {wanted}")
     return message
 
 
@@ -133,10 +128,8 @@ def _shard(pipe: Connection, job: LoadJob) -> None:
     pipe.send(("result", *result))
 
 
-def merged(audits: Sequence[Audit]) -> Audit:
+def _merged(audits: Sequence[Audit]) -> Audit:
     """One audit of several loops: counts add up, the busiest loop's CPU counts, every lag is kept."""
-    if len(audits) == 1:
-        return audits[0]
     whole = Audit(
         started_ns=min(audit.started_ns for audit in audits),
         ended_ns=max(audit.ended_ns for audit in audits),
