@@ -22,7 +22,7 @@ from pathlib import Path
 from overspan.doctor.book import make_book
 from overspan.doctor.context import RunContext
 from overspan.doctor.judge import judge
-from overspan.doctor.rules import Rule, load_rules
+from overspan.doctor.rules import LogRule, load_rules
 from overspan.doctor.scan import scan
 from overspan.doctor.sources import LogSource
 from overspan.schema.finding import Finding
@@ -52,7 +52,7 @@ def _read(path: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
 
 
-def _failed(rules: tuple[Rule, ...], logs: list[str]) -> list[list[Finding]]:
+def _failed(rules: tuple[LogRule, ...], logs: list[str]) -> list[list[Finding]]:
     book = make_book(rules)
     found = []
     for log in logs:
@@ -61,7 +61,7 @@ def _failed(rules: tuple[Rule, ...], logs: list[str]) -> list[list[Finding]]:
     return found
 
 
-def _learnt(rule: Rule, log: str) -> Rule | None:
+def _learnt(rule: LogRule, log: str) -> LogRule | None:
     """The rule with only those patterns that this one report shows."""
     kept: dict[str, list[str]] = {}
     for kind in ("match", "hints"):
@@ -72,11 +72,11 @@ def _learnt(rule: Rule, log: str) -> Rule | None:
     return rule.with_(match=kept["match"] or kept["hints"], hints=[], explains=[])
 
 
-def _only(rule: Rule, pattern: str) -> Rule:
+def _only(rule: LogRule, pattern: str) -> LogRule:
     return rule.with_(match=[pattern], hints=[], explains=[])
 
 
-def _cross_validate(rules: tuple[Rule, ...], by_class: dict[str, list[str]]) -> tuple[int, int]:
+def _cross_validate(rules: tuple[LogRule, ...], by_class: dict[str, list[str]]) -> tuple[int, int]:
     known = {rule.id: rule for rule in rules}
     right = total = 0
     for name, logs in by_class.items():
@@ -88,7 +88,7 @@ def _cross_validate(rules: tuple[Rule, ...], by_class: dict[str, list[str]]) -> 
     return right, total
 
 
-def _score(rules: tuple[Rule, ...], folder: Path, by_class: dict[str, list[str]]) -> Score:
+def _score(rules: tuple[LogRule, ...], folder: Path, by_class: dict[str, list[str]]) -> Score:
     """Judge one folder and print what each class shows."""
     reports, innocents = _read(folder / "failures.jsonl"), _read(folder / "innocent.jsonl")
     roots = [found[0].rule if found else None for found in _failed(rules, [one["log"] for one in reports])]
@@ -106,7 +106,7 @@ def _score(rules: tuple[Rule, ...], folder: Path, by_class: dict[str, list[str]]
     return Score(len(reports), named, sum(right.values()), len(innocents), alarms)
 
 
-def _hostile(rules: tuple[Rule, ...], by_class: dict[str, list[str]]) -> None:
+def _hostile(rules: tuple[LogRule, ...], by_class: dict[str, list[str]]) -> None:
     """Print, for each way to spoil a log, how many reports keep their class."""
     sys.path.insert(0, str(DATA.parent))
     from support.mutations import MUTATIONS

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from overspan.doctor.rules import Rule, load_rules
+from overspan.doctor.rules import LogRule, load_rules
 from overspan.schema.errors import RecipeError
 from support.doctor import failed_rules, root_of
 
@@ -27,18 +27,18 @@ rules:
 
 
 @pytest.mark.parametrize(("rule", "case"), MATCH)
-def test_a_rule_is_the_root_of_its_own_case(rule: Rule, case: str) -> None:
+def test_a_rule_is_the_root_of_its_own_case(rule: LogRule, case: str) -> None:
     assert root_of(case) == rule.id
 
 
 @pytest.mark.parametrize(("rule", "case"), NEAR)
-def test_a_rule_does_not_match_its_near_miss(rule: Rule, case: str) -> None:
+def test_a_rule_does_not_match_its_near_miss(rule: LogRule, case: str) -> None:
     assert rule.id not in failed_rules(case)
 
 
 def test_every_pattern_of_a_shipped_rule_compiles_and_has_plain_text_to_look_for() -> None:
     for rule in RULES:
-        Rule.model_validate(rule.model_dump())
+        LogRule.model_validate(rule.model_dump())
 
 
 def test_each_alternative_of_an_operators_pattern_is_found(tmp_path: Path) -> None:

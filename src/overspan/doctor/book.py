@@ -17,7 +17,7 @@ from overspan.doctor.patterns import (
     literal,
     vocabulary,
 )
-from overspan.doctor.rules import PATTERN_FIELDS, Rule, load_rules, stamps
+from overspan.doctor.rules import PATTERN_FIELDS, LogRule, load_rules, stamps
 
 READY_RULE = -1
 """The place of no rule: of the probes that tell that a server became ready."""
@@ -47,7 +47,7 @@ class Probe:
 class RuleBook:
     """What the scan needs. `probes_of[i]` are the probes behind the anchor i; the anomalies' anchors have none."""
 
-    rules: tuple[Rule, ...]
+    rules: tuple[LogRule, ...]
     probes: tuple[Probe, ...]
     anchors: tuple[str, ...]
     probes_of: tuple[tuple[int, ...], ...]
@@ -111,7 +111,7 @@ def _load(folders: tuple[Path, ...], _stamps: tuple[float, ...]) -> RuleBook:
     return make_book(load_rules(folders))
 
 
-def make_book(rules: Sequence[Rule]) -> RuleBook:
+def make_book(rules: Sequence[LogRule]) -> RuleBook:
     """A book of rules. Patterns and automata are compiled when a scan first needs them."""
     probes = [
         Probe(index, kind, which, pattern)

@@ -9,10 +9,10 @@ from math import inf
 
 from overspan.doctor.context import RunContext, fill
 from overspan.doctor.patterns import compile_rule_pattern
-from overspan.doctor.rules import STAGES, Rule
+from overspan.doctor.rules import STAGES, LogRule
 from overspan.doctor.scan import Hit, LogScan, PatternCount
 from overspan.doctor.times import on_one_scale
-from overspan.schema.finding import Evidence, Finding
+from overspan.schema.finding import Evidence, Finding, Status
 from overspan.schema.versions import holds
 
 UNKNOWN = "unknown-failure"
@@ -26,8 +26,8 @@ _RANK = re.compile(r"(?:rank ?|\bTP|_TP|_DP|_PP|_EP)(\d+)", re.IGNORECASE)
 class RuleResult:
     """One rule on all logs."""
 
-    rule: Rule
-    status: str
+    rule: LogRule
+    status: Status
     reason: str | None = None
     weak: bool = False
     hits: list[tuple[int, Hit]] = field(default_factory=list)
@@ -39,7 +39,7 @@ class RuleResult:
         return STAGES.index(stage)
 
 
-def judge(rules: Sequence[Rule], scans: Sequence[LogScan], context: RunContext) -> list[Finding]:
+def judge(rules: Sequence[LogRule], scans: Sequence[LogScan], context: RunContext) -> list[Finding]:
     """Findings on every rule: failed ones first, the root at the top; then what is not known, not evaluated, passed."""
     results = [_result(index, rule, scans, context) for index, rule in enumerate(rules)]
     failed = _ordered([result for result in results if result.status == "failed"], scans, context)
@@ -47,12 +47,12 @@ def judge(rules: Sequence[Rule], scans: Sequence[LogScan], context: RunContext) 
         *(_failed(result, scans, context, root=place == 0) for place, result in enumerate(failed)),
         *_unknown(failed, scans, context),
         *_unreadable(scans),
-        *(_other(result) for result in results if result.status == "not_evaluated"),
-        *(_other(result) for result in results if result.status == "passed"),
+        *(one.rule.finding(one.status, cause=one.reason) for one in results if one.status == "not_evaluated"),
+        *(one.rule.finding(one.status, cause=one.reason) for one in results if one.status == "passed"),
     ]
 
 
-def _result(index: int, rule: Rule, scans: Sequence[LogScan], context: RunContext) -> RuleResult:
+def _result(index: int, rule: LogRule, scans: Sequence[LogScan], context: RunContext) -> RuleResult:
     if not any(scan.lines for scan in scans):
         return RuleResult(rule, "not_evaluated", "no log holds a line")
     if rule.needs and not any(_count(scan, index, "needs") for scan in scans):
@@ -93,7 +93,7 @@ def _count(scan: LogScan, index: int, kind: str) -> int:
     return sum(tally.count for _, tally in _tallies(scan, index, kind))
 
 
-def _hits(index: int, rule: Rule, scan: LogScan, kinds: Sequence[str], context: RunContext) -> list[Hit]:
+def _hits(index: int, rule: LogRule, scan: LogScan, kinds: Sequence[str], context: RunContext) -> list[Hit]:
     tallies = [tally for kind in kinds for _, tally in _tallies(scan, index, kind)]
     if sum(tally.count for tally in tallies) < rule.at_least or not tallies:
         return []
@@ -109,7 +109,7 @@ def _hits(index: int, rule: Rule, scan: LogScan, kinds: Sequence[str], context: 
     return [hit for tally in tallies for hit in tally.first.values()]
 
 
-def _in_order(index: int, rule: Rule, scan: LogScan, command: str) -> bool:
+def _in_order(index: int, rule: LogRule, scan: LogScan, command: str) -> bool:
     found = dict(_tallies(scan, index, "needs_all"))
     place = 0
     for which, pattern in enumerate(rule.needs_all):
@@ -127,7 +127,7 @@ def _rank_of(scan: LogScan, hit: Hit) -> int | None:
     return scan.source.ranks[0] if len(scan.source.ranks) == 1 else None
 
 
-def _rank_fits(rule: Rule, scan: LogScan, hit: Hit) -> bool:
+def _rank_fits(rule: LogRule, scan: LogScan, hit: Hit) -> bool:
     if rule.rank == "any":
         return True
     rank = _rank_of(scan, hit)
@@ -188,36 +188,17 @@ def _evidence(scan: LogScan, hit: Hit) -> Evidence:
 def _failed(result: RuleResult, scans: Sequence[LogScan], context: RunContext, *, root: bool) -> Finding:
     rule = result.rule
     index, hit = result.hits[0]
-    host = context.host_facts.get(scans[index].source.host or "", {})
-    known = (hit.groups, host, context.facts)
+    known = (hit.groups, context.host_facts.get(scans[index].source.host or "", {}), context.facts)
     trust = rule.trust * (0.6 if result.weak else 1.0) * (0.8 if rule.engine and not context.engine_version else 1.0)
-    role = "sign" if rule.stage == "sign" else "root" if root else "consequence"
-    return Finding(
-        rule=rule.id,
-        title=rule.title,
-        category=rule.category,
-        status="failed",
-        role=role,
+    return rule.finding(
+        "failed",
+        role="sign" if rule.stage == "sign" else "root" if root else "consequence",
         evidence=_evidence(scans[index], hit),
         more=[_evidence(scans[place], other) for place, other in result.hits[1 : _MOST_EVIDENCE + 1]],
         cause=fill(rule.cause, *known),
         fix=fill(rule.fix, *known),
-        severity=rule.severity,
         confidence=round(trust, 2),
         source=rule.source,
-    )
-
-
-def _other(result: RuleResult) -> Finding:
-    status = "not_evaluated" if result.status == "not_evaluated" else "passed"
-    rule = result.rule
-    return Finding(
-        rule=rule.id,
-        title=rule.title,
-        category=rule.category,
-        status=status,
-        cause=result.reason,
-        severity=rule.severity,
     )
 
 

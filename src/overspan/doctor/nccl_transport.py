@@ -18,8 +18,12 @@ _CHANNEL: Final = re.compile(r" via NET/([A-Za-z][A-Za-z0-9_-]*)")
 _NETWORK: Final = re.compile(r"NCCL INFO Using network ([A-Za-z][A-Za-z0-9_-]*)")
 """What a process has at hand; it is said on one host too, where nothing goes over it."""
 
-_GLOO: Final = re.compile(r"world_size=(\d+) .*distributed_init_method=tcp://(\S+) backend=gloo")
+_GLOO: Final = re.compile(r"world_size=\d+ .*distributed_init_method=tcp://(\S+) backend=gloo")
 """vLLM's own line where there are no GPUs (vllm/distributed/parallel_state.py): gloo has sockets alone."""
+
+_TOLD: Final = {"channel": _CHANNEL, "network": _NETWORK, "gloo": _GLOO}
+_WORDS: Final = ("NET", "NCCL", "libibverbs", "backend=gloo")
+"""Any line that tells something holds one of these."""
 
 
 @dataclass(frozen=True)
@@ -63,28 +67,6 @@ SLOWER: Final = "10 to 20 times slower than RDMA on the same cable"
 """Source: mark-ramsey-ri/vllm-dgx-spark (Ethernet in place of RoCE), docs/sources.md#two-sparks."""
 
 
-class _Seen:
-    """The first line of each kind, in the logs of all ranks."""
-
-    def __init__(self) -> None:
-        self.channels: dict[str, Evidence] = {}
-        self.networks: dict[str, Evidence] = {}
-        self.gloo: dict[str, Evidence] = {}
-        self.reasons: dict[int, Evidence] = {}
-
-    def take_in(self, line: str, evidence: Evidence) -> None:
-        """See what a line tells."""
-        if found := _CHANNEL.search(line):
-            self.channels.setdefault(found[1], evidence)
-        elif found := _NETWORK.search(line):
-            self.networks.setdefault(found[1], evidence)
-        elif found := _GLOO.search(line):
-            self.gloo.setdefault(found[2], evidence)
-        for index, reason in enumerate(_REASONS):
-            if index not in self.reasons and reason.line.search(line):
-                self.reasons[index] = evidence
-
-
 def transport_of(logs: Mapping[str, Iterable[str]]) -> Finding:
     """Read the transport from the logs of all ranks, in one pass.
 
@@ -95,21 +77,34 @@ def transport_of(logs: Mapping[str, Iterable[str]]) -> Finding:
         `passed` for RDMA or a vendor's network, and for gloo, which has nothing but sockets; a failed warning for
         NCCL over sockets, with the reason where a log has one; `not_evaluated` where no log tells.
     """
-    seen = _Seen()
-    for name, lines in logs.items():
-        for number, line in enumerate(lines, 1):
-            if "NET" in line or "NCCL" in line or "libibverbs" in line or "backend=gloo" in line:
-                seen.take_in(line, Evidence(text=line.strip()[:400], file=name, line=number))
-    if "Socket" in seen.channels:
-        return _sockets(seen.channels, seen.reasons)
-    if seen.channels:
-        name, evidence = next(iter(seen.channels.items()))
+    seen, reasons = _read(logs)
+    if "Socket" in seen["channel"]:
+        return _sockets(seen["channel"], reasons)
+    if seen["channel"]:
+        name, evidence = next(iter(seen["channel"].items()))
         return _finding("passed", evidence, f"NCCL sends over {name}")
-    if seen.gloo:
-        address, evidence = next(iter(seen.gloo.items()))
+    if seen["gloo"]:
+        address, evidence = next(iter(seen["gloo"].items()))
         what = f"without GPUs there is no NCCL: ranks talk over gloo, by sockets, and met at {address}"
         return _finding("passed", evidence, what)
-    return _not_told(seen.networks, seen.reasons)
+    return _not_told(seen["network"], reasons)
+
+
+def _read(logs: Mapping[str, Iterable[str]]) -> tuple[dict[str, dict[str, Evidence]], dict[int, Evidence]]:
+    """The first line for each thing of each kind that is told, and for each reason by its place."""
+    seen: dict[str, dict[str, Evidence]] = {kind: {} for kind in _TOLD}
+    reasons: dict[int, Evidence] = {}
+    for name, lines in logs.items():
+        for number, line in enumerate(lines, 1):
+            if not any(word in line for word in _WORDS):
+                continue
+            evidence = Evidence(text=line.strip()[:400], file=name, line=number)
+            for kind, pattern in _TOLD.items():
+                if found := pattern.search(line):
+                    seen[kind].setdefault(found[1], evidence)
+            for index in (index for index, reason in enumerate(_REASONS) if reason.line.search(line)):
+                reasons.setdefault(index, evidence)
+    return seen, reasons
 
 
 def _sockets(channels: dict[str, Evidence], reasons: dict[int, Evidence]) -> Finding:

@@ -1,4 +1,4 @@
-"""docs/doctor.md, from the rules: `python -m overspan.checks.doctor.reference tests/doctor > docs/doctor.md`."""
+"""docs/doctor.md, from the rules: `python -m overspan.doctor.reference tests/doctor > docs/doctor.md`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from overspan.doctor.rules import Rule, load_rules
+from overspan.doctor.rules import LogRule, load_rules
 
 _HEAD = """\
 # What the doctor knows
@@ -42,7 +42,7 @@ def reports_in(folder: Path) -> Counter[str]:
     return Counter(json.loads(line)["id"] for file in files for line in file.read_text("utf-8").splitlines())
 
 
-def render(rules: Sequence[Rule], reports: Mapping[str, int]) -> str:
+def render(rules: Sequence[LogRule], reports: Mapping[str, int]) -> str:
     """The reference page."""
     parts = [_HEAD]
     category = ""
@@ -54,7 +54,7 @@ def render(rules: Sequence[Rule], reports: Mapping[str, int]) -> str:
     return "\n".join(parts)
 
 
-def _section(rule: Rule, reports: int) -> str:
+def _section(rule: LogRule, reports: int) -> str:
     lines = [
         f"### {rule.id}",
         f"{rule.title}. Stage: {rule.stage}; severity: {rule.severity}.",

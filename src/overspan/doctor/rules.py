@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import yaml
 from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
@@ -12,26 +12,24 @@ from pydantic import Field, ValidationError, ValidationInfo, field_validator, mo
 from overspan.doctor.patterns import BadPattern, anchors, compile_rule_pattern
 from overspan.schema.base import Frozen
 from overspan.schema.errors import RecipeError, did_you_mean
+from overspan.schema.finding import Finding, Status
 from overspan.schema.yamlio import make, plain, read_yaml
 
 BUILT_IN = Path(__file__).parent / "rules"
 
 RuleStage = Literal["cause", "general", "area", "consequence", "wrapper", "sign"]
-STAGES: tuple[RuleStage, ...] = ("cause", "general", "area", "consequence", "wrapper", "sign")
-"""From the most to the least telling.
+"""How telling a rule is, from the most to the least.
 
 `cause`: a message that names its cause. `general`: an error whose cause the message only narrows down. `area`: an
 exception that nothing else knows, by the part of the engine it was raised in. `consequence`: what the other ranks see
 of a death or a hang. `wrapper`: says only that something below failed. `sign`: slow, not dead.
 """
-CONFIDENCE: dict[RuleStage, float] = {
-    "cause": 0.9,
-    "general": 0.6,
-    "area": 0.4,
-    "consequence": 0.5,
-    "wrapper": 0.3,
-    "sign": 0.7,
-}
+CONFIDENCE: Final[dict[RuleStage, float]] = {
+    "cause": 0.9, "general": 0.6, "area": 0.4, "consequence": 0.5, "wrapper": 0.3, "sign": 0.7,
+}  # fmt: skip
+"""How sure a plain match is, by the stage of its rule. A choice."""
+
+STAGES: Final = tuple(CONFIDENCE)
 PATTERN_FIELDS = ("match", "hints", "forbid", "needs", "needs_all", "unless", "recovered_by")
 
 
@@ -46,7 +44,7 @@ class Cases(Frozen):
     near_miss: list[str] = Field(min_length=1)
 
 
-class Rule(Frozen):
+class LogRule(Frozen):
     """One class of failure.
 
     Patterns are RE2 over one message without its prefix. A space stands for any white space, a line break of the same
@@ -99,7 +97,7 @@ class Rule(Frozen):
         return patterns
 
     @model_validator(mode="after")
-    def _sign_is_no_error(self) -> Rule:
+    def _sign_is_no_error(self) -> LogRule:
         if self.stage == "sign" and self.severity == "error":
             raise ValueError("a sign (slow, not dead) has the severity warning or info")
         return self
@@ -114,13 +112,23 @@ class Rule(Frozen):
         """The confidence of a plain match."""
         return self.confidence if self.confidence is not None else CONFIDENCE[self.stage]
 
+    def finding(self, status: Status, **more: object) -> Finding:
+        """A finding of this rule.
+
+        Args:
+            status: whether it failed.
+            more: further fields of the finding.
+        """
+        known = {"rule": self.id, "title": self.title, "category": self.category, "severity": self.severity}
+        return Finding.model_validate({**known, "status": status, **more})
+
 
 class RuleFile(Frozen):
     """One category of rules."""
 
     category: str = Field(min_length=2)
     about: str = ""
-    rules: list[Rule] = Field(min_length=1)
+    rules: list[LogRule] = Field(min_length=1)
 
     @model_validator(mode="before")
     @classmethod
@@ -132,7 +140,7 @@ class RuleFile(Frozen):
         return data | {"rules": known}
 
 
-def load_rules(folders: tuple[Path, ...] = ()) -> tuple[Rule, ...]:
+def load_rules(folders: tuple[Path, ...] = ()) -> tuple[LogRule, ...]:
     """The built-in rules and those of further folders; a rule of a later folder replaces one of the same id.
 
     Raises:
@@ -159,8 +167,8 @@ def _rule_files(folder: Path) -> list[Path]:
 
 
 @lru_cache(maxsize=4)
-def _load(folders: tuple[Path, ...], _stamps: tuple[float, ...]) -> tuple[Rule, ...]:
-    rules: dict[str, Rule] = {}
+def _load(folders: tuple[Path, ...], _stamps: tuple[float, ...]) -> tuple[LogRule, ...]:
+    rules: dict[str, LogRule] = {}
     for folder in folders:
         seen: dict[str, Path] = {}
         for file in _rule_files(folder):
@@ -176,7 +184,7 @@ def _load(folders: tuple[Path, ...], _stamps: tuple[float, ...]) -> tuple[Rule, 
     return tuple(rules.values())
 
 
-def _read_file(file: Path) -> list[Rule]:
+def _read_file(file: Path) -> list[LogRule]:
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from overspan.doctor.context import facts_of, fill
-from overspan.doctor.rules import Rule, load_rules
+from overspan.doctor.rules import LogRule, load_rules
 from overspan.schema.finding import Evidence, Finding
 from overspan.schema.inventory import Host
 from overspan.schema.plan import Plan
@@ -76,17 +76,15 @@ def signs(run: SignInputs) -> list[Finding]:
     return [_finding(rules[name], read(run), facts) for name, read in SIGNS.items()]
 
 
-def _finding(rule: Rule, seen: list[Evidence] | Finding | str, facts: Mapping[str, str]) -> Finding:
-    told: dict[str, object] = {"status": "passed"}
+def _finding(rule: LogRule, seen: list[Evidence] | Finding | str, facts: Mapping[str, str]) -> Finding:
     if isinstance(seen, Finding):
         return seen.with_(rule=rule.id, title=rule.title, category=rule.category)
     if isinstance(seen, str):
-        told = {"status": "not_evaluated", "cause": seen}
-    elif seen:
-        told = {"status": "failed", "role": "sign", "evidence": seen[0], "more": seen[1:], "confidence": rule.trust}
-        told |= {"cause": fill(rule.cause, facts), "fix": fill(rule.fix, facts)}
-    known = {"rule": rule.id, "title": rule.title, "category": rule.category, "severity": rule.severity}
-    return Finding.model_validate(known | told)
+        return rule.finding("not_evaluated", cause=seen)
+    if not seen:
+        return rule.finding("passed")
+    said = {"cause": fill(rule.cause, facts), "fix": fill(rule.fix, facts)}
+    return rule.finding("failed", role="sign", evidence=seen[0], more=seen[1:], confidence=rule.trust, **said)
 
 
 def merged(findings: Sequence[Finding], found: Sequence[Finding]) -> list[Finding]:
