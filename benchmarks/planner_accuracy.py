@@ -21,6 +21,7 @@ from typing import NamedTuple
 from overspan.catalog import calibration, hardware, models
 from overspan.planner import features, fit, predict
 from overspan.planner.features import Case, Setting
+from overspan.planner.fit import MeasuredTime
 from overspan.schema.layout import Layout, parse_layout
 from overspan.schema.prediction import Calibration, Demand
 from overspan.schema.recipe import Recipe
@@ -80,12 +81,8 @@ def row(line: dict[str, str]) -> Row:
 
 def trained(held: list[Row], extra: list[tuple[str, Case, float, bool]] | None = None) -> Calibration:
     """The priors, fitted to some rows (and some of the two-Spark table): TPOT first, then TTFT on top of it."""
-    points = [fit.Point(measured_ms=item.tpot_ms, counted=features.decode(item.case, _running(item))) for item in held]
-    points += [
-        fit.Point(measured_ms=1e3 / speed, counted=features.decode(case, 1.0))
-        for _, case, speed, sound in extra or []
-        if sound
-    ]
+    points = [MeasuredTime(item.tpot_ms, features.decode(item.case, _running(item))) for item in held]
+    points += [MeasuredTime(1e3 / speed, features.decode(case, 1.0)) for _, case, speed, sound in extra or [] if sound]
     first = fit.fit(calibration.priors(), points)
     waits = []
     for item in held:
@@ -95,7 +92,7 @@ def trained(held: list[Row], extra: list[tuple[str, Case, float, bool]] | None =
         prefill = seen.ttft_terms["first_prefill"] / first.constants["first_prefill"].value
         ahead = 1 + seen.running / item.case.layout.dp / 2 / item.case.demand.rounds
         counted = features.first_token(item.case, seen.running, seen.tpot_ms, prefill / ahead)
-        waits.append(fit.Point(measured_ms=item.ttft_ms, counted=counted))
+        waits.append(MeasuredTime(item.ttft_ms, counted))
     return fit.fit(first, waits)
 
 
@@ -164,7 +161,7 @@ def score_sparks() -> dict[str, dict[str, float]]:
     result = {}
     for name, case, measured, stable in table:
         others = [
-            fit.Point(measured_ms=1e3 / speed, counted=features.decode(other, 1.0))
+            MeasuredTime(1e3 / speed, features.decode(other, 1.0))
             for other_name, other, speed, sound in table
             if sound and other_name != name
         ]

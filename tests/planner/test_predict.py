@@ -8,6 +8,7 @@ import pytest
 from overspan.catalog import calibration, hardware, models
 from overspan.planner import answer, explain, features, fit, inputs, predict
 from overspan.planner.features import Case, Setting
+from overspan.planner.fit import MeasuredTime
 from overspan.schema.errors import InputError
 from overspan.schema.layout import parse_layout
 from overspan.schema.prediction import Demand
@@ -197,8 +198,7 @@ def test_fit_finds_the_constants_that_made_the_points() -> None:
         for gpu, model in kinds
     ]
     points = [
-        fit.Point(measured_ms=predict.predict(one, made).tpot_ms, counted=features.decode(one, one.demand.concurrency))
-        for one in cases
+        MeasuredTime(predict.predict(one, made).tpot_ms, features.decode(one, one.demand.concurrency)) for one in cases
     ]
     fitted = fit.fit(truth, points, sigma=0.001)
     for one in cases:
@@ -209,7 +209,7 @@ def test_fit_finds_the_constants_that_made_the_points() -> None:
 def test_one_point_moves_little_what_is_known_well() -> None:
     truth = calibration.shipped()
     one = case()
-    twice = fit.Point(measured_ms=2 * predict.predict(one).tpot_ms, counted=features.decode(one, 8))
+    twice = MeasuredTime(2 * predict.predict(one).tpot_ms, features.decode(one, 8))
     fitted = fit.fit(truth, [twice])
     assert 1.0 < predict.predict(one, fitted).tpot_ms / predict.predict(one).tpot_ms < 2.0
     assert all(constant.value >= 0 for constant in fitted.constants.values())

@@ -9,7 +9,7 @@ from typing import Any, Final
 from overspan.catalog import hardware
 from overspan.inventory.host import kind_of
 from overspan.schema.errors import OverspanError, UnknownName
-from overspan.schema.hardware import Bandwidth, HardwareSpec, Launch, Link, Memory, Rate
+from overspan.schema.hardware import Bandwidth, DeviceMemory, HardwareSpec, Interconnect, Launch, Rate
 from overspan.schema.inventory import Host
 from overspan.transport.local import Local
 
@@ -57,7 +57,7 @@ def spec_of(found: dict[str, Any], host: Host, when: str) -> HardwareSpec:
     name = kind_of(found["gpu"]) if cuda else "cpu"
     known = _known(name if cuda else "cpu", found)
     said = f"measured {when} with {found['with']}"
-    memory = Memory(
+    memory = DeviceMemory(
         bytes=found.get("memory_bytes", host.memory_bytes),
         source=said if cuda else "this machine's own",
         unified=known.memory.unified,
@@ -113,11 +113,11 @@ def _unmeasured(found: dict[str, Any], known: HardwareSpec) -> str:
     return "not measured: as FP32 is" if found["rates"] else f"not measured: of {known.name}"
 
 
-def _within(found: dict[str, Any], known: HardwareSpec, said: str) -> Link:
+def _within(found: dict[str, Any], known: HardwareSpec, said: str) -> Interconnect:
     if "all_reduce_latency_s" not in found:
         why = found["missing"].get("all_reduce", "not measured")
         return known.within.with_(source=f"not measured ({why}): of {known.name}")
-    return Link(
+    return Interconnect(
         latency_s=found["all_reduce_latency_s"],
         bytes_per_s=found["all_reduce_bytes_per_s"],
         source=f"{said}, all-reduce of 8 KB and of 64 MB between {found['ranks']} ranks",

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from overspan.catalog import calibration
 from overspan.planner import features, fit, inputs, predict_measured
+from overspan.planner.fit import MeasuredTime
 from overspan.planner.predict import predict
 from overspan.planner.predict_measured import Beside
 from overspan.schema.base import Frozen
@@ -68,12 +69,10 @@ def from_runs(runs: Sequence[RunFolder], hardware: HardwareSpec | None = None) -
 
 def _fitted(prior: Calibration, held: Sequence[Beside]) -> Calibration:
     """TPOT first, then TTFT on top of it."""
-    steps = [
-        fit.Point(measured_ms=item.tpot_ms or 0.0, counted=features.decode(item.case, _running(item))) for item in held
-    ]
+    steps = [MeasuredTime(item.tpot_ms or 0.0, features.decode(item.case, _running(item))) for item in held]
     first = fit.fit(prior, steps, POINT_SIGMA)
     waits = [
-        fit.Point(measured_ms=item.ttft_ms, counted=_first_token(item, first))
+        MeasuredTime(item.ttft_ms, _first_token(item, first))
         for item in held
         if item.ttft_ms and _running(item) == item.case.demand.concurrency  # behind a full cache it is a queue's
     ]

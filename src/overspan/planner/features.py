@@ -13,7 +13,7 @@ from packaging.version import Version
 
 from overspan.catalog import calibration, formats
 from overspan.planner import memory
-from overspan.schema.hardware import HardwareSpec, Link
+from overspan.schema.hardware import HardwareSpec, Interconnect
 from overspan.schema.layout import Layout
 from overspan.schema.model import ModelSpec
 from overspan.schema.prediction import Demand
@@ -58,7 +58,7 @@ class Case(NamedTuple):
     gpus_per_host: int = 8
 
     @property
-    def link(self) -> Link:
+    def link(self) -> Interconnect:
         """The link that the collectives of one layer cross."""
         ranks = self.layout.tp if self.layout.dp == 1 else self.layout.tp * self.layout.dp
         return self.hardware.within if ranks <= self.gpus_per_host else self.hardware.between

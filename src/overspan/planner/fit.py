@@ -7,9 +7,8 @@ unknowns, and numpy would be the heaviest dependency of the core.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
-from overspan.schema.base import Frozen
 from overspan.schema.prediction import Calibration
 
 # Relative error of one point: the model's own, shared by neighbouring points, not the noise of a measurement. Points of
@@ -19,14 +18,14 @@ _ROUNDS: Final = 400
 _SETTLED: Final = 1e-9
 
 
-class Point(Frozen):
+class MeasuredTime(NamedTuple):
     """One measured time and what each constant multiplies in it, in ms per unit."""
 
     measured_ms: float
     counted: dict[str, float]
 
 
-def fit(prior: Calibration, points: Sequence[Point], sigma: float = POINT_SIGMA) -> Calibration:
+def fit(prior: Calibration, points: Sequence[MeasuredTime], sigma: float = POINT_SIGMA) -> Calibration:
     """The constants that agree best with the points and with what was known before.
 
     Minimises sum(((predicted / measured - 1) / sigma)^2) + sum(((c - prior) / prior sigma)^2) over c >= 0 by

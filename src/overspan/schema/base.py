@@ -26,7 +26,7 @@ class Frozen(BaseModel):
 
 
 def text_like(pattern: str, words: str) -> AfterValidator:
-    """Text of one form, with the form in words: nobody reads a regular expression at night."""
+    """Text of one form; the error states the form in words, not as a regular expression."""
     form = re.compile(pattern)
 
     def check(value: str) -> str:
@@ -55,7 +55,7 @@ ListenAddress = Annotated[
 ]
 """Where an engine listens: an address, or under Slurm the placeholder that the job fills in."""
 
-Interface = Annotated[
+InterfaceName = Annotated[
     str, text_like(r"[A-Za-z0-9_][A-Za-z0-9_.:-]{0,14}", "the name of one interface, as `ip link` has it")
 ]
 """Linux gives names of 15 characters at most (IFNAMSIZ)."""

@@ -76,7 +76,7 @@ class Rate(Frozen):
     source: Source
 
 
-class Memory(Frozen):
+class DeviceMemory(Frozen):
     """What the driver shows."""
 
     bytes: Bytes
@@ -85,7 +85,7 @@ class Memory(Frozen):
     reserve_bytes: float = Field(0, ge=0, description="what the system keeps of unified memory")
 
 
-class Link(Frozen):
+class Interconnect(Frozen):
     """How GPUs reach each other: the time of a small all-reduce, and bytes a second in one direction."""
 
     latency_s: Seconds
@@ -116,11 +116,11 @@ class HardwareSpec(Frozen):
     name: str
     names: list[str] = Field(default_factory=list, description="parts of the name that the driver gives it")
     family: Literal["cpu", "ampere", "ada", "hopper", "blackwell", "blackwell-consumer"]
-    memory: Memory
+    memory: DeviceMemory
     bandwidth: Bandwidth
     rates: dict[Literal["bf16", "fp8", "fp4", "int8", "fp32"], Rate]
-    within: Link
-    between: Link
+    within: Interconnect
+    between: Interconnect
     gpus_per_host: int = Field(8, ge=1)
     clock: Clock | None = None
     launch: Launch | None = None

@@ -1,11 +1,11 @@
 """The machines at hand: what was detected, what was chosen from it and why. A person reads and edits this file."""
 
 import re
-from typing import Annotated, Any, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from overspan.schema.base import Address, Environment, Frozen, ImageName, Interface, text_like
+from overspan.schema.base import Address, Environment, Frozen, ImageName, InterfaceName, text_like
 from overspan.schema.launcher_traits import LauncherName, LauncherTraits, traits_of
 
 DeviceKind = Literal["cpu", "cuda"]
@@ -39,17 +39,10 @@ class Nic(Frozen):
     twin: str | None = Field(None, description="another interface of the same port")
 
 
-class Choice(Frozen):
-    """A value that was chosen, and why; edit `value` to override."""
-
-    value: Any
-    why: str = ""
-
-
 class Fabric(Frozen):
     """How one host talks to the others: one socket interface and address, all HCAs to NCCL."""
 
-    interface: Interface = Field(description="interface for control and socket traffic")
+    interface: InterfaceName = Field(description="interface for control and socket traffic")
     address: Address = Field(description="address of this host on it")
     hcas: list[str] = Field(default_factory=list, description="RDMA devices for NCCL; empty: NCCL looks for them")
     why: list[str] = Field(default_factory=list, description="the reasons of these choices")

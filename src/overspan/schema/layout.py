@@ -6,8 +6,8 @@ attention with experts split over the ranks. `pp2` pipeline. Joined: `pp2tp2`, `
 """
 
 import re
-from collections.abc import Mapping
-from typing import Self
+from collections.abc import Callable, Mapping
+from typing import Any, Self, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -15,6 +15,7 @@ from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError
 
 _TERM = re.compile(r"(tep|dep|tp|pp|dp)([1-9][0-9]{0,18})|(ep)")
+Value = TypeVar("Value")
 ALLOWED = "tp2, tep2, dp2, dep2, pp2, pp2tp2, pp2tep2, pp2dp2, tp2dp2ep"
 
 
@@ -25,6 +26,11 @@ class Layout(Frozen):
     pp: int = Field(1, ge=1, le=1024, description="pipeline stages")
     dp: int = Field(1, ge=1, le=1024, description="data-parallel groups")
     ep: int = Field(1, ge=1, le=4096, description="ranks that whole experts are spread over: 1, or tp*dp")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _notation(cls, value: Any) -> Any:
+        return dict(read_notation(parse_layout, value)) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _ep_covers_tp_and_dp(self) -> Self:
@@ -51,6 +57,14 @@ class Layout(Frozen):
         if self.tp == 1:
             return stages + (f"dep{self.dp}" if self.ep > 1 else f"dp{self.dp}")
         return f"{stages}tp{self.tp}dp{self.dp}" + ("ep" if self.ep > 1 else "")
+
+
+def read_notation(parse: Callable[[str], Value], text: str) -> Value:
+    """What a notation says, within a document: its error as a ValueError is told with the file and line."""
+    try:
+        return parse(text)
+    except InputError as error:
+        raise ValueError(f"{error.what}; {error.next}") from None
 
 
 def parse_layout(text: str) -> Layout:

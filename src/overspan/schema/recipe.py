@@ -6,9 +6,8 @@ from pydantic import Field, field_validator
 
 from overspan.schema import defaults
 from overspan.schema.base import Environment, Frozen, ImageName, ListenAddress, text_like
-from overspan.schema.errors import InputError
 from overspan.schema.extensions import ENGINES, known_name
-from overspan.schema.layout import Layout, parse_layout
+from overspan.schema.layout import Layout, read_notation
 from overspan.schema.topology import Role, RoleName, parse_topology
 
 BUILT_IN_ENGINES: Final = ("vllm", "vllm-ray", "dynamo")
@@ -139,22 +138,10 @@ class Recipe(Frozen):
     )
     locked: Lock | None = Field(None, description="what a run used; written into run.lock.yaml, not by hand")
 
-    @field_validator("layout", mode="before")
-    @classmethod
-    def _layout_notation(cls, value: Any) -> Any:
-        try:
-            return parse_layout(value) if isinstance(value, str) else value
-        except InputError as error:
-            # As a ValueError it is told with the file and line that it stands in.
-            raise ValueError(f"{error.what}; {error.next}") from None
-
     @field_validator("topology")
     @classmethod
     def _topology_notation(cls, value: str | None) -> str | None:
-        try:
-            return None if value is None else parse_topology(value).label
-        except InputError as error:
-            raise ValueError(f"{error.what}; {error.next}") from None
+        return None if value is None else read_notation(parse_topology, value).label
 
     @field_validator("env", mode="before")
     @classmethod

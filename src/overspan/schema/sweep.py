@@ -6,9 +6,8 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from overspan.schema.base import Frozen
-from overspan.schema.errors import InputError
 from overspan.schema.recipe import ArgValue, EngineName, KnownAnswer
-from overspan.schema.topology import RoleName, Topology, parse_topology
+from overspan.schema.topology import RoleName, Topology
 
 _NAME = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 _MOST_USERS = 1_000_000
@@ -91,14 +90,6 @@ class LadderEntry(Frozen):
     )
     overrides: Changes = Changes()
     load: dict[str, Any] = Field(default_factory=dict, description="fields of the sweep's load that differ")
-
-    @field_validator("topology", mode="before")
-    @classmethod
-    def _notation(cls, value: Any) -> Any:
-        try:
-            return parse_topology(value) if isinstance(value, str) else value
-        except InputError as error:
-            raise ValueError(f"{error.what}; {error.next}") from None
 
     @field_validator("concurrency")
     @classmethod

@@ -2,13 +2,13 @@
 DEP4 and two decode workers of TEP8."""
 
 import re
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError
-from overspan.schema.layout import ALLOWED, Layout, parse_layout
+from overspan.schema.layout import ALLOWED, Layout, parse_layout, read_notation
 
 RoleName = Literal["aggregated", "prefill", "decode"]
 
@@ -34,6 +34,11 @@ class Topology(Frozen):
     """The roles of one deployment: one `aggregated`, or `prefill` and `decode`."""
 
     roles: list[Role] = Field(min_length=1, max_length=2)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _notation(cls, value: Any) -> Any:
+        return dict(read_notation(parse_topology, value)) if isinstance(value, str) else value
 
     @property
     def disaggregated(self) -> bool:
