@@ -306,7 +306,7 @@ def _rounded(seen: Prediction | Disaggregated, **more: Any) -> Estimate:
 def _notes(deployment: Deployment, users: int) -> list[str]:
     """What a reader should know of a point that runs all the same."""
     role = deployment.topology.answering
-    limit = deployment.recipe.for_role(role).engine_args.get("max_num_seqs")
+    limit = deployment.roles[role.name].engine_args.get("max_num_seqs")
     room = int(limit) * role.workers * role.layout.dp if isinstance(limit, int) else None
     if room is None or users <= room:
         return []
