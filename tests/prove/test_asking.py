@@ -4,6 +4,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from overspan.engines.vllm import VLLM_METRICS
 from overspan.prove.cases import LayoutAnswers, ProofCase, ask
 from overspan.prove.proving import _missed
 from overspan.prove.scratch import PeakMemory
@@ -31,14 +32,14 @@ def at(url: str) -> Endpoint:
 
 def test_every_case_is_answered_in_its_order_and_the_counters_of_all_engines_are_summed() -> None:
     with endpoint() as url:
-        answered = ask(at(url), CASES)
+        answered = ask(at(url), CASES, VLLM_METRICS)
     assert answered.tokens == [[0, 1], [0], [0, 1], [1, 2], [0], [0, 1, 2]]
     assert (answered.preemptions, answered.cached_tokens) == (5, 128)
 
 
 def test_a_request_that_fails_is_told_with_the_engines_words() -> None:
     with endpoint("dies-after-eight") as url, pytest.raises(OverspanError, match="request failed: ") as error:
-        ask(at(url), CASES * 4)
+        ask(at(url), CASES * 4, VLLM_METRICS)
     assert error.value.what.endswith("answered HTTP 500")
     assert "EngineDeadError" in (error.value.quote or "")
 

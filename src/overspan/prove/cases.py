@@ -12,8 +12,8 @@ from typing import Any, Final, Literal
 from pydantic import Field
 
 from overspan.endpoint.client import Client, NoAnswer, http_client
+from overspan.endpoint.metric_names import MetricNames
 from overspan.endpoint.metrics import read_metrics
-from overspan.engines.vllm import VLLM_METRICS
 from overspan.schema.base import Frozen
 from overspan.schema.errors import OverspanError
 from overspan.schema.plan import Endpoint
@@ -26,8 +26,6 @@ STAGGER_S: Final = 0.05
 TIMEOUT_S: Final = 300.0
 TIE: Final = 1e-4
 """In fp32, sums of other orders differ by about 1e-5 here; a token that won by less may fall either way."""
-
-
 PREEMPTED: Final = 16
 """Requests that together need twice the cache that a twin is given, on one engine or shared by two."""
 CACHE_TOKENS: Final = 1024
@@ -103,17 +101,21 @@ class LayoutAnswers(Frozen):
     accepted: int = 0
 
 
-def ask(endpoint: Endpoint, cases: Sequence[ProofCase]) -> LayoutAnswers:
+def ask(endpoint: Endpoint, cases: Sequence[ProofCase], names: MetricNames) -> LayoutAnswers:
     """The tokens of each case, in the order of the cases.
+
+    Args:
+        endpoint: the twin's.
+        cases: what is asked.
+        names: of the engine's metrics.
 
     Raises:
         OverspanError: a request failed; quotes the engine.
     """
     begun: dict[tuple[int, ...], Future[list[list[int]]]] = {}
-    with (
-        closing(Client(endpoint, timeout_s=TIMEOUT_S)) as client,
-        ThreadPoolExecutor(max_workers=len(cases)) as pool,
-    ):
+    tokens: list[list[int]] = [[] for _ in cases]
+    client = Client(endpoint, timeout_s=TIMEOUT_S)
+    with closing(client), ThreadPoolExecutor(max_workers=len(cases)) as pool:
         for manner in _ROUNDS:
             now = _requests(manner, cases)
             for numbers in now:
@@ -124,18 +126,16 @@ def ask(endpoint: Endpoint, cases: Sequence[ProofCase]) -> LayoutAnswers:
                     begun[numbers].result()  # the next one finds its prefix in the cache
             if manner != "long":
                 wait([begun[numbers] for numbers in now])
-        tokens = {
-            number: each
-            for numbers, future in begun.items()
-            for number, each in zip(numbers, future.result(), strict=True)
-        }
+        for numbers, future in begun.items():
+            for number, each in zip(numbers, future.result(), strict=True):
+                tokens[number] = each
     try:
         with http_client(None, TIMEOUT_S) as plain:
-            counted = read_metrics(plain, endpoint.base_url, VLLM_METRICS)
+            counted = read_metrics(plain, endpoint.base_url, names)
     except NoAnswer as error:
         raise OverspanError(f"the engine's metrics cannot be read: {error.what}") from None
     return LayoutAnswers(
-        tokens=[tokens[number] for number in range(len(cases))],
+        tokens=tokens,
         preemptions=round(counted.get("preemptions", 0)),
         cached_tokens=round(counted.get("prefix_cache_hits", 0)),
         drafted=round(counted.get("drafted_tokens", 0)),

@@ -319,7 +319,7 @@ def _prove(
             verified(run)
             yield "answering"
             with PeakMemory(run) as peak:
-                answered = ask(run.plan().endpoint, asked)
+                answered = ask(run.plan().endpoint, asked, registry.find(recipe.engine).metrics)
             start_s = _start_s(run)
     except PlanRefused as error:
         return proof(exact=False, error=f"refused: {error}")
@@ -339,10 +339,7 @@ def _prove(
         start_s=start_s,
         memory_bytes=peak.bytes,
         tokens=sum(len(answer) for answer in answered.tokens),
-        preemptions=answered.preemptions,
-        cached_tokens=answered.cached_tokens,
-        drafted=answered.drafted,
-        accepted=answered.accepted,
+        **answered.model_dump(exclude={"tokens"}),
         not_proven_here=[*left_out, *([idle] if idle and speculation.NAME in small.engine_args else [])],
     )
 
