@@ -47,9 +47,7 @@ def _float(cell: str) -> float:
 def summarise(samples: Sequence[Metrics], names: MetricNames) -> ServerMetrics:
     """Gauges as mean and maximum, counters as what they grew by."""
     summary: ServerMetrics = {"samples": len(samples)} if samples else {}
-    for name in dict.fromkeys(
-        [*names.gauges.values(), *names.shares.values(), "gpu_power_w", "gpu_memory_bytes", "gpu_busy_percent"]
-    ):
+    for name in dict.fromkeys([*names.gauges.values(), *names.shares.values(), *_OF_GPUS]):
         values = [sample[name] for sample in samples if name in sample]
         if values:
             summary[name] = GaugeSummary(mean=round(sum(values) / len(values), 4), max=max(values))

@@ -57,9 +57,7 @@ def streamed(ask: Asker, _: Subject) -> Finding:
     return passed(f"{len(QUESTIONS)} answers are the same streamed and whole")
 
 
-def _paired(
-    one: Callable[[], ModelReply], other: Callable[[], ModelReply]
-) -> tuple[list[ModelReply], list[ModelReply]]:
+def _paired(one: _Ask, other: _Ask) -> tuple[list[ModelReply], list[ModelReply]]:
     """Answers asked in two ways: once where they are equal at once, else several times."""
     ones, others = [one()], [other()]
     while not _alike(ones[:1], others[:1]) and len(ones) < TRIES:
