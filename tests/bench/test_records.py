@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from array import array
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 def test_a_request_without_text_is_read(tmp_path: Path) -> None:
     silent = streams(1, 1)[0]
-    silent.restart()
+    silent.stamps = array("q")
     write_requests(tmp_path / "requests-1.jsonl", [silent], STARTED_NS)
     found = next(read_requests((tmp_path / "requests-1.jsonl").open(), "here"))
     assert found is not None

@@ -12,7 +12,7 @@ from overspan.bench.lengths import parse_lengths
 from overspan.bench.levels import Level
 from overspan.bench.load import ClosedLoop, OpenLoop, RequestSource, arrivals, connections_for
 from overspan.bench.loop import LoadProgress, Loop
-from overspan.bench.prompts import Asks, Bodies, Replay, Synthetic, path_of
+from overspan.bench.prompts import Bodies, Replay, Synthetic, path_of
 from overspan.bench.stream import Stream
 from overspan.bench.trace import read_trace
 from overspan.catalog.words import WORDS
@@ -41,7 +41,7 @@ class LoadJob:
     shards: int = 1
 
 
-def asks_of(job: LoadJob) -> Asks:
+def asks_of(job: LoadJob) -> Synthetic | Replay:
     """What the requests of a job say."""
     workload, seed = job.workload, f"{job.workload.seed}/{job.name}"
     accepted = job.accepted

@@ -271,9 +271,7 @@ class Loop:
         untouched = not stream.reply.status and now - stream.send_ns < _STALE_NS
         if used > 1 and untouched and not stream.retried:
             self.audit.stale_retries += 1
-            stream.retried = True
             stream.restart()
-            stream.send_ns = 0
             self._in_flight -= 1
             self._waiting.appendleft(stream)
             self._open()

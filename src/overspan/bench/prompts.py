@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Sequence
-from typing import Any, Final, Literal, Protocol
+from dataclasses import dataclass
+from typing import Any, Final, Literal
 
 from overspan.bench.lengths import Lengths
 from overspan.bench.trace import TraceRequest
@@ -85,16 +86,9 @@ def path_of(endpoint: ApiKind) -> str:
     return "/chat/completions" if endpoint == "chat" else "/completions"
 
 
-class Asks(Protocol):
-    """Gives the body of a user's n-th request. The same seed, user and step give the same body, in any order."""
-
-    def body(self, user: int, step: int) -> bytes:
-        """The JSON body."""
-        ...
-
-
+@dataclass
 class Synthetic:
-    """Prompts of words, alone or in conversations.
+    """Prompts of words, alone or in conversations. The same seed, user and step give the same body, in any order.
 
     Args:
         overhead: tokens that the server adds to each prompt.
@@ -103,44 +97,37 @@ class Synthetic:
         prefix_words: every prompt begins with these same words, as a system message in chat.
     """
 
-    def __init__(
-        self,
-        bodies: Bodies,
-        *,
-        seed: str,
-        inputs: Lengths,
-        outputs: Lengths,
-        overhead: int = 0,
-        turns: int = 1,
-        prefix_words: int = 0,
-    ) -> None:
-        self._bodies = bodies
-        self._seed = seed
-        self._inputs = inputs
-        self._outputs = outputs
-        self._overhead = overhead + prefix_words
-        self._turns = turns
-        prefix = bodies.text(prefix_words, self._draw("prefix"))
-        self._opening: list[ChatMessage] = [{"role": "system", "content": prefix}] if prefix_words else []
+    bodies: Bodies
+    seed: str
+    inputs: Lengths
+    outputs: Lengths
+    overhead: int = 0
+    turns: int = 1
+    prefix_words: int = 0
+
+    def __post_init__(self) -> None:
+        prefix = self.bodies.text(self.prefix_words, self._draw("prefix"))
+        self._opening: list[ChatMessage] = [{"role": "system", "content": prefix}] if self.prefix_words else []
 
     def _draw(self, of: str) -> random.Random:
-        return random.Random(f"{self._seed}/{of}")  # noqa: S311 - not for secrets
+        return random.Random(f"{self.seed}/{of}")  # noqa: S311 - not for secrets
 
     def body(self, user: int, step: int) -> bytes:
-        """See `Asks`."""
-        conversation, turn = divmod(step, self._turns)
+        """The JSON body of a user's n-th request, both from 0."""
+        conversation, turn = divmod(step, self.turns)
         draw = self._draw(f"{user}/{conversation}")
         messages = list(self._opening)
         for _ in range(turn):
-            messages.append({"role": "user", "content": self._bodies.text(self._words(draw), draw)})
-            messages.append({"role": "assistant", "content": self._bodies.text(self._outputs.draw(draw), draw)})
-        messages.append({"role": "user", "content": self._bodies.text(self._words(draw), draw)})
-        return self._bodies.body(messages, self._outputs.draw(draw))
+            messages.append({"role": "user", "content": self._question(draw)})
+            messages.append({"role": "assistant", "content": self.bodies.text(self.outputs.draw(draw), draw)})
+        messages.append({"role": "user", "content": self._question(draw)})
+        return self.bodies.body(messages, self.outputs.draw(draw))
 
-    def _words(self, draw: random.Random) -> int:
-        return max(1, self._inputs.draw(draw) - self._overhead)
+    def _question(self, draw: random.Random) -> str:
+        return self.bodies.text(max(1, self.inputs.draw(draw) - self.overhead - self.prefix_words), draw)
 
 
+@dataclass
 class Replay:
     """The requests of a trace in their order, begun again once they are used up.
 
@@ -148,22 +135,21 @@ class Replay:
         overhead: tokens that the server adds to each prompt; a trace's lengths hold them.
     """
 
-    def __init__(self, bodies: Bodies, entries: Sequence[TraceRequest], *, overhead: int = 0) -> None:
-        self._bodies = bodies
-        self._entries = entries
-        self._overhead = overhead
+    bodies: Bodies
+    requests: Sequence[TraceRequest]
+    overhead: int = 0
 
     def body(self, user: int, step: int) -> bytes:
-        """See `Asks`."""
-        entry = self._entries[user % len(self._entries)]
-        text = entry.text if entry.text is not None else self._blocks(entry)
-        return self._bodies.body([{"role": "user", "content": text}], entry.output_tokens)
+        """The JSON body of a user's request."""
+        request = self.requests[user % len(self.requests)]
+        text = request.text if request.text is not None else self._blocks(request)
+        return self.bodies.body([{"role": "user", "content": text}], request.output_tokens)
 
-    def _blocks(self, entry: TraceRequest) -> str:
-        parts, left = [], max(1, entry.input_tokens - self._overhead)
-        for block in entry.hash_ids:
-            words = self._bodies.text(entry.block_tokens, random.Random(block)).split()[:left]  # noqa: S311
+    def _blocks(self, request: TraceRequest) -> str:
+        parts, left = [], max(1, request.input_tokens - self.overhead)
+        for block in request.hash_ids:
+            words = self.bodies.text(request.block_tokens, random.Random(block)).split()[:left]  # noqa: S311
             parts += words
             left -= len(words)
-        parts.append(self._bodies.text(left, random.Random(repr(entry))))  # noqa: S311
+        parts.append(self.bodies.text(left, random.Random(repr(request))))  # noqa: S311
         return " ".join(parts).strip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from array import array
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from overspan.bench.wire import MAX_EVENT_BYTES, Events, Garbage, HttpReply, parse_event
@@ -53,6 +54,7 @@ _SIZE_LINES: Final = [_size_line(whole) for whole in range(READ_BYTES)]
 _NO_EVENTS: Final = Events()
 
 
+@dataclass(slots=True, eq=False, repr=False)
 class Stream:
     """One request. Times are nanoseconds of the system clock, which the kernel's receive stamps use too.
 
@@ -65,46 +67,38 @@ class Stream:
         error: the kind of failure, None when it ended well; `detail` quotes the server.
     """
 
-    # fmt: off
-    __slots__ = (
-        "_body", "_events", "_known", "_prefix", "_suffix", "_to_learn", "chunks_text",
-        "detail", "done", "end_ns", "error", "finish", "first_text", "first_usage", "index", "intended_ns",
-        "plain_bytes", "plain_chunks", "reply", "request", "retried", "send_ns", "stamps", "unparsed", "usage", "user",
-        "wrapping",
-    )
-    # fmt: on
-
-    def __init__(self, index: int, request: bytes, intended_ns: int = 0, user: int = 0) -> None:
-        self.index = index
-        self.request = request
-        self.intended_ns = intended_ns
-        self.user = user
-        self.send_ns = 0
-        self.end_ns = 0
-        self.retried = False
-        self.error: str | None = None
-        self.detail: str | None = None
-        self.restart()
+    index: int
+    request: bytes
+    intended_ns: int = 0
+    user: int = 0
+    send_ns: int = 0
+    end_ns: int = 0
+    retried: bool = False
+    error: str | None = None
+    detail: str | None = None
+    reply: HttpReply = field(default_factory=HttpReply)
+    unparsed: list[tuple[bytes, int]] = field(default_factory=list)
+    stamps: array[int] = field(default_factory=lambda: array("q"))
+    usage: dict[str, Any] | None = None
+    first_usage: int | None = None
+    finish: str | None = None
+    done: bool = False
+    first_text: int = 0
+    chunks_text: int = 0
+    wrapping: int = 0
+    plain_bytes: int = 0
+    plain_chunks: int = 0
+    _events: Events = field(default_factory=Events)
+    _body: bytes = b""
+    _prefix: bytes = b""
+    _suffix: bytes = b""
+    _known: bool = False
+    _to_learn: int = _EVENTS_TO_LEARN
 
     def restart(self) -> None:
-        """Forget the reply, for a second try on a fresh connection."""
-        self.reply = HttpReply()
-        self._events = Events()
-        self._body = b""
-        self.stamps = array("q")
-        self.usage: dict[str, Any] | None = None
-        self.first_usage: int | None = None
-        self.finish: str | None = None
-        self.done = False
-        self.first_text = 0
-        self.chunks_text = 0
-        self.wrapping = 0
-        self.plain_bytes = 0
-        self.plain_chunks = 0
-        self._prefix = self._suffix = b""
-        self._known = False
-        self._to_learn = _EVENTS_TO_LEARN
-        self.unparsed: list[tuple[bytes, int]] = []
+        """Get ready for a second try on a fresh connection, after one of which no head came."""
+        self.reply.forget()
+        self.reply, self.retried, self.send_ns = HttpReply(), True, 0
 
     def take(self, data: bytes, stamp_ns: int) -> bool:
         """Take one read; return whether the request has ended (well, or with `error` set)."""

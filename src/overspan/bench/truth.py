@@ -9,6 +9,7 @@ import select
 import signal
 import socket
 import time
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -23,13 +24,13 @@ def _token(last: bool) -> bytes:
     return b"%x\r\n%b\r\n" % (len(event), event)
 
 
+@dataclass
 class _Answer:
-    def __init__(self, connection: socket.socket) -> None:
-        self.connection = connection
-        self.received = b""
-        self.user = -1
-        self.asked_ns = 0
-        self.sent_ns: list[int] = []
+    connection: socket.socket
+    received: bytes = b""
+    user: int = -1
+    asked_ns: int = 0
+    sent_ns: list[int] = field(default_factory=list)
 
 
 class TruthServer:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import dataclass
 from typing import Any, Final
 
 import httptools
@@ -155,24 +156,20 @@ class Events:
         return parts
 
 
+@dataclass(slots=True)
 class Piece:
     """What one event said.
 
     Attributes:
         text: content, reasoning, tool-call or completion text in it; empty in a role-only event.
         usage: the server's count of tokens, `{prompt_tokens, completion_tokens, ...}`.
-        choices: the event carries a choice (a usage-only event carries none).
     """
 
-    __slots__ = ("choices", "done", "error", "finish", "text", "usage")
-
-    def __init__(self) -> None:
-        self.text = ""
-        self.usage: dict[str, Any] | None = None
-        self.finish: str | None = None
-        self.error: str | None = None
-        self.done = False
-        self.choices = False
+    text: str = ""
+    usage: dict[str, Any] | None = None
+    finish: str | None = None
+    error: str | None = None
+    done: bool = False
 
 
 def parse_event(event: bytes) -> Piece | None:
@@ -220,7 +217,6 @@ def _choices(document: dict[str, Any], piece: Piece) -> None:
     choice = choices[0]
     if not isinstance(choice, dict):
         raise Garbage(f"a choice that is not an object: {str(choice)[:60]!r}")
-    piece.choices = True
     finish = choice.get("finish_reason")
     piece.finish = finish if isinstance(finish, str) else None
     delta = choice.get("delta")
