@@ -63,7 +63,7 @@ def doctor(  # noqa: PLR0917 - click gives them by name
 def _exit_code(findings: list[Finding]) -> int:
     from overspan.doctor.judge import UNREADABLE
 
-    if any(finding.status == "failed" and finding.severity == "error" for finding in findings):
+    if any(finding.is_error for finding in findings):
         return 1
     return 2 if any(finding.rule == UNREADABLE for finding in findings) else 0
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _PLACE = re.compile(r"\{([a-z_]+)\}")
 # A log is not ours: what it names goes into a command that a person pastes, so only plain words may.
-_SAFE = re.compile(r"[\w.:/@%+,=-]{1,200}", re.ASCII)
+_SAFE = re.compile(r"(?!-)[\w.:/@%+,=-]{1,200}", re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,7 @@ def _silent(check: Check, host: HostFacts, error: HostUnreachable) -> Finding:
 
 def blocking(findings: Sequence[Finding]) -> Iterator[Finding]:
     """Those that will make the launch fail; a warning does not."""
-    return (finding for finding in findings if finding.status == "failed" and finding.severity == "error")
+    return (finding for finding in findings if finding.is_error)
 
 
 def unreachable(findings: Sequence[Finding]) -> bool:

@@ -36,3 +36,8 @@ class Finding(Frozen):
     role: Literal["root", "consequence", "sign"] | None = None
     more: list[Evidence] = Field(default_factory=list, description="the same on other ranks, or side by side")
     source: str | None = None
+
+    @property
+    def is_error(self) -> bool:
+        """Whether it failed as an error: a launch would fail, or numbers do not count. A warning is none."""
+        return self.status == "failed" and self.severity == "error"

@@ -70,7 +70,7 @@ def verify(
 
 def wrong(findings: Iterable[Finding]) -> list[Finding]:
     """Those that say that the endpoint is not right."""
-    return [finding for finding in findings if finding.status == "failed" and finding.severity == "error"]
+    return [finding for finding in findings if finding.is_error]
 
 
 def _findings(ask: Asker, subject: Subject, rules: Mapping[str, VerifyRule]) -> Iterator[Finding]:
