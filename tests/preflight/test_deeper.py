@@ -249,7 +249,7 @@ def test_a_cache_that_may_not_be_written_and_weights_that_are_stubs() -> None:
         return {one.rule: one.cause for one in findings if one.status == "failed"}
 
     second = "-rw-r--r-- 1 0 0 4957560304 Nov 22 10:00 model-00002-of-00003.safetensors\n"
-    assert "00002-of-00003 is missing, and 1 more" in str(told("", 0)["preflight.weights"])
+    assert "00002-of-00003.safetensors is missing, and 1 more" in str(told("", 0)["preflight.weights"])
     stub = "-rw-r--r-- 1 0 0 134 Nov 22 10:00 model-00003-of-00003.safetensors\n"
     assert "is a Git LFS pointer" in str(told(second + stub, 0)["preflight.weights"])
     pointers = ""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from overspan.provision import shared
+from overspan.provision import shared, weights
 from overspan.schema.errors import InputError, ModelUnavailable, OverspanError
 from overspan.transport.local import Local
 from support.fake_enroot import add_enroot, asked
@@ -44,7 +44,7 @@ def test_names_that_differ_are_files_that_differ() -> None:
 
 def test_many_at_once_import_once(site: Path) -> None:
     code = (
-        "import sys; from overspan.provision import shared; from overspan.transport.local import Local;"
+        "import sys; from overspan.provision import shared, weights; from overspan.transport.local import Local;"
         "print(shared.import_image(Local(), 'nvcr.io/x/y:1', sys.argv[1], lambda text: None))"
     )
     many = [
@@ -103,3 +103,13 @@ def test_weights_are_checked_before_submission(tmp_path: Path) -> None:
         shared.check_weights(Local(), str(tmp_path))
     (tmp_path / "model-2.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
     shared.check_weights(Local(), str(tmp_path))
+
+
+def test_numbered_weights_without_an_index_tell_what_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    for number in (1, 3):
+        (tmp_path / f"model-0000{number}-of-00003.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
+    with pytest.raises(ModelUnavailable, match=r"1 weight files are missing in .*: model-00002-of-00003\.safetensors"):
+        shared.check_weights(Local(), str(tmp_path))
+    with pytest.raises(ModelUnavailable, match=r"model-00002-of-00003\.safetensors is missing"):
+        weights.check_folder(tmp_path)

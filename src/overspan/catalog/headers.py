@@ -11,7 +11,7 @@ import math
 import re
 import struct
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -22,6 +22,8 @@ from overspan.store.files import write_whole
 
 MAX_HEADER: Final = 100_000_000  # the limit of the safetensors library itself
 MAX_INDEX: Final = 200_000_000
+MOST_FILES: Final = 10_000
+INDEX: Final = "model.safetensors.index.json"
 CONFIGS: Final = ("config.json", "hf_quant_config.json")
 _BITS: Final = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6,
@@ -98,22 +100,44 @@ def _kept(model: str) -> Path:
 
 
 def _shards(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return sorted(folder.glob("*.safetensors"))
-    if index.stat().st_size > MAX_INDEX:
+    index = folder / INDEX
+    present = [file.name for file in folder.glob("*.safetensors")]
+    if index.is_file() and index.stat().st_size > MAX_INDEX:
         raise ModelUnavailable(f"{index}: larger than {MAX_INDEX} bytes: no index of weights")
+    wanted = files_of_index(index.read_bytes(), str(index)) if index.is_file() else None
+    if missing := missing_files(present, wanted):
+        told = ", though the index names it" if wanted else ""
+        raise ModelUnavailable(f"{folder}: {missing[0]} is missing{told}", next="download it again")
+    return [folder / name for name in sorted(wanted or present)]
+
+
+def files_of_index(text: str | bytes, where: str) -> list[str]:
+    """The files that an index of weights (`model.safetensors.index.json`) names.
+
+    Raises:
+        ModelUnavailable: it is damaged, or names a file outside its folder.
+    """
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted(set(weight_map.values()))
+        names = sorted(set(json.loads(text)["weight_map"].values()))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelUnavailable(f"{index}: not an index of weights ({type(error).__name__})") from None
+        raise ModelUnavailable(f"{where}: not an index of weights ({type(error).__name__})") from None
     for name in names:
         if not isinstance(name, str) or Path(name).name != name:
-            raise ModelUnavailable(f"{index}: names the file {name!r}, outside its folder")
-        if not (folder / name).is_file():
-            raise ModelUnavailable(f"{folder}: {name} is missing, though the index names it", next="download it again")
-    return [folder / name for name in names]
+            raise ModelUnavailable(f"{where}: names the file {name!r}, outside its folder")
+    return names
+
+
+def missing_files(present: Collection[str], wanted: list[str] | None = None) -> list[str]:
+    """Files of weights that a folder lacks: of those that its index names, else of those that are numbered.
+
+    >>> missing_files(["model-00001-of-00003.safetensors", "model-00003-of-00003.safetensors"])
+    ['model-00002-of-00003.safetensors']
+    """
+    if wanted is None:
+        numbered = filter(None, (re.fullmatch(r"(.+-)\d+(-of-(\d+)\.safetensors)", name) for name in present))
+        series = {(found[1], found[2], len(found[3]), min(int(found[3]), MOST_FILES)) for found in numbered}
+        wanted = [f"{stem}{n:0{width}}{end}" for stem, end, width, of in sorted(series) for n in range(1, of + 1)]
+    return sorted(set(wanted) - set(present))
 
 
 def read_file(file: Path) -> list[Tensor]:

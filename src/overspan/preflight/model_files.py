@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Final
 from urllib.parse import quote
 
+from overspan.catalog.headers import missing_files
 from overspan.inventory.fact import Capture, Fact, Unreadable
 from overspan.preflight.facts import (
     OVER_HOSTS,
@@ -124,13 +124,7 @@ def whole_weights(host: HostFacts) -> Finding:
     seen, capture = host.read(Fact("weights", ["ls", "-lnL", "--", folder], parse_listing))
     weights = {name: size for name, size in seen.items() if name.endswith(".safetensors")}
     stubs = _stubs(host, folder, [name for name, size in weights.items() if size < STUB_BYTES])
-    numbered = [re.fullmatch(r"(.+)-(\d+)-of-(\d+)\.safetensors", name) for name in weights]
-    parts: dict[tuple[str, int], set[int]] = defaultdict(set)
-    for found in filter(None, numbered):
-        parts[found[1], int(found[3])].add(int(found[2]))
-    gaps = [
-        f"{stem}-{n:05}-of-{of:05}" for (stem, of), have in parts.items() for n in range(1, of + 1) if n not in have
-    ]
+    gaps = missing_files(weights)
     if weights and not stubs and not gaps:
         return passed(capture, f"{len(weights)} files of weights")
     if not weights:

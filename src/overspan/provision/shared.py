@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Final
 
+from overspan.catalog.headers import INDEX, files_of_index, missing_files
 from overspan.schema.errors import InputError, ModelUnavailable
 from overspan.store.locks import Say
 from overspan.transport.base import Transport
@@ -100,19 +100,11 @@ def check_weights(login: Transport, path: str) -> None:
         )
     listed, _, index = done.stdout.partition("\n\n")
     names = set(listed.splitlines())
-    wanted = set(_weight_map(index, path).values()) if index.strip() else set()
-    missing = sorted(wanted - names)
-    if missing:
+    wanted = files_of_index(index, f"{path}/{INDEX}") if index.strip() else None
+    if missing := missing_files(names, wanted):
+        of = f" of {len(wanted)}" if wanted else ""
         raise ModelUnavailable(
-            f"{len(missing)} of {len(wanted)} weight files are missing in {path}: {', '.join(missing[:3])}", next=hint
+            f"{len(missing)}{of} weight files are missing in {path}: {', '.join(missing[:3])}", next=hint
         )
     if not any(name.endswith((".safetensors", ".bin", ".gguf")) for name in names):
         raise ModelUnavailable(f"there are no weights in {path}", next=hint)
-
-
-def _weight_map(index: str, path: str) -> dict[str, str]:
-    try:
-        found = json.loads(index)["weight_map"]
-    except (ValueError, KeyError, TypeError):
-        raise ModelUnavailable(f"{path}/model.safetensors.index.json is damaged") from None
-    return found if isinstance(found, dict) else {}
