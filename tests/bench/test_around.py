@@ -102,7 +102,7 @@ def test_gauges_have_a_maximum_and_counters_a_growth() -> None:
 
 
 def test_gpus() -> None:
-    page = "301.5, 70000, 98\n[N/A], 71000, 97\n"
+    page = "0, 98, 301.5, 70000, 61\n1, 97, [N/A], 71000, 60\n"
     assert read_gpus(page) == {"gpu_power_w": 301.5, "gpu_memory_bytes": 141000 * 2**20, "gpu_busy_percent": 98.0}
     assert read_gpus("No devices were found\n") == {}
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from overspan.inventory import machine, network, software
+from overspan.inventory import gpus, machine, network, software
 from overspan.inventory.captured import Meta
 from overspan.inventory.fact import Capture, Fact, Seen, read
 from overspan.inventory.host import FACTS, kind_of
@@ -60,16 +60,16 @@ def test_ibdev2netdev_absent() -> None:
 
 
 def test_nvidia_smi() -> None:
-    (gb10,) = value(machine.NVIDIA_SMI, "gb10")
+    (gb10,) = value(gpus.NVIDIA_SMI, "gb10")
     assert (gb10.name, gb10.memory_bytes, gb10.compute_capability) == ("NVIDIA GB10", None, "12.1")
-    assert value(machine.NVIDIA_SMI, "no_gpu") == []
-    broken = seen(machine.NVIDIA_SMI, "no_driver")
+    assert value(gpus.NVIDIA_SMI, "no_gpu") == []
+    broken = seen(gpus.NVIDIA_SMI, "no_driver")
     assert broken.value is None and "couldn't communicate with the NVIDIA driver" in broken.why and not broken.absent
 
 
 def test_a_gpu_whose_memory_is_an_error_is_no_unified_memory() -> None:
     capture = Capture(fact="nvidia_smi", argv=[], code=0, stdout="0, NVIDIA H100, [Unknown Error], 580.1, 9.0\n")
-    assert "memory of GPU 0: [Unknown Error]" in read(machine.NVIDIA_SMI, capture).why
+    assert "memory of GPU 0: [Unknown Error]" in read(gpus.NVIDIA_SMI, capture).why
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from overspan.inventory import machine, probes
+from overspan.inventory import gpus, machine, probes
 from overspan.inventory.captured import Meta
 from overspan.inventory.fact import Capture, Fact, Seen, read
 from overspan.schema.errors import InputError
@@ -85,12 +85,12 @@ def test_free_memory_on_a_unified_machine_leaves_out_the_page_cache() -> None:
 
 
 def test_gpu_processes_and_load() -> None:
-    (engine, screen) = seen(probes.GPU_PROCESSES, "gb10").value or []
-    assert engine == probes.GpuProcess(114687, "/usr/local/bin/python", 19135 * 2**20)
+    (engine, screen) = seen(gpus.GPU_PROCESSES, "gb10").value or []
+    assert engine == gpus.GpuProcess(114687, "/usr/local/bin/python", 19135 * 2**20)
     assert screen.memory_bytes is None
-    assert seen(probes.GPU_PROCESSES, "none").value == []
-    (load,) = seen(probes.GPU_LOAD, "gb10").value or []
-    assert load == probes.GpuLoad(0, 0.96, 17.42, None, 61.0)
+    assert seen(gpus.GPU_PROCESSES, "none").value == []
+    (load,) = seen(gpus.GPU_LOAD, "gb10").value or []
+    assert load == gpus.GpuLoad(0, 0.96, 17.42, None, 61.0)
 
 
 def test_images_by_id() -> None:
@@ -110,11 +110,11 @@ def test_a_path_is_an_argument_even_when_it_looks_like_an_option() -> None:
 
 
 def test_what_is_not_installed_is_absent() -> None:
-    found, capture = probes.look(Fake("spark1", [Reply(argv=["nvidia-smi", "**"], missing="x")]), probes.GPU_LOAD)
+    found, capture = probes.look(Fake("spark1", [Reply(argv=["nvidia-smi", "**"], missing="x")]), gpus.GPU_LOAD)
     assert (found.absent, capture.missing) == (True, "nvidia-smi is not installed on spark1")
 
 
-@pytest.mark.parametrize("fact", [PING, IMAGE, probes.LISTENING, probes.LIMITS, probes.GPU_PROCESSES, probes.GPU_LOAD])
+@pytest.mark.parametrize("fact", [PING, IMAGE, probes.LISTENING, probes.LIMITS, gpus.GPU_PROCESSES, gpus.GPU_LOAD])
 @pytest.mark.parametrize("text", ["x", "a b c", "{}", "\x00", "1,2", "x, 1, 2"])
 def test_nonsense_is_unknown(fact: Fact[Any], text: str) -> None:
     found = read(fact, Capture(fact=fact.name, argv=fact.argv, code=0, stdout=text))

@@ -14,7 +14,7 @@ import pytest
 
 from overspan.cli.status import block
 from overspan.engines import registry
-from overspan.inventory.probes import GPU_LOAD, GpuLoad
+from overspan.inventory.gpus import GPU_LOAD, GpuLoad
 from overspan.launchers.base import Member
 from overspan.launchers.docker_commands import PROCESS_LABEL, RANKS_LABEL
 from overspan.planner.make import make_plan

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from overspan.inventory.probes import GPU_LOAD
+from overspan.inventory.gpus import GPU_LOAD
 from overspan.runs import restart, supervisor
 from overspan.runs.restart import FreeMemory, Restarts
 from overspan.schema.errors import OverspanError

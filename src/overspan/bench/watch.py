@@ -14,6 +14,8 @@ from overspan.endpoint.client import NoAnswer, http_client
 from overspan.endpoint.metric_names import MetricNames
 from overspan.endpoint.metrics import Metrics, read_metrics
 from overspan.endpoint.target import Target
+from overspan.inventory.fact import Unreadable
+from overspan.inventory.gpus import GPU_LOAD, parse_gpu_load
 from overspan.schema.errors import OverspanError
 from overspan.schema.secrets import Secret
 from overspan.schema.workload import GaugeSummary, ServerMetrics
@@ -25,23 +27,18 @@ _PATIENCE_S: Final = 3 * _READ_S
 """For a sample that was begun, and one more, with what nvidia-smi takes."""
 _OF_GPUS: Final = ("gpu_power_w", "gpu_memory_bytes", "gpu_busy_percent")
 _THIS_MACHINE: Final = ("127.0.0.1", "localhost", "::1")
-_NVIDIA_SMI: Final = "nvidia-smi --query-gpu=power.draw,memory.used,utilization.gpu --format=csv,noheader,nounits"
 
 
 def read_gpus(text: str) -> Metrics:
     """The answer of nvidia-smi: sums of power and memory, the busiest GPU's share of time."""
-    rows = [[_float(cell) for cell in line.split(",")] for line in text.splitlines() if line.count(",") == 2]
-    if not rows:
+    loads = parse_gpu_load(text)
+    if not loads:
         return {}
-    power, memory, busy = zip(*rows, strict=True)
-    return {"gpu_power_w": sum(power), "gpu_memory_bytes": sum(memory) * 2**20, "gpu_busy_percent": max(busy)}
-
-
-def _float(cell: str) -> float:
-    try:
-        return float(cell)
-    except ValueError:  # "[N/A]"
-        return 0.0
+    return {
+        "gpu_power_w": sum(load.power_w or 0.0 for load in loads),
+        "gpu_memory_bytes": sum(load.memory_used_bytes or 0 for load in loads),
+        "gpu_busy_percent": 100 * max(load.utilization or 0.0 for load in loads),
+    }
 
 
 def summarise(samples: Sequence[Metrics], names: MetricNames) -> ServerMetrics:
@@ -116,8 +113,10 @@ def _watch(pipe: Connection, base_url: str, api_key: Secret | None, names: Metri
         with contextlib.suppress(NoAnswer):  # a server without metrics has no samples
             found = read_metrics(http, base_url, names)
         if gpus:
-            with contextlib.suppress(OverspanError):  # a driver that does not answer is no reason to end a bench
-                found |= read_gpus(Local().run(_NVIDIA_SMI.split(), timeout_s=_READ_S).stdout)
+            with contextlib.suppress(
+                OverspanError, Unreadable
+            ):  # a driver that does not answer is no reason to end a bench
+                found |= read_gpus(Local().run(GPU_LOAD.argv, timeout_s=_READ_S).stdout)
         return found
 
     samples: list[Metrics] = []

@@ -9,8 +9,9 @@ from typing import TypeVar
 from overspan.doctor import diagnose
 from overspan.doctor.context import context_of, events_source, sources_of
 from overspan.doctor.signs import GpuNow, MemoryNow, SignInputs, merged, signs
+from overspan.inventory.gpus import GPU_LOAD
 from overspan.inventory.machine import MEMINFO
-from overspan.inventory.probes import GPU_LOAD, look
+from overspan.inventory.probes import look
 from overspan.launchers.registry import launcher_of
 from overspan.schema.errors import OverspanError, RunDamaged, RunFailed
 from overspan.schema.event import FINAL_STATES, Event

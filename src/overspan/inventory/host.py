@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from overspan.inventory import machine, network, software
+from overspan.inventory import gpus, machine, network, software
 from overspan.inventory.fact import Capture, Fact, Seen, Value, read
 from overspan.schema.inventory import ContainerRuntime, Gpu, Host, Nic, Ssh
 
@@ -15,7 +15,7 @@ FACTS: Final[tuple[Fact[Any], ...]] = (
     machine.OS_RELEASE,
     machine.LSCPU,
     machine.MEMINFO,
-    machine.NVIDIA_SMI,
+    gpus.NVIDIA_SMI,
     machine.DF,
     network.IP_ADDR,
     network.NET_SYSFS,
@@ -62,7 +62,7 @@ def build_host(name: str, ssh: Ssh | None, captures: Mapping[str, Capture]) -> H
     if memory.value is None:
         raise Unseen(f"its memory is not known: {memory.why}")
     disk, docker = seen(machine.DF).value, seen(software.DOCKER).value
-    rows = seen(machine.NVIDIA_SMI).value or []
+    rows = seen(gpus.NVIDIA_SMI).value or []
     seen(software.SINFO)
     nics = _nics(seen(network.IP_ADDR).value or [], seen(network.NET_SYSFS).value or {}, _rdma(captures, unknown))
     return Host(
@@ -100,7 +100,7 @@ def _rdma(captures: Mapping[str, Capture], unknown: dict[str, str]) -> list[netw
     ]
 
 
-def _gpu(row: machine.GpuRow, host_memory_bytes: int) -> Gpu:
+def _gpu(row: gpus.GpuRow, host_memory_bytes: int) -> Gpu:
     return Gpu(
         index=row.index,
         kind=kind_of(row.name),

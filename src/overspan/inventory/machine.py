@@ -9,12 +9,6 @@ from typing import Any, Final
 
 from overspan.inventory.fact import Fact, Unreadable
 
-GPU_FIELDS: Final = ("index", "name", "memory.total", "driver_version", "compute_cap")
-
-NOT_TOLD: Final = frozenset({"[N/A]", "N/A", "[Not Supported]", "Not Supported"})
-"""What nvidia-smi prints for memory that is not the GPU's own. Source: docs.nvidia.com, DGX Spark, known issues."""
-
-
 BF16_FLAGS: Final = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """What the kernel calls instructions that compute in bfloat16: two of x86, one of Arm.
 
@@ -47,17 +41,6 @@ class Memory:
     free_bytes: int
     available_bytes: int
     cached_bytes: int
-
-
-@dataclass(frozen=True)
-class GpuRow:
-    """One line of nvidia-smi. `memory_bytes` is none where the GPU shares the machine's memory."""
-
-    index: int
-    name: str
-    memory_bytes: int | None
-    driver: str
-    compute_capability: str | None
 
 
 @dataclass(frozen=True)
@@ -129,30 +112,6 @@ def parse_meminfo(text: str) -> Memory:
     )
 
 
-def parse_nvidia_smi(text: str) -> list[GpuRow]:
-    """`nvidia-smi --query-gpu=... --format=csv,noheader,nounits`; memory is in MiB."""
-    if text.strip() == "No devices were found":
-        return []
-    rows = []
-    for line in text.strip().splitlines():
-        cells = [cell.strip() for cell in line.split(",")]
-        if len(cells) != len(GPU_FIELDS) or not cells[0].isdigit():
-            raise Unreadable(line.strip()[:200])
-        index, name, memory, driver, capability = cells
-        if not memory.isdigit() and memory not in NOT_TOLD:
-            raise Unreadable(f"memory of GPU {index}: {memory}")
-        rows.append(
-            GpuRow(
-                index=int(index),
-                name=name,
-                memory_bytes=int(memory) * 1024**2 if memory.isdigit() else None,
-                driver=driver,
-                compute_capability=capability if re.fullmatch(r"\d+\.\d+", capability) else None,
-            )
-        )
-    return rows
-
-
 def parse_df(text: str) -> Disk:
     """`df -P -B1 FOLDER`."""
     lines = text.strip().splitlines()
@@ -166,10 +125,5 @@ UNAME = Fact("uname", ["uname", "-nrm"], parse_uname)
 OS_RELEASE = Fact("os_release", ["cat", "/etc/os-release"], parse_os_release)
 LSCPU = Fact("lscpu", ["lscpu", "-J"], parse_lscpu)
 MEMINFO = Fact("meminfo", ["cat", "/proc/meminfo"], parse_meminfo)
-NVIDIA_SMI = Fact(
-    "nvidia_smi",
-    ["nvidia-smi", f"--query-gpu={','.join(GPU_FIELDS)}", "--format=csv,noheader,nounits"],
-    parse_nvidia_smi,
-)
 DF = Fact("df", ["df", "-P", "-B1", "."], parse_df)
 """Asked in the home folder, where models are cached unless somebody says otherwise."""

@@ -22,8 +22,6 @@ PINGS: Final = 3
 
 UNLIMITED: Final = -1
 
-GPU_LOAD_FIELDS: Final = ("index", "utilization.gpu", "power.draw", "memory.used", "temperature.gpu")
-
 
 @dataclass(frozen=True)
 class Ping:
@@ -51,26 +49,6 @@ class Limits:
 
     memlock_soft_bytes: int
     memlock_hard_bytes: int
-
-
-@dataclass(frozen=True)
-class GpuProcess:
-    """A process that holds memory of a GPU; the driver does not always tell how much."""
-
-    pid: int
-    name: str
-    memory_bytes: int | None
-
-
-@dataclass(frozen=True)
-class GpuLoad:
-    """How busy a GPU is; a value that the GPU does not tell is none."""
-
-    index: int
-    utilization: float | None
-    power_w: float | None
-    memory_used_bytes: int | None
-    temperature_c: float | None
 
 
 @dataclass(frozen=True)
@@ -178,43 +156,6 @@ def parse_limits(text: str) -> Limits:
     return Limits(soft, hard)
 
 
-def parse_compute_apps(text: str) -> list[GpuProcess]:
-    """`pid, process_name, used_gpu_memory` in MiB; a name may hold commas."""
-    processes = []
-    for line in text.strip().splitlines():
-        pid, _, rest = line.partition(",")
-        name, _, memory = rest.rpartition(",")
-        if not pid.strip().isdigit() or not name.strip():
-            raise Unreadable(line.strip()[:120])
-        amount = memory.strip()
-        processes.append(GpuProcess(int(pid), name.strip(), int(amount) * 2**20 if amount.isdigit() else None))
-    return processes
-
-
-def parse_gpu_load(text: str) -> list[GpuLoad]:
-    """The fields of GPU_LOAD_FIELDS; `[N/A]` where the GPU does not tell."""
-    loads = []
-    for line in text.strip().splitlines():
-        cells = [cell.strip() for cell in line.split(",")]
-        if len(cells) != len(GPU_LOAD_FIELDS) or not cells[0].isdigit():
-            raise Unreadable(line.strip()[:120])
-        percent, power, memory, temperature = (_number(cell) for cell in cells[1:])
-        loads.append(
-            GpuLoad(
-                index=int(cells[0]),
-                utilization=None if percent is None else percent / 100,
-                power_w=power,
-                memory_used_bytes=None if memory is None else int(memory * 2**20),
-                temperature_c=temperature,
-            )
-        )
-    return loads
-
-
-def _number(text: str) -> float | None:
-    return float(text) if re.fullmatch(r"\d+(\.\d+)?", text) else None
-
-
 def really_free_bytes(memory: Memory, *, unified: bool) -> int:
     """Memory of a host that a process can take now. A GPU with unified memory shares it, and the page cache is not
     given back to it in time: only free counts there. Memory of a GPU's own is not in it; `GPU_LOAD` tells of that.
@@ -226,13 +167,3 @@ def really_free_bytes(memory: Memory, *, unified: bool) -> int:
 
 LISTENING: Final = Fact("listening", ["ss", "-Hltnp"], parse_ss)
 LIMITS: Final = Fact("limits", ["cat", "/proc/self/limits"], parse_limits)
-GPU_PROCESSES: Final = Fact(
-    "gpu_processes",
-    ["nvidia-smi", "--query-compute-apps=pid,process_name,used_memory", "--format=csv,noheader,nounits"],
-    parse_compute_apps,
-)
-GPU_LOAD: Final = Fact(
-    "gpu_load",
-    ["nvidia-smi", f"--query-gpu={','.join(GPU_LOAD_FIELDS)}", "--format=csv,noheader,nounits"],
-    parse_gpu_load,
-)

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Final
 
-from overspan.inventory import machine, probes, software
+from overspan.inventory import probes, software
 from overspan.inventory.fact import Capture, Fact, Seen, Unreadable, Value
+from overspan.inventory.gpus import NVIDIA_SMI
 from overspan.preflight.fabric import rdma_over_hosts
 from overspan.preflight.facts import (
     IN_DOCKER,
@@ -91,7 +92,7 @@ def gpu_runtime(host: HostFacts) -> Finding:
 @check("preflight.gpu", when=ON_GPUS)
 def gpus(host: HostFacts) -> Finding:
     """The driver answers and has the plan's GPUs."""
-    seen, capture = host.look(machine.NVIDIA_SMI)
+    seen, capture = host.look(NVIDIA_SMI)
     if seen.value is None:
         cause = f"the NVIDIA driver of {host.name} does not answer: {seen.why}"
         fix = host.paste("sudo", "ubuntu-drivers", "install") if seen.absent else host.paste("nvidia-smi")

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from overspan.catalog import flags, models
-from overspan.inventory import machine, probes
+from overspan.inventory import gpus, machine, probes
 from overspan.inventory.fact import Capture, Fact, Seen, Unreadable
 from overspan.preflight.facts import OVER_HOSTS, HostFacts, check, failed, group_check, passed, side_by_side, unreadable
 from overspan.schema.errors import ModelUnavailable
@@ -94,7 +94,7 @@ def _unified_memory(host: HostFacts) -> Finding:
 
 
 def _gpu_memory(host: HostFacts) -> Iterator[Finding]:
-    loads, capture = host.read(probes.GPU_LOAD)
+    loads, capture = host.read(gpus.GPU_LOAD)
     used = {load.index: load.memory_used_bytes for load in loads}
     share = utilisation(host)
     for gpu in host.gpus:
@@ -114,7 +114,7 @@ def _gpu_memory(host: HostFacts) -> Iterator[Finding]:
 
 def _holders(host: HostFacts) -> str:
     """Who holds the GPU's memory, where the driver tells."""
-    processes = host.look(probes.GPU_PROCESSES)[0].value or []
+    processes = host.look(gpus.GPU_PROCESSES)[0].value or []
     told = [
         f"{one.name} (pid {one.pid}{f', {gib(one.memory_bytes)}' if one.memory_bytes else ''})" for one in processes
     ]

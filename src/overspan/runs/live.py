@@ -18,7 +18,7 @@ from overspan.endpoint.client import http_client
 from overspan.endpoint.metrics import Metrics, read_metrics
 from overspan.engines import registry
 from overspan.inventory import probes
-from overspan.inventory.probes import GPU_LOAD, GpuLoad
+from overspan.inventory.gpus import GPU_LOAD, GpuLoad
 from overspan.launchers.base import Launcher, Member
 from overspan.launchers.registry import launcher_of
 from overspan.runs.status import ProcessStatus, RunStatus, joined, overview, placed

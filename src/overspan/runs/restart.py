@@ -6,8 +6,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
+from overspan.inventory.gpus import GPU_LOAD
 from overspan.inventory.machine import MEMINFO
-from overspan.inventory.probes import GPU_LOAD, look, really_free_bytes
+from overspan.inventory.probes import look, really_free_bytes
 from overspan.schema.errors import OverspanError
 from overspan.schema.plan import Plan
 from overspan.schema.units import gib
