@@ -102,7 +102,7 @@ def test_the_fix_names_what_the_log_and_the_run_know_and_nothing_unsafe() -> Non
     conflict = 'Conflict. The container name "/vllm-7" is already in use by container "abc"'
     assert "docker rm -f vllm-7" in (ask(conflict)[0].fix or "")
     option = conflict.replace("vllm-7", "--volumes")
-    assert "docker rm -f <name>" in (ask(option)[0].fix or "")
+    assert "docker rm -f <container>" in (ask(option)[0].fix or "")
     evil = "Unable to find address for: eth0;rm"
     assert "rm" not in (ask(evil)[0].fix or "").split()
     known = ask(OOM, context=RunContext(facts={"model": "acme/big"}))[0]
