@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from overspan.catalog import models
+from overspan.catalog import accounting, models
 
 # Keys as in each config.json on Hugging Face; parameters in billions as the model's card says.
 CARDS: dict[str, tuple[float, float, dict[str, Any]]] = {
@@ -54,19 +54,19 @@ CARDS: dict[str, tuple[float, float, dict[str, Any]]] = {
 @pytest.mark.parametrize("name", CARDS)
 def test_counted_as_the_card_says(name: str) -> None:
     billions, within, config = CARDS[name]
-    spec = models.from_config(name, config)
+    spec = accounting.count(name, config)
     assert spec.parameters / 1e9 == pytest.approx(billions, rel=within)
     assert not spec.warnings
 
 
 def test_mla_caches_its_latent_once() -> None:
-    spec = models.from_config("deepseek-v3", CARDS["deepseek-v3"][2])
+    spec = accounting.count("deepseek-v3", CARDS["deepseek-v3"][2])
     assert spec.kv_bytes(1) == 61 * (512 + 64) * 2
     assert spec.attention.kind == "mla"
 
 
 def test_sliding_layers_keep_their_window() -> None:
-    spec = models.from_config("gpt-oss-120b", CARDS["gpt-oss-120b"][2])
+    spec = accounting.count("gpt-oss-120b", CARDS["gpt-oss-120b"][2])
     assert spec.kv_bytes(10_000) == 2 * 8 * 64 * 2 * 18 * (10_000 + 128)
     # 60.8 GiB on disk (model card); all experts are MXFP4.
     assert spec.weight_bytes / 2**30 == pytest.approx(60.8, rel=0.01)

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from overspan.catalog import models
+from overspan.catalog import accounting
 
 PUBLISHED: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("published.yaml").read_text())
 
@@ -20,7 +20,7 @@ NOVEL: dict[str, Any] = {
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_counted_as_published(name: str) -> None:
     row = PUBLISHED[name]
-    assert models.from_config(name, row["config"]).parameters / 1e9 == pytest.approx(row["billions"], rel=0.01)
+    assert accounting.count(name, row["config"]).parameters / 1e9 == pytest.approx(row["billions"], rel=0.01)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_counted_as_published(name: str) -> None:
     ],
 )
 def test_layers_of_each_kind(name: str, full: int, sliding: int, linear: int) -> None:
-    held = models.from_config(name, PUBLISHED[name]["config"]).attention
+    held = accounting.count(name, PUBLISHED[name]["config"]).attention
     assert (held.full_layers, held.sliding_layers, held.linear_layers) == (full, sliding, linear)
 
 
@@ -52,5 +52,5 @@ def test_layers_of_each_kind(name: str, full: int, sliding: int, linear: int) ->
     ],
 )
 def test_hybrids_in_the_words_of_their_configs(config: dict[str, Any], full: int, linear: int) -> None:
-    held = models.from_config("hybrid", NOVEL | config).attention
+    held = accounting.count("hybrid", NOVEL | config).attention
     assert (held.full_layers, held.linear_layers) == (full, linear)

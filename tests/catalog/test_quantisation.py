@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from overspan.catalog import models
+from overspan.catalog import accounting, models
 from overspan.schema.errors import ModelUnavailable
 from support.hollow import Tensors as Parts
 from support.hollow import write_weights
@@ -109,7 +109,7 @@ def test_formats_that_differ_by_layer_are_counted_from_the_headers(tmp_path: Pat
     spec = models.from_folder(folder)
     assert (spec.format_of("mlp"), spec.format_of("attention"), spec.weight_bytes) == ("nvfp4", "fp8", size)
     with pytest.raises(ModelUnavailable, match=r"mix fp8, nvfp4: counted from the headers"):
-        models.from_config("alone", {**CONFIG, "quantization_config": config})
+        accounting.count("alone", {**CONFIG, "quantization_config": config})
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from overspan.catalog import models
+from overspan.catalog import accounting, models
 from overspan.cli.main import main
 from overspan.schema.errors import InputError, ModelUnavailable
 from support.hollow import Tensors, write_weights
@@ -57,16 +57,16 @@ def test_layers_are_counted_whatever_they_are_called(prefix: str, tmp_path: Path
 def test_names_of_other_families_are_understood(tmp_path: Path) -> None:
     """GPT-2's words, DBRX's parts and a text part that is nested twice need no headers."""
     flat = {**NOVEL, "n_layer": 2, "n_embd": 64, "n_head": 4, "vocab_size": 128}
-    assert (models.from_config("a", flat).layers, models.from_config("a", flat).attention.heads) == (2, 4)
+    assert (accounting.count("a", flat).layers, accounting.count("a", flat).attention.heads) == (2, 4)
     parts = {
         **{"d_model": 64, "n_layers": 2, "n_heads": 4, "vocab_size": 128},
         "attn_config": {"kv_n_heads": 2},
         "ffn_config": {"ffn_hidden_size": 96, "moe_num_experts": 16, "moe_top_k": 4},
     }
-    spec = models.from_config("b", {**NOVEL, **parts})
+    spec = accounting.count("b", {**NOVEL, **parts})
     assert (spec.attention.kv_heads, spec.experts, spec.experts_per_token, spec.expert_intermediate) == (2, 16, 4, 96)
     nested = {**NOVEL, "thinker_config": {"text_config": {**flat, "model_type": "novel_text"}}}
-    assert models.from_config("c", nested).hidden == 64
+    assert accounting.count("c", nested).hidden == 64
 
 
 @pytest.mark.parametrize("stacked", [False, True])

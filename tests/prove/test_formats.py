@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from overspan.catalog import models
+from overspan.catalog import accounting, models
 from overspan.inventory import here
 from overspan.planner import refuse
 from overspan.prove.proving import write_twin
@@ -29,7 +29,7 @@ def _refused(config: dict[str, object]) -> list[list[str]]:
     machine = here.this_machine()
     host = machine.hosts[0].with_(gpus=[], cores=64, memory_bytes=2**50)
     inventory = machine.with_(device="cpu", hosts=[host])
-    model = models.from_config("model", config)
+    model = accounting.count("model", config)
     kinds = []
     for layout in LAYOUTS:
         reasons = refuse.refusals(model, layout, inventory, Recipe(name="model", model="model"))

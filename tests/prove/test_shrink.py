@@ -2,7 +2,7 @@
 
 import pytest
 
-from overspan.catalog import models
+from overspan.catalog import accounting, models
 from overspan.catalog.families import FAMILIES
 from overspan.inventory import here
 from overspan.planner import refuse
@@ -31,7 +31,7 @@ def _reasons(config: dict[str, object], layout: Layout) -> list[str]:
     machine = here.this_machine()
     host = machine.hosts[0].with_(gpus=[], cores=64, memory_bytes=2**50)
     inventory = machine.with_(device="cpu", hosts=[host])
-    model = models.from_config("model", config)
+    model = accounting.count("model", config)
     reasons = refuse.refusals(model, layout, inventory, Recipe(name="model", model="model"))
     return sorted("".join(letter for letter in reason if not letter.isdigit()) for reason in reasons)
 

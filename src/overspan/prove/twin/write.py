@@ -14,7 +14,7 @@ from typing import Any, Final
 import psutil
 from pydantic import Field
 
-from overspan.catalog import models
+from overspan.catalog import accounting
 from overspan.catalog.quantisation import ignored
 from overspan.prove.twin.shrink import PLAIN, Twin
 from overspan.provision.children import follow
@@ -164,7 +164,7 @@ def quantised(names: Iterable[str], ignore: list[str], method: str) -> list[str]
 def _room(twin: Twin) -> None:
     """Raises OverspanError where the twin would not fit in memory while it is made."""
     config = {**twin.config, "architectures": [twin.architecture]}
-    needed = models.from_config("twin", config).parameters * _MAKING_BYTES + _TORCH_BYTES
+    needed = accounting.count("twin", config).parameters * _MAKING_BYTES + _TORCH_BYTES
     free = psutil.virtual_memory().available
     if free < needed:
         raise OverspanError(
