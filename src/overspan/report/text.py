@@ -7,12 +7,11 @@ import shlex
 from collections.abc import Iterable, Sequence
 
 from overspan.schema.process import ProcessSpec
-from overspan.schema.secrets import is_secret
+from overspan.schema.secrets import HIDDEN, is_secret
 from overspan.schema.units import count
 from overspan.schema.workload import BenchPoint
 
 NOTHING = "–"
-HIDDEN = "(hidden)"
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
 
 
@@ -61,19 +60,17 @@ def ranges(numbers: Sequence[int]) -> str:
 
 def visible_argv(argv: Sequence[str]) -> list[str]:
     """The argv with the value of each option that may hold a secret hidden."""
+
+    def names_secret(word: str) -> bool:
+        return word.startswith("-") and "=" not in word and is_secret(word)
+
     shown: list[str] = []
-    hide_next = False
-    for word in argv:
+    for before, word in zip(["", *argv], argv, strict=False):
         option, equals, _ = word.partition("=")
-        names_secret = option.startswith("-") and is_secret(option)
-        shown.append(
-            HIDDEN
-            if hide_next and not word.startswith("-")
-            else f"{option}={HIDDEN}"
-            if names_secret and equals
-            else word
-        )
-        hide_next = names_secret and not equals
+        if equals and names_secret(option):
+            shown.append(f"{option}={HIDDEN}")
+        else:
+            shown.append(HIDDEN if names_secret(before) and not word.startswith("-") else word)
     return shown
 
 
