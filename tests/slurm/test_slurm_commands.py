@@ -9,7 +9,7 @@ import pytest
 
 from overspan.launchers import slurm_commands as commands
 from overspan.launchers.registry import launcher_of
-from overspan.launchers.slurm_state import Job, nodes_of
+from overspan.launchers.slurm_state import SlurmJob, nodes_of
 from overspan.planner.make import make_plan
 from overspan.runs.planning import processes_of
 from overspan.schema.errors import InputError
@@ -169,7 +169,7 @@ def test_the_runs_folder_holds_no_shell_text_and_secrets_apart() -> None:
     ],
 )
 def test_causes(state: str, said: str | None) -> None:
-    job = Job(id="7", state=state, reason="TimeLimit", time_limit="4:00:00")
+    job = SlurmJob(id="7", state=state, reason="TimeLimit", time_limit="4:00:00")
     assert job.cause == said
     assert job.over
 

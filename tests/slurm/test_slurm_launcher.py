@@ -148,7 +148,7 @@ def test_a_controller_that_does_not_answer_is_no_death(tmp_path: Path) -> None:
     members, why = made.look()
     assert members == []
     assert "Unable to contact slurm controller" in why["a"]
-    assert [member.health for member in made.members()] == []
+    assert [member.health for member in made.members()] == ["unknown", "unknown"]
     assert "Unable to contact" in made.end(0)[0]
 
 

@@ -6,26 +6,17 @@ output and ends come back, read a few times a second over the one way to the log
 
 from __future__ import annotations
 
-import base64
-import re
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from overspan.launchers import slurm_commands as commands
 from overspan.launchers.base import LAST_LINES, Death, Launcher, Member, exit_code, require_secrets
-from overspan.launchers.slurm_state import (
-    Job,
-    Node,
-    ask,
-    describe,
-    find_jobs,
-    find_steps,
-    lost_nodes,
-    nodes_of,
-)
+from overspan.launchers.slurm_folder import JobFolder
+from overspan.launchers.slurm_state import Node, SlurmJob, ask, describe, find_jobs, find_steps, lost_nodes
 from overspan.launchers.tail import last_lines
 from overspan.schema.errors import HostUnreachable, InputError, OverspanError
 from overspan.schema.inventory import Host, Inventory, Slurm
@@ -52,8 +43,6 @@ SETTLE_S: Final = 20.0
 STOP_MARGIN_S: Final = 90.0
 """What Slurm may need to end a job: KillWait is 30 s by default, and an epilog comes after it."""
 
-_END: Final = re.compile(r"(?P<at>[0-9]+(\.[0-9]+)?) (?P<code>[0-9]+) (?P<name>.+)")
-"""What `tell_end` of batch.sh writes: seconds since the epoch, the step's exit code, the step."""
 LOGIN: Final = "login"
 """The name of the login node among the transports."""
 
@@ -72,12 +61,9 @@ class SlurmLauncher(Launcher):
         super().__init__(plan, run, transports)
         self._site = plan.inventory.slurm or Slurm()
         self._specs: dict[str, ProcessSpec] = {}
-        self._folder: str | None = None
-        self._offsets: dict[str, int] = {}
         self._nodes: dict[str, Node] = {}
-        self._job: Job | None = None
+        self._job: SlurmJob | None = None
         self._read_at = self._asked_at = 0.0
-        self._pending_ends = b""
         self._ends: list[tuple[float, int, str]] = []
         self._told = False
 
@@ -108,16 +94,10 @@ class SlurmLauncher(Launcher):
 
     def check(self) -> None:
         """See `Launcher.check`: whether Slurm would take the job, and the run's folder can be written."""
-        made = self._run_there(["mkdir", "-p", "--", f"{self.folder}/logs"])
-        if made.code != 0:
-            raise InputError(
-                f"the run's folder {self.folder} cannot be made on the login node",
-                quote=made.stderr.strip() or None,
-                next="name a folder that the login node and all nodes share: slurm.folder in the inventory",
-            )
-        asked = commands.only_tested(commands.sbatch(self._site, self.run.id, self.folder, self.hosts))
-        done = self._run_there(asked, stdin=commands.batch_script().encode())
-        self._run_there(commands.forget(self.folder))
+        self._folder.require_writable()
+        asked = commands.only_tested(commands.sbatch(self._site, self.run.id, self._folder.path, self.hosts))
+        done = ask(self.gateway(), asked, stdin=commands.batch_script().encode())
+        self._folder.remove()
         if done.code != 0:
             raise _refused("Slurm would refuse the job", done)
 
@@ -128,7 +108,7 @@ class SlurmLauncher(Launcher):
         if plan.model_path is not None:
             shared.check_weights(self.gateway(), plan.model_path)
         if plan.engine.image is not None and self._imports_images:
-            folder = self._images_in(self.folder.rsplit("/", 2)[0])
+            folder = self._images_in(self._folder.base)
             image = shared.import_image(self.gateway(), plan.engine.image, folder, say)
             plan = plan.with_(engine=plan.engine.with_(image=image))
         return self._with_local_copy(plan)
@@ -177,35 +157,21 @@ class SlurmLauncher(Launcher):
         """
         require_secrets(specs, secrets)
         packed = commands.files(specs, self.run.id, self.hosts, secrets=secrets, copy=commands.copy_of(self.plan))
-        self._run_there(commands.receive(self.folder), stdin=packed).check(
-            f"writing {self.folder} on the shared storage"
-        )
-        done = self._run_there(commands.sbatch(self._site, self.run.id, self.folder, self.hosts))
+        self._folder.receive(packed)
+        done = ask(self.gateway(), commands.sbatch(self._site, self.run.id, self._folder.path, self.hosts))
         if done.code != 0:
-            self._run_there(commands.forget(self.folder))
+            self._folder.remove()
             raise _refused("Slurm refuses the job", done)
         self._specs = {spec.name: spec for spec in specs}
-        self._begin_anew(done.stdout.strip().split(";")[0])
-
-    def _run_there(self, argv: Sequence[str], *, stdin: bytes | None = None) -> Completed:
-        return ask(self.gateway(), argv, stdin=stdin)
-
-    @property
-    def folder(self) -> str:
-        """The run's folder on shared storage."""
-        if self._folder is None:
-            base = self._site.folder
-            if base is None:
-                home = self._run_there(commands.home()).check("looking for the home folder").stdout.strip()
-                base = f"{home}/overspan"
-            self._folder = f"{base}/runs/{self.run.id}"
-        return self._folder
-
-    def _begin_anew(self, job: str) -> None:
-        self._job = Job(id=job, state="PENDING")
-        self._offsets, self._nodes, self._ends, self._pending_ends, self._told = {}, {}, [], b"", False
+        self._job = SlurmJob(done.stdout.strip().split(";")[0], "PENDING")
+        self._folder.begin_anew()
+        self._nodes, self._ends, self._told = {}, [], False
         for name in (*self._specs, JOB):
             self.run.log(name).touch()
+
+    @cached_property
+    def _folder(self) -> JobFolder:
+        return JobFolder(self.gateway(), self.run.id, self._site.folder)
 
     # watch -----------------------------------------------------------------------------------------------------------
 
@@ -240,61 +206,41 @@ class SlurmLauncher(Launcher):
     def _look(self) -> None:
         """Read the folder and ask the controller, each as often as it is due."""
         now = time.monotonic()
-        try:
+        with suppress(OverspanError):  # asked again soon; `look` tells why nobody answered
             if self._nodes and now - self._read_at >= READ_INTERVAL_S:
                 self._read_at = now
                 self._read()
             if now - self._asked_at >= (ASK_INTERVAL_S if self._nodes else READ_INTERVAL_S):
                 self._asked_at = now
                 self._ask()
-        except OverspanError:
-            return  # asked again soon; `look` tells why nobody answered
 
     def _ask(self) -> None:
         jobs = find_jobs(self.gateway(), self.run.id)
         if jobs:
             self._job = jobs[-1]
         elif self._job is not None and not self._job.queued:
-            self._job = self._job.with_(state="FORGOTTEN")
+            self._job = self._job._replace(state="FORGOTTEN")
         if self._job is not None and not self._job.queued and not self._nodes:
-            self._nodes = nodes_of(self._fresh([f"{self.folder}/nodes"], keep=True)[0].decode(errors="replace"))
-
-    def _fresh(self, paths: Sequence[str], *, keep: bool = False) -> list[bytes]:
-        """What each file has that was not read before; with `keep` it will be given again."""
-        places = [(path, 0 if keep else self._offsets.get(path, 0)) for path in paths]
-        done = self._run_there(commands.read_from(places)).check("reading the run's folder")
-        found = [base64.b64decode(line) for line in done.stdout.splitlines()]
-        found += [b""] * (len(places) - len(found))
-        if not keep:
-            for (path, offset), data in zip(places, found, strict=True):
-                self._offsets[path] = offset + len(data)
-        return found
+            self._nodes = self._folder.nodes()
 
     def _read(self) -> None:
         """Bring new output to the run's logs, and take in which steps have ended."""
-        names = [*self._specs, JOB]
-        *outputs, ends = self._fresh([*(f"{self.folder}/logs/{name}.log" for name in names), f"{self.folder}/ended"])
-        for name, data in zip(names, outputs, strict=True):
+        outputs, ends = self._folder.news([*self._specs, JOB])
+        for name, data in outputs.items():
             if data:
                 with self.run.log(name).open("ab") as log:
                     log.write(data)
-        *whole, self._pending_ends = (self._pending_ends + ends).split(b"\n")
-        found = [(_END.fullmatch(line.decode(errors="replace")), line) for line in whole]
-        self._ends += [(float(end["at"]), int(end["code"]), end["name"]) for end, _ in found if end]
-        for line in (line for end, line in found if end is None):
-            raise OverspanError(f"{self.folder}/ended has a line that no job of ours writes", quote=repr(line[:200]))
+        self._ends += ends
 
     def _settle(self) -> None:
         """Hear the controller's verdict, and everything that was written until then."""
         deadline = time.monotonic() + SETTLE_S
         while time.monotonic() < deadline:
-            try:
+            with suppress(OverspanError):  # asked again until the time is over
                 self._ask()
                 self._read()
                 if self._job is None or self._job.over:
                     return
-            except OverspanError:
-                pass  # asked again until the time is over
             time.sleep(READ_INTERVAL_S)
 
     def _deaths(self) -> list[Death]:
@@ -307,7 +253,7 @@ class SlurmLauncher(Launcher):
         deaths = [self._step_death(name, code) for _, code, name in sorted(self._ends)]
         return deaths or [self._job_death(job, f"ended without a word: Slurm's state {job.state}, reason {job.reason}")]
 
-    def _job_death(self, job: Job, cause: str) -> Death:
+    def _job_death(self, job: SlurmJob, cause: str) -> Death:
         lost = []
         if job.state in ("NODE_FAIL", "BOOT_FAIL"):
             names = ",".join(node.node for node in self._nodes.values()) or job.nodes
@@ -345,10 +291,10 @@ class SlurmLauncher(Launcher):
 
     def members(self) -> list[Member]:
         """See `Launcher.members`. The controller is asked now; where it does not answer they are unknown."""
-        try:
-            return self.look()[0]
-        except OverspanError:
-            return [Member(process=spec.name, host=spec.host, health="unknown") for spec in self._specs.values()]
+        found, silent = self.look()
+        if not silent:
+            return found
+        return [Member(process=spec.name, host=spec.host, health="unknown") for spec in self._specs.values()]
 
     def look(self) -> tuple[list[Member], dict[str, str]]:
         """The run's steps as they are now, whoever started them.
@@ -359,18 +305,13 @@ class SlurmLauncher(Launcher):
         try:
             jobs = [job for job in find_jobs(self.gateway(), self.run.id) if not job.over]
             steps = [step for job in jobs for step in find_steps(self.gateway(), job.id)]
-            known = nodes_of(self._fresh([f"{self.folder}/nodes"], keep=True)[0].decode(errors="replace"))
+            known = self._folder.nodes()
         except OverspanError as error:
             return [], dict.fromkeys((host.name for host in self.hosts), error.in_one_line)
         host_of = {node.node: node.host for node in known.values()}
         return [
-            Member(
-                process=step.process,
-                host=host_of.get(step.node, step.node),
-                health="running",
-                started_at=step.started_at,
-            )
-            for step in steps
+            Member(process=name, host=host_of.get(node, node), health="running", started_at=started_at)
+            for name, node, started_at in steps
         ], {}
 
     # end -------------------------------------------------------------------------------------------------------------
@@ -383,14 +324,14 @@ class SlurmLauncher(Launcher):
             if self._job is not None:
                 self._read()
             if not left:
-                self._run_there(commands.forget(self.folder)).check("removing its folder")
+                self._folder.remove(must=True)
             return left
         except HostUnreachable as error:
             return [f"the login node does not answer: {error.what}"]
         except OverspanError as error:
             return [error.in_one_line]
 
-    def _active(self) -> list[Job]:
+    def _active(self) -> list[SlurmJob]:
         return [job for job in find_jobs(self.gateway(), self.run.id) if not job.over]
 
     def _drain(self, grace_s: float) -> None:
@@ -398,9 +339,9 @@ class SlurmLauncher(Launcher):
         running = [job for job in self._active() if not job.queued]
         if not running or grace_s <= 0:
             return
-        self._run_there(["touch", "--", f"{self.folder}/ending"])  # so that the first to end does not end the others
+        self._folder.begin_ending()
         for job in running:
-            self._run_there(["scancel", "--signal=TERM", job.id])
+            ask(self.gateway(), ["scancel", "--signal=TERM", job.id])
         deadline = time.monotonic() + grace_s
         while self._active() and time.monotonic() < deadline:
             time.sleep(READ_INTERVAL_S)
@@ -410,7 +351,7 @@ class SlurmLauncher(Launcher):
         while active := self._active():
             for job in active:
                 if job.state != "COMPLETING":
-                    self._run_there(["scancel", job.id])  # SIGKILL after the site's KillWait
+                    ask(self.gateway(), ["scancel", job.id])  # SIGKILL after the site's KillWait
             if time.monotonic() > deadline:
                 return [f"job {job.id} is still {job.state} on {job.nodes or 'no node'}" for job in active]
             time.sleep(READ_INTERVAL_S)

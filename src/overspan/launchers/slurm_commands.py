@@ -41,13 +41,6 @@ while kill -0 $child 2>/dev/null; do wait $child; code=$?; done
 exit $code"""
 """Docker's engine owns the container, not the step: so the step ends the container when Slurm ends the step."""
 
-_RECEIVE: Final = 'umask 077; mkdir -p -- "$1" && tar -x -C "$1"'
-_READ: Final = """\
-for each; do
-  tail -c "+$((${each%%:*} + 1))" -- "${each#*:}" 2>/dev/null | head -c 1048576 | base64 | tr -d '\\n'; echo
-done"""
-_HOME: Final = 'printf %s "$HOME"'
-
 
 def batch_script() -> str:
     """The job's script, the same for every run."""
@@ -211,26 +204,6 @@ def files(
 
 def _words(argv: Sequence[str]) -> bytes:
     return b"".join(word.encode() + b"\0" for word in argv)
-
-
-def home() -> list[str]:
-    """Prints the user's home folder."""
-    return ["sh", "-c", _HOME]
-
-
-def receive(folder: str) -> list[str]:
-    """Unpacks a tar from standard input into a folder that only its user can enter."""
-    return ["sh", "-c", _RECEIVE, "sh", folder]
-
-
-def forget(folder: str) -> list[str]:
-    """Removes what `receive` made."""
-    return ["rm", "-rf", "--", folder]
-
-
-def read_from(places: Sequence[tuple[str, int]]) -> list[str]:
-    """Prints what each file has beyond an offset in bytes, at most 1 MiB: one line of base64 a file."""
-    return ["sh", "-c", _READ, "sh", *(f"{offset}:{path}" for path, offset in places)]
 
 
 def only_tested(submission: Sequence[str]) -> list[str]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from overspan.launchers.slurm_commands import job_name
-from overspan.schema.base import Frozen
 from overspan.schema.errors import OverspanError
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ CAUSES: Final = {
 """States in which Slurm, not the process, ended the job. Source: squeue(1), JOB STATE CODES."""
 
 
-class Job(Frozen, defer_build=True):
+class SlurmJob(NamedTuple):
     """A run's job as the controller has it."""
 
     id: str
@@ -68,15 +67,15 @@ class Job(Frozen, defer_build=True):
         )
 
 
-class Step(Frozen, defer_build=True):
+class Step(NamedTuple):
     """A step that runs."""
 
     process: str
     node: str
-    started_at: float | None = None
+    started_at: float | None
 
 
-class Node(Frozen, defer_build=True):
+class Node(NamedTuple):
     """A host of the plan, and the node that stands for it."""
 
     host: str
@@ -94,7 +93,7 @@ def _rows(text: str, cells: int) -> list[list[str]]:
     return [row for row in rows if len(row) == cells]
 
 
-def find_jobs(transport: Transport, run: str) -> list[Job]:
+def find_jobs(transport: Transport, run: str) -> list[SlurmJob]:
     """The run's jobs, ended ones too, the newest last; none where the controller never knew it or has forgotten it
     (MinJobAge).
 
@@ -105,10 +104,7 @@ def find_jobs(transport: Transport, run: str) -> list[Job]:
     fields = _SEPARATOR.join(("%i", "%T", "%r", "%N", "%l"))
     argv = ["squeue", "--noheader", "--states=all", f"--name={job_name(run)}", f"--format={fields}"]
     said = ask(transport, argv).check("asking Slurm for the job").stdout
-    return [
-        Job(id=job, state=state, reason=reason, nodes=nodes, time_limit=limit)
-        for job, state, reason, nodes, limit in _rows(said, 5)
-    ]
+    return [SlurmJob(*row) for row in _rows(said, 5)]
 
 
 def find_steps(transport: Transport, job: str) -> list[Step]:
@@ -120,7 +116,7 @@ def find_steps(transport: Transport, job: str) -> list[Step]:
     argv = ["squeue", "--noheader", "--steps", f"--jobs={job}", f"--format={fields}"]
     done = transport.run(argv, env={"TZ": "UTC"}, timeout_s=QUERY_TIMEOUT_S)
     rows = _rows(done.stdout, 3) if done.code == 0 else []
-    return [Step(process=name, node=node, started_at=_seconds(at)) for name, node, at in rows if name != "batch"]
+    return [Step(name, node, _seconds(at)) for name, node, at in rows if name != "batch"]
 
 
 def _seconds(stamp: str) -> float | None:
@@ -152,4 +148,4 @@ def lost_nodes(transport: Transport, names: str) -> list[str]:
 
 def nodes_of(text: str) -> dict[str, Node]:
     """The batch script's own file of hosts, nodes and addresses, by host."""
-    return {host: Node(host=host, node=node, address=address) for host, node, address in _rows(text, 3)}
+    return {row[0]: Node(*row) for row in _rows(text, 3)}
