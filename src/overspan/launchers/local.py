@@ -20,7 +20,7 @@ import psutil
 from overspan.engines.base import FOLDER
 from overspan.launchers import proc
 from overspan.launchers.base import LAST_LINES, Death, Launcher, Member, require_secrets
-from overspan.launchers.tail import last_lines, last_lines_of_pid
+from overspan.launchers.tail import last_lines
 from overspan.schema.errors import OverspanError
 from overspan.schema.launcher_traits import BUILT_IN
 from overspan.schema.plan import Plan
@@ -42,8 +42,8 @@ class _Started:
     spec: ProcessSpec
     child: subprocess.Popen[bytes]
     log: Path
-    vital: dict[int, psutil.Process] = field(default_factory=dict)
-    titles: dict[int, str] = field(default_factory=dict)
+    vital: dict[int, str] = field(default_factory=dict)
+    """Titles of the children that must live, by process id."""
     dead: bool = False
 
 
@@ -117,14 +117,12 @@ class LocalLauncher(Launcher):
                 continue
             for process in proc.descendants(one.child.pid):
                 name = proc.title(process)
-                if not any(fnmatch.fnmatchcase(name, pattern) for pattern in one.spec.vital_titles):
-                    continue
-                if process.pid not in one.vital:
-                    if proc.is_unnamed_fork(process, name):
-                        continue
-                    one.vital[process.pid] = process
-                    self._watch_pid(process.pid)
-                one.titles[process.pid] = name
+                known = process.pid in one.vital
+                is_vital = any(fnmatch.fnmatchcase(name, pattern) for pattern in one.spec.vital_titles)
+                if is_vital and (known or not proc.is_unnamed_fork(process, name)):
+                    one.vital[process.pid] = name
+                    if not known:
+                        self._watch_pid(process.pid)
 
     def _with_parents(self, ready: list[int]) -> list[int]:
         """A killed process's children get their signal before its own end is told: a parent that is ending is waited
@@ -152,26 +150,19 @@ class LocalLauncher(Launcher):
         self._watch.unregister(fd)
         os.close(fd)
         for one in self._started.values():
-            if one.dead:
+            itself = pid == one.child.pid
+            if one.dead or not (itself or pid in one.vital):
                 continue
-            if pid == one.child.pid:
-                one.dead = True
-                return self._death(one, f"{one.spec.name} (pid {pid})", one.child.wait(), None)
-            if pid in one.vital:
-                one.dead = True
-                return self._death(one, f"{one.titles[pid]} (pid {pid})", None, pid)
+            one.dead = True
+            return Death(
+                process=one.spec.name,
+                host=one.spec.host,
+                ranks=one.spec.ranks,
+                what=f"{one.spec.name if itself else one.vital[pid]} (pid {pid})",
+                code=one.child.wait() if itself else None,
+                lines=last_lines(one.log, LAST_LINES, pid=None if itself else pid),
+            )
         return None
-
-    def _death(self, one: _Started, what: str, code: int | None, pid: int | None) -> Death:
-        lines = last_lines_of_pid(one.log, pid, LAST_LINES) if pid is not None else []
-        return Death(
-            process=one.spec.name,
-            host=one.spec.host,
-            ranks=one.spec.ranks,
-            what=what,
-            code=code,
-            lines=lines or last_lines(one.log, LAST_LINES),
-        )
 
     def members(self) -> list[Member]:
         """See `Launcher.members`. Children that have appeared are watched from now on."""

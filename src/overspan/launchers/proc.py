@@ -7,8 +7,9 @@ import ctypes
 import os
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 
@@ -19,6 +20,8 @@ _PR_SET_CHILD_SUBREAPER, _PR_GET_CHILD_SUBREAPER = 36, 37
 
 # Source: proc_pid_stat(5), fields 3 and 9; PF_EXITING of linux/sched.h
 _PF_EXITING = 0x4
+
+T = TypeVar("T")
 
 
 def become_subreaper() -> None:
@@ -32,12 +35,18 @@ def _is_subreaper() -> bool:
     return bool(answer.value)
 
 
+def _unless_gone(ask: Callable[[], T], gone: T) -> T:
+    """What a process says of itself; `gone` where it is gone, or another user's."""
+    try:
+        return ask()
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return gone
+
+
 def descendants(pid: int) -> list[psutil.Process]:
     """Every living descendant of a process; zombies are left out."""
-    try:
-        family = psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
+    none: list[psutil.Process] = []
+    family = _unless_gone(lambda: psutil.Process(pid).children(recursive=True), none)
     return [process for process in family if is_alive(process)]
 
 
@@ -53,10 +62,7 @@ def in_session(session: int) -> list[psutil.Process]:
 
 def is_alive(process: psutil.Process) -> bool:
     """Whether that very process (not a later one of the same id) runs; a zombie does not."""
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    return _unless_gone(lambda: process.is_running() and process.status() != psutil.STATUS_ZOMBIE, False)
 
 
 def is_ending(pid: int) -> bool:
@@ -80,19 +86,13 @@ def find(pid: int, started_at: float) -> psutil.Process | None:
 
 def living(pid: int) -> psutil.Process | None:
     """The living process of that id, or None."""
-    try:
-        process = psutil.Process(pid)
-    except psutil.NoSuchProcess:
-        return None
-    return process if is_alive(process) else None
+    process = _unless_gone(lambda: psutil.Process(pid), None)
+    return process if process is not None and is_alive(process) else None
 
 
 def born(process: psutil.Process) -> float:
     """When it started, in seconds since the epoch; the end of time when it is gone."""
-    try:
-        return process.create_time()
-    except psutil.NoSuchProcess:
-        return float("inf")
+    return _unless_gone(process.create_time, float("inf"))
 
 
 def boot_id() -> str:
@@ -102,38 +102,30 @@ def boot_id() -> str:
 
 def title(process: psutil.Process) -> str:
     """The title that a process gave itself, or its command line; empty when it is gone."""
-    try:
-        return " ".join(process.cmdline()).strip() or process.name()
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return ""
+    return _unless_gone(lambda: " ".join(process.cmdline()).strip() or process.name(), "")
 
 
 def is_unnamed_fork(process: psutil.Process, name: str) -> bool:
     """Whether a process bears its parent's title: it was forked, and has not yet become what it will be.
 
-    Engines fork to run a compiler or `lscpu` too; such a child ends soon, and nobody should mourn it under that title.
+    Engines fork to run a compiler or `lscpu` too: a fork that has not renamed itself yet is no worker, and ends soon.
     """
-    try:
+
+    def bears_its_parents() -> bool:
         parent = process.parent()
-    except psutil.NoSuchProcess:
-        return True
-    return parent is not None and title(parent) == name
+        return parent is not None and title(parent) == name
+
+    return _unless_gone(bears_its_parents, True)
 
 
 def resident_bytes(process: psutil.Process) -> int:
     """Its resident memory in bytes, 0 when it is gone. What processes share is counted in each."""
-    try:
-        return int(process.memory_info().rss)
-    except psutil.NoSuchProcess:
-        return 0
+    return _unless_gone(lambda: int(process.memory_info().rss), 0)
 
 
 def own_share_bytes(process: psutil.Process) -> int:
     """Its memory in bytes, what it shares with others divided among them (PSS); 0 when it is gone."""
-    try:
-        return int(process.memory_full_info().pss)
-    except (psutil.NoSuchProcess, psutil.AccessDenied):
-        return 0
+    return _unless_gone(lambda: int(process.memory_full_info().pss), 0)
 
 
 def send(processes: Iterable[psutil.Process], sig: int) -> None:

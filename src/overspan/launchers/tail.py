@@ -10,7 +10,14 @@ WINDOW_BYTES = 256 * 1024
 """How far back a tail looks: thousands of lines, and never a whole log in memory."""
 
 
-def _tail(log: Path) -> list[str]:
+def last_lines(log: Path, count: int, *, pid: int | None = None) -> list[str]:
+    """The last lines of a log that say something; none where there is no such file.
+
+    Args:
+        log: may be shared by several processes, each with `pid=N` in its prefix.
+        count: of the lines, at most.
+        pid: whose lines are wanted; where it wrote none, the last of all are given.
+    """
     try:
         with log.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -18,16 +25,6 @@ def _tail(log: Path) -> list[str]:
             text = file.read().decode(errors="replace")
     except FileNotFoundError:
         return []
-    lines = text.splitlines()
-    return lines[1:] if size > WINDOW_BYTES else lines
-
-
-def last_lines(log: Path, count: int) -> list[str]:
-    """The last lines of a log that say something; none where there is no such file."""
-    return [line for line in _tail(log) if line.strip()][-count:]
-
-
-def last_lines_of_pid(log: Path, pid: int, count: int) -> list[str]:
-    """The last lines that one process wrote into a log that several share, by the `pid=N` in their prefix."""
-    mark = re.compile(rf"\bpid={pid}\b")
-    return [line for line in _tail(log) if mark.search(line)][-count:]
+    lines = [line for line in text.splitlines()[size > WINDOW_BYTES :] if line.strip()]
+    own = [line for line in lines if re.search(rf"\bpid={pid}\b", line)] if pid is not None else []
+    return (own or lines)[-count:]
