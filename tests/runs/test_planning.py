@@ -69,14 +69,16 @@ def test_dynamo_without_a_topology_is_refused_with_one() -> None:
         ("two-sparks", ("host=0.0.0.0",), "whoever reaches this machine, by any of its networks; no key is asked for"),
         ("two-sparks", ("host=10.10.10.1", "api_key=true"), "whoever reaches 10.10.10.1 of this machine; a key is"),
         ("gb200-nvl72", (), "whoever reaches gb200-01, by the network between the hosts; no key is asked for"),
-        (
-            "laptop",
-            ("engine=dynamo", "topology=1P1D TP1->TP1", "api_key=true"),
-            "processes of this machine alone; no key is asked for, since engine dynamo is started without one",
-        ),
     ],
 )
 def test_the_plan_says_who_can_use_the_endpoint(on: str, settings: tuple[str, ...], said: str) -> None:
     image = () if on == "laptop" else ("image=vllm/vllm-openai:v0.32.0",)
     notes = plan_of(Wanted("smollm2-135m", on, (*image, *settings)), to_start=False).notes
     assert any(note.startswith(f"who can use the endpoint: {said}") for note in notes), notes
+
+
+@pytest.mark.parametrize(("engine", "why"), [("vllm", "vLLM's router hands no key on"), ("dynamo", "asks for none")])
+def test_a_key_that_nobody_would_ask_for_is_refused(engine: str, why: str) -> None:
+    settings = (f"engine={engine}", "topology=1P1D TP1->TP1", "host=0.0.0.0", "api_key=true")
+    with pytest.raises(PlanRefused, match=f"api_key: .*{why}"):
+        plan_of(Wanted("smollm2-135m", "laptop", settings), to_start=False)

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from overspan.schema.errors import InputError, RunDamaged, UnknownName
@@ -38,6 +40,16 @@ def test_a_damaged_plan_is_one_clear_error(run: RunFolder, text: str) -> None:
     (run.path / "plan.json").write_text(text)
     with pytest.raises(RunDamaged, match=r"plan\.json"):
         run.plan()
+
+
+@pytest.mark.parametrize(("field", "name"), [("engine", "toy"), ("launcher", "nomad")])
+def test_the_plan_of_an_engine_or_launcher_that_is_gone_is_still_read(run: RunFolder, field: str, name: str) -> None:
+    text = (run.path / "plan.json").read_text()
+    data = json.loads(text)
+    data["inventory" if field == "launcher" else "recipe"][field] = name
+    (run.path / "plan.json").write_text(json.dumps(data))
+    plan = run.plan()
+    assert name in (plan.recipe.engine, plan.inventory.launcher)
 
 
 def test_processes_of_a_run_of_november_2026_are_still_read(run: RunFolder) -> None:

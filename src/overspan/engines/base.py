@@ -60,9 +60,6 @@ class Engine(ABC):
     key_variable: ClassVar[str] = "VLLM_API_KEY"
     """The environment variable in which its process that answers is given the endpoint's key."""
 
-    asks_for_keys: ClassVar[bool] = True
-    """Whether it refuses requests without the endpoint's key, where there is one."""
-
     loads_weights: ClassVar[bool] = True
     """Whether the model's files must be on the disks of its hosts before it starts."""
 
@@ -149,6 +146,10 @@ class Engine(ABC):
     def role_args(self, plan: Plan, *, apart: bool) -> dict[str, Any]:
         """The arguments that all workers of one role have. `apart`: whether prefill and decode are apart."""
         return dict(plan.recipe.engine_args)
+
+    def keyless(self, recipe: Recipe) -> str | None:
+        """Why it cannot ask clients for the endpoint's key; None where it can."""
+        return None
 
     def registered(self, answer: Any, role: str) -> int:
         """How many workers of a role (prefill, decode) the answer of `workers_path` tells.

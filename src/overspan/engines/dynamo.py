@@ -26,6 +26,7 @@ from overspan.schema.errors import PlanRefused
 from overspan.schema.inventory import Host
 from overspan.schema.plan import Placement, Plan
 from overspan.schema.process import ProcessSpec
+from overspan.schema.recipe import Recipe
 
 ETCD_PORT = 2379
 """Source: etcd's documentation, --listen-client-urls."""
@@ -58,7 +59,6 @@ class Dynamo(Vllm):
     router_lock = usual_image = hosts_argument = waits_for_hosts_since = None
     several_at_once = False
     operated = True
-    asks_for_keys = False  # the frontend is started without one
     workers_path = "/health"
 
     def processes(self, plan: Plan) -> list[ProcessSpec]:
@@ -71,6 +71,10 @@ class Dynamo(Vllm):
         there = located(plan)
         specs = [_frontend(there), *(spec for each in workers_of(plan) for spec in _worker(each))]
         return specs if _by_files(there) else _with_etcd(there, specs)
+
+    def keyless(self, recipe: Recipe) -> str | None:
+        """The frontend is started without one."""
+        return "Dynamo's frontend asks for none"
 
     def registered(self, answer: Any, role: str) -> int:
         """Workers that the frontend knows: each registers one endpoint `generate`, decode as `backend`.

@@ -150,6 +150,11 @@ class Vllm(Engine):
         args: dict[str, Any] = serve_args(plan)
         return args | {"kv_transfer_config": kv_transfer(args.get("kv_transfer_config"))} if apart else args
 
+    def keyless(self, recipe: Recipe) -> str | None:
+        """Apart, the router sends a client's request on without its key (vllm-router 0.1.17, seen with workers that
+        ask for one: they answer 401), and asks for none itself."""
+        return "vLLM's router hands no key on from a client to the workers" if recipe.topology else None
+
     def registered(self, answer: Any, role: str) -> int:
         """Workers that vLLM's router knows. Source: vllm-router 0.1.17, GET /workers."""
         return int(answer["stats"][f"{role}_count"])

@@ -8,12 +8,11 @@ from typing import Literal
 
 from overspan.catalog import hardware, inventories, library, overrides, recipes
 from overspan.engines import registry
-from overspan.engines.base import Engine
 from overspan.engines.node import who_reaches
 from overspan.planner.make import make_plan
 from overspan.runs.join import ranks
 from overspan.runs.join.ranks import Part
-from overspan.schema.errors import RecipeError
+from overspan.schema.errors import PlanRefused, RecipeError
 from overspan.schema.inventory import Inventory
 from overspan.schema.plan import Plan
 from overspan.schema.prediction import Demand
@@ -60,17 +59,18 @@ def plan_of(wanted: Wanted, *, to_start: bool) -> Plan:
     choice = engine.choose(recipe, inventory, to_start=to_start)
     if problems := engine.flags.check(recipe.engine_args, choice.version):
         raise RecipeError(f"engine_args: {problems[0]}")
+    if recipe.api_key and (why := engine.keyless(recipe)):
+        instead = "--set api_key=false --set host=127.0.0.1, and let a proxy that asks for keys stand in front"
+        raise PlanRefused("this plan cannot run:", [f"api_key: {why}"], next=instead)
     made = make_plan(recipe, inventory, choice, wanted.demand, limits)
-    made = made.with_(notes=[*made.notes, *_exposure(made, engine)])
+    made = made.with_(notes=[*made.notes, *_exposure(made)])
     return made if wanted.part is None or me is None else ranks.part_of(made, me, wanted.part)
 
 
-def _exposure(plan: Plan, engine: Engine) -> list[str]:
+def _exposure(plan: Plan) -> list[str]:
     """Who can use the endpoint, and whose code the engine runs."""
     recipe = plan.recipe
     key = "a key is asked for" if recipe.api_key else "no key is asked for"
-    if recipe.api_key and not engine.asks_for_keys:
-        key = f"no key is asked for, since engine {engine.name} is started without one: api_key has no effect"
     notes = [f"who can use the endpoint: {who_reaches(plan)}; {key}"]
     if recipe.engine_args.get("trust_remote_code") and recipe.revision is None and not Path(recipe.model).is_dir():
         code = f"trust_remote_code runs whatever Python code {recipe.model} holds on the day of its download"

@@ -12,6 +12,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from overspan.schema.errors import InputError, RunDamaged
 from overspan.schema.event import FINAL_STATES, Event, State
+from overspan.schema.extensions import RECORDED
 from overspan.schema.finding import Finding
 from overspan.schema.places import runs_dir
 from overspan.schema.plan import Plan
@@ -59,7 +60,8 @@ class RunFolder(DatedFolder):
     def _read(self, file: str, adapter: TypeAdapter[T]) -> T:
         path = self.path / file
         try:
-            return adapter.validate_json(path.read_bytes())
+            # Engines and launchers of other packages may be gone by now: the run is read all the same.
+            return adapter.validate_json(path.read_bytes(), context=RECORDED)
         except FileNotFoundError:
             raise RunDamaged(f"run {self.id} has no {file}", next=f"ls {self.path}") from None
         except OSError as error:
