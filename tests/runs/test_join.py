@@ -4,11 +4,14 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from overspan.launchers.base import Death
 from overspan.planner.make import make_plan
+from overspan.runs import supervisor
 from overspan.runs.join import facts, member, ranks, server
 from overspan.runs.join.member import call, hello_of
 from overspan.runs.join.messages import JoinAnswer, JoinConnection, Lost, News
@@ -19,7 +22,7 @@ from overspan.schema.inventory import Fabric, Host, Inventory, Ssh
 from overspan.schema.plan import EngineChoice, Plan
 from overspan.schema.recipe import Recipe
 from overspan.store.run_folder import RunFolder
-from support.runs import Quiet, free_port
+from support.runs import Answering, Calm, Quiet, free_port
 from support.waiting import until
 
 
@@ -125,7 +128,7 @@ def meeting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Meeting]:
     for folder, plan in zip(folders, base, strict=True):
         folder.write("plan.json", plan)
         folder.append("staged", state="staged")
-        facts.record(folder, plan)
+        folder.record(facts.FILE, facts.of(plan))
     own = Quiet(base[0])
     made = JoinServer(folders[0], base[0], own)
     yield Meeting(made, *folders, base[1], own, port)
@@ -221,6 +224,42 @@ def test_nobody_at_the_head_is_told_with_the_command(monkeypatch: pytest.MonkeyP
         member.reach_head(plan)
     assert "no run awaits hosts there" in error.value.what
     assert "--join-later" in str(error.value.next)
+
+
+def test_a_joined_host_starts_and_ends_with_the_heads_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    port = free_port()
+    for module in (server, member):
+        monkeypatch.setattr(module, "JOIN_PORT", port)
+    hosts = inventory("127.0.0.1", "127.0.0.2")
+    plans = [plan_for("192.168.7.1", "head", hosts, restart=1), plan_for("192.168.7.2", "joiner", hosts, restart=1)]
+    runs, launchers = [RunFolder.create("head"), RunFolder.create("worker")], list(map(Quiet, plans))
+    for run, plan in zip(runs, plans, strict=True):
+        run.write("plan.json", plan)
+        run.write("processes.json", [])
+        run.append("staged", state="staged")
+        run.record(facts.FILE, facts.of(plan))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(supervisor, "launcher_of", lambda plan, run: launchers[plan.is_joiner])
+    monkeypatch.setattr(supervisor, "Signals", lambda _: Calm())
+    monkeypatch.setattr(supervisor, "Client", Answering)
+    monkeypatch.setattr(supervisor, "FreeMemory", lambda *_: SimpleNamespace(wait=lambda _: None))
+    threads = [threading.Thread(target=supervisor.supervise, args=(run, 1), daemon=True) for run in runs]
+    threads[0].start()
+    until(lambda: any("waiting for node2" in event.message for event in runs[0].events()), "the head to wait")
+    threads[1].start()
+    for death in range(2):
+        for run in runs:
+            until(lambda: [each.state for each in run.events()].count("verified") == death + 1, "the verdict")  # noqa: B023
+        launchers[1].dying = [Death(process="worker1", host="node2", what="VLLM::Worker (pid 9)", code=-9)]
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    again = ["launching", "ready", "verified"]
+    assert [each.state for each in runs[0].events() if each.state] == ["staged", *again, "restarting", *again, "failed"]
+    assert [each.state for each in runs[1].events() if each.state] == ["staged", *again, "restarting", *again, "failed"]
+    assert runs[0].last_state().message == "VLLM::Worker (pid 9) on node2 was ended by signal 9 (rank 1)"
+    assert runs[1].last_state().message == f"the head's run: {runs[0].last_state().message}"
+    assert [launcher.ended for launcher in launchers] == [True, True]
 
 
 def test_connections_that_say_nothing_are_few_and_leave_nothing(

@@ -15,28 +15,7 @@ from overspan.schema.plan import Placement, Plan
 from overspan.store.run_folder import RunFolder
 from overspan.transport.fake import Fake, Reply
 from overspan.verify import known_answers
-from support.runs import Quiet, a_plan
-
-
-class Calm:
-    """Signals that never come."""
-
-    stop = alone = False
-    guardian = 1
-
-    def ended(self) -> bool:
-        return False
-
-
-class Answering:
-    """An endpoint's client that gets a token at once."""
-
-    def __init__(self, *_: object) -> None: ...
-
-    def one_token(self) -> str:
-        return "a"
-
-    def close(self) -> None: ...
+from support.runs import Answering, Calm, Quiet, a_plan
 
 
 @pytest.fixture

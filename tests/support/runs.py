@@ -122,3 +122,26 @@ class Quiet(Launcher):
     def end(self, grace_s: float) -> list[str]:
         self.ended = True
         return []
+
+
+class Calm:
+    """Signals that never come."""
+
+    stop = alone = False
+    guardian = 1
+
+    def ended(self) -> bool:
+        return False
+
+    def sleep(self, seconds: float) -> None: ...
+
+
+class Answering:
+    """An endpoint's client that gets a token at once."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def one_token(self) -> str:
+        return "a"
+
+    def close(self) -> None: ...

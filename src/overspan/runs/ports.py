@@ -41,12 +41,11 @@ def claim(endpoint: Endpoint) -> Endpoint:
 
 def holder(port: int) -> str:
     """Who listens on a port, as far as this user may know."""
-    try:
-        connections = psutil.net_connections("tcp")
-    except psutil.AccessDenied:
+    listening = _listening(port)
+    if listening is None:
         return "another user's process"
-    for each in connections:
-        if _listens(each, port) and each.pid and (process := proc.living(each.pid)):
+    for each in listening:
+        if process := proc.living(each.pid):
             return _named(process, port)
     return "a process that this user may not see"
 
@@ -56,14 +55,10 @@ def stranger(endpoint: Endpoint) -> str | None:
 
     A port that was free when the run was planned may be somebody else's by the time the engine binds it.
     """
-    try:
-        connections: list[Any] = psutil.net_connections("tcp")
-    except psutil.AccessDenied:
-        return None
     places = {endpoint.host, "0.0.0.0", "::"}  # noqa: S104 - compared, not bound
     others = []
-    for each in connections:
-        if not _listens(each, endpoint.port) or each.laddr.ip not in places or not each.pid:
+    for each in _listening(endpoint.port) or []:
+        if each.laddr.ip not in places:
             continue
         with contextlib.suppress(ProcessLookupError):
             if os.getsid(each.pid) == os.getsid(0):
@@ -73,19 +68,23 @@ def stranger(endpoint: Endpoint) -> str | None:
     return _named(others[0], endpoint.port) if others else None
 
 
+def _listening(port: int) -> list[Any] | None:
+    """The listening sockets of a port whose processes this user may know; None where it may know none at all."""
+    try:
+        connections: list[Any] = psutil.net_connections("tcp")
+    except psutil.AccessDenied:
+        return None
+    return [each for each in connections if _listens(each, port) and each.pid]
+
+
 def _named(process: psutil.Process, port: int) -> str:
-    opener = _opener(process, port)
-    return f"{proc.title(opener)[:120]} (pid {opener.pid})"
-
-
-def _listens(connection: Any, port: int) -> bool:
-    return bool(connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port)
-
-
-def _opener(process: psutil.Process, port: int) -> psutil.Process:
     """Forked children have a socket too, and psutil tells one of them; the one that opened it is the first ancestor."""
     with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
         parent = process.parent()
         if parent is not None and any(_listens(each, port) for each in parent.net_connections("tcp")):
-            return _opener(parent, port)
-    return process
+            return _named(parent, port)
+    return f"{proc.title(process)[:120]} (pid {process.pid})"
+
+
+def _listens(connection: Any, port: int) -> bool:
+    return bool(connection.status == psutil.CONN_LISTEN and connection.laddr and connection.laddr.port == port)

@@ -23,9 +23,9 @@ class ProcessStatus(Frozen):
     process: str
     host: str
     health: str
-    pid: int | None
-    memory_bytes: int | None
-    uptime_s: float | None
+    pid: int | None = None
+    memory_bytes: int | None = None
+    uptime_s: float | None = None
 
 
 class RunStatus(Frozen):
@@ -104,9 +104,7 @@ def joined(run: RunFolder, plan: Plan) -> list[ProcessStatus]:
 
 
 def _absent(placement: Placement, health: str) -> ProcessStatus:
-    return ProcessStatus(
-        process=placement.process, host=placement.host, health=health, pid=None, memory_bytes=None, uptime_s=None
-    )
+    return ProcessStatus(process=placement.process, host=placement.host, health=health)
 
 
 def placed(plan: Plan, found: Iterable[Member], unreachable: Container[str], state: State) -> list[ProcessStatus]:

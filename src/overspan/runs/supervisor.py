@@ -51,18 +51,20 @@ def supervise(run: RunFolder, guardian: int) -> None:
     signals = Signals(guardian)
     plan = run.plan()
     launcher = launcher_of(plan, run)
+    joins: JoinServer | None = None
     os.chdir(run.path)
     try:
         if run.ended:  # stopped before it began
             return
         if plan.endpoint.tunnel and not plan.inventory.traits.chooses_hosts:
-            _tunnel(plan, launcher)
+            # This machine's port leads to the head's loopback, where the endpoint listens.
+            _forward(launcher, plan, plan.recipe.host)
         if plan.is_joiner:
             member.serve(Supervision(run, plan, launcher, signals))
             return
         if plan.awaited:
-            launcher = JoinServer(run, plan, launcher)
-        _Head(run, plan, launcher, signals).serve()
+            joins = JoinServer(run, plan, launcher)
+        _Head(run, plan, launcher, signals, joins).serve()
     except OverspanError as error:
         left = launcher.end(FAILED_GRACE_S)
         run.append(error.what, state="failed", lines=[error.quote] if error.quote else [], left=left)
@@ -73,27 +75,33 @@ def supervise(run: RunFolder, guardian: int) -> None:
         raise
     finally:
         run_secrets.forget(run)
+        if joins is not None:
+            joins.close()
         launcher.close()
 
 
-def _tunnel(plan: Plan, launcher: Launcher) -> None:
-    """Lead this machine's port to the head's loopback, where the endpoint listens."""
-    head = launcher.gateway()
-    if isinstance(head, Remote):
-        head.forward(plan.endpoint.port, plan.recipe.host, plan.recipe.port)
+def _forward(launcher: Launcher, plan: Plan, address: str) -> bool:
+    """Lead this machine's port to the endpoint at an address that the gateway reaches; False where that is here."""
+    gateway = launcher.gateway()
+    if isinstance(gateway, Remote):
+        gateway.forward(plan.endpoint.port, address, plan.recipe.port)
+    return isinstance(gateway, Remote)
 
 
+@dataclass
 class _Head(Supervision):
     """Where the endpoint is. Its supervisor decides; those of hosts that joined follow."""
+
+    joins: JoinServer | None
 
     def serve(self) -> None:
         """Launch and watch, again and again as often as the recipe allows."""
         memory = FreeMemory(self.plan, self.launcher.transports) if self.plan.recipe.restart else None
         restarts = Restarts(self.plan.recipe.restart)
         while True:
-            if isinstance(self.launcher, JoinServer):
+            if self.joins is not None:
                 self.record()
-                self.launcher.gather(self.plan.recipe.ready_timeout_s, self.signals.ended)
+                self.joins.gather(self.plan.recipe.ready_timeout_s, self.signals.ended)
             if self.signals.ended():
                 self.stopped()
                 return
@@ -133,7 +141,7 @@ class _Head(Supervision):
             if waiting != told:
                 self.run.append(waiting, state="launching")
                 told = waiting
-            if deaths := self.launcher.wait(POLL_INTERVAL_S):
+            if deaths := (self.joins or self.launcher).wait(POLL_INTERVAL_S):
                 return deaths[0]
         return None
 
@@ -144,12 +152,9 @@ class _Head(Supervision):
         if head is None:
             return
         self.run.append(f"{plan.placements[0].host} is {head}")
-        gateway = self.launcher.gateway()
-        if isinstance(gateway, Remote):
-            gateway.forward(plan.endpoint.port, head, plan.recipe.port)
-            return
-        self.plan = plan.with_(endpoint=plan.endpoint.with_(host=head))
-        self.run.write("plan.json", self.plan)
+        if not _forward(self.launcher, plan, head):
+            self.plan = plan.with_(endpoint=plan.endpoint.with_(host=head))
+            self.run.write("plan.json", self.plan)
 
     def _watch(self, restarts: Restarts) -> Death | None:
         """Watch until something died, which is returned, or until the run has ended otherwise."""
@@ -161,7 +166,7 @@ class _Head(Supervision):
         ready, refused = False, ""
         try:
             while True:
-                deaths = self.launcher.wait(POLL_INTERVAL_S)
+                deaths = (self.joins or self.launcher).wait(POLL_INTERVAL_S)
                 if self.signals.stop:
                     self.stopped()
                     return None

@@ -112,7 +112,7 @@ def _staged(lock: NameLock, plan: Plan, say: Say, before_launch: Refuse | None) 
         with launcher_of(plan, run) as launcher:
             staged = _stage(run, plan, launcher, say)
         if plan.part is not None:
-            facts.record(run, staged)
+            run.record(facts.FILE, facts.of(staged))
         if before_launch is not None:
             before_launch(run, staged)
     except BaseException:
@@ -224,7 +224,13 @@ def join(head: str, wanted: Wanted, say: Say, follow: Follow) -> RunFolder:
     plan = plan_of(wanted, to_start=True)
     _require_head(plan, head)
     reach_head(plan).close()
-    return start(wanted.name, plan, say, follow, before_launch=_require_welcome)
+
+    def require_welcome(run: RunFolder, plan: Plan) -> None:
+        """Ask before anything is launched, so that what differs is told here and at once."""
+        line, _ = call(plan, hello_of(run, plan, only_ask=True))
+        line.close()
+
+    return start(wanted.name, plan, say, follow, before_launch=require_welcome)
 
 
 def _require_head(plan: Plan, head: str) -> None:
@@ -236,9 +242,3 @@ def _require_head(plan: Plan, head: str) -> None:
             f"the head of this plan is {plan.head} ({head_address(plan)}), not {head}",
             next=f"overspan join {plan.head} ..., or give the inventory whose first host is {head}",
         )
-
-
-def _require_welcome(run: RunFolder, plan: Plan) -> None:
-    """Ask before anything is launched, so that what differs is told here and at once."""
-    line, _ = call(plan, hello_of(run, plan, only_ask=True))
-    line.close()

@@ -11,27 +11,17 @@ from overspan.launchers.base import hosts_of
 from overspan.provision import build
 from overspan.provision.images import find_image
 from overspan.schema.plan import Plan
-from overspan.store.run_folder import RunFolder
 from overspan.transport.copying import ReachableHost
 from overspan.transport.reach import reach
 
-_FILE: Final = "facts.json"
+FILE: Final = "facts.json"
+"""Where a run's folder has them, from its staging on; the supervisor reads them there."""
 
 _OF_THE_SITE: Final = {"ssh", "description", "source", "why", "warnings", "unreachable", "disk_free_bytes", "unknown"}
 """Fields of an inventory that may differ between the hosts' own files."""
 
 _ENGINE: Final = ("vllm", "ray", "torch")
 """Packages whose versions must be equal on every host."""
-
-
-def record(run: RunFolder, plan: Plan) -> None:
-    """Keep the facts of a staged plan in its run's folder; the supervisor reads them there."""
-    run.record(_FILE, of(plan))
-
-
-def read(run: RunFolder) -> dict[str, str]:
-    """What `record` kept."""
-    return {name: str(value) for name, value in run.note(_FILE).items()}
 
 
 def of(plan: Plan) -> dict[str, str]:

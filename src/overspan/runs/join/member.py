@@ -86,7 +86,7 @@ def call(plan: Plan, hello: Hello) -> tuple[JoinConnection, JoinAnswer]:
 
 def hello_of(run: RunFolder, plan: Plan, *, only_ask: bool = False) -> Hello:
     """What this host says of itself."""
-    return Hello(host=plan.part or "", facts=facts.read(run), only_ask=only_ask)
+    return Hello(host=plan.part or "", facts=run.note(facts.FILE), only_ask=only_ask)
 
 
 class _HeadLine:

@@ -5,20 +5,18 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from overspan.engines.node import address_of
-from overspan.launchers.base import Death, Health, Launcher, Member
+from overspan.launchers.base import Death, Health, Launcher
 from overspan.runs.join import facts
 from overspan.runs.join.messages import Hello, JoinAnswer, JoinConnection, Lost, News
 from overspan.schema.defaults import JOIN_PORT, POLL_INTERVAL_S
 from overspan.schema.errors import OverspanError
 from overspan.schema.event import FINAL_STATES
 from overspan.schema.plan import Placement, Plan
-from overspan.schema.process import ProcessSpec
-from overspan.schema.secrets import Secret
 from overspan.store.run_folder import RunFolder
 
 SEATS: Final = "joined.json"
@@ -48,13 +46,13 @@ class _Seat:
     left_at: float | None = None
 
 
-class JoinServer(Launcher):
-    """A launcher (see `Launcher`) of the head's own processes, which also hears of those that joined hosts start."""
+class JoinServer:
+    """Hears of the processes that joined hosts start, beside the head's own launcher. They start and end theirs at the
+    events of the head's run."""
 
     def __init__(self, run: RunFolder, plan: Plan, own: Launcher) -> None:
-        super().__init__(plan, run, own.transports)
-        self._own = own
-        self._facts = facts.read(run)
+        self._run, self._own = run, own
+        self._facts = run.note(facts.FILE)
         hosts = {host.name: host for host in plan.inventory.hosts}
         self._seats = {each.host: _Seat(each, frozenset({address_of(hosts[each.host])})) for each in plan.awaited}
         self._told: list[Death] = []
@@ -66,8 +64,6 @@ class JoinServer(Launcher):
         threading.Thread(target=self._accept, daemon=True).start()
         self._note()
 
-    # gather ----------------------------------------------------------------------------------------------------------
-
     def gather(self, timeout_s: float, ended: Callable[[], bool]) -> None:
         """Wait until every awaited host is here.
 
@@ -77,7 +73,7 @@ class JoinServer(Launcher):
         deadline = time.monotonic() + timeout_s
         for place in (seat.placement for seat in self._seats.values() if seat.line is None):
             command = f"overspan join {self._address} {self._recipe} --on INVENTORY"
-            self.run.append(f"waiting for {place.host}; there: {command}", process=place.process, host=place.host)
+            self._run.append(f"waiting for {place.host}; there: {command}", process=place.process, host=place.host)
         while not ended():
             missing = [host for host, seat in self._seats.items() if seat.line is None]
             if not missing:
@@ -113,7 +109,7 @@ class JoinServer(Launcher):
         except Lost as lost:
             self._lost(seat, lost)
         except OverspanError as error:
-            self.run.append(f"{peer} is not understood: {error.what}", lines=[error.quote] if error.quote else [])
+            self._run.append(f"{peer} is not understood: {error.what}", lines=[error.quote] if error.quote else [])
             self._lost(seat, Lost(error.what, left=True))
         finally:
             line.close()
@@ -130,24 +126,24 @@ class JoinServer(Launcher):
                 reason = f"the head's inventory has {hello.host} at {', '.join(seat.addresses)}, not at {peer}"
             elif seat.line is not None:
                 reason = f"{hello.host} has joined already"
-            elif hello.run not in (None, self.run.id):
-                reason = f"run {hello.run} is over; the head runs {self.run.id} now"
+            elif hello.run not in (None, self._run.id):
+                reason = f"run {hello.run} is over; the head runs {self._run.id} now"
             elif differs:
                 reason = "the plans differ"
             # Only an awaited host learns what the plan holds.
             known = seat is not None and peer in seat.addresses
-            answer = JoinAnswer(run=self.run.id, refused=reason, differs=differs if known else [])
+            answer = JoinAnswer(run=self._run.id, refused=reason, differs=differs if known else [])
             if seat is None or reason is not None or hello.only_ask:
                 return answer, None
             seat.line, seat.health, seat.left_at = line, "running", None
-        self.run.append(f"{hello.host} joined from {peer}", process=seat.placement.process, host=seat.placement.host)
+        self._run.append(f"{hello.host} joined from {peer}", process=seat.placement.process, host=seat.placement.host)
         self._note()
         return answer, seat
 
     def _converse(self, line: JoinConnection, seat: _Seat, seen: int) -> None:
         """Pass on the run's events as they come, and take in the host's deaths, until the run is over."""
         while True:
-            events = self.run.events()
+            events = self._run.events()
             for event in events[seen:]:
                 lines = [str(each) for each in event.data.get("lines") or []]
                 line.send(News(number=seen, message=event.message, state=event.state, lines=lines))
@@ -162,35 +158,21 @@ class JoinServer(Launcher):
                     self._told.append(_from(seat, heard.death, heard.age_s))
 
     def _lost(self, seat: _Seat | None, lost: Lost) -> None:
-        if seat is None or self.run.ended:
+        if seat is None or self._run.ended:
             return
         with self._lock:
             seat.line = None
             if seat.health == "running":
                 seat.health, seat.left_at = "unknown", time.monotonic() if lost.left else None
         how = "its supervisor closed the connection" if lost.left else "it does not answer, which is no death"
-        self.run.append(f"{seat.placement.host}: {how}", process=seat.placement.process, host=seat.placement.host)
+        self._run.append(f"{seat.placement.host}: {how}", process=seat.placement.process, host=seat.placement.host)
         self._note()
 
     def _note(self) -> None:
-        self.run.record(SEATS, {host: seat.health or "awaited" for host, seat in self._seats.items()})
-
-    # as a launcher ---------------------------------------------------------------------------------------------------
-
-    def start_all(self, specs: Sequence[ProcessSpec], secrets: Mapping[str, Secret]) -> None:
-        """See `Launcher.start_all`. The joined hosts start theirs at the event of the launch."""
-        self._own.start_all(specs, secrets)
-
-    def waiting(self) -> str | None:
-        """See `Launcher.waiting`."""
-        return self._own.waiting()
-
-    def address_of(self, host: str) -> str | None:
-        """See `Launcher.address_of`."""
-        return self._own.address_of(host)
+        self._run.record(SEATS, {host: seat.health or "awaited" for host, seat in self._seats.items()})
 
     def wait(self, timeout_s: float) -> list[Death]:
-        """See `Launcher.wait`; deaths that joined hosts tell are among them."""
+        """As the own launcher waits; deaths that joined hosts tell are among those that come."""
         deaths = self._own.wait(timeout_s) + self._taken()
         if not deaths:
             return []
@@ -208,14 +190,6 @@ class JoinServer(Launcher):
                     told.append(_from(seat, Death(process="", host="", what="its supervisor"), GONE_S))
         return told
 
-    def members(self) -> list[Member]:
-        """See `Launcher.members`: the head's own."""
-        return self._own.members()
-
-    def end(self, grace_s: float) -> list[str]:
-        """See `Launcher.end`: the head's own. The joined hosts end theirs at the event of the end or restart."""
-        return self._own.end(grace_s)
-
     def close(self) -> None:
         """Let every joined host hear the last event, then go."""
         deadline = time.monotonic() + _FAREWELL_S
@@ -223,7 +197,6 @@ class JoinServer(Launcher):
             thread.join(max(0.0, deadline - time.monotonic()))
         self._over.set()
         self._server.close()
-        self._own.close()
 
 
 def _listen(address: str) -> socket.socket:
