@@ -129,7 +129,7 @@ class _Expansion:
                 points = [self._point(case, users, deployment) for users in case.entry.users]
                 self._require_constraints(points[0])
             except PlanRefused as refused:
-                if wanted is None or any(wanted.may_take(named) for named in self._named(case)):
+                if wanted is None or any(wanted.takes(named) for named in self._named(case)):
                     reasons += [f"{case.scenario}/{case.entry.slug}: {reason}" for reason in refused.reasons]
                 continue
             deployments[case.key] = deployment

@@ -12,14 +12,8 @@ from overspan.schema.errors import InputError
 from overspan.schema.point import Point
 from overspan.schema.topology import parse_topology
 
-_FIELDS: dict[str, Callable[[Point], int]] = {
-    "conc": lambda point: point.concurrency,
-    "concurrency": lambda point: point.concurrency,
-    "nodes": lambda point: point.nodes,
-    "gpus": lambda point: point.gpus_used,
-    "isl": lambda point: point.isl,
-    "osl": lambda point: point.osl,
-}
+_FIELDS = {"conc": "concurrency", "concurrency": "concurrency", "nodes": "nodes", "gpus": "gpus_used", "isl": "isl",
+           "osl": "osl"}  # fmt: skip
 _SIGNS = {"<=": operator.le, ">=": operator.ge, "!=": operator.ne, "<": operator.lt, ">": operator.gt, "=": operator.eq}
 _TEST = re.compile(r"([A-Za-z_]+)\s*(<=|>=|!=|==|<|>|=)\s*([0-9]+)")
 _HELP = "patterns of topology, id or scenario (tp4*, 1p2d*), and tests (conc<=64, nodes=3), joined by commas"
@@ -41,21 +35,14 @@ class PointName:
 class PointFilter:
     """A filter, read: any of its patterns, and all of its tests."""
 
-    text: str
     patterns: list[str]
     tests: list[tuple[str, Callable[[int, int], bool], int]]
 
-    def takes(self, point: Point) -> bool:
-        """Whether it names a point."""
-        return self._names(point) and all(sign(_FIELDS[field](point), value) for field, sign, value in self.tests)
-
-    def may_take(self, named: Point | PointName) -> bool:
-        """Whether it may name what has become no point: by its names and users, all that is known of it."""
-        users = [(sign, value) for field, sign, value in self.tests if field.startswith("conc")]
-        return self._names(named) and all(sign(named.concurrency, value) for sign, value in users)
-
-    def _names(self, named: Point | PointName) -> bool:
-        return not self.patterns or any(matches(named, pattern) for pattern in self.patterns)
+    def takes(self, point: Point | PointName) -> bool:
+        """Whether it names a point; of what has become no point only what is known of it is tested."""
+        named = not self.patterns or any(matches(point, pattern) for pattern in self.patterns)
+        known = [test for test in self.tests if hasattr(point, test[0])]
+        return named and all(sign(getattr(point, field), value) for field, sign, value in known)
 
 
 def parse_filter(only: str) -> PointFilter:
@@ -64,7 +51,7 @@ def parse_filter(only: str) -> PointFilter:
     Raises:
         InputError: it is none.
     """
-    found = PointFilter(only, [], [])
+    found = PointFilter([], [])
     for term in (part.strip() for part in only.split(",")):
         test = _TEST.fullmatch(term)
         if test is None and (not term or re.match(r"\w*\s*[<>=!]", term)):
@@ -75,7 +62,7 @@ def parse_filter(only: str) -> PointFilter:
         name, sign, value = test.groups()
         if name.lower() not in _FIELDS:
             raise InputError(f"--only {only}: unknown field '{name}'", next=f"fields: {', '.join(_FIELDS)}")
-        found.tests.append((name.lower(), _SIGNS[sign.replace("==", "=")], int(value)))
+        found.tests.append((_FIELDS[name.lower()], _SIGNS[sign.replace("==", "=")], int(value)))
     return found
 
 
@@ -98,16 +85,6 @@ def chosen(points: Sequence[Point], only: str | None) -> list[Point]:
 def matches(point: Point | PointName, pattern: str) -> bool:
     """Whether a shell pattern names a point: id (with its sweep or not), topology, decoding layout, name, scenario."""
     decoding = parse_topology(point.topology).answering.layout.label
-    slug = point.id.split("/")[1]
-    texts = [
-        point.id,
-        f"{point.sweep}/{point.id}",
-        slug,
-        point.topology,
-        decoding,
-        f"{decoding}-{point.name}",
-        point.name,
-        point.scenario,
-    ]
-    folded = pattern.lower()
-    return any(fnmatchcase(text.lower(), folded) for text in texts if text)
+    texts = [point.id, f"{point.sweep}/{point.id}", point.id.split("/")[1], point.topology, decoding]
+    texts += [f"{decoding}-{point.name}", point.name, point.scenario]
+    return any(fnmatchcase(text.lower(), pattern.lower()) for text in texts if text)
