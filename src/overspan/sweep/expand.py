@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from overspan import __version__
-from overspan.catalog import inventories, models
+from overspan.catalog import inventories, models, recipes
 from overspan.engines import registry
 from overspan.inventory import here
 from overspan.planner import disagg, rank
@@ -112,7 +112,7 @@ class _Expansion:
 
     def __init__(self, sweep: Sweep, inventory: Inventory, *, to_start: bool) -> None:
         self._sweep, self._inventory, self._to_start = sweep, inventory, to_start
-        self._base = read.base_recipe(sweep)
+        self._base = read.changed(recipes.find(sweep.base), sweep.overrides, f"sweep {sweep.name}: overrides")
         try:
             self._model: ModelSpec | None = models.lookup(self._base.model)
         except ModelUnavailable:

@@ -5,19 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from overspan.catalog import flags, library, overrides, recipes
+from overspan.catalog import flags, library, overrides
 from overspan.schema import secrets
 from overspan.schema.errors import RecipeError
 from overspan.schema.recipe import Recipe, RoleSettings
 from overspan.schema.sweep import Changes, LadderEntry, Load, RoleChanges, Scenario, Sweep
 from overspan.schema.yamlio import make
-
-_FOLDER = "sweeps"
-
-
-def names() -> list[str]:
-    """The sweeps that ship."""
-    return library.names(_FOLDER)
 
 
 def find(name: str) -> Sweep:
@@ -27,23 +20,13 @@ def find(name: str) -> Sweep:
         UnknownName: no such sweep ships, with the nearest names.
         RecipeError: the file cannot be read, is malformed or contradicts itself; names line and column.
     """
-    sweep, _, _ = library.find(Sweep, _FOLDER, name, "sweep")
+    sweep, _, _ = library.find(Sweep, "sweeps", name, "sweep")
     if not library.is_path(name):
         return sweep
     folder = Path(name).resolve().parent
     given = {"base": sweep.base, "inventory": sweep.inventory}
-    return sweep.with_(
-        **({field: str(folder / path) for field, path in given.items() if path and (folder / path).is_file()})
-    )
-
-
-def base_recipe(sweep: Sweep) -> Recipe:
-    """The recipe of a sweep, with what differs in all of it.
-
-    Raises:
-        InputError: there is none, or a change is wrong; names it.
-    """
-    return changed(recipes.find(sweep.base), sweep.overrides, f"sweep {sweep.name}: overrides")
+    files = {field: folder / path for field, path in given.items() if path and (folder / path).is_file()}
+    return sweep.with_(**{field: str(path) for field, path in files.items()})
 
 
 def entry_recipe(base: Recipe, sweep: Sweep, entry: LadderEntry, scenario: Scenario) -> Recipe:
