@@ -22,7 +22,7 @@ import engine  # type: ignore[import-not-found]  # beside this file
 
 from overspan.catalog import models
 from overspan.catalog.words import WORDS
-from overspan.provision.synthetic_config import write_config
+from overspan.provision.synthetic import write_config
 
 INPUT = 1024
 CALIBRATED_FROM = 32

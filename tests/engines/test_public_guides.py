@@ -31,7 +31,7 @@ import pytest
 import yaml
 
 from overspan.catalog import inventories
-from overspan.inventory.run_detect import as_yaml, replayed
+from overspan.inventory.captured import as_yaml, replayed
 from overspan.launchers.registry import launcher_of
 from overspan.runs.planning import Wanted, plan_of, processes_of
 from overspan.schema.errors import RecipeError

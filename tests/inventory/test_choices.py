@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from overspan.inventory.run_detect import as_yaml, replayed
+from overspan.inventory.captured import as_yaml, replayed
 from overspan.schema.errors import HostUnreachable, InputError
 from overspan.schema.inventory import Host, Inventory
 from overspan.schema.yamlio import make, read_yaml

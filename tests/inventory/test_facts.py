@@ -139,7 +139,7 @@ def test_rdma_sysfs() -> None:
 
 
 def test_docker() -> None:
-    assert value(software.DOCKER, "nvidia") == software.Docker("28.5.1", gpu=True, storage="/var/lib/docker")
+    assert value(software.DOCKER, "nvidia") == software.Docker("28.5.1", gpu=True)
     assert value(software.DOCKER, "engine_20").version.startswith("20.10.24")
     assert value(software.DOCKER, "cdi").gpu
     assert not value(software.DOCKER, "no_gpu_runtime").gpu

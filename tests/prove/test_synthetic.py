@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from overspan.catalog import models
-from overspan.provision.synthetic_config import UNKNOWN, write_config
+from overspan.provision.synthetic import UNKNOWN, write_config
 from overspan.schema.errors import UnknownName
 
 

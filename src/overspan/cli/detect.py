@@ -40,7 +40,7 @@ def detect(  # noqa: PLR0917 - click gives them by name
     Edit any value (docs/inventory.md explains each), then give the file to --on. Exit code 4: a host did not
     answer. The other hosts are printed all the same.
     """
-    from overspan.inventory.run_detect import as_yaml, live, replayed
+    from overspan.inventory.captured import as_yaml, live, replayed
     from overspan.schema.inventory import Ssh
     from overspan.schema.yamlio import make
 

@@ -1,4 +1,6 @@
-"""A folder of captured outputs: DIR/hosts.json, DIR/<host>/<fact>.txt and <fact>.json (argv, code, standard error).
+"""What `overspan detect` does: ask hosts, or replay a folder of captured outputs, and print.
+
+The folder: DIR/hosts.json, DIR/<host>/<fact>.txt and <fact>.json (argv, code, standard error).
 
 A folder that is damaged or holds a part only can be read: what is not in it is not known.
 """
@@ -11,21 +13,31 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+import yaml
 from pydantic import ValidationError
 
-from overspan.inventory.detect import Answer, Target
+from overspan.inventory.detect import AskedHost, HostAnswer, ask_all, inventory_of, parse_hosts
 from overspan.inventory.fact import Capture
 from overspan.inventory.host import FACTS
 from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError
-from overspan.schema.inventory import Ssh, Unreachable
+from overspan.schema.inventory import Inventory, Ssh, Unreachable
+from overspan.schema.units import gib
 from overspan.transport.fake import Fake, Reply
+from overspan.transport.local import Local
+from overspan.transport.ssh import Remote
 
 INDEX: Final = "hosts.json"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
+_AMOUNT = re.compile(r"^( *(?:- )?\w+_(bytes|bits_per_s): )(\d+)$", re.MULTILINE)
 
-class Entry(Frozen):
+HEADER = """\
+# Written by `overspan detect`. Every value can be edited; `why` says what it was chosen for.
+"""
+
+
+class SavedHost(Frozen):
     """A host that was asked, in the order in which they were named."""
 
     name: str
@@ -36,7 +48,7 @@ class Entry(Frozen):
 class Index(Frozen):
     """hosts.json."""
 
-    hosts: list[Entry]
+    hosts: list[SavedHost]
 
 
 class Meta(Frozen):
@@ -48,13 +60,13 @@ class Meta(Frozen):
     missing: str | None = None
 
 
-def save(folder: Path, answers: Sequence[Answer]) -> None:
+def save_answers(folder: Path, answers: Sequence[HostAnswer]) -> None:
     """Write what the hosts said.
 
     Raises:
         InputError: the folder cannot be written.
     """
-    entries = [Entry(name=a.target.name, ssh=a.target.ssh, unreachable=a.unreachable) for a in answers]
+    entries = [SavedHost(name=a.target.name, ssh=a.target.ssh, unreachable=a.unreachable) for a in answers]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _write(folder / INDEX, Index(hosts=entries))
@@ -72,7 +84,7 @@ def _write(path: Path, document: Frozen) -> None:
     path.write_text(json.dumps(document.model_dump(mode="json", exclude_none=True), indent=1) + "\n", encoding="utf-8")
 
 
-def load(folder: Path) -> tuple[list[tuple[Target, Fake]], list[Unreachable], list[str]]:
+def load(folder: Path) -> tuple[list[tuple[AskedHost, Fake]], list[Unreachable], list[str]]:
     """The hosts of a saved folder, each as a scripted one.
 
     Returns:
@@ -87,16 +99,16 @@ def load(folder: Path) -> tuple[list[tuple[Target, Fake]], list[Unreachable], li
     if not entries:
         raise InputError(f"{folder} holds no captured host", next="it needs a folder for each host, as --save makes")
     known = [
-        (Target(entry.name, entry.ssh), Fake(entry.name, _script(folder / entry.name)))
+        (AskedHost(entry.name, entry.ssh), Fake(entry.name, _script(folder / entry.name)))
         for entry in entries
         if entry.unreachable is None
     ]
     return known, [entry.unreachable for entry in entries if entry.unreachable is not None], notes
 
 
-def _entries(folder: Path) -> tuple[list[Entry], list[str]]:
+def _entries(folder: Path) -> tuple[list[SavedHost], list[str]]:
     notes: list[str] = []
-    entries: list[Entry] = []
+    entries: list[SavedHost] = []
     index = folder / INDEX
     if index.exists():
         try:
@@ -106,7 +118,7 @@ def _entries(folder: Path) -> tuple[list[Entry], list[str]]:
     listed = {entry.name for entry in entries}
     found = sorted(path.name for path in folder.iterdir() if path.is_dir() and _NAME.fullmatch(path.name))
     alone = len(found) == 1
-    entries += [Entry(name=name, ssh=None if alone else Ssh(address=name)) for name in found if name not in listed]
+    entries += [SavedHost(name=name, ssh=None if alone else Ssh(address=name)) for name in found if name not in listed]
     usable = [entry for entry in entries if _NAME.fullmatch(entry.name)]
     if len(usable) < len(entries):
         notes.append(f"{index} names hosts that cannot be names of folders; they are left out")
@@ -138,3 +150,46 @@ def _capture(folder: Path, name: str) -> Capture | None:
         return Capture(fact=name, stdout=stdout, **Meta.model_validate_json(meta.read_bytes()).model_dump())
     except (ValidationError, OSError):
         return None
+
+
+def live(hosts: str | None, defaults: Ssh, save: Path | None) -> Inventory:
+    """Ask this machine, or the hosts that are named.
+
+    Raises:
+        InputError: `hosts` does not parse, or `save` cannot be written.
+        HostUnreachable: not one host answers.
+    """
+    targets = [AskedHost("localhost")] if hosts is None else parse_hosts(hosts, defaults)
+    asked = [(t, Local(t.name) if t.ssh is None else Remote(t.name, t.ssh)) for t in targets]
+    answers = ask_all(asked)
+    if save is not None:
+        save_answers(save, answers)
+    return inventory_of(answers, f"overspan detect{' --hosts ' + hosts if hosts else ''}")
+
+
+def replayed(folder: Path) -> Inventory:
+    """Detect on saved outputs; no machine is asked.
+
+    Raises:
+        InputError: there is no such folder, or nothing in it.
+        HostUnreachable: not one host in it can be used.
+    """
+    known, gone, notes = load(folder)
+    answers = ask_all(known)
+    answers += [HostAnswer(AskedHost(one.name), unreachable=one) for one in gone]
+    return inventory_of(answers, f"overspan detect --replay {folder}", notes)
+
+
+def as_yaml(inventory: Inventory) -> str:
+    """The inventory for a person: what was left at its default is not written, but what was chosen always is."""
+    data = inventory.model_dump(mode="json", exclude_defaults=True)
+    first = inventory.model_dump(mode="json", include={"name", "source", "launcher", "device"})
+    text = yaml.safe_dump(first | data, sort_keys=False, allow_unicode=True, width=110)
+    return HEADER + _AMOUNT.sub(_with_unit, text)
+
+
+def _with_unit(found: re.Match[str]) -> str:
+    """A number of bytes or bits, with a comment that a person can read."""
+    amount = int(found[3])
+    told = gib(amount) if found[2] == "bytes" else f"{amount / 1e9:g} Gb/s"
+    return f"{found[1]}{found[3]}  # {told}"

@@ -31,7 +31,7 @@ _ADDRESS: Final = re.compile(
 
 
 @dataclass(frozen=True)
-class Target:
+class AskedHost:
     """A host to ask: over ssh, or this machine."""
 
     name: str
@@ -39,15 +39,15 @@ class Target:
 
 
 @dataclass(frozen=True)
-class Answer:
+class HostAnswer:
     """What one host said, or why it said nothing."""
 
-    target: Target
+    target: AskedHost
     captures: dict[str, Capture] = field(default_factory=dict)
     unreachable: Unreachable | None = None
 
 
-def parse_hosts(text: str, defaults: Ssh | None = None) -> list[Target]:
+def parse_hosts(text: str, defaults: Ssh | None = None) -> list[AskedHost]:
     """`spark1,ann@spark2:2222,[fe80::1]`. `localhost`, and this machine's own name, are asked without ssh.
 
     Raises:
@@ -61,7 +61,7 @@ def parse_hosts(text: str, defaults: Ssh | None = None) -> list[Target]:
     return targets
 
 
-def _target(entry: str, defaults: Ssh | None) -> Target:
+def _target(entry: str, defaults: Ssh | None) -> AskedHost:
     found = _ADDRESS.fullmatch(entry)
     port = int(found["port"] or 22) if found else 0
     if found is None or not 0 < port < 65536:
@@ -70,20 +70,20 @@ def _target(entry: str, defaults: Ssh | None) -> Target:
         )
     address = found["name"] or found["v6"]
     if entry in ("localhost", platform.node()):
-        return Target(entry)
+        return AskedHost(entry)
     options = defaults.model_dump(exclude={"address", "user", "port"}) if defaults else {}
     user = found["user"] or (defaults.user if defaults else None)
     ssh = Ssh(address=address, user=user, port=port if found["port"] or not defaults else defaults.port, **options)
-    return Target(re.sub(r"[^A-Za-z0-9._-]", "-", address).strip("-"), ssh)
+    return AskedHost(re.sub(r"[^A-Za-z0-9._-]", "-", address).strip("-"), ssh)
 
 
-def ask_all(asked: Sequence[tuple[Target, Transport]]) -> list[Answer]:
+def ask_all(asked: Sequence[tuple[AskedHost, Transport]]) -> list[HostAnswer]:
     """Every fact of every host, hosts side by side. A host that does not answer is an answer too."""
     with ThreadPoolExecutor(max(1, min(len(asked), HOSTS_AT_ONCE))) as pool:
         return list(pool.map(lambda pair: _ask_one(*pair), asked))
 
 
-def _ask_one(target: Target, transport: Transport) -> Answer:
+def _ask_one(target: AskedHost, transport: Transport) -> HostAnswer:
     cwd = str(Path.home()) if target.ssh is None else None  # where ssh starts as well
     try:
         answers = [ask(transport, FACTS[0], cwd=cwd)]  # alone, so that a host that is gone is waited for once
@@ -91,13 +91,13 @@ def _ask_one(target: Target, transport: Transport) -> Answer:
             answers += pool.map(lambda fact: ask(transport, fact, cwd=cwd), FACTS[1:])
     except HostUnreachable as error:
         gone = Unreachable(name=target.name, what=error.what, quote=error.quote, next=error.next)
-        return Answer(target, unreachable=gone)
+        return HostAnswer(target, unreachable=gone)
     finally:
         transport.close()
-    return Answer(target, {capture.fact: capture for capture in answers})
+    return HostAnswer(target, {capture.fact: capture for capture in answers})
 
 
-def inventory_of(answers: Sequence[Answer], source: str, notes: Sequence[str] = ()) -> Inventory:
+def inventory_of(answers: Sequence[HostAnswer], source: str, notes: Sequence[str] = ()) -> Inventory:
     """Make an inventory of what the hosts said. Hosts that said nothing are listed apart.
 
     Raises:
@@ -136,7 +136,7 @@ def inventory_of(answers: Sequence[Answer], source: str, notes: Sequence[str] = 
     )
 
 
-def _slurm(answers: Sequence[Answer]) -> tuple[Slurm | None, dict[str, str]]:
+def _slurm(answers: Sequence[HostAnswer]) -> tuple[Slurm | None, dict[str, str]]:
     """Slurm's default partition, where a host has Slurm. The launcher stays what it is: the user knows which to use."""
     for answer in answers:
         partitions = read(SINFO, answer.captures.get(SINFO.name)).value

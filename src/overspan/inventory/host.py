@@ -120,7 +120,7 @@ def kind_of(name: str) -> str:
 
 
 def _nics(
-    interfaces: list[network.Interface], hardware: Mapping[str, network.Hardware], ports: list[network.RdmaPort]
+    interfaces: list[network.IpInterface], hardware: Mapping[str, network.Hardware], ports: list[network.RdmaPort]
 ) -> list[Nic]:
     rdma = {port.interface: port for port in ports if port.interface is not None}
     nics = [
@@ -138,7 +138,7 @@ def _is_physical(hardware: Mapping[str, network.Hardware], name: str) -> bool:
     return name in hardware and hardware[name].physical
 
 
-def _nic(interface: network.Interface, hardware: network.Hardware | None, port: network.RdmaPort | None) -> Nic:
+def _nic(interface: network.IpInterface, hardware: network.Hardware | None, port: network.RdmaPort | None) -> Nic:
     return Nic(
         interface=interface.name,
         addresses=interface.addresses,

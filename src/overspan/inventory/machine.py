@@ -34,7 +34,7 @@ class Cpu:
 
 
 @dataclass(frozen=True)
-class Memory:
+class HostMemory:
     """Bytes. `free` is what nobody uses; `available` counts page cache that could be given back."""
 
     total_bytes: int
@@ -99,12 +99,12 @@ def _flatten(rows: Any, fields: dict[str, list[str]]) -> None:
             _flatten(row.get("children"), fields)
 
 
-def parse_meminfo(text: str) -> Memory:
+def parse_meminfo(text: str) -> HostMemory:
     """/proc/meminfo; its unit `kB` is 1024 bytes (proc(5))."""
     values = {name: int(kib) * 1024 for name, kib in re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE)}
     if not values.get("MemTotal") or "MemFree" not in values:
         raise Unreadable("no MemTotal and MemFree")
-    return Memory(
+    return HostMemory(
         total_bytes=values["MemTotal"],
         free_bytes=values["MemFree"],
         available_bytes=values.get("MemAvailable", values["MemFree"]),

@@ -20,7 +20,7 @@ OF_OTHERS: Final = re.compile(
 
 
 @dataclass(frozen=True)
-class Interface:
+class IpInterface:
     """One line of `ip addr`. Addresses are in CIDR notation; fe80 ones are left out."""
 
     name: str
@@ -50,7 +50,7 @@ class RdmaPort:
     link_layer: Literal["Ethernet", "InfiniBand"] | None = None
 
 
-def parse_ip_addr(text: str) -> list[Interface]:
+def parse_ip_addr(text: str) -> list[IpInterface]:
     """`ip -j addr`."""
     try:
         rows = json.loads(text)
@@ -61,10 +61,10 @@ def parse_ip_addr(text: str) -> list[Interface]:
     return [_interface(row) for row in rows if isinstance(row, dict) and isinstance(row.get("ifname"), str)]
 
 
-def _interface(row: dict[str, Any]) -> Interface:
+def _interface(row: dict[str, Any]) -> IpInterface:
     state, flags = row.get("operstate"), row.get("flags")
     lower_up = isinstance(flags, list) and "LOWER_UP" in flags
-    return Interface(
+    return IpInterface(
         name=row["ifname"],
         mtu=row["mtu"] if isinstance(row.get("mtu"), int) else None,
         up=state == "UP" or (state == "UNKNOWN" and lower_up),

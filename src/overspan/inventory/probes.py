@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from overspan.inventory.fact import Capture, Fact, Seen, Unreadable, Value, ask, read
-from overspan.inventory.machine import Disk, Memory, parse_df
+from overspan.inventory.machine import Disk, HostMemory, parse_df
 from overspan.schema.errors import InputError
+from overspan.transport import docker
 from overspan.transport.base import Transport
-from overspan.transport.docker import image_inspect
 
 HEADERS_BYTES: Final = {4: 28, 6: 48}
 """The headers of IP and ICMP, which a ping's payload leaves room for. Source: RFC 791 and 792; RFC 8200 and 4443."""
@@ -49,14 +49,6 @@ class Limits:
 
     memlock_soft_bytes: int
     memlock_hard_bytes: int
-
-
-@dataclass(frozen=True)
-class Image:
-    """A container image on a host; equal ids are equal images."""
-
-    id: str
-    architecture: str
 
 
 def look(transport: Transport, fact: Fact[Value]) -> tuple[Seen[Value], Capture]:
@@ -111,17 +103,16 @@ def disk(path: str) -> Fact[Disk]:
     return Fact("df", ["df", "-P", "-B1", "--", path], parse_df)
 
 
-def image(name: str) -> Fact[Image]:
+def image(name: str) -> Fact[docker.ImageRecord]:
     """An image on the host; a host without it has no value, and Docker's line is the reason."""
-    return Fact("image", image_inspect(name, "{{.Id}} {{.Architecture}}"), parse_image)
+    return Fact("image", docker.image_inspect(name, docker.IMAGE), _image)
 
 
-def parse_image(text: str) -> Image:
-    """`sha256:... arm64`."""
-    found = re.fullmatch(r"(sha256:[0-9a-f]{64}) (\w+)", text.strip())
+def _image(text: str) -> docker.ImageRecord:
+    found = docker.parse_image(text)
     if found is None:
         raise Unreadable(f"no image id: {text.strip()[:80]!r}")
-    return Image(found[1], found[2])
+    return found
 
 
 def parse_ss(text: str) -> list[Listener]:
@@ -156,7 +147,7 @@ def parse_limits(text: str) -> Limits:
     return Limits(soft, hard)
 
 
-def really_free_bytes(memory: Memory, *, unified: bool) -> int:
+def really_free_bytes(memory: HostMemory, *, unified: bool) -> int:
     """Memory of a host that a process can take now. A GPU with unified memory shares it, and the page cache is not
     given back to it in time: only free counts there. Memory of a GPU's own is not in it; `GPU_LOAD` tells of that.
 

@@ -14,7 +14,6 @@ class Docker:
 
     version: str
     gpu: bool
-    storage: str
 
 
 @dataclass(frozen=True)
@@ -43,28 +42,19 @@ def parse_docker_info(text: str) -> Docker:
         raise Unreadable(str(problems[0]).splitlines()[0] if problems else "no ServerVersion")
     runtimes, devices = info.get("Runtimes") or {}, info.get("DiscoveredDevices") or []
     has_cdi = any("nvidia.com/gpu" in str(device.get("ID")) for device in devices if isinstance(device, dict))
-    return Docker(version=version, gpu="nvidia" in runtimes or has_cdi, storage=str(info.get("DockerRootDir") or ""))
+    return Docker(version=version, gpu="nvidia" in runtimes or has_cdi)
 
 
 def parse_sinfo(text: str) -> list[Partition]:
     """`sinfo -h -o %P|%a|%l|%D|%G`; a star marks the default partition, which may have a line for each kind of node."""
-    partitions = []
-    for line in text.strip().splitlines():
-        cells = line.strip().split("|")
-        if len(cells) != 5 or not cells[3].isdigit():
-            raise Unreadable(line.strip()[:120])
-        name, state, limit, nodes, gres = cells
-        partitions.append(
-            Partition(
-                name=name.rstrip("*"),
-                default=name.endswith("*"),
-                up=state == "up",
-                time_limit=limit,
-                nodes=int(nodes),
-                gres="" if gres == "(null)" else gres,
-            )
-        )
-    return partitions
+    cells = [line.strip().split("|") for line in text.strip().splitlines()]
+    for row in cells:
+        if len(row) != 5 or not row[3].isdigit():
+            raise Unreadable("|".join(row)[:120])
+    return [
+        Partition(name.rstrip("*"), name.endswith("*"), state == "up", limit, int(nodes), gres.replace("(null)", ""))
+        for name, state, limit, nodes, gres in cells
+    ]
 
 
 DOCKER = Fact("docker_info", ["docker", "info", "--format", "{{json .}}"], parse_docker_info)

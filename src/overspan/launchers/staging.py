@@ -6,7 +6,7 @@ from pathlib import Path
 
 from overspan.engines import patches
 from overspan.provision import models
-from overspan.provision.solid import solid
+from overspan.provision.weights import without_symlinks
 from overspan.schema.errors import InputError
 from overspan.schema.plan import Plan
 from overspan.store.locks import Say
@@ -32,7 +32,7 @@ def stage_model(plan: Plan, say: Say) -> tuple[Plan, models.PreparedModel | None
     recipe = plan.recipe.with_(model=known, package=None) if known else plan.recipe
     model = models.prepare(recipe, say=say)
     # Links of a cache lead out of the folder that a container sees.
-    path = solid(model.path) if plan.inventory.traits.containers == "always" else model.path
+    path = without_symlinks(model.path) if plan.inventory.traits.containers == "always" else model.path
     return plan.with_(model_path=str(path), model_digest=model.digest), model
 
 

@@ -27,6 +27,7 @@ from overspan.preflight.facts import (
 from overspan.schema.finding import Finding
 from overspan.schema.paste import command
 from overspan.schema.units import gib
+from overspan.transport.docker import ImageRecord
 
 REGISTER_BYTES: Final = 2**30
 """Memory that RDMA must be able to lock. A choice: hosts have 64 KiB, 8 MB (both too small for NCCL's buffers) or no
@@ -171,7 +172,7 @@ def same_image(hosts: Sequence[HostFacts]) -> Iterator[tuple[str, Finding]]:
 
 
 def _image(
-    host: HostFacts, name: str, seen: Seen[probes.Image], capture: Capture, first: tuple[HostFacts, probes.Image] | None
+    host: HostFacts, name: str, seen: Seen[ImageRecord], capture: Capture, first: tuple[HostFacts, ImageRecord] | None
 ) -> Finding:
     if seen.value is None and (capture.missing is not None or "no such" not in seen.why.lower()):
         return unreadable(capture, seen.why)

@@ -33,7 +33,7 @@ JUMBO_BYTES: Final = 9000
 SMALL_BYTES: Final = 84
 """A plain ping: 56 bytes of payload, its own default (ping(8)), and the headers."""
 
-Interfaces = list[network.Interface]
+Interfaces = list[network.IpInterface]
 
 _ROOT: Final = "/sys/class/infiniband"
 _MAPPED: Final = "0000:0000:0000:0000:0000:ffff:"
@@ -94,11 +94,11 @@ def _rename(host: HostFacts, there: Interfaces, by: str) -> str:
     return f"take {by} out of env: host {host.name} uses {name} by itself"
 
 
-def _has(interface: network.Interface, wanted: str) -> bool:
+def _has(interface: network.IpInterface, wanted: str) -> bool:
     return any(each.split("/")[0] == wanted for each in interface.addresses)
 
 
-def _told(there: Iterable[network.Interface]) -> str:
+def _told(there: Iterable[network.IpInterface]) -> str:
     own = [one for one in there if not network.OF_OTHERS.match(one.name)]
     return ", ".join(
         f"{one.name} ({', '.join(one.addresses) or 'no address'}, {'up' if one.up else 'down'})" for one in own

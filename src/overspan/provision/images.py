@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError, OverspanError
 from overspan.store.locks import Say, quiet
 from overspan.transport import docker
 from overspan.transport.copying import ReachableHost, choose_route, stream
+from overspan.transport.docker import ImageRecord
 
 QUERY_TIMEOUT_S: Final = 30.0
 
@@ -18,26 +17,17 @@ ARCHITECTURES: Final[Mapping[str, str]] = {"amd64": "x86_64", "arm64": "aarch64"
 """Docker's names (GOARCH) and the kernel's (`uname -m`). Source: go.dev/doc/install/source#environment."""
 
 
-class Image(Frozen):
-    """An image of a host."""
-
-    id: str
-    architecture: str
-
-
-def find_image(end: ReachableHost, name: str) -> Image | None:
+def find_image(end: ReachableHost, name: str) -> ImageRecord | None:
     """The image that a host has under a name, or None.
 
     Raises:
         HostUnreachable: the host does not answer.
         OverspanError: its Docker engine does not.
     """
-    template = "[{{json .Id}},{{json .Architecture}}]"
-    done = end.transport.run(docker.image_inspect(name, template), timeout_s=QUERY_TIMEOUT_S)
+    done = end.transport.run(docker.image_inspect(name, docker.IMAGE), timeout_s=QUERY_TIMEOUT_S)
     if done.code != 0 and "no such image" in done.stderr.lower():
         return None
-    identity, architecture = json.loads(done.check(f"looking for image {name}").stdout)
-    return Image(id=identity, architecture=architecture)
+    return docker.parse_image(done.check(f"looking for image {name}").stdout)
 
 
 def same_image(ends: Sequence[ReachableHost], name: str, *, say: Say = quiet) -> list[str]:
@@ -68,7 +58,7 @@ def same_image(ends: Sequence[ReachableHost], name: str, *, say: Say = quiet) ->
     return [end.host.name for end in lacking]
 
 
-def _require_architecture(end: ReachableHost, name: str, image: Image) -> None:
+def _require_architecture(end: ReachableHost, name: str, image: ImageRecord) -> None:
     machine = ARCHITECTURES.get(image.architecture, image.architecture)
     if machine != end.host.arch:
         raise InputError(
@@ -77,7 +67,7 @@ def _require_architecture(end: ReachableHost, name: str, image: Image) -> None:
         )
 
 
-def _copy(source: ReachableHost, target: ReachableHost, name: str, wanted: Image, say: Say) -> None:
+def _copy(source: ReachableHost, target: ReachableHost, name: str, wanted: ImageRecord, say: Say) -> None:
     route = choose_route(source, target)
     way = "directly" if route == "direct" else "through this machine"
     say(f"copying image {name} from {source.host.name} to {target.host.name}, {way}")

@@ -8,19 +8,24 @@ Launchers bring that folder to every host as they bring any model.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from overspan.catalog import models
+from overspan.catalog.families import FAMILIES
 from overspan.catalog.words import WORDS
 from overspan.provision import plugin, weights
-from overspan.provision.synthetic_config import write_config
+from overspan.schema.errors import UnknownName
 from overspan.schema.places import synthetic_dir
 from overspan.schema.recipe import Recipe
 
 _PLUGIN: Final = "plugin"
+UNKNOWN: Final = "<unknown>"
+_CHAT: Final = "{% for message in messages %}{{ message['content'] }} {% endfor %}"
 
 
 def with_synthetic_weights(recipe: Recipe) -> Recipe:
@@ -64,3 +69,53 @@ def _folder_of(model: str) -> Path:
                 raise
     os.utime(folder)  # used now
     return folder
+
+
+def write_config(real: dict[str, Any], folder: Path, words: Sequence[str]) -> None:
+    """Write config.json and a tokenizer that gives one token a word into a new folder.
+
+    Args:
+        real: the model's config.json, or what the catalogue states of it.
+        folder: to make.
+        words: that get tokens of their own; all others are one unknown token.
+
+    Raises:
+        UnknownName: the architecture is not known here, so that what the catalogue leaves out cannot be filled in.
+    """
+    architecture = str((real.get("architectures") or ["(none)"])[0])
+    family = FAMILIES.get(architecture)
+    if family is None:
+        raise UnknownName("architecture", architecture, list(FAMILIES), next="download the model in place of this")
+    config = {**family.defaults, **real}
+    if isinstance(config.get("quantization_config"), dict) and config["quantization_config"].get("quant_algo"):
+        config["quantization_config"] = {"group_size": 16, **config["quantization_config"]}
+    folder.mkdir(parents=True)
+    _write(folder / "config.json", config)
+    _write(folder / "tokenizer.json", _tokenizer(words, int(config["vocab_size"])))
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "unk_token": UNKNOWN, "chat_template": _CHAT}
+    _write(folder / "tokenizer_config.json", settings)
+
+
+def _write(file: Path, document: dict[str, Any]) -> None:
+    file.write_text(json.dumps(document), encoding="utf-8")
+
+
+def _tokenizer(words: Sequence[str], size: int) -> dict[str, Any]:
+    """In the format of the tokenizers library (0.21 to 0.23): one token a word between spaces."""
+    named = [UNKNOWN, *dict.fromkeys(words)]
+    vocabulary = named + [f"w{number}" for number in range(len(named), size)]
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [],
+        "normalizer": None,
+        "pre_tokenizer": {"type": "WhitespaceSplit"},
+        "post_processor": None,
+        "decoder": None,
+        "model": {
+            "type": "WordLevel",
+            "vocab": {word: number for number, word in enumerate(vocabulary[:size])},
+            "unk_token": UNKNOWN,
+        },
+    }

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 import struct
+import tempfile
 from pathlib import Path
 from typing import Any, NoReturn
 
 from overspan.catalog import headers
 from overspan.schema.errors import ModelUnavailable
+from overspan.schema.places import cache_dir
 
 # Files up to this size are read whole for the digest: configuration and tokenizers, not weights.
 _SMALL_BYTES = 64_000_000
@@ -113,6 +117,33 @@ def _content_digest(file: Path, size: int) -> str:
             (length,) = struct.unpack("<Q", stream.read(8))
             return hashlib.sha256(stream.read(min(length, headers.MAX_HEADER))).hexdigest()
     return hashlib.sha256(file.read_bytes()).hexdigest() if size <= _SMALL_BYTES else "-"
+
+
+def without_symlinks(folder: Path) -> Path:
+    """The folder itself where it holds no symbolic link, else a copy of it made of hard links: it costs no space on the
+    same file system. Made once, under a temporary name, then renamed."""
+    if not any(path.is_symlink() for path in folder.rglob("*")):
+        return folder
+    target = cache_dir() / "models" / f"solid-{folder.parent.parent.name}-{folder.name}"
+    if target.is_dir():
+        return target
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".solid-", dir=target.parent) as scratch:
+        made = Path(scratch) / "model"
+        shutil.copytree(folder, made, symlinks=False, copy_function=_link_or_copy)
+        try:
+            made.rename(target)
+        except OSError:
+            if not target.is_dir():  # else somebody was quicker
+                raise
+    return target
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(Path(source).resolve(), target)
+    except OSError:  # another file system
+        shutil.copy2(source, target)
 
 
 def _refuse(file: Path, why: str) -> NoReturn:

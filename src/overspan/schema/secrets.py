@@ -74,6 +74,6 @@ def refuse_env(names: Iterable[str], *, where: str) -> None:
         if is_secret(name):
             raise RecipeError(
                 f"{where}: {name} is a secret and would stand in the plan",
-                next=f"take it out, add {name} to `secrets` of the recipe, and export it in the environment that runs "
-                "overspan: it is handed on without being written",
+                next=f"take it out, add the name to `secrets` of the recipe, and export {name} where overspan runs: "
+                "its value is handed on without being written",
             )

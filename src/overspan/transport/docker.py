@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+IMAGE: Final = "{{.Id}} {{.Architecture}}"
+"""The template whose text `parse_image` reads."""
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """A container image of a host; equal ids are equal images. `architecture` is Docker's word: amd64, arm64."""
+
+    id: str
+    architecture: str
+
+
+def parse_image(text: str) -> ImageRecord | None:
+    """`sha256:... arm64`; None where it is anything else."""
+    found = re.fullmatch(r"(sha256:[0-9a-f]{64}) (\w+)", text.strip())
+    return ImageRecord(found[1], found[2]) if found else None
 
 
 def image_inspect(image: str, template: str) -> list[str]:
