@@ -2,9 +2,9 @@
 
 from typing import get_args
 
-from overspan.prove.cases import CACHE_TOKENS, PREEMPTED, Manner, ReferenceAnswer, cases, first_difference
+from overspan.prove.cases import CACHE_TOKENS, PREEMPTED, Manner, ReferenceAnswer, all_cases, first_difference
 
-ASKED = cases(320, 128)
+ASKED = all_cases(320, 128)
 EXPECTED = [ReferenceAnswer(tokens=list(range(case.tokens)), margins=[0.5] * case.tokens) for case in ASKED]
 
 
@@ -57,7 +57,7 @@ def test_every_manner_is_asked_and_long_prompts_exceed_a_step() -> None:
     shared = [case.prompt for case in ASKED if case.manner == "prefix"]
     assert all(prompt[:128] == shared[0][:128] for prompt in shared)
     assert [case.prompt for case in ASKED if case.manner == "uncached"] == shared[1:]
-    assert cases(320, 128) == ASKED
+    assert all_cases(320, 128) == ASKED
 
 
 def test_the_preempted_cases_do_not_fit_the_cache_of_one_engine_nor_of_two() -> None:

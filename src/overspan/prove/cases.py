@@ -68,7 +68,7 @@ class TokenMismatch(Frozen):
         return f"{self.manner} prompt {self.prompt}, position {self.position}: {self.expected}, not {got}{won}{tie}"
 
 
-def cases(vocabulary: int, chunk: int) -> list[ProofCase]:
+def all_cases(vocabulary: int, chunk: int) -> list[ProofCase]:
     """What is asked: every manner of arrival that the scheduler treats in a way of its own.
 
     Args:

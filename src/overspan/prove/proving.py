@@ -23,16 +23,7 @@ from pydantic import Field, TypeAdapter
 from overspan.catalog import models, recipes
 from overspan.engines import registry
 from overspan.inventory import here
-from overspan.prove.cases import (
-    CACHE_TOKENS,
-    LayoutAnswers,
-    ProofCase,
-    ReferenceAnswer,
-    TokenMismatch,
-    ask,
-    cases,
-    first_difference,
-)
+from overspan.prove import cases
 from overspan.prove.scratch import PeakMemory, launched, verified, without_gpus
 from overspan.prove.twin import speculation
 from overspan.prove.twin.shrink import VOCABULARY, Format, shrink
@@ -51,7 +42,7 @@ from overspan.schema.units import gib
 from overspan.store.locks import Say, held
 from overspan.store.run_folder import RunFolder
 
-Known = tuple[Path, list[ProofCase], list[ReferenceAnswer]]
+Known = tuple[Path, list[cases.ProofCase], list[cases.ReferenceAnswer]]
 """A twin, what is asked of it, and what the reference answers."""
 
 ALL: Final = ("tp1", "tp2", "tep2", "pp2", "dp2", "dep2", "pp2dp2", "pp2tp2", "pp2tep2", "tp2dp2ep")
@@ -89,7 +80,7 @@ class Proof(Frozen):
 
     layout: str
     exact: bool
-    first_difference: TokenMismatch | None = None
+    first_difference: cases.TokenMismatch | None = None
     error: str | None = None
     seconds: float = Field(description="from its launch to its end; the next one may load meanwhile")
     start_s: float | None = Field(None, description="of `seconds`, until the engine answered")
@@ -171,7 +162,7 @@ def known_tokens(model: str, say: Say, stages: int = 1) -> Known:
     """
     python = engines.find("cpu").python
     twin = twin_of(model, say, stages)
-    asked = cases(VOCABULARY, CHUNK)
+    asked = cases.all_cases(VOCABULARY, CHUNK)
     return twin, asked, _reference(twin, asked, python, say)
 
 
@@ -219,7 +210,7 @@ def _require_sound(model: str) -> None:
         weights.require_some_tokenizer(folder)
 
 
-def _reference(twin: Path, asked: Sequence[ProofCase], python: Path, say: Say) -> list[ReferenceAnswer]:
+def _reference(twin: Path, asked: Sequence[cases.ProofCase], python: Path, say: Say) -> list[cases.ReferenceAnswer]:
     """What transformers answers; kept beside the twin under a digest of the questions."""
     orders = [{"prompt": case.prompt, "tokens": case.tokens} for case in asked]
     asked_for = hashlib.sha256(json.dumps(orders).encode()).hexdigest()[:12]
@@ -230,7 +221,7 @@ def _reference(twin: Path, asked: Sequence[ProofCase], python: Path, say: Say) -
             part = Path(scratch, "answers.json")
             engine_side("reference.py", {"model": str(twin), "cases": orders, "out": str(part)}, python, Path(scratch))
             part.rename(file)
-    return TypeAdapter(list[ReferenceAnswer]).validate_json(file.read_bytes())
+    return TypeAdapter(list[cases.ReferenceAnswer]).validate_json(file.read_bytes())
 
 
 def _recipe_of(
@@ -248,7 +239,7 @@ def _recipe_of(
     # ranks share it. One block is kept free by the engine.
     block = MLA_BLOCK if models.config_of(str(twin)).get("kv_lora_rank") else BLOCK
     args = {name: value for name, value in recipe.engine_args.items() if name not in left_out} | TWIN_ARGS
-    args |= {"block_size": block, "num_gpu_blocks_override": CACHE_TOKENS // block}
+    args |= {"block_size": block, "num_gpu_blocks_override": cases.CACHE_TOKENS // block}
     if drafts:
         args[speculation.NAME] = drafts
     return Recipe(
@@ -319,7 +310,7 @@ def _prove(
             verified(run)
             yield "answering"
             with PeakMemory(run) as peak:
-                answered = ask(run.plan().endpoint, asked, registry.find(recipe.engine).metrics)
+                answered = cases.ask(run.plan().endpoint, asked, registry.find(recipe.engine).metrics)
             start_s = _start_s(run)
     except PlanRefused as error:
         return proof(exact=False, error=f"refused: {error}")
@@ -329,7 +320,7 @@ def _prove(
         return proof(exact=False, error=" ".join([error.what, *(error.quote or "").splitlines()[-1:]]))
     except OverspanError as error:
         return proof(exact=False, error=str(error))
-    difference = first_difference(asked, expected, answered.tokens)
+    difference = cases.first_difference(asked, expected, answered.tokens)
     missed = _missed(small, answered)
     idle = speculation.not_drafted(answered.drafted, answered.accepted)
     return proof(
@@ -351,7 +342,7 @@ def _start_s(run: RunFolder) -> float:
     return round((answered - events[0].at).total_seconds(), 1)
 
 
-def _missed(recipe: Recipe, answered: LayoutAnswers) -> str | None:
+def _missed(recipe: Recipe, answered: cases.LayoutAnswers) -> str | None:
     """What a case was for and did not come about: it would prove nothing, however exact."""
     if not answered.preemptions:
         return "no request was preempted, so that preemption is not proven"
