@@ -151,10 +151,10 @@ class DockerLauncher(Launcher):
         old = self._watched.pop(process, None)
         if old is not None:
             self._followers.pop(process).join(FLUSH_S)
-            self._hosts[old.host].transport.run(commands.remove([old.container]), timeout_s=START_TIMEOUT_S)
+            self._hosts[old.spec.host].transport.run(commands.remove([old.container]), timeout_s=START_TIMEOUT_S)
 
     def _watch(self, spec: ProcessSpec, container: str) -> None:
-        self._watched[spec.name] = Watched(spec.host, container, spec.name, spec.ranks, spec.vital_titles)
+        self._watched[spec.name] = Watched(spec, container)
         log = self.run.log(spec.name)
         log.touch()
         follower = Follower(self._hosts[spec.host].transport, container, log)
@@ -169,10 +169,17 @@ class DockerLauncher(Launcher):
 
     def members(self) -> list[Member]:
         """See `Launcher.members`. Each host is asked now."""
-        ids = {host: [one.container for one in self._watched.values() if one.host == host] for host in self._hosts}
+        started = self._watched.values()
+        ids = {host: [one.container for one in started if one.spec.host == host] for host in self._hosts}
         answers, _ = self._everywhere(lambda host: look(host.transport, ids[host.name]), QUERY_TIMEOUT_S)
         seen = {one.id: one for found in answers.values() for one in found}
-        return [_member(one, seen.get(one.container), one.host in answers) for one in self._watched.values()]
+        members = []
+        for one in started:
+            now = seen.get(one.container)
+            health: Health = "dead" if one.dead or now is None or not now.alive else "running"
+            asked = one.spec.host in answers
+            members.append(_member(one.spec.name, one.spec.host, health if asked else "unknown", one.container, now))
+        return members
 
     def look(self) -> tuple[list[Member], dict[str, str]]:
         """See `Launcher.look`: the containers that bear the run's label."""
@@ -180,7 +187,7 @@ class DockerLauncher(Launcher):
             lambda host: look(host.transport, containers_of(host.transport, self.run.id)), QUERY_TIMEOUT_S
         )
         return [
-            _member(Watched(host, one.id, one.process, one.ranks), one, True)
+            _member(one.process, host, "running" if one.alive else "dead", one.id, one)
             for host, found in answers.items()
             for one in found
         ], silent
@@ -202,9 +209,9 @@ class DockerLauncher(Launcher):
 
         stopped, silent = self._everywhere(stop, grace_s + STOP_MARGIN_S)
         for one in self._watched.values():
-            follower = self._followers[one.process]
+            follower = self._followers[one.spec.name]
             follower.stop()
-            if one.host in stopped:
+            if one.spec.host in stopped:
                 follower.join(FLUSH_S)
         _, unremoved = self._everywhere(remove, STOP_MARGIN_S, stopped)
         return [*silent.values(), *unremoved.values()]
@@ -256,18 +263,15 @@ def _entrypoint(transport: Transport, spec: ProcessSpec) -> list[str]:
     return json.loads(done.check(f"looking at image {spec.image}").stdout) or []
 
 
-def _member(one: Watched, now: Container | None, answered: bool) -> Member:
-    health: Health = "unknown"
-    if answered:
-        health = "running" if now is not None and now.alive and not one.dead else "dead"
-    running = now if now is not None and health == "running" else None
+def _member(process: str, host: str, health: Health, container: str, now: Container | None) -> Member:
+    living = now if health == "running" else None
     return Member(
-        process=one.process,
-        host=one.host,
+        process=process,
+        host=host,
         health=health,
-        pid=running.state.pid if running else None,
-        container=one.container,
-        memory_bytes=running.memory_bytes if running else None,
+        pid=living.state.pid if living else None,
+        container=container,
+        memory_bytes=living.memory_bytes if living else None,
         started_at=seconds(now.state.started) if now else None,
     )
 

@@ -21,6 +21,7 @@ from overspan.launchers import docker_commands as commands
 from overspan.launchers.base import LAST_LINES, Death, exit_code
 from overspan.schema.base import Frozen
 from overspan.schema.errors import HostUnreachable, OverspanError
+from overspan.schema.process import ProcessSpec
 
 if TYPE_CHECKING:
     from overspan.transport.base import Transport
@@ -75,11 +76,6 @@ class Container(Frozen, defer_build=True):
     def process(self) -> str:
         """The process of the run that it holds."""
         return self.labels.get(commands.PROCESS_LABEL, self.name.lstrip("/"))
-
-    @property
-    def ranks(self) -> list[int]:
-        """The ranks in it."""
-        return [int(rank) for rank in self.labels.get(commands.RANKS_LABEL, "").split(",") if rank]
 
     @property
     def alive(self) -> bool:
@@ -149,13 +145,10 @@ def _clock(transport: Transport) -> tuple[float, float]:
 
 @dataclass
 class Watched:
-    """A container that was started or found. `vital` are the children seen in it that must live, by process id."""
+    """A container that was started. `vital` are the children seen in it that must live, by process id."""
 
-    host: str
+    spec: ProcessSpec
     container: str
-    process: str
-    ranks: list[int]
-    vital_titles: list[str] = field(default_factory=list)
     vital: dict[int, str] = field(default_factory=dict)
     died_at: float | None = None
     code: int | None = None
@@ -167,13 +160,13 @@ class Watched:
         if self.died_at is not None:
             return
         if now is None:
-            self.died_at, self.what = time.time(), f"{self.process} (container {self.container[:12]}, removed)"
+            self.died_at, self.what = time.time(), f"{self.spec.name} (container {self.container[:12]}, removed)"
         elif not now.alive:
             finished = seconds(now.state.finished)
             self.died_at = time.time() if finished is None else finished - clock_ahead_s
             self.code = exit_code(now.state.exit_code)
             why = ", out of memory" if now.state.oom_killed else f", {now.state.error}" if now.state.error else ""
-            self.what = f"{self.process} (container {self.container[:12]}{why})"
+            self.what = f"{self.spec.name} (container {self.container[:12]}{why})"
         elif now.titles:
             self._look_for_vital(now.titles)
 
@@ -182,7 +175,7 @@ class Watched:
         if lost:
             self.died_at, self.what = time.time(), f"{self.vital[lost[0]]} (pid {lost[0]})"
         for pid, title in titles.items():
-            if any(fnmatch.fnmatchcase(title, pattern) for pattern in self.vital_titles):
+            if any(fnmatch.fnmatchcase(title, pattern) for pattern in self.spec.vital_titles):
                 self.vital[pid] = title
 
 
@@ -221,7 +214,7 @@ class Watcher:
                 return []
 
     def _of_interest(self) -> list[DockerHost]:
-        names = {one.host for one in self._watched.values() if not one.dead}
+        names = {one.spec.host for one in self._watched.values() if not one.dead}
         return [host for host in self._hosts.values() if host.name in names]
 
     def _fresh_dead(self) -> list[Watched]:
@@ -230,7 +223,7 @@ class Watcher:
     def _ask(self, hosts: list[DockerHost]) -> None:
         for host in hosts:
             if host.asked is None:
-                ids = [one.container for one in self._watched.values() if one.host == host.name and not one.dead]
+                ids = [one.container for one in self._watched.values() if one.spec.host == host.name and not one.dead]
                 host.asked_at = time.monotonic()
                 host.asked = self._pool.submit(look, host.transport, ids)
 
@@ -252,7 +245,7 @@ class Watcher:
         except OverspanError:
             return  # the host does not answer: its processes are unknown, which `members` says
         for one in self._watched.values():
-            if one.host == host.name and not one.dead:
+            if one.spec.host == host.name and not one.dead:
                 one.take_in(found.get(one.container), host.clock_ahead_s)
 
     def _settle(self) -> None:
@@ -273,16 +266,16 @@ class Watcher:
 
     def _death(self, one: Watched) -> Death:
         try:
-            said = self._hosts[one.host].transport.run(
+            said = self._hosts[one.spec.host].transport.run(
                 commands.last_logs(one.container, LAST_LINES), timeout_s=QUERY_TIMEOUT_S
             )
             lines = [line for line in said.stdout.splitlines() if line.strip()]
         except OverspanError as error:
             lines = [f"(its last lines cannot be read: {error.what})"]
         return Death(
-            process=one.process,
-            host=one.host,
-            ranks=one.ranks,
+            process=one.spec.name,
+            host=one.spec.host,
+            ranks=one.spec.ranks,
             what=one.what,
             code=one.code,
             lines=lines,

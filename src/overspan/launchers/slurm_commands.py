@@ -91,24 +91,14 @@ def step(spec: ProcessSpec, run: str, container: ContainerRuntime | None) -> lis
     Raises:
         InputError: the process cannot be started that way; says why.
     """
-    srun = [
-        "srun",
-        "--overlap",
-        f"--job-name={spec.name}",
-        "--nodes=1",
-        "--ntasks=1",
-        f"--nodelist={node_of(spec.host)}",
-    ]
     # The launcher of ranks is the engine: a task has the whole node, and its exit is the process's own.
-    srun += ["--export=ALL", "--cpu-bind=none", "--mem=0", "--kill-on-bad-exit=0", "--mpi=none"]
-    kind = container.kind if container is not None else "docker"
-    program = spec.words
-    wrapper = ["sh", "-c", _WITH_SECRETS if spec.secrets else _ONE_STREAM, "sh"]
-    environment = ["env", "--", *(f"{name}={value}" for name, value in spec.env.items())]
-    if spec.image is None:
-        return [*srun, *_chdir(spec), "--", *wrapper, *environment, *program]
-    if kind == "enroot":
-        return [*srun, *_pyxis(spec), "--", *wrapper, *environment, *program]
+    srun = [*_srun(spec.name, spec.host), "--cpu-bind=none", "--mem=0", "--kill-on-bad-exit=0", "--mpi=none"]
+    pyxis = spec.image is not None and container is not None and container.kind == "enroot"
+    if spec.image is None or pyxis:
+        where = _pyxis(spec) if pyxis else [f"--chdir={spec.cwd}"] if spec.cwd else []
+        wrapper = ["sh", "-c", _WITH_SECRETS if spec.secrets else _ONE_STREAM, "sh"]
+        environment = ["env", "--", *(f"{name}={value}" for name, value in spec.env.items())]
+        return [*srun, *where, "--", *wrapper, *environment, *spec.words]
     if spec.secrets:
         raise InputError(
             f"process {spec.name} has secrets ({', '.join(spec.secrets)}), which docker in a step would show to others",
@@ -118,8 +108,9 @@ def step(spec: ProcessSpec, run: str, container: ContainerRuntime | None) -> lis
     return [*srun, "--", "sh", "-c", _CONTAINER, "sh", name, *docker_run(spec, run, detach=False)]
 
 
-def _chdir(spec: ProcessSpec) -> list[str]:
-    return [f"--chdir={spec.cwd}"] if spec.cwd else []
+def _srun(name: str, host: str) -> list[str]:
+    node = [f"--job-name={name}", "--nodes=1", "--ntasks=1", f"--nodelist={node_of(host)}"]
+    return ["srun", "--overlap", *node, "--export=ALL"]
 
 
 def _pyxis(spec: ProcessSpec) -> list[str]:
@@ -167,8 +158,7 @@ def copy_of(plan: Plan) -> Copy | None:
 
 def stage(host: str, copy: Copy) -> list[str]:
     """The step that copies the weights on one node."""
-    srun = ["srun", "--overlap", f"--job-name=stage-{host}", "--nodes=1", "--ntasks=1", f"--nodelist={node_of(host)}"]
-    return [*srun, "--export=ALL", "--mpi=none", "--", "sh", "-c", _COPY, "sh", copy.source, copy.target]
+    return [*_srun(f"stage-{host}", host), "--mpi=none", "--", "sh", "-c", _COPY, "sh", copy.source, copy.target]
 
 
 def files(
