@@ -10,7 +10,7 @@ import time
 from typing import Final, Literal
 
 from overspan.bench.stream import READ_BYTES, Stream
-from overspan.endpoint.target import Target
+from overspan.endpoint.target import EndpointTarget
 
 SO_TIMESTAMPING: Final = 37
 """SO_TIMESTAMPING with 64-bit seconds. Source: Linux include/uapi/asm-generic/socket.h (SO_TIMESTAMPING_OLD)."""
@@ -34,24 +34,7 @@ class Connection:
         wants_write: the state machine waits for the socket to become writable.
     """
 
-    __slots__ = (
-        "_head",
-        "_target",
-        "_tls",
-        "direct",
-        "fd",
-        "kernel_stamps",
-        "opened_ns",
-        "recvmsg",
-        "socket",
-        "state",
-        "stream",
-        "unsent",
-        "used",
-        "wants_write",
-    )  # fmt: skip
-
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: EndpointTarget) -> None:
         family, address = target.address
         self.socket = socket.socket(family, socket.SOCK_STREAM)
         self.socket.setblocking(False)

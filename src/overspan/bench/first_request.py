@@ -15,7 +15,7 @@ from overspan.bench.loop import Loop
 from overspan.bench.prompts import EXTRAS, ApiKind, Bodies, Synthetic, path_of
 from overspan.bench.stream import Stream
 from overspan.catalog.words import WORDS
-from overspan.endpoint.target import Target
+from overspan.endpoint.target import EndpointTarget
 from overspan.schema.errors import InputError
 from overspan.schema.workload import Workload
 
@@ -46,7 +46,7 @@ class Accepted:
     words: tuple[str, ...] | None = None
 
 
-def find_accepted(target: Target, endpoint: ApiKind, model: str, workload: Workload, words: int) -> Accepted:
+def find_accepted(target: EndpointTarget, endpoint: ApiKind, model: str, workload: Workload, words: int) -> Accepted:
     """Send one request of the load's form and see which optional fields the server takes and how it counts.
 
     Args:
@@ -85,7 +85,7 @@ def _accepted(extras: dict[str, Any], stream: Stream, words: int, notes: list[st
     return Accepted(extras, stream.usage is not None, None if counted is None else counted - words, notes)
 
 
-def _cannot(target: Target, path: str, stream: Stream | None) -> InputError:
+def _cannot(target: EndpointTarget, path: str, stream: Stream | None) -> InputError:
     kind = stream.error if stream is not None else None
     hints = {
         "http_401": "set OVERSPAN_API_KEY and run it again",
@@ -101,7 +101,7 @@ def _cannot(target: Target, path: str, stream: Stream | None) -> InputError:
     )
 
 
-def one_request(target: Target, endpoint: ApiKind, body: bytes, timeout_s: float) -> Stream:
+def one_request(target: EndpointTarget, endpoint: ApiKind, body: bytes, timeout_s: float) -> Stream:
     """Send one request through the load's own loop."""
     message = target.head(path_of(endpoint)) + str(len(body)).encode() + b"\r\n\r\n" + body
     return Loop(target, ClosedLoop(1, 1, lambda *_: message), timeout_s=timeout_s).run(whole=True)[0]
@@ -126,7 +126,7 @@ class _NoTokenizer(Exception):
     """The server has no such endpoint, or answers it with something else."""
 
 
-def exact_words(target: Target, model: str, words: Sequence[str]) -> tuple[str, ...] | None:
+def exact_words(target: EndpointTarget, model: str, words: Sequence[str]) -> tuple[str, ...] | None:
     """The words that are one token each for the server at hand; None where it does not tell, or too few are.
 
     vLLM answers `POST /tokenize` beside `/v1` (vllm/entrypoints/serve/tokenize). A server that has it says to a GET

@@ -16,7 +16,7 @@ from overspan.bench.prompts import Bodies, Replay, Synthetic, path_of
 from overspan.bench.stream import Stream
 from overspan.bench.trace import read_trace
 from overspan.catalog.words import WORDS
-from overspan.endpoint.target import Target, make_target
+from overspan.endpoint.target import EndpointTarget, make_target
 from overspan.schema.secrets import Secret
 from overspan.schema.workload import Workload
 
@@ -66,7 +66,7 @@ def asks_of(job: LoadJob) -> Synthetic | Replay:
     )
 
 
-def load_of(job: LoadJob, target: Target) -> RequestSource:
+def load_of(job: LoadJob, target: EndpointTarget) -> RequestSource:
     """The requests of a job and their times."""
     asks, head = asks_of(job), target.head(path_of(job.workload.endpoint))
 

@@ -15,7 +15,7 @@ from overspan.bench.load import RequestSource
 from overspan.bench.process import raise_open_files
 from overspan.bench.read_delay import ReadDelay
 from overspan.bench.stream import READ_BYTES, Stream
-from overspan.endpoint.target import Target
+from overspan.endpoint.target import EndpointTarget
 
 CONNECT_TIMEOUT_S: Final = 10.0
 """A connection that takes longer is refused. Source: Overspan's choice; a LAN's round trip takes under 1 ms."""
@@ -46,7 +46,7 @@ class Loop:
 
     def __init__(
         self,
-        target: Target,
+        target: EndpointTarget,
         load: RequestSource,
         *,
         timeout_s: float,

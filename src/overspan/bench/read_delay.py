@@ -27,8 +27,6 @@ class ReadDelay:
         events: of the last poll.
     """
 
-    __slots__ = ("_gap_s", "_shortest_s", "events")
-
     def __init__(self) -> None:
         self._gap_s = 0.0
         self._shortest_s = 1.0

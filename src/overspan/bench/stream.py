@@ -52,6 +52,8 @@ READ_BYTES: Final = 4096
 _SIZE_LINES: Final = [_size_line(whole) for whole in range(READ_BYTES)]
 
 _NO_EVENTS: Final = Events()
+_NO_REPLY: Final = HttpReply()
+_NO_REPLY.forget()
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -235,7 +237,7 @@ class Stream:
         """Let go of what was needed on the way; thousands of ended requests are kept."""
         self.request = self._body = self._prefix = self._suffix = b""
         self.reply.forget()
-        self._events = _NO_EVENTS
+        self.reply, self._events = _NO_REPLY, _NO_EVENTS
 
     @property
     def output_tokens(self) -> int:

@@ -13,7 +13,7 @@ from overspan.bench.process import helper
 from overspan.endpoint.client import NoAnswer, http_client
 from overspan.endpoint.metric_names import MetricNames
 from overspan.endpoint.metrics import Metrics, read_metrics
-from overspan.endpoint.target import Target
+from overspan.endpoint.target import EndpointTarget
 from overspan.inventory.fact import Unreadable
 from overspan.inventory.gpus import GPU_LOAD, parse_gpu_load
 from overspan.schema.errors import OverspanError
@@ -62,7 +62,7 @@ def summarise(samples: Sequence[Metrics], names: MetricNames) -> ServerMetrics:
 class Watch:
     """Metricss a server twice a second from another process, so that the load's loop is not disturbed."""
 
-    def __init__(self, target: Target, names: MetricNames) -> None:
+    def __init__(self, target: EndpointTarget, names: MetricNames) -> None:
         self._names = names
         self._pipe: Connection | None = None
         self._gave_up = ""

@@ -37,19 +37,6 @@ class HttpReply:
         chunk_start: the next byte is the first of a chunk's size line (chunked bodies only).
     """
 
-    __slots__ = (
-        "_body",
-        "_framed",
-        "_more",
-        "_parser",
-        "_without_body",
-        "chunk_start",
-        "complete",
-        "content_type",
-        "keep_alive",
-        "status",
-    )
-
     def __init__(self) -> None:
         self.status = 0
         self.content_type = ""
@@ -137,8 +124,6 @@ class HttpReply:
 
 class Events:
     """Splits the body of a stream into events, with carry over split reads."""
-
-    __slots__ = ("carry",)
 
     def __init__(self) -> None:
         self.carry = b""

@@ -10,7 +10,7 @@ import httpx
 
 from overspan.endpoint.client import NoAnswer, body_of
 from overspan.endpoint.replies import error_text
-from overspan.endpoint.target import Target
+from overspan.endpoint.target import EndpointTarget
 from overspan.schema.errors import HostUnreachable, InputError, UnknownName
 from overspan.schema.paste import command
 
@@ -27,7 +27,7 @@ class ServedModel:
     model: str
 
 
-def identify(target: Target, model: str | None = None) -> ServedModel:
+def identify(target: EndpointTarget, model: str | None = None) -> ServedModel:
     """The endpoint at a target, with the model that was named or the only one that it serves.
 
     Raises:
@@ -47,7 +47,7 @@ def identify(target: Target, model: str | None = None) -> ServedModel:
     return ServedModel(url, model)
 
 
-def _served(target: Target) -> list[str]:
+def _served(target: EndpointTarget) -> list[str]:
     url = f"{target.base_url}/models"
     try:
         with target.http_client(_TIMEOUT_S) as client, client.stream("GET", url) as reply:
@@ -76,7 +76,7 @@ def _served(target: Target) -> list[str]:
     return served
 
 
-def _unreachable(target: Target, error: httpx.HTTPError) -> HostUnreachable:
+def _unreachable(target: EndpointTarget, error: httpx.HTTPError) -> HostUnreachable:
     where, hint = target.base_url, "overspan list, or check --base-url"
     if "CERTIFICATE" in str(error):
         hint = "name the CA's file in SSL_CERT_FILE, or give --insecure"

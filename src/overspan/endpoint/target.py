@@ -26,7 +26,7 @@ SocketAddress = tuple[socket.AddressFamily, tuple[object, ...]]
 
 
 @dataclass(frozen=True)
-class Target:
+class EndpointTarget:
     """An OpenAI endpoint. `address` is where connections go: the server itself, or the proxy before it."""
 
     base_url: str
@@ -102,7 +102,7 @@ def shown_url(url: str) -> str:
 
 def make_target(
     base_url: str, api_key: Secret | None = None, *, insecure: bool = False, proxies: bool = True
-) -> Target:
+) -> EndpointTarget:
     """Resolve a base URL. Loopback never goes through a proxy.
 
     Args:
@@ -127,7 +127,7 @@ def make_target(
         if insecure:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-    return Target(base_url.rstrip("/"), host, port, address, api_key, context, proxy, proxy_key)
+    return EndpointTarget(base_url.rstrip("/"), host, port, address, api_key, context, proxy, proxy_key)
 
 
 def _checked(base_url: str) -> SplitResult:
