@@ -11,7 +11,7 @@ import json
 import re
 from dataclasses import dataclass
 
-from overspan.doctor.patterns import compile_pattern
+from overspan.doctor.patterns import compile_pattern, vocabulary
 from overspan.doctor.times import Stamp, stamp_of
 
 _ANSI = compile_pattern(r"\x1b(?:\[[0-9;?:]*[ -/]*[@-~]|\][^\x07\x1b]{0,200}\x07|[@-_])")
@@ -32,41 +32,10 @@ _QUOTES = (
 
 _CLOCK = r"(?P<h>\d\d):(?P<mi>\d\d):(?P<s>\d\d)(?:[.,](?P<f>\d{1,9}))?"
 _ISO = r"(?P<y>\d{4})[-/](?P<mo>\d\d)[-/](?P<d>\d\d)[T ]" + _CLOCK + r"(?P<zone>Z|[+-]\d\d:?\d\d| UTC)?"
-# Each token may stand at the start of a line, in any order and number. A token that names a stream has the group `id`.
-_TOKENS = [
-    # In parentheses a lower-case word alone is text, unless it is one of Ray's.
-    (True, r"\((?P<id>[A-Z][\w.:-]*(?: [A-Za-z][\w.-]*)*,? ?(?:pid=[^()]{0,80})?)\)\**:? ?"),
-    (True, r"\((?P<id>[a-z][\w.:-]*,? ?(?:pid|ip)=[^()]{0,80}|pid=[^()]{0,80})\)\**:? ?"),
-    (True, r"\((?P<id>raylet|gcs_server|autoscaler(?: \+\w+)?|dashboard|scheduler)\)\**:? ?"),
-    (False, r"\[?" + _ISO + r"(?: +(?P<letter>[IWEFDC]) \d+ \d+)?\]?(?: +-)?"),
-    (False, r"(?P<mo>\d\d)-(?P<d>\d\d) " + _CLOCK),
-    (
-        True,
-        r"(?P<mon>[A-Z][a-z]{2}) +(?P<d>\d{1,2}) "
-        + _CLOCK
-        + r"(?: (?P<id>[\w.-]+ [\w./@:-]+\[\d+\]:)| [\w.-]+ [\w./-]+:)?",
-    ),
-    (True, r"(?P<id>(?:[\w.-]+ )?[\w.@/-]+\[\d+\]): "),
-    (True, r"(?P<id>\[(?:\d+\.(?:\d+|batch|extern)|\d+,\d+|default\d+|pod/[\w./-]+)\])(?:<std\w+>)?:?"),
-    (True, r"(?P<id>\d+\|[\w.-]+) +\| "),
-    (False, r"\[?" + _CLOCK + r"\]?(?= )"),
-    (False, r"[\w.:-]+ - (?P<level>DEBUG|INFO|WARN|WARNING|ERROR|CRITICAL|FATAL) -"),
-    (False, r"\[?(?P<letter>[IWEF])(?P<mo>\d\d)(?P<d>\d\d) " + _CLOCK + r"(?: +\d+)? +[\w./-]+:\d+\]"),
-    (False, r"\[?(?P<letter>[IWEF])(?P<mo>\d)(?P<d>\d\d) " + _CLOCK + r"(?: +\d+)? +[\w./-]+:\d+\]"),
-    (True, r"\[(?P<id>rank ?\d+)\]:?"),
-    (False, r"\[\d{4}-\d\d-\d\d \d\d:\d\d:\d\d (?:TP|DP|PP|EP)\d+\]"),
-    (False, r"\[?(?P<level>DEBUG|INFO|SUCC|WARN|WARNING|ERROR|CRITICAL|FATAL)\b\]?:?(?: +-)?"),
-    (False, r"\[[\w./-]+:\d+\]"),
-    (True, r"(?P<id>[\w.-]+) +\| "),
-    (True, r"(?P<id>[\w.-]+:\d+:\d+) \[\d+\]"),
-    (True, r"(?P<id>\d{1,4}): "),
-    (False, r"std(?:out|err) [FP] "),
-    (False, r"#?\d* ?\d{1,4}\.\d{3} "),
-    (False, r"(?:[#>*|]+|E  +)[ ]*"),
+_PREFIXES = [
+    re.compile(pattern.replace("%ISO%", _ISO).replace("%CLOCK%", _CLOCK).encode())
+    for pattern in vocabulary()["prefixes"]
 ]
-# Python's own engine, several times faster here: it only ever sees _PREFIX_BYTES, and no token repeats a repetition
-# over the same characters, so that backtracking is bounded by a constant.
-_TOKENS_COMPILED = [(names, re.compile(pattern.encode())) for names, pattern in _TOKENS]
 _NCCL_ID = re.compile(r":\d+:\d+$")
 _MOST_TOKENS = 10
 _PREFIX_BYTES = 400
@@ -130,12 +99,11 @@ def parse(raw: bytes) -> LogLine:
     for _ in range(_MOST_TOKENS):
         while place < end and text[place : place + 1] in (b" ", b"\t"):
             place += 1
-        token = _token_at(text, place, end)
-        if token is None:
+        found = _prefix_at(text, place, end)
+        if found is None:
             break
-        names, found = token
         said = {key: value.decode("latin-1") for key, value in found.groupdict().items() if value}
-        if names and "id" in said:
+        if "id" in said:
             streams.append(said["id"].strip(" :*"))
         stamp = stamp_of(said)
         # A collector writes its own stamp before the program's: the first counts, unless a later one says more.
@@ -147,9 +115,6 @@ def parse(raw: bytes) -> LogLine:
     return LogLine(text[place:], " ".join(streams), at, level, len(text))
 
 
-def _token_at(text: bytes, place: int, end: int) -> tuple[bool, re.Match[bytes]] | None:
-    for names, pattern in _TOKENS_COMPILED:
-        found = pattern.match(text, place, end)
-        if found is not None and found.end() > place:
-            return names, found
-    return None
+def _prefix_at(text: bytes, place: int, end: int) -> re.Match[bytes] | None:
+    matches = (pattern.match(text, place, end) for pattern in _PREFIXES)
+    return next((found for found in matches if found is not None and found.end() > place), None)

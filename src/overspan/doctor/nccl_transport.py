@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
+from overspan.doctor.patterns import vocabulary
 from overspan.schema.finding import Evidence, Finding, Status
 
 RULE: Final = "nccl.transport"
@@ -26,42 +26,7 @@ _WORDS: Final = ("NET", "NCCL", "libibverbs", "backend=gloo")
 """Any line that tells something holds one of these."""
 
 
-@dataclass(frozen=True)
-class Reason:
-    """Why there is no RDMA: the line that shows it, what it means, and what mends it."""
-
-    line: re.Pattern[str]
-    why: str
-    fix: str
-
-
-_REASONS: Final = (
-    Reason(
-        re.compile(r"NCCL_IB_DISABLE set by environment to 1"),
-        "NCCL_IB_DISABLE=1 turns RDMA off",
-        "take NCCL_IB_DISABLE out of env in the recipe and the inventory",
-    ),
-    Reason(
-        re.compile(r"NCCL_NET set by environment to Socket"),
-        "NCCL_NET=Socket asks for sockets",
-        "take NCCL_NET out of env in the recipe and the inventory",
-    ),
-    Reason(
-        re.compile(r"Failed to open libibverbs\.so"),
-        "the container or environment lacks libibverbs",
-        "use an image with rdma-core: apt-get install libibverbs1 ibverbs-providers in it",
-    ),
-    Reason(
-        re.compile(r"NET/IB : No device found"),
-        "NCCL found no RDMA device: none is in the container, or NCCL_IB_HCA names one that is not there",
-        "containers need --device /dev/infiniband and --ulimit memlock=-1; then "
-        "overspan doctor --preflight RECIPE --on INVENTORY",
-    ),
-)
-
-_UNSAID: Final = Reason(
-    re.compile(""), "the log does not say why", "start again with --set env.NCCL_DEBUG=INFO and look for NET/IB"
-)
+_REASONS: Final = vocabulary()["no_rdma"]
 
 SLOWER: Final = "10 to 20 times slower than RDMA on the same cable"
 """Source: mark-ramsey-ri/vllm-dgx-spark (Ethernet in place of RoCE), docs/sources.md#two-sparks."""
@@ -102,17 +67,19 @@ def _read(logs: Mapping[str, Iterable[str]]) -> tuple[dict[str, dict[str, Eviden
             for kind, pattern in _TOLD.items():
                 if found := pattern.search(line):
                     seen[kind].setdefault(found[1], evidence)
-            for index in (index for index, reason in enumerate(_REASONS) if reason.line.search(line)):
+            for index in (index for index, reason in enumerate(_REASONS) if re.search(reason["line"], line)):
                 reasons.setdefault(index, evidence)
     return seen, reasons
 
 
 def _sockets(channels: dict[str, Evidence], reasons: dict[int, Evidence]) -> Finding:
     first = min(reasons, default=None)
-    reason = _UNSAID if first is None else _REASONS[first]
+    why, fix = "the log does not say why", "start again with --set env.NCCL_DEBUG=INFO and look for NET/IB"
+    if first is not None:
+        why, fix = _REASONS[first]["why"], _REASONS[first]["fix"]
     others = ", ".join(name for name in channels if name != "Socket")
     some = f"some ranks send over sockets, others over {others}" if others else "NCCL sends over sockets"
-    found = _finding("failed", channels["Socket"], f"{some}, {SLOWER}: {reason.why}", reason.fix)
+    found = _finding("failed", channels["Socket"], f"{some}, {SLOWER}: {why}", fix)
     return found.with_(severity="warning", role="sign", more=[reasons[first]] if first is not None else [])
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, TypedDict, cast
 
 import re2
 
@@ -42,10 +42,30 @@ class BadPattern(ValueError):
     """A pattern that RE2 does not take, or without enough plain text to look for."""
 
 
+class Reason(TypedDict):
+    """Why NCCL has no RDMA: the pattern of the line that shows it, what it means, and what mends it."""
+
+    line: str
+    why: str
+    fix: str
+
+
+class Vocabulary(TypedDict):
+    """The keys of vocabulary.yaml."""
+
+    ready: list[str]
+    anomalies: list[str]
+    anomaly_anchors: list[str]
+    harmless: list[str]
+    everyday: list[str]
+    prefixes: list[str]
+    no_rdma: list[Reason]
+
+
 @cache
-def vocabulary() -> dict[str, list[str]]:
-    """What every log may hold; see vocabulary.yaml."""
-    found: dict[str, list[str]] = plain(Path(__file__).with_name("vocabulary.yaml").read_text("utf-8"))
+def vocabulary() -> Vocabulary:
+    """What every log may hold, whatever the engine; see vocabulary.yaml."""
+    found: Vocabulary = plain(Path(__file__).with_name("vocabulary.yaml").read_text("utf-8"))
     return found
 
 

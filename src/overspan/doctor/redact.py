@@ -4,63 +4,35 @@ from __future__ import annotations
 
 import base64
 import re
+from collections.abc import Iterable
 from itertools import pairwise
+from pathlib import Path
 
 from overspan.doctor.patterns import compile_pattern
 from overspan.schema.secrets import is_secret
+from overspan.schema.yamlio import plain
 
 GONE = b"[removed]"
 
-# Python's engine, line by line over at most MOST_BYTES of a line; where a repetition could start anew at each of
-# its own characters, it is bounded.
 MOST_BYTES = 64 << 10
-_WORDS = (
-    rb"token|secret|password|passwd|passphrase|credentials?|(?:api|access|account|private|shared|encryption)[_-]?key"
+"""Of a longer line only this much is kept."""
+
+_NAME = (
+    rb"(?:[\w-]{0,40}[_-]|[A-Za-z]{0,20})?(?:token|secret|password|passwd|passphrase|credentials?"
+    rb"|(?:api|access|account|private|shared|encryption)[_-]?key)"
 )
-_NAME = rb"(?:[\w-]{0,40}[_-]|[A-Za-z]{0,20})?(?:" + _WORDS + rb")"
-# Quotes as they stand in a document, in a string of a document, and in one of those.
 _QUOTE = rb"(?:\\{0,7}['\"])?"
-_SHAPES = [
-    rb"\bhf_[A-Za-z0-9]{8,}",
-    rb"\bapi_org_[A-Za-z0-9]{8,}",
-    rb"\bnvapi-[\w-]{8,}",
-    rb"\bsk-[\w-]{8,}",
-    rb"\bgh[pousr]_[A-Za-z0-9]{16,}",
-    rb"\bgithub_pat_\w{16,}",
-    rb"\bglpat-[\w-]{16,}",
-    rb"\bxox[abprs]-[\w-]{8,}",
-    rb"\bAKIA[0-9A-Z]{16}\b",
-    rb"\beyJ[\w-]{8,2000}\.[\w-]{8,4000}\.[\w-]*",
-]
-# Of each, what the first group matches stays.
-_AFTER = [
-    rb"(?i)(\b(?:proxy-)?authorization" + _QUOTE + rb"\s*[:=]\s*" + _QUOTE + rb")[^'\"\r\n]+",
-    rb"(?i)(\b(?:bearer|basic)\s+)[\w.~+/=-]{6,}",
-    rb"(?i)(\b(?:set-)?cookie" + _QUOTE + rb"\s*[:=]\s*)[^\r\n]+",
-    rb"(://)[^/\s:@'\"]{0,200}:[^/\s@'\"]{1,200}(?=@)",
-    rb"(://)[^/\s:@'\"]{8,200}(?=@)",
-    rb"(?i)([?&#](?:X-Amz-[\w-]+|sig|signature|key|token|access_token|auth)=)[^&\s'\"]+",
-    rb"(?i)(\b" + _NAME + rb"%3[ad](?:%20)?)[^&\s'\"%]+",
-    # curl -u user:password; docker login -u and sshpass -p password; netrc's `password x`.
-    rb"((?:^|\s)(?:-u|--user|--proxy-user)[= ]\s*['\"]?[\w.@$-]{1,80}:)(?!\d+(?:\s|$))[^\s'\"]+",
-    rb"(\b(?:sshpass|login)\b.{0,120}?\s(?:-p|--password)[= ]?\s*)[^\s'\"]+",
-    rb"(?i)(\blogin\s+\S{1,200}\s+password\s+)\S+",
-    rb"(?i)(--?" + _NAME + rb"[= ]\s*)(?!-)[^\s'\",]+",
-    rb"(?i)(--?" + _NAME + rb"['\"],\s*['\"])[^'\"]+",
-    # PWD is the shell's folder.
-    rb"(\b(?:[a-z]+_)?pwd\s*[:=]\s*['\"]?)(?![/.~])[^\s'\",;]+",
-    rb"(?i)(<" + _NAME + rb">)[^<]+",
-    # Docker's config.json: user and password in base64.
-    rb"(['\"](?:auth|identitytoken)\\{0,7}['\"]\s*:\s*\\{0,7}['\"])[\w+/=.-]{6,}",
-    rb"(?i)(\b" + _NAME + rb"\\{0,7}(['\"])\s*(?:[:=]|=>|,)\s*[\[(]?b?\\{0,7}\2)(?!\[removed)(?:(?!\2)[^\r\n\\])+",
-    rb"(?i)(\b" + _NAME + rb"\s*=\s*(['\"]))(?!\[removed)(?:(?!\2)[^\r\n])+",
-    rb"(?i)(\b" + _NAME + _QUOTE + rb"\s*(?:=>|[:=])\s*[\[(]?" + _QUOTE + rb")"
-    rb"(?!None\b|null\b|\[removed|\d+(?:[\s,;}\]]|$))[^\s'\",;&}\\]+",
-    rb"(\b[A-Z][A-Z0-9_]{0,40}(?:TOKEN|SECRET|PASSWORD|API_KEY) is )(?!not\b|set\b|un|in|miss|req|empty)\S+",
-]
+
+
+def _compiled(patterns: Iterable[str]) -> list[re.Pattern[bytes]]:
+    parts = (pattern.encode().replace(b"%NAME%", _NAME).replace(b"%QUOTE%", _QUOTE) for pattern in patterns)
+    return [re.compile(part) for part in parts]
+
+
+_FORMS = plain(Path(__file__).with_name("redact.yaml").read_text("utf-8"))
 _RULES = [
-    *((re.compile(pattern), rb"\1" + GONE) for pattern in _AFTER),
-    *((re.compile(shape), GONE) for shape in _SHAPES),
+    *((pattern, rb"\1" + GONE) for pattern in _compiled(_FORMS["after"])),
+    *((shape, GONE) for shape in _compiled(_FORMS["shapes"])),
 ]
 # Without one of these no rule can match; one automaton over them is many times faster than the rules.
 _MAY_HOLD = compile_pattern(
