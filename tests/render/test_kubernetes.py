@@ -11,8 +11,7 @@ import yaml
 from click.testing import CliRunner
 
 from overspan.cli.plan import plan
-from overspan.render.kubernetes import as_yaml, manifests
-from overspan.render.kubernetes_objects import Pod, pod_template
+from overspan.render.kubernetes import Pod, as_yaml, manifests
 from overspan.runs.planning import Wanted, plan_of
 from overspan.schema.errors import InputError, PlanRefused
 from overspan.schema.process import ProcessSpec
@@ -158,15 +157,15 @@ def test_secrets_are_names(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_reference_that_is_not_ours_is_text() -> None:
     """Kubernetes would put a secret's value in its place, for all to read. (In a patch, for example.)"""
-    pod = Pod(gpus=0, leader="a", secret="s", hub=True, drain_s=0, start_s=10)
+    made = plan_of(Wanted("smollm2-135m", "laptop"), to_start=False)
     spec = ProcessSpec(
         name="api", host="a", image="i:1", entrypoint="p", argv=["$(HF_TOKEN)", "{address:a}"], env={"X": "$(HF_TOKEN)"}
     )
-    each = container(pod_template(spec, pod, container="main"))
+    each = container(Pod(made, spec, None, "a").template("main", operated=False))
     assert each["args"] == ["$$(HF_TOKEN)", "$(POD_IP)"]
     assert {"name": "X", "value": "$$(HF_TOKEN)"} in each["env"]
     with pytest.raises(InputError, match="no leader of its pods"):
-        pod_template(spec.with_(argv=["{address:c}"]), pod, container="main")
+        Pod(made, spec.with_(argv=["{address:c}"]), None, "a").template("main", operated=False)
 
 
 def test_the_command_prints_them_and_nothing_else() -> None:
