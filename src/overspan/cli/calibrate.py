@@ -65,9 +65,10 @@ def _learned(names: tuple[str, ...], hardware: str | None) -> tuple[Any, dict[st
     found = from_runs([open_run(name) for name in names], kinds.find(hardware) if hardware else None)
     head = ["point", "TPOT ms", "before", "after", "TTFT ms", "before", "after"]
     keys = [f"{which}_{metric}" for metric in ("tpot_ms", "ttft_ms") for which in ("measured", "before", "after")]
-    say(table(head, [[row["point"], *(f"{row[key] or 0:.1f}" for key in keys)] for row in found.rows]))
+    rows = [point._asdict() for point in found.points]
+    say(table(head, [[row["point"], *(f"{row[key] or 0:.1f}" for key in keys)] for row in rows]))
     say(f"mean error of TPOT: {found.before:.1%} before, {found.after:.1%} after")
-    return found.hardware, {"points": found.rows, "error_before": found.before, "error_after": found.after}
+    return found.hardware, {"points": rows, "error_before": found.before, "error_after": found.after}
 
 
 def _measured(python: str | None, ranks: int | None) -> tuple[Any, dict[str, Any]]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 from overspan.catalog import calibration
 from overspan.planner import features, fit, inputs, predict_measured
 from overspan.planner.fit import MeasuredTime
 from overspan.planner.predict import predict
 from overspan.planner.predict_measured import Beside
-from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError
 from overspan.schema.hardware import HardwareSpec
 from overspan.schema.prediction import Calibration
@@ -22,11 +21,23 @@ POINT_SIGMA: Final = 0.03
 _MOVED: Final = 0.002  # constants that moved less than this share are left as they ship
 
 
-class Fitted(Frozen):
-    """The hardware with its own constants, and how far the predictions were off before and are now."""
+class FittedPoint(NamedTuple):
+    """One measured point, and what is predicted of it before and after the fit. Times are milliseconds."""
+
+    point: str
+    measured_tpot_ms: float
+    before_tpot_ms: float
+    after_tpot_ms: float
+    measured_ttft_ms: float | None
+    before_ttft_ms: float
+    after_ttft_ms: float
+
+
+class Fitted(NamedTuple):
+    """The hardware with its own constants, and how far TPOT was predicted off before and is now, as a share."""
 
     hardware: HardwareSpec
-    rows: list[dict[str, Any]]
+    points: list[FittedPoint]
     before: float
     after: float
 
@@ -64,7 +75,8 @@ def from_runs(runs: Sequence[RunFolder], hardware: HardwareSpec | None = None) -
     }
     known = start.with_(constants={**start.constants, **own}, fitted_to=[*start.fitted_to, *labels])
     rows = [_row(label, item, prior, fitted) for label, item in zip(labels, held, strict=True)]
-    return Fitted(hardware=known, rows=rows, before=_error(rows, "before"), after=_error(rows, "after"))
+    before = fmean(abs(row.before_tpot_ms / row.measured_tpot_ms - 1) for row in rows)
+    return Fitted(known, rows, before, fmean(abs(row.after_tpot_ms / row.measured_tpot_ms - 1) for row in rows))
 
 
 def _fitted(prior: Calibration, held: Sequence[Beside]) -> Calibration:
@@ -89,18 +101,7 @@ def _running(item: Beside) -> float:
     return min(float(item.case.demand.concurrency), item.capacity * item.case.layout.dp)
 
 
-def _row(label: str, item: Beside, prior: Calibration, fitted: Calibration) -> dict[str, Any]:
+def _row(label: str, item: Beside, prior: Calibration, fitted: Calibration) -> FittedPoint:
     before, after = (predict(item.case, held, item.capacity) for held in (prior, fitted))
-    return {
-        "point": label,
-        "measured_tpot_ms": item.tpot_ms,
-        "before_tpot_ms": before.tpot_ms,
-        "after_tpot_ms": after.tpot_ms,
-        "measured_ttft_ms": item.ttft_ms,
-        "before_ttft_ms": before.ttft_ms,
-        "after_ttft_ms": after.ttft_ms,
-    }
-
-
-def _error(rows: Sequence[dict[str, Any]], which: str) -> float:
-    return fmean(abs(row[f"{which}_tpot_ms"] / row["measured_tpot_ms"] - 1) for row in rows)
+    tpot = item.tpot_ms or 0.0, before.tpot_ms, after.tpot_ms
+    return FittedPoint(label, *tpot, item.ttft_ms, before.ttft_ms, after.ttft_ms)

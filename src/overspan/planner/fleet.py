@@ -19,6 +19,7 @@ from pydantic import Field
 
 from overspan.schema.base import Frozen
 from overspan.schema.slo import Slo
+from overspan.schema.statistics import percentile
 
 if TYPE_CHECKING:
     import simpy
@@ -254,5 +255,4 @@ def _saturated(fleet: _Fleet, span: float, last: float) -> bool:
 
 def _summary(sample: Sequence[float]) -> dict[str, float]:
     ordered = sorted(sample)
-    tail = {f"p{share}": ordered[min(len(ordered) - 1, len(ordered) * share // 100)] for share in _TAIL}
-    return {"mean": fmean(ordered), **tail}
+    return {"mean": fmean(ordered), **{f"p{share}": percentile(ordered, share / 100) for share in _TAIL}}

@@ -13,7 +13,7 @@ from overspan.schema.inventory import Inventory
 from overspan.schema.layout import Layout
 from overspan.schema.model import ModelSpec
 from overspan.schema.plan import Rejection
-from overspan.schema.prediction import Calibration, Demand, Prediction
+from overspan.schema.prediction import Demand, Prediction
 from overspan.schema.recipe import Recipe
 from overspan.schema.slo import Slo
 from overspan.schema.statistics import pareto_front
@@ -77,7 +77,6 @@ def rank(
     demand: Demand,
     *,
     slo: Slo | None = None,
-    constants: Calibration | None = None,
 ) -> Ranking:
     """All layouts, best first: those that keep the limits, then by tokens a second over the whole inventory.
 
@@ -87,7 +86,6 @@ def rank(
         inventory: the machines.
         demand: the load.
         slo: limits on TTFT and TPOT.
-        constants: of another calibration than the one that ships.
     """
     limits = slo or Slo()
     ranked, rejected = [], []
@@ -100,7 +98,7 @@ def rank(
             rejected.append(Rejection(layout=layout, reason="; ".join(reasons)))
             continue
         try:
-            seen = predict_on(model, recipe, layout, inventory, demand, constants=constants)
+            seen = predict_on(model, recipe, layout, inventory, demand)
         except InputError as error:
             rejected.append(Rejection(layout=layout, reason=error.what))
             continue
@@ -120,18 +118,10 @@ def _better_first(item: Ranked) -> tuple[bool, float, int]:
     return not item.meets, -float(f"{item.prediction.output_tokens_per_s:.3g}"), item.prediction.gpus
 
 
-def predict_on(
-    model: ModelSpec,
-    recipe: Recipe,
-    layout: Layout,
-    inventory: Inventory,
-    demand: Demand,
-    *,
-    constants: Calibration | None = None,
-) -> Prediction:
+def predict_on(model: ModelSpec, recipe: Recipe, layout: Layout, inventory: Inventory, demand: Demand) -> Prediction:
     """What one layout gives on an inventory, the cache's limit included."""
     case = inputs.case_of(model, recipe, layout, inventory, demand)
-    return predict(case, constants, inputs.capacity(case, recipe, inventory))
+    return predict(case, capacity=inputs.capacity(case, recipe, inventory))
 
 
 def _front(ranked: list[Ranked]) -> list[Ranked]:
