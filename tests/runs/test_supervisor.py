@@ -4,7 +4,8 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -14,6 +15,10 @@ from overspan.endpoint.client import Client
 from overspan.launchers import proc
 from overspan.runs.status import status
 from overspan.runs.stop import stop
+from overspan.runs.up import verified
+from overspan.schema.errors import RunFailed
+from overspan.schema.event import Event
+from overspan.store.run_folder import RunFolder
 from support.runs import ENGINE, FakeRun, kill
 from support.waiting import until
 
@@ -130,6 +135,24 @@ def test_supervisor_and_guardian_killed_together_is_told_and_stop_ends_the_rest(
     assert now.state == "failed"
     assert f"the supervisor (pid {family['supervisor'].pid}) died without recording why; last event " in now.message
     stop(run.folder)
+    run.nothing_left()
+    assert run.state() == "stopped"
+
+
+def test_up_does_not_wait_for_a_run_that_nobody_owns(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "which nobody knows")  # it will never be verified
+
+    def follow(_: RunFolder, events: Iterator[Event | None]) -> None:
+        deque(events, maxlen=0)
+
+    run = launch("orphaned")
+    until(lambda: {"guardian", "supervisor", "Worker"} <= run.family().keys(), "the family")
+    family = run.family()
+    family["guardian"].suspend()
+    kill(family["supervisor"])
+    kill(family["guardian"])
+    with pytest.raises(RunFailed, match=r"the supervisor \(pid \d+\) died without recording why"):
+        verified(run.folder, follow)
     run.nothing_left()
     assert run.state() == "stopped"
 

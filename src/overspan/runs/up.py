@@ -22,7 +22,7 @@ from overspan.runs.join import facts
 from overspan.runs.join.member import call, head_address, hello_of, reach_head
 from overspan.runs.planning import Wanted, plan_of, processes_of
 from overspan.runs.stop import stop
-from overspan.schema.errors import HostKeyRejected, HostUnreachable, InputError, PlanRefused
+from overspan.schema.errors import HostKeyRejected, HostUnreachable, InputError, PlanRefused, RunFailed
 from overspan.schema.event import FINAL_STATES, Event
 from overspan.schema.finding import Finding
 from overspan.schema.plan import Plan
@@ -30,7 +30,7 @@ from overspan.schema.recipe import Lock, Recipe
 from overspan.schema.yamlio import dump
 from overspan.store import run_secrets
 from overspan.store.files import write_whole
-from overspan.store.locks import NameLock, Say
+from overspan.store.locks import NameLock, Say, is_held
 from overspan.store.run_folder import RunFolder
 from overspan.transport import local
 from overspan.transport.reach import reach
@@ -195,14 +195,21 @@ def _locked(run: RunFolder, plan: Plan, model: models.PreparedModel | None) -> R
 
 
 def _events(run: RunFolder) -> Iterator[Event | None]:
-    """Events as they come, and None while there is no news, until the run is verified or over."""
+    """Events as they come, and None while there is no news, until the run is verified or over.
+
+    Raises:
+        RunFailed: nobody owns the run any more, and no event tells its end.
+    """
     seen = 0
     while True:
+        owned = is_held(run.name)  # asked first: the last event is written before the run is let go
         events = run.events()
         yield from events[seen:]
         seen = len(events)
         if any(event.state == "verified" or event.state in FINAL_STATES for event in events):
             return
+        if not owned:
+            raise RunFailed(f"run {run.id} failed: {run.standing().message}", next=f"overspan logs {run.id}")
         yield None
         time.sleep(_FOLLOW_INTERVAL_S)
 
