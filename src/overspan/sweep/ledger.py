@@ -210,29 +210,25 @@ def _results(then: LedgerState, now: LedgerState, folder: Path) -> Iterator[str]
         except OverspanError as error:
             yield error.what
             continue
-        for index, wrong in _wrong(results, old, now.points):
-            yield f"{RESULTS}/{name}, line {index + 1}: {wrong}"
+        last = {result.point.full_id: index for index, result in enumerate(results)}
+        for index, result in enumerate(results):
+            # Of those that were there, only the last of a point must still be true.
+            if index >= old or last[result.point.full_id] == index:
+                planned = now.points.get(result.point.full_id)
+                for wrong in _wrong(result, planned, is_new=index >= old):
+                    yield f"{RESULTS}/{name}, line {index + 1}: {wrong}"
 
 
-def _wrong(results: list[PointResult], old: int, points: dict[str, Point]) -> Iterator[tuple[int, str]]:
-    """By index, what is wrong with results: those that were added, and of those that were there the last of a point."""
-    last = {result.point.full_id: index for index, result in enumerate(results)}
-    for index, result in enumerate(results):
-        point = result.point.full_id
-        planned = points.get(point)
-        if index < old and last[point] != index:
-            continue
-        if planned is None and index >= old:
-            yield index, f"a result of {point}, which no sweep here plans"
-        elif planned is not None and planned.recipe_hash != result.point.recipe_hash:
-            made = result.point.recipe_hash
-            yield index, f"the result of {point} was made with recipe {made}; planned is {planned.recipe_hash}"
-        elif planned is not None:
-            yield from ((index, wrong) for wrong in _untrue(result, planned))
-
-
-def _untrue(result: PointResult, planned: Point) -> Iterator[str]:
+def _wrong(result: PointResult, planned: Point | None, *, is_new: bool) -> Iterator[str]:
     """What a result says of its point and of its numbers, and is otherwise."""
+    if planned is None:
+        if is_new:
+            yield f"a result of {result.point.full_id}, which no sweep here plans"
+        return
+    if planned.recipe_hash != result.point.recipe_hash:
+        made = result.point.recipe_hash
+        yield f"the result of {planned.full_id} was made with recipe {made}; planned is {planned.recipe_hash}"
+        return
     for field in _PLANNED:
         said, real = getattr(result.point, field), getattr(planned, field)
         if said != real:
