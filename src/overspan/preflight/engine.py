@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 from packaging.version import Version
 
+from overspan.engines.base import Engine
 from overspan.inventory.fact import Fact, Unreadable
 from overspan.preflight.facts import (
     NOTHING,
@@ -108,21 +109,24 @@ def custom_all_reduce(host: HostFacts) -> Finding:
 class Versions(NamedTuple):
     """What an environment holds. Ray's ranks are pickled from host to host: its and Python's versions count too."""
 
-    vllm: str
+    engine: str
     ray: str
     python: str
 
-    def text(self, with_ray: bool) -> str:
+    def text(self, engine: Engine) -> str:
         """For a person; equal where ranks can work together."""
-        return f"vLLM {self.vllm}" + (f", Ray {self.ray or 'none'}, Python {self.python}" if with_ray else "")
+        with_ray = engine.same_python
+        return f"{engine.title} {self.engine}" + (
+            f", Ray {self.ray or 'none'}, Python {self.python}" if with_ray else ""
+        )
 
 
 def parse_versions(text: str) -> Versions:
     """The three lines that the command prints."""
-    vllm, ray, python = ([line.strip() for line in text.splitlines()] + ["", "", ""])[:3]
-    if not vllm:
-        raise Unreadable("the environment holds no vllm")
-    return Versions(vllm, ray, python)
+    engine, ray, python = ([line.strip() for line in text.splitlines()] + ["", "", ""])[:3]
+    if not engine:
+        raise Unreadable("the environment does not hold the engine")
+    return Versions(engine, ray, python)
 
 
 @group_check(
@@ -131,11 +135,11 @@ def parse_versions(text: str) -> Versions:
 )
 def same_engine(hosts: Sequence[HostFacts]) -> Iterator[tuple[str, Finding]]:
     """Every host has the same engine. Against the first host that tells one."""
-    environment, names = hosts[0].plan.engine.environment, hosts[0].engine.distributions
+    engine = hosts[0].engine
+    environment, names = hosts[0].plan.engine.environment, engine.distributions
     if environment is None or not names:
         yield hosts[0].name, not_asked("the plan names no environment of the engine")
         return
-    with_ray = hosts[0].engine.same_python
     fact = Fact("engine_version", [f"{environment}/bin/python", "-c", _ASK, *names], parse_versions)
     asked = side_by_side(hosts, lambda host: host.look(fact))
     wanted = next((seen.value for _, (seen, _) in asked if seen.value), None)
@@ -148,15 +152,15 @@ def same_engine(hosts: Sequence[HostFacts]) -> Iterator[tuple[str, Finding]]:
             found = failed(capture, seen.why, cause=cause, fix=host.paste("overspan", "engine", "install"))
         elif seen.value is None or wanted is None:
             found = unreadable(capture, seen.why)
-        elif with_ray and not seen.value.ray:
-            cause = f"{host.name} has no Ray at {environment}, and the engine is {hosts[0].engine.name}"
+        elif engine.same_python and not seen.value.ray:
+            cause = f"{host.name} has no Ray at {environment}, and the engine is {engine.name}"
             fix = host.paste(pip, "install", "ray[default]")
-            found = failed(capture, seen.value.text(with_ray), cause=cause, fix=fix)
-        elif seen.value.text(with_ray) != wanted.text(with_ray):
-            here, there = seen.value.text(with_ray), wanted.text(with_ray)
+            found = failed(capture, seen.value.text(engine), cause=cause, fix=fix)
+        elif seen.value.text(engine) != wanted.text(engine):
+            here, there = seen.value.text(engine), wanted.text(engine)
             cause = f"{host.name} has {here}; {hosts[0].name} has {there}: ranks must have one version"
-            pins = [f"vllm=={wanted.vllm}", *([f"ray[default]=={wanted.ray}"] if with_ray else [])]
+            pins = [f"{names[0]}=={wanted.engine}", *([f"ray[default]=={wanted.ray}"] if engine.same_python else [])]
             found = failed(capture, here, cause=cause, fix=host.paste(pip, "install", *pins))
         else:
-            found = passed(capture, seen.value.text(with_ray))
+            found = passed(capture, seen.value.text(engine))
         yield host.name, found
