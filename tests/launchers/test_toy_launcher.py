@@ -92,7 +92,9 @@ def test_stop_ends_what_a_killed_supervisor_left(overspan: Overspan, asked: list
     for pid in (record["guardian"], record["pid"]):
         psutil.Process(pid).kill()
     until(lambda: not psutil.pid_exists(record["pid"]) or gone(psutil.Process(record["pid"])), "its end")
-    assert overspan("stop").returncode == 0
+    without = overspan("stop", run.id, PYTHONPATH=SOURCE)
+    assert (without.returncode, "is stopped, but: unknown launcher 'toy'" in without.stderr) == (4, True)
+    assert overspan("stop", run.id).returncode == 0
     assert gone(process)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from overspan.launchers import proc
 from overspan.runs.supervising import PARENT_DIED
-from overspan.schema.errors import RunDamaged
+from overspan.schema.errors import OverspanError
 from overspan.store import run_secrets
 from overspan.store.run_folder import RunFolder
 from overspan.transport import local
@@ -56,11 +56,10 @@ def end_elsewhere(run: RunFolder) -> list[str]:
     from overspan.launchers.registry import launcher_of
 
     try:
-        plan = run.plan()
-    except RunDamaged as error:
-        return [error.what]
-    with launcher_of(plan, run) as launcher:
-        return launcher.end_elsewhere()
+        with launcher_of(run.plan(), run) as launcher:
+            return launcher.end_elsewhere()
+    except OverspanError as error:  # the run is damaged, or its launcher is not installed any more
+        return [error.in_one_line]
 
 
 def _supervise(run: RunFolder, guardian: int) -> None:
