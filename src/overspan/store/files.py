@@ -53,6 +53,10 @@ def read_document(path: Path, kind: type[DocumentT], what: str) -> DocumentT:
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in problem["loc"]) or "the document"
-        raise InputError(f"{path} is no {what}: {place}: {problem['msg']}") from None
+        raise InputError(f"{path} is no {what}: {problem_of(error)}") from None
+
+
+def problem_of(error: ValidationError, whole: str = "the document") -> str:
+    """What is wrong with a document first, and where: `recipe.port: Field required`. `whole` stands for no place."""
+    problem = error.errors(include_url=False)[0]
+    return f"{'.'.join(str(part) for part in problem['loc']) or whole}: {problem['msg']}"

@@ -20,7 +20,7 @@ from overspan.schema.process import ProcessSpec
 from overspan.schema.workload import BenchResult
 from overspan.store import jsonl
 from overspan.store.dated_folder import DatedFolder, pick
-from overspan.store.files import write_whole
+from overspan.store.files import problem_of, write_whole
 from overspan.store.locks import is_held
 
 T = TypeVar("T")
@@ -67,12 +67,8 @@ class RunFolder(DatedFolder):
         except OSError as error:
             raise RunDamaged(f"run {self.id}: {file} cannot be read: {error}", next=f"ls -l {self.path}") from None
         except ValidationError as error:
-            problem = error.errors(include_url=False)[0]
-            place = ".".join(str(part) for part in problem["loc"])
-            raise RunDamaged(
-                f"run {self.id}: {file} is damaged{f' at {place}' if place else ''}: {problem['msg']}",
-                next=f"look at {path}, or remove {self.path}",
-            ) from None
+            what = f"run {self.id}: {file} is damaged: {problem_of(error)}"
+            raise RunDamaged(what, next=f"look at {path}, or remove {self.path}") from None
 
     def plan(self) -> Plan:
         """plan.json."""
@@ -169,16 +165,19 @@ class RunFolder(DatedFolder):
         Raises:
             RunDamaged: no event tells a state, and nobody owns the run.
         """
+        last = self._last()
+        if last is not None and last[0] in FINAL_STATES:
+            return last[1]
         owned, pid = is_held(self.name), self.note(SUPERVISOR).get("pid")
         who = f"the supervisor (pid {pid})" if pid else "the supervisor"
-        if owned and self._last() is None:
+        if last is None and owned:
             message = f"{who} is alive, but {_EVENTS} tells no state"
             return Event(at=datetime.now(UTC), message=message, state="launching")
-        last = self.last_state()
-        if owned or last.state in FINAL_STATES:
-            return last
-        message = f"{who} died without recording why; last event {last.at.astimezone():%H:%M:%S}"
-        return last.with_(state="failed", message=message)
+        event = self.last_state()
+        if owned:
+            return event
+        message = f"{who} died without recording why; last event {event.at.astimezone():%H:%M:%S}"
+        return event.with_(state="failed", message=message)
 
     def state(self) -> State:
         """The state that the run entered last.

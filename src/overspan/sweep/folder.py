@@ -23,7 +23,7 @@ from overspan.schema.sweep import Sweep
 from overspan.schema.yamlio import dump
 from overspan.store import jsonl, locks
 from overspan.store.dated_folder import DatedFolder, pick
-from overspan.store.files import write_whole
+from overspan.store.files import problem_of, write_whole
 
 RESULTS = "results.jsonl"
 JOURNAL = "journal.jsonl"
@@ -142,11 +142,8 @@ def read_results(path: Path) -> list[PointResult]:
         try:
             found.append(PointResult.model_validate_json(line))
         except ValidationError as error:
-            problem = error.errors(include_url=False)[0]
-            field = ".".join(str(part) for part in problem["loc"])
-            raise RunDamaged(
-                f"{path}, line {number} is no result: {field}: {problem['msg']}", quote=line[:200]
-            ) from None
+            what = f"{path}, line {number} is no result: {problem_of(error)}"
+            raise RunDamaged(what, quote=line[:200]) from None
     return found
 
 

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError
+from overspan.store.files import problem_of
 
 Match = Literal["contains", "exact", "number", "choice"]
 _NUMBER: Final = re.compile(
@@ -108,10 +109,9 @@ def _question(line: str, path: Path, number: int) -> Question:
     except RecursionError:
         raise InputError(f"{path}, line {number}: too many brackets in each other", quote=line[:120]) from None
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in problem["loc"]) or "the line"
         known = ", ".join(Question.model_fields)
-        raise InputError(f"{path}, line {number}: {field}: {problem['msg']}", next=f"fields: {known}") from None
+        what = f"{path}, line {number}: {problem_of(error, 'the line')}"
+        raise InputError(what, next=f"fields: {known}") from None
     except ValueError:  # Python reads integers of 4300 digits at most (sys.int_info)
         what = "a number of more than 4300 digits; give it as text"
         raise InputError(f"{path}, line {number}: {what}", quote=line[:120]) from None

@@ -18,6 +18,7 @@ from overspan.launchers.base import Death
 from overspan.schema.base import Frozen
 from overspan.schema.errors import OverspanError
 from overspan.schema.event import State
+from overspan.store.files import problem_of
 
 LONGEST_LINE: Final = 1 << 20
 """Bytes: a recipe and an inventory of 64 hosts are far smaller, and no peer may fill our memory."""
@@ -127,7 +128,7 @@ class JoinConnection:
         try:
             return kind.model_validate_json(line)
         except ValidationError as error:
-            what = f"the other end sends what is no {kind.__name__}: {error.errors(include_url=False)[0]['msg']}"
+            what = f"the other end sends what is no {kind.__name__}: {problem_of(error, 'it')}"
             raise OverspanError(what, quote=str(line[:120])) from None
 
     def finish(self, timeout_s: float) -> None:
