@@ -58,7 +58,7 @@ def page_of(status: str, page: bytes) -> fake.Server:
 def test_the_page_stands_beside_the_api(root: str) -> None:
     server = page_of("200 OK", b"n_total 4.0")
     try:
-        with http_client(None, 5.0) as http:
+        with http_client(server.base_url, None, 5.0) as http:
             url = f"{server.base_url.removesuffix('/v1')}{root}"
             assert read_metrics(http, url, MetricNames(counters={"n": "n"})) == {"n": 4.0}
     finally:
@@ -71,7 +71,7 @@ def test_the_page_stands_beside_the_api(root: str) -> None:
 def test_what_is_no_page_is_no_answer(status: str, page: bytes, why: str) -> None:
     server = page_of(status, page)
     try:
-        with http_client(None, 5.0) as http, pytest.raises(NoAnswer, match=why):
+        with http_client(server.base_url, None, 5.0) as http, pytest.raises(NoAnswer, match=why):
             read_metrics(http, server.base_url, VLLM_METRICS)
     finally:
         server.close()

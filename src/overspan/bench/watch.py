@@ -106,7 +106,7 @@ class Watch:
 
 def _watch(pipe: Connection, base_url: str, api_key: Secret | None, names: MetricNames, here: bool) -> None:
     gpus = here and shutil.which("nvidia-smi") is not None
-    http = http_client(api_key, _READ_S)
+    http = http_client(base_url, api_key, _READ_S)
 
     def sample() -> Metrics:
         found: Metrics = {}

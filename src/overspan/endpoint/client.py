@@ -46,15 +46,15 @@ class Addressed(Protocol):
         """The model's name in the API."""
 
 
-def http_client(api_key: Secret | None, timeout: float | httpx.Timeout, base_url: str = "") -> httpx.Client:
+def http_client(base_url: str, api_key: Secret | None, timeout: float | httpx.Timeout) -> httpx.Client:
     """A client for an endpoint of our own: no proxy of the environment is between us and it.
 
     Args:
+        base_url: what its requests' paths are below. The certificate of one of https is checked.
         api_key: travels in a header.
         timeout: seconds that nothing may come.
-        base_url: what its requests' paths are below.
     """
-    tls = ssl.create_default_context() if base_url.startswith("https:") else False
+    tls = False if base_url.startswith("http:") else ssl.create_default_context()
     return httpx.Client(base_url=base_url, headers=authorization(api_key), timeout=timeout, verify=tls, trust_env=False)
 
 
@@ -91,7 +91,7 @@ class Client:
         self._api_key = api_key
         self._longest_s = timeout_s * _PATIENCE
         timeout = httpx.Timeout(timeout_s, connect=_CONNECT_S, pool=None)
-        self._http = http_client(api_key, timeout, endpoint.base_url)
+        self._http = http_client(endpoint.base_url, api_key, timeout)
 
     def close(self) -> None:
         """Close its connections."""

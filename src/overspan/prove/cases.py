@@ -130,7 +130,7 @@ def ask(endpoint: Endpoint, cases: Sequence[ProofCase], names: MetricNames) -> L
             for number, each in zip(numbers, future.result(), strict=True):
                 tokens[number] = each
     try:
-        with http_client(None, TIMEOUT_S) as plain:
+        with http_client(endpoint.base_url, None, TIMEOUT_S) as plain:
             counted = read_metrics(plain, endpoint.base_url, names)
     except NoAnswer as error:
         raise OverspanError(f"the engine's metrics cannot be read: {error.what}") from None

@@ -143,7 +143,7 @@ class Live:
         self._run, self._plan = run, run.plan()
         self._engine = registry.find(self._plan.engine.name)
         whole = launcher_of(self._plan, run, transports)
-        self._http = http_client(None, PATIENCE_S)
+        self._http = http_client(self._plan.endpoint.base_url, None, PATIENCE_S)
         self._before: MetricsReading | None = None
         pool = self._pool = ThreadPoolExecutor(2 * len(whole.transports) + 1, thread_name_prefix="live")
         # One launcher for each host, so that none waits for another.

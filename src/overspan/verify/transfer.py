@@ -41,7 +41,8 @@ def instances(root: str, expected: Mapping[str, int], engine: Engine) -> Finding
     """Whether as many workers of each role are known as the plan has."""
     url = f"{root}{engine.workers_path}"
     try:
-        answer = httpx.get(url, timeout=_TIMEOUT_S, trust_env=False).json()
+        with http_client(root, None, _TIMEOUT_S) as http:
+            answer = http.get(engine.workers_path).json()
         found = {role: engine.registered(answer, role) for role in expected}
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         return Finding(rule=INSTANCES, status="failed", cause=f"{url} does not tell its workers: {error!r}")
@@ -59,7 +60,7 @@ def transfer(client: Client, decode: Sequence[str], engine: Engine) -> Finding:
     """Whether a decode worker took over a prompt that nobody has seen before."""
     prompt = " ".join(secrets.choice(_VOCABULARY) for _ in range(_WORDS))
     try:
-        with http_client(None, _TIMEOUT_S) as http:
+        with http_client(decode[0], None, _TIMEOUT_S) as http:
             before = [read_metrics(http, url, engine.metrics) for url in decode]
             client.chat(f"Repeat the last word: {prompt}", max_tokens=4)
             after = [read_metrics(http, url, engine.metrics) for url in decode]
