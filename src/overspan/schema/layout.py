@@ -15,7 +15,7 @@ from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError
 
 _TERM = re.compile(r"(tep|dep|tp|pp|dp)([1-9][0-9]{0,18})|(ep)")
-Value = TypeVar("Value")
+Parsed = TypeVar("Parsed")
 ALLOWED = "tp2, tep2, dp2, dep2, pp2, pp2tp2, pp2tep2, pp2dp2, tp2dp2ep"
 
 
@@ -59,7 +59,7 @@ class Layout(Frozen):
         return f"{stages}tp{self.tp}dp{self.dp}" + ("ep" if self.ep > 1 else "")
 
 
-def read_notation(parse: Callable[[str], Value], text: str) -> Value:
+def read_notation(parse: Callable[[str], Parsed], text: str) -> Parsed:
     """What a notation says, within a document: its error as a ValueError is told with the file and line."""
     try:
         return parse(text)

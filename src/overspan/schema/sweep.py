@@ -1,7 +1,7 @@
 """A sweep: one base recipe, scenarios, a ladder of topologies and their concurrencies, and what differs at each."""
 
 from collections import Counter
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -49,6 +49,17 @@ class Load(Frozen):
     seed: int = 0
 
 
+class LoadChanges(Frozen):
+    """What differs from the sweep's load for one entry; a field that is not given stays."""
+
+    requests_per_user: int | None = Field(None, ge=1)
+    warmup_per_user: int | None = Field(None, ge=0)
+    length_ratio: float | None = Field(None, gt=0, le=1)
+    timeout_s: float | None = Field(None, gt=0)
+    endpoint: Literal["chat", "completions"] | None = None
+    seed: int | None = None
+
+
 class Constraints(Frozen):
     """What every point must keep, beside what the machines and the engine impose."""
 
@@ -89,7 +100,7 @@ class LadderEntry(Frozen):
         default_factory=dict, description="reserved nodes by role: checked, not needed"
     )
     overrides: Changes = Changes()
-    load: dict[str, Any] = Field(default_factory=dict, description="fields of the sweep's load that differ")
+    load: LoadChanges = LoadChanges()
 
     @field_validator("concurrency")
     @classmethod

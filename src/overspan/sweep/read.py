@@ -10,7 +10,6 @@ from overspan.schema import secrets
 from overspan.schema.errors import RecipeError
 from overspan.schema.recipe import Recipe, RoleSettings
 from overspan.schema.sweep import Changes, LadderEntry, Load, RoleChanges, Scenario, Sweep
-from overspan.schema.yamlio import make
 
 
 def find(name: str) -> Sweep:
@@ -68,14 +67,8 @@ def changed(recipe: Recipe, changes: Changes, where: str) -> Recipe:
 
 
 def entry_load(sweep: Sweep, entry: LadderEntry) -> Load:
-    """How the points of an entry are loaded.
-
-    Raises:
-        RecipeError: a field that a load does not have, or a wrong value.
-    """
-    if not entry.load:
-        return sweep.load
-    return make(Load, {**sweep.load.model_dump(), **entry.load}, f"sweep {sweep.name}, {entry.slug}: load")
+    """How the points of an entry are loaded."""
+    return sweep.load.with_(**entry.load.model_dump(exclude_none=True))
 
 
 def _check(changes: RoleChanges, where: str, engine: str) -> None:
