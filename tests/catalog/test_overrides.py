@@ -70,6 +70,12 @@ def test_a_set_value_wins_over_a_variant_whatever_the_order(recipe: Recipe) -> N
 
 def test_null_takes_a_value_away(recipe: Recipe) -> None:
     assert "enforce_eager" not in overrides.apply(recipe, ["enforce_eager=null"]).engine_args
+    assert "attention_backend" not in overrides.apply(recipe, ["attention_backend=null"]).engine_args
+
+
+def test_numbers_in_json_are_numbers(recipe: Recipe) -> None:
+    scaled = overrides.apply(recipe, ['hf_overrides={"rope_theta": 1e6}']).engine_args["hf_overrides"]
+    assert scaled == {"rope_theta": 1e6}  # text, as YAML has it
 
 
 def test_another_model_drops_what_described_the_first() -> None:

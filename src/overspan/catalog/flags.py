@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
+import yaml
+
 from overspan.catalog import files
 from overspan.schema.errors import RecipeError, did_you_mean, nearest
 from overspan.schema.extensions import ENGINES, installed
@@ -231,6 +233,24 @@ def _is_json(value: Any) -> bool:
         return isinstance(value, str) and isinstance(json.loads(value), (dict, list))
     except json.JSONDecodeError:
         return False
+
+
+def typed(flag: Mapping[str, Any], text: str) -> Any:
+    """A text as an argument's kind has it. What does not fit is refused later, by the argument's name."""
+    if flag["kind"] == "text" and not flag.get("many"):
+        return text
+    try:  # before YAML, for which 1e5 is text
+        return json.loads(text) if flag["kind"].startswith("json") else yaml_value(text)
+    except json.JSONDecodeError:
+        return yaml_value(text)
+
+
+def yaml_value(text: str) -> Any:
+    """A value as YAML reads it; what is no YAML is text."""
+    try:
+        return yaml.safe_load(text) if text else ""
+    except yaml.YAMLError:
+        return text
 
 
 def with_inner(held: Any, path: list[str], value: Any) -> dict[str, Any]:

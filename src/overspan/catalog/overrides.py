@@ -10,8 +10,6 @@ import re
 from collections.abc import Iterable
 from typing import Any, Final
 
-import yaml
-
 from overspan.catalog import flags
 from overspan.schema import secrets
 from overspan.schema.errors import RecipeError, UnknownName, did_you_mean
@@ -169,7 +167,7 @@ def _with_layout(recipe: Recipe, settings: list[tuple[str, str, str]]) -> Recipe
 
 
 def _degree(degree: str, text: str, where: str) -> int:
-    value = _parse(text)
+    value = flags.yaml_value(text)
     if degree == "ep" and isinstance(value, bool):
         return value
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
@@ -183,7 +181,7 @@ def _field(recipe: Recipe, path: str, text: str) -> dict[str, Any]:
     if path == "api_key" and text not in ("true", "false"):
         # The value is not quoted: it is a secret.
         raise RecipeError("--set api_key: takes true or false", next="the key itself comes from OVERSPAN_API_KEY")
-    value = text if path in _TEXT_FIELDS and text != "null" else _parse(text)
+    value = text if path in _TEXT_FIELDS and text != "null" else flags.yaml_value(text)
     # Some describe the model that is replaced.
     gone = ("package", "revision", "served_model_name") if path == "model" else ()
     return {**dict.fromkeys(gone), path: value}
@@ -195,7 +193,7 @@ def _engine_arg(recipe: Recipe, path: str, text: str) -> dict[str, Any]:
     flag = parser.known.get(name)
     if flag is None:
         raise RecipeError(f"--set {path}={text}: unknown engine argument '{name}'{did_you_mean(name, parser.known)}")
-    value = text if flag["kind"] == "text" and not flag.get("many") else _parse(text)
+    value = None if text == "null" else flags.typed(flag, text)
     if inner:
         if not flag["kind"].startswith("json"):
             raise RecipeError(f"--set {path}={text}: engine argument '{name}' holds one value, not keys")
@@ -205,11 +203,3 @@ def _engine_arg(recipe: Recipe, path: str, text: str) -> dict[str, Any]:
         raise RecipeError(f"--set {name}: {problems[0]}")
     merged = {**recipe.engine_args, name: value}
     return {"engine_args": {key: item for key, item in merged.items() if item is not None}}
-
-
-def _parse(text: str) -> Any:
-    """A value as YAML reads it; what is no YAML is text."""
-    try:
-        return yaml.safe_load(text) if text else ""
-    except yaml.YAMLError:
-        return text

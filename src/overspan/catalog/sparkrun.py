@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from overspan.catalog import flags
 from overspan.catalog.foreign import DEGREES, Imported, count, dropped, layout_of, made, section, table
-from overspan.catalog.vllm_command import Served, read_command, typed
+from overspan.catalog.vllm_command import Served, read_command
 from overspan.schema import secrets
 from overspan.schema.errors import RecipeError
 from overspan.schema.layout import Layout
@@ -163,7 +163,7 @@ def _require_ours(data: Mapping[str, Any], where: str) -> None:
 
 def _default(name: str, value: Any) -> Any:
     """A default as an argument: YAML has typed it already, except JSON and numbers in quotes."""
-    return typed(flags.VLLM.known[name], _unescaped(value)) if isinstance(value, str) else value
+    return flags.typed(flags.VLLM.known[name], _unescaped(value)) if isinstance(value, str) else value
 
 
 def _fill(template: str, values: Mapping[str, Any], where: str, used: set[str]) -> str:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from dataclasses import dataclass, field
 from typing import Any, Final
-
-import yaml
 
 from overspan.catalog import flags
 from overspan.schema.errors import RecipeError
@@ -121,21 +118,5 @@ def _value(flag: dict[str, Any], option: str, given: list[str]) -> Any:
     if flag["kind"] in _SWITCHES:
         return not option.startswith("--no-")
     if flag.get("many"):
-        return [typed(flag, text) for text in given]
-    return typed(flag, given[0]) if given else True
-
-
-def typed(flag: dict[str, Any], text: str) -> Any:
-    """A text as the flag's kind has it; what does not fit stays text and is refused later, by name."""
-    if flag["kind"].startswith("json"):
-        try:
-            return json.loads(text)
-        except json.JSONDecodeError:
-            return text
-    if flag["kind"] == "text":
-        return text
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        return text
-    return value if isinstance(value, (bool, int, float)) else text
+        return [flags.typed({**flag, "many": None}, text) for text in given]
+    return flags.typed(flag, given[0]) if given else True
