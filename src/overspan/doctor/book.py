@@ -7,16 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
-from overspan.doctor.patterns import (
-    LiteralSet,
-    Pattern,
-    anchors,
-    any_of,
-    compile_pattern,
-    compile_rule_pattern,
-    literal,
-    vocabulary,
-)
+from overspan.doctor import patterns
+from overspan.doctor.patterns import LiteralSet, Pattern, anchors, vocabulary
 from overspan.doctor.rules import PATTERN_FIELDS, LogRule, load_rules, stamps
 
 READY_RULE = -1
@@ -35,7 +27,7 @@ class Probe:
     @property
     def pattern(self) -> Pattern:
         """The pattern, compiled."""
-        return compile_rule_pattern(self.text)
+        return patterns.compile_rule_pattern(self.text)
 
     @property
     def key(self) -> tuple[int, str, int]:
@@ -65,12 +57,12 @@ class RuleBook:
     @cached_property
     def anomaly(self) -> Pattern:
         """What an unknown failure looks like."""
-        return any_of(vocabulary()["anomalies"], fold_case=False)
+        return patterns.any_of(vocabulary()["anomalies"], fold_case=False)
 
     @cached_property
     def harmless(self) -> Pattern:
         """What says of a report that it is no failure."""
-        return any_of(vocabulary()["harmless"])
+        return patterns.any_of(vocabulary()["harmless"])
 
     @cached_property
     def _prefilters(self) -> dict[tuple[bool, bool], Pattern]:
@@ -89,7 +81,7 @@ class RuleBook:
             ]
             # Longest first: at one place the longer literal says more.
             ordered = sorted(literals, key=len, reverse=True)
-            self._prefilters[calm, awake] = compile_pattern("|".join(map(literal, ordered)))
+            self._prefilters[calm, awake] = patterns.compile_pattern("|".join(map(patterns.literal, ordered)))
         return self._prefilters[calm, awake]
 
     def _is_wanted(self, anchor: int, calm: bool, awake: bool) -> bool:

@@ -27,7 +27,7 @@ from overspan.preflight.facts import (
 from overspan.schema.finding import Finding
 from overspan.schema.paste import command
 from overspan.schema.units import gib
-from overspan.transport.docker import ImageRecord
+from overspan.transport.docker import ImageRecord, run_once
 
 REGISTER_BYTES: Final = 2**30
 """Memory that RDMA must be able to lock. A choice: hosts have 64 KiB, 8 MB (both too small for NCCL's buffers) or no
@@ -146,7 +146,7 @@ def _ulimits(host: HostFacts) -> list[str]:
 
 def _container_limits(host: HostFacts) -> tuple[Seen[probes.Limits], Capture]:
     """Asked inside a container of the plan's image: the engine's own limits are what counts, not the session's."""
-    argv = host.container("cat", "/proc/self/limits", options=_ulimits(host))
+    argv = run_once(host.plan.engine.image or "", "cat", "/proc/self/limits", options=_ulimits(host))
     seen, capture = host.look(Fact("limits", argv, probes.parse_limits))
     complaint = docker_complaint(capture)
     return (seen if seen.value is not None or complaint is None else Seen(None, complaint)), capture
@@ -200,7 +200,8 @@ def parse_inside(text: str) -> dict[str, str]:
 
 def _of_container(host: HostFacts, name: str, program: str, script: str, parse: Callable[[str], Value]) -> Fact[Value]:
     spec = next((spec for spec in host.specs if spec.image), None)
-    return Fact(name, host.container(program, "-c", script, options=spec.docker_options if spec else []), parse)
+    options = spec.docker_options if spec else []
+    return Fact(name, run_once(host.plan.engine.image or "", program, "-c", script, options=options), parse)
 
 
 def _inside(host: HostFacts) -> Fact[dict[str, str]]:

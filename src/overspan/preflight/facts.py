@@ -19,7 +19,6 @@ from overspan.schema.paste import command
 from overspan.schema.plan import Plan
 from overspan.schema.process import ProcessSpec
 from overspan.transport.base import Transport
-from overspan.transport.docker import run_once
 from overspan.transport.ssh import by_hand
 
 HOSTS_AT_ONCE: Final = 32
@@ -134,10 +133,6 @@ class HostFacts:
         """The command to paste that writes the inventory anew, of these hosts; of all of the plan's without any."""
         names = ",".join(_address(entry) for entry in entries or self.hosts)
         return f"{command('overspan', 'detect', '--hosts', names)} > inventory.yaml"
-
-    def container(self, program: str, *arguments: str, options: Sequence[str]) -> list[str]:
-        """`docker run` of one program in the plan's image, without network, gone when it ends; nothing is pulled."""
-        return run_once(self.plan.engine.image or "", program, *arguments, options=options)
 
 
 def paste_on(entry: Host, *argv: str) -> str:
