@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, repeat
 from operator import mul, sub
@@ -111,10 +111,7 @@ class TimeCounts:
         def at(place: int) -> int:
             return values[bisect_right(ends, place)]
 
-        p50, p90, p95, p99 = (
-            round(percentile_at(ends[-1], share, at) / US_PER_MS, 3) for share in (0.50, 0.90, 0.95, 0.99)
-        )
-        return Distribution(mean=round(self.mean, 3), p50=p50, p90=p90, p95=p95, p99=p99)
+        return _distribution(self.mean, lambda share: percentile_at(ends[-1], share, at) / US_PER_MS)
 
 
 @dataclass
@@ -166,14 +163,13 @@ def summary(values: Sequence[float]) -> Distribution:
     if not values:
         return Distribution()
     ordered = sorted(values)
-    p50, p90, p95, p99 = (percentile(ordered, q) for q in (0.50, 0.90, 0.95, 0.99))
-    mean = sum(ordered) / len(ordered)
-    return Distribution(mean=_kept(mean), p50=_kept(p50), p90=_kept(p90), p95=_kept(p95), p99=_kept(p99))
+    return _distribution(sum(ordered) / len(ordered), lambda share: percentile(ordered, share))
 
 
-def _kept(value: float) -> float:
-    """Microseconds of a millisecond are kept; the clock gives no more."""
-    return round(value, 3)
+def _distribution(mean: float, at: Callable[[float], float]) -> Distribution:
+    # Microseconds of a millisecond are kept; the clock gives no more.
+    p50, p90, p95, p99 = (round(at(share), 3) for share in (0.50, 0.90, 0.95, 0.99))
+    return Distribution(mean=round(mean, 3), p50=p50, p90=p90, p95=p95, p99=p99)
 
 
 def counts(streams: Sequence[Stream], planned: int) -> RequestCounts:
