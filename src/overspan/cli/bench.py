@@ -124,7 +124,7 @@ def bench(run: str | None, base_url: str | None, model: str | None, as_json: boo
         endpoint = folder.plan().endpoint
         how["metrics"] = registry.find(folder.plan().engine.name).metrics
         base_url, model = endpoint.base_url, model or endpoint.model
-        api_key = run_secrets.read(folder).get(run_secrets.API_KEY, api_key)
+        api_key = run_secrets.key_of(folder) or api_key
     path = folder.path if folder is not None else None
     try:
         job = Bench(str(base_url), model, workload, api_key=api_key, folder=path, progress=progress, **how)

@@ -123,7 +123,7 @@ def _of_run(which: str | None) -> _Aim:
 
     run = open_run(which)
     require_serving(run)
-    return _Aim(run.plan().endpoint, run_secrets.read(run).get(run_secrets.API_KEY), run, run_secrets.file_of(run))
+    return _Aim(run.plan().endpoint, run_secrets.key_of(run), run, run_secrets.file_of(run))
 
 
 def _of_url(base_url: str, model: str | None) -> _Aim:

@@ -22,7 +22,7 @@ class Conversation:
         now = status(run)
         if not now.ready:
             raise NotReady(f"run {run.id} is {now.state}: {now.message}", next=f"overspan status {run.id}")
-        self._client = Client(run.plan().endpoint, run_secrets.read(run).get(run_secrets.API_KEY))
+        self._client = Client(run.plan().endpoint, run_secrets.key_of(run))
         self._said: list[dict[str, str]] = []
         self._max_tokens = max_tokens
         self._temperature = temperature

@@ -202,7 +202,7 @@ class Live:
         return [*seen, *joined(self._run, self._plan)], unreachable
 
     def _ask_metrics(self) -> MetricsReading:
-        key = run_secrets.read(self._run).get(run_secrets.API_KEY)
+        key = run_secrets.key_of(self._run)
         found = read_metrics(self._http, self._plan.endpoint.base_url, self._engine.metrics, key)
         return MetricsReading(time.monotonic(), found)
 

@@ -254,7 +254,7 @@ def _probe(
 ) -> None:
     """Wait for a real token, then for the known answers. Until the engine listens, no answer is no news."""
     started = time.monotonic()
-    client = Client(plan.endpoint, run_secrets.read(run).get(run_secrets.API_KEY))
+    client = Client(plan.endpoint, run_secrets.key_of(run))
     refused = ""
     while not over.wait(POLL_INTERVAL_S):
         try:

@@ -80,9 +80,14 @@ def read(run: RunFolder) -> dict[str, Secret]:
     return {name: Secret(str(value)) for name, value in run.note(_FILE).items()}
 
 
+def key_of(run: RunFolder) -> Secret | None:
+    """The endpoint's key; None where it asks for none."""
+    return read(run).get(API_KEY)
+
+
 def file_of(run: RunFolder) -> str | None:
     """Where the endpoint's key is, for its owner to read; None where it asks for none."""
-    return str(run.path / _FILE) if API_KEY in read(run) else None
+    return None if key_of(run) is None else str(run.path / _FILE)
 
 
 def forget(run: RunFolder) -> None:

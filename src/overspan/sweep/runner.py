@@ -127,7 +127,7 @@ class _Serving:
             endpoint.base_url,
             endpoint.model,
             _workload(point),
-            api_key=run_secrets.read(run).get(run_secrets.API_KEY),
+            api_key=run_secrets.key_of(run),
             folder=self._folder.requests(point),
             metrics=registry.find(plan.engine.name).metrics,
             progress=lambda _, ended, failed, in_flight: self._told.progress(point, ended, failed, in_flight),
@@ -246,7 +246,7 @@ def _serves(run: RunFolder) -> bool:
     """Whether a run is verified and answers now."""
     if run.state() not in SERVING_STATES - {"ready"}:
         return False
-    with closing(Client(run.plan().endpoint, run_secrets.read(run).get(run_secrets.API_KEY))) as client:
+    with closing(Client(run.plan().endpoint, run_secrets.key_of(run))) as client:
         try:
             client.one_token()
         except NoAnswer:

@@ -24,7 +24,7 @@ def subject_of_run(run: RunFolder, reference: Reference | None = None) -> Subjec
     """
     require_serving(run)
     plan = run.plan()
-    key = run_secrets.read(run).get(run_secrets.API_KEY)
+    key = run_secrets.key_of(run)
     return subject_of(plan.recipe, plan.endpoint, key, reference or stored(plan.recipe.model))
 
 

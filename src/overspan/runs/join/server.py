@@ -57,7 +57,6 @@ class JoinServer:
         self._seats = {each.host: _Seat(each, frozenset({address_of(hosts[each.host])})) for each in plan.awaited}
         self._told: list[Death] = []
         self._lock = threading.Lock()
-        self._over = threading.Event()
         self._attending: set[threading.Thread] = set()
         self._recipe, self._address = plan.recipe.name, address_of(hosts[plan.head])
         self._server = _listen(self._address)
@@ -83,7 +82,7 @@ class JoinServer:
             time.sleep(POLL_INTERVAL_S)
 
     def _accept(self) -> None:
-        while not self._over.is_set():
+        while True:
             try:
                 connection, peer = self._server.accept()
             except OSError:
@@ -195,7 +194,6 @@ class JoinServer:
         deadline = time.monotonic() + _FAREWELL_S
         for thread in list(self._attending):
             thread.join(max(0.0, deadline - time.monotonic()))
-        self._over.set()
         self._server.close()
 
 
