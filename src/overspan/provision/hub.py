@@ -94,17 +94,11 @@ def _problem(model: str, revision: str | None, told: dict[str, Any]) -> ModelUna
         return ModelUnavailable(
             f"model {model} {what}{hint}", quote=detail, next="give OWNER/NAME, a local folder, or the name of a recipe"
         )
+    what, look = f"the hub failed on model {model}", again
     if kind == "offline":
-        return ModelUnavailable(
-            f"the hub does not answer, and model {model} is not whole in this machine's cache",
-            quote=detail,
-            next=f"look at the network, HF_ENDPOINT and HF_HUB_OFFLINE, then {again}: {_KEPT}",
-        )
-    return ModelUnavailable(
-        f"the hub failed on model {model}",
-        quote=detail,
-        next=f"{again}: {_KEPT}",
-    )
+        what = f"the hub does not answer, and model {model} is not whole in this machine's cache"
+        look = f"look at the network, HF_ENDPOINT and HF_HUB_OFFLINE, then {again}"
+    return ModelUnavailable(what, quote=detail, next=f"{look}: {_KEPT}")
 
 
 _KEPT = "files that arrived whole are kept, the one that was cut begins anew"

@@ -11,16 +11,24 @@ from __future__ import annotations
 import fnmatch
 import json
 import sys
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 # Weights in other formats, copies of the weights, and what no engine here reads.
 _NEVER = ("*.bin", "*.pth", "*.pt", "*.onnx", "*.gguf", "*.h5", "*.msgpack", "original/*", "onnx/*", "consolidated*")
 _WANTED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "tokenizer*", "*.py")
 
 
-def wanted(names: list[str]) -> list[str]:
+_AT_ONCE = 8
+"""Headers that are asked for at a time: large models have hundreds of files."""
+
+
+def wanted(names: Iterable[str]) -> list[str]:
     """The files of a repository that an engine needs; `consolidated*` only where there are no other weights."""
     kept = [name for name in names if _like(name, _WANTED) and not _like(name, _NEVER)]
     if not any(name.endswith(".safetensors") for name in kept):
@@ -32,37 +40,38 @@ def _like(name: str, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
 
 
-_AT_ONCE = 8
-"""Headers that are asked for at a time: large models have hundreds of files."""
-
-
 def tell(**content: Any) -> None:
     """Write one line to the parent."""
     print(json.dumps(content), flush=True)
 
 
+def _listed(api: HfApi, model: str, revision: str | None) -> tuple[str | None, dict[str, int]]:
+    """The commit that a revision means now, and the size of each file in it."""
+    from huggingface_hub.hf_api import RepoFile
+
+    sha = api.model_info(model, revision=revision).sha
+    entries = api.list_repo_tree(model, recursive=True, revision=sha)
+    return sha, {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
+
+
 def fetch(model: str, revision: str | None) -> None:
     """Fetch what is not there, and tell where it is."""
     from huggingface_hub import HfApi, constants, snapshot_download, try_to_load_from_cache
-    from huggingface_hub.hf_api import RepoFile
 
     from overspan.provision import space
     from overspan.schema.errors import ModelUnavailable
 
-    api = HfApi()
-    sha = api.model_info(model, revision=revision).sha
-    entries = api.list_repo_tree(model, recursive=True, revision=sha)
-    sizes = {entry.path: entry.size for entry in entries if isinstance(entry, RepoFile)}
-    names = wanted(list(sizes))
-    here = [name for name in names if isinstance(try_to_load_from_cache(model, name, revision=sha), str)]
-    needed = sum(sizes[name] for name in names if name not in here)
+    sha, sizes = _listed(HfApi(), model, revision)
+    names = wanted(sizes)
+    absent = [name for name in names if not isinstance(try_to_load_from_cache(model, name, revision=sha), str)]
+    needed = sum(sizes[name] for name in absent)
     folder = Path(constants.HF_HUB_CACHE).expanduser()
     try:
         space.require(folder, needed, f"model {model}", error=ModelUnavailable, move="HF_HOME")
     except ModelUnavailable as error:
         return tell(problem="space", what=error.what, next=error.next)
     if needed:
-        tell(say=f"fetching {model}: {len(names) - len(here)} files, {space.size(needed)}, to {folder}")
+        tell(say=f"fetching {model}: {len(absent)} files, {space.size(needed)}, to {folder}")
     # By the name that was asked for, so that the cache keeps what it means for when the hub is away.
     path = snapshot_download(model, revision=revision, allow_patterns=names)
     return tell(path=path, revision=Path(path).name)
@@ -71,25 +80,21 @@ def fetch(model: str, revision: str | None) -> None:
 def fetch_sizes(model: str, revision: str | None) -> None:
     """Fetch what tells a model's sizes, config.json and the headers of its weights, and keep it; no weight is read."""
     from huggingface_hub import HfApi, hf_hub_download
-    from huggingface_hub.hf_api import RepoFile
 
     from overspan.catalog import headers
 
     api = HfApi()
-    sha = api.model_info(model, revision=revision).sha
-    files = [
-        each.path for each in api.list_repo_tree(model, recursive=True, revision=sha) if isinstance(each, RepoFile)
-    ]
+    sha, sizes = _listed(api, model, revision)
     for name in headers.CONFIGS:
-        if name in files:
+        if name in sizes:
             hf_hub_download(model, name, revision=revision)
-    names = [name for name in wanted(files) if name.endswith(".safetensors")]
+    names = [name for name in wanted(sizes) if name.endswith(".safetensors")]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
         read = list(pool.map(lambda name: api.parse_safetensors_file_metadata(model, name, revision=sha), names))
+    found = [item for file in read for item in file.tensors.items()]
     tensors = [
-        headers.Tensor(name, tensor.dtype, tuple(tensor.shape), tensor.data_offsets[1] - tensor.data_offsets[0])
-        for file in read
-        for name, tensor in file.tensors.items()
+        headers.Tensor(name, each.dtype, tuple(each.shape), each.data_offsets[1] - each.data_offsets[0])
+        for name, each in found
     ]
     headers.keep(model, tensors)
     tell(path=model, revision=sha)
@@ -115,15 +120,16 @@ def main(model: str, revision: str | None, *, sizes: bool = False) -> None:
     except (errors.HFValidationError, errors.HfUriError) as error:
         tell(problem="id", detail=_first_line(error))
     except (network, OSError) as error:
+        detail = f"{type(error).__name__}: {_first_line(error)}"
         if sizes:
-            return tell(problem="offline", detail=f"{type(error).__name__}: {_first_line(error)}")
+            return tell(problem="offline", detail=detail)
         want, never = list(_WANTED), list(_NEVER)
         try:
             path = snapshot_download(
                 model, revision=revision, local_files_only=True, allow_patterns=want, ignore_patterns=never
             )
         except OSError:
-            return tell(problem="offline", detail=f"{type(error).__name__}: {_first_line(error)}")
+            return tell(problem="offline", detail=detail)
         tell(path=path, revision=Path(path).name)  # the cache names the folder by its commit
     return None
 

@@ -104,18 +104,11 @@ def _tokenizer(words: Sequence[str], size: int) -> dict[str, Any]:
     """In the format of the tokenizers library (0.21 to 0.23): one token a word between spaces."""
     named = [UNKNOWN, *dict.fromkeys(words)]
     vocabulary = named + [f"w{number}" for number in range(len(named), size)]
-    return {
+    numbers = {word: number for number, word in enumerate(vocabulary[:size])}
+    unused = dict.fromkeys(("truncation", "padding", "normalizer", "post_processor", "decoder"))
+    return unused | {
         "version": "1.0",
-        "truncation": None,
-        "padding": None,
         "added_tokens": [],
-        "normalizer": None,
         "pre_tokenizer": {"type": "WhitespaceSplit"},
-        "post_processor": None,
-        "decoder": None,
-        "model": {
-            "type": "WordLevel",
-            "vocab": {word: number for number, word in enumerate(vocabulary[:size])},
-            "unk_token": UNKNOWN,
-        },
+        "model": {"type": "WordLevel", "vocab": numbers, "unk_token": UNKNOWN},
     }
