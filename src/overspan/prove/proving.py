@@ -117,7 +117,7 @@ def prove(
         OverspanError: the twin or its reference cannot be made.
     """
     fit = _fit(layouts) if on is None else 1
-    # Ray's ports, and those of several hosts, are fixed: there a layout is over before the next one starts.
+    # The ports of Ray and of several hosts are fixed: there a layout must end before the next one starts.
     ahead = registry.find(recipe.engine).several_at_once and fit > 1
     known = known_tokens(recipe.model, say, max(layout.pp for layout in layouts))
     machines = on or here.this_machine()
@@ -235,8 +235,8 @@ def _recipe_of(
 ) -> Recipe:
     """The recipe with the twin in the model's place, on CPUs."""
     left_out = (*NEEDS_GPU, speculation.NAME)
-    # So few blocks that the last cases are preempted, in every layout: a cache counted in bytes would be larger where
-    # ranks share it. One block is kept free by the engine.
+    # The cache is so small that the last cases are preempted in every layout. It is stated in blocks: in bytes it would
+    # hold more tokens where ranks share them. The engine keeps one block free.
     block = MLA_BLOCK if models.config_of(str(twin)).get("kv_lora_rank") else BLOCK
     args = {name: value for name, value in recipe.engine_args.items() if name not in left_out} | TWIN_ARGS
     args |= {"block_size": block, "num_gpu_blocks_override": cases.CACHE_TOKENS // block}
@@ -251,7 +251,7 @@ def _recipe_of(
         layout=layout,
         engine=recipe.engine,
         image=recipe.image,
-        # Another host's port is led to the same one here.
+        # A port of another host is forwarded to the port of the same number here, which must be free.
         port=0 if machines.hosts[0].ssh is None else ports.claim(Endpoint(host=LOOPBACK, port=0, model="")).port,
         host=LOOPBACK,
         known_answers=[],

@@ -1,4 +1,4 @@
-"""From a sweep to its deployments and points: placed, checked, estimated. Pure: nothing is started."""
+"""From a sweep to its deployments and points: placed, checked, estimated. Nothing is started."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from overspan.schema.topology import Role, RoleName, Topology
 from overspan.sweep import read
 from overspan.sweep.only import PointName, parse_filter
 
-# Not what a deployment does: prose, names, and where it answers.
+# Fields of a recipe that do not change what a deployment does: texts, names, and the address where it answers.
 _UNHASHED = frozenset(
     {"name", "description", "source", "variants", "warnings", "locked", "host", "port", "api_key"}
     | {"restart", "ready_timeout_s", "drain_timeout_s", "layout", "requires"}
@@ -146,7 +146,7 @@ class _Expansion:
             load = read.entry_load(self._sweep, entry)
             for name, lengths in self._sweep.scenarios.items():
                 if entry.scenarios is None or name in entry.scenarios:
-                    # By the most users of the whole entry, whatever runs of it today.
+                    # One deployment serves all points of an entry: it is sized for the most users, also with --only.
                     recipe = read.entry_recipe(self._base, self._sweep, entry, lengths)
                     yield _EntryCase(entry, name, lengths, load, sized(recipe, entry.topology, max(entry.users)))
 

@@ -81,7 +81,7 @@ def read_state(folder: Path, inventory: str | None) -> LedgerState:
     entries = load(Ledger, file).entries if file.exists() else []
     planned = [point for each in sorted((folder / SWEEPS).glob("*.yaml")) for point in _points_of(each, inventory)]
     names = Counter(point.full_id for point in planned)
-    # As git keeps them, whatever ends of lines it was told to write here.
+    # Git may have been told to write other ends of lines here than it keeps.
     results = {
         each.name: each.read_bytes().replace(b"\r\n", b"\n") for each in sorted((folder / RESULTS).glob("*.jsonl"))
     }

@@ -206,14 +206,14 @@ class _Serving:
         head = self._deployment.placed.workers[0].placements[0].host
         inventory = self._matrix.inventory
         here = all(inventory.is_here(host) for host in inventory.hosts if host.name == head)
-        # Stated, so that the planner chooses none of its own: a layout that is the default does not stand in the file.
+        # The layout is stated, else the planner would choose one: the file leaves out a layout that is the default.
         layout = f"layout={topology.answering.layout.label}"
         wanted = Wanted(str(recipe), str(machines), (layout, "port=0") if here else (layout,), self._name)
         self._told.say(f"{self._deployment.id}: starting {topology.label}")
         return up(wanted, self._told.say, self._follow)
 
     def _follow(self, run: RunFolder, events: Iterator[Event | None]) -> None:
-        # Known before it serves, so that a crash while it starts leaves no run that nobody knows of.
+        # The run is noted before it serves: the next call must find it also after a crash while it starts.
         self._folder.note("deployed", deployment=self._deployment.id, key=self._deployment.key, run=run.id)
         for event in events:
             if event is not None and event.state in ("ready", "verified", "failed"):
