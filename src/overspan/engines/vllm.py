@@ -107,29 +107,24 @@ class Vllm(Engine):
             if to_start:
                 raise
             return EngineChoice(name=self.name, version=self.flags.latest)
-        if recipe.locked and recipe.locked.engine_version != found.version:
-            raise InputError(
-                f"the lock of run {recipe.locked.run} was made with engine {recipe.locked.engine_version}; "
-                f"installed is {found.version}",
-                next="install that engine, or start from the recipe in place of the lock",
-            )
+        locked = recipe.locked
+        if locked and locked.engine_version != found.version:
+            what = f"the lock of run {locked.run} was made with engine {locked.engine_version}"
+            instead = "install that engine, or start from the recipe in place of the lock"
+            raise InputError(f"{what}; installed is {found.version}", next=instead)
         return EngineChoice(name=self.name, version=found.version, environment=str(found.path))
 
     def _own(self, inventory: Inventory, *, to_start: bool) -> EngineChoice:
         """The environment that the inventory names, or that of `vllm` on the PATH."""
         from overspan.provision.engines import version_in
 
-        program = shutil.which("vllm")
-        folder = inventory.engine_environment or (str(Path(program).parent.parent) if program else None)
-        version = version_in(Path(folder)) if folder else None
+        here = inventory.engine_environment or _on_path()
+        version = version_in(Path(here)) if here else None
         if version is None and to_start:
-            where = f"in {folder}" if folder else "on the PATH"
-            raise EngineMissing(
-                f"this machine has GPUs and no vLLM {where}",
-                next="pip install vllm in an environment of its own and put it on the PATH, or start containers: "
-                "--on FILE",
-            )
-        return EngineChoice(name=self.name, version=version or self.flags.latest, environment=folder)
+            instead = "pip install vllm in an environment of its own and put it on the PATH"
+            what = f"this machine has GPUs and no vLLM {f'in {here}' if here else 'on the PATH'}"
+            raise EngineMissing(what, next=f"{instead}, or start containers: --on FILE")
+        return EngineChoice(name=self.name, version=version or self.flags.latest, environment=here)
 
     def image_version(self, image: str | None) -> str | None:
         """As far as the image's name tells."""
@@ -165,14 +160,19 @@ ENGINE: Final = Vllm()
 
 def installed_python() -> str:
     """The Python of vLLM on this machine: of `vllm` on the PATH, or of the installed CPU engine; else our own."""
-    program = shutil.which("vllm")
-    beside = Path(program).with_name("python") if program else None
-    if beside is not None and beside.exists():
-        return str(beside)
+    here = _on_path()
+    if here is not None and Path(here, "bin", "python").exists():
+        return f"{here}/bin/python"
     try:
         return str(_installed("cpu").python)
     except EngineMissing:
         return sys.executable
+
+
+def _on_path() -> str | None:
+    """The environment of `vllm` on the PATH."""
+    program = shutil.which("vllm")
+    return str(Path(program).parent.parent) if program else None
 
 
 def _installed(kind: str) -> Any:
