@@ -325,3 +325,8 @@ def test_gathered_tokens_cross_the_link_once_for_all_groups() -> None:
     assert features.wire_ms(case("tp1"), 1024) == 0
     both = features.collectives(case("tp2dp2ep"))
     assert both == features.collectives(case("tp2")) + features.collectives(case("dep2"))
+
+
+def test_a_cache_without_room_is_said_and_not_taken_for_no_limit() -> None:
+    with pytest.raises(InputError, match="the cache holds no request of 2048 tokens"):
+        predict.predict(case(), capacity=0.0)
