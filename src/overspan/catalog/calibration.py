@@ -8,7 +8,7 @@ from overspan.catalog import files
 from overspan.schema.errors import RecipeError
 from overspan.schema.hardware import HardwareSpec
 from overspan.schema.prediction import Calibration
-from overspan.schema.yamlio import make, read_yaml
+from overspan.schema.yamlio import make, plain
 
 FITTED = "fitted.yaml"
 
@@ -17,8 +17,7 @@ FITTED = "fitted.yaml"
 def priors() -> Calibration:
     """What is known of each constant before a fit, with its source and how sure it is."""
     file = "priors.yaml"
-    data, places = read_yaml(files.text(file), file)
-    return make(Calibration, data, file, places)
+    return make(Calibration, plain(files.text(file)), file)
 
 
 @functools.lru_cache(maxsize=1)
@@ -28,7 +27,7 @@ def shipped() -> Calibration:
     Raises:
         RecipeError: the file of fitted values names a constant that has no prior.
     """
-    data, _ = read_yaml(files.text(FITTED), FITTED)
+    data = plain(files.text(FITTED))
     known = priors()
     unknown = set(data["values"]) - set(known.constants)
     if unknown:

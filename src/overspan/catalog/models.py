@@ -11,7 +11,7 @@ from typing import Any, Final
 from overspan.catalog import accounting, library
 from overspan.schema.errors import ModelUnavailable, UnknownName
 from overspan.schema.model import ModelSpec
-from overspan.schema.yamlio import read_yaml
+from overspan.schema.yamlio import plain
 
 _FOLDER = "models"
 _MAX_CONFIG: Final = 20_000_000
@@ -81,9 +81,7 @@ def config_of(name: str) -> dict[str, Any]:
     if found is not None:
         return _json(found / "config.json")
     spec = find(name)
-    text, file = library.text_of(_FOLDER, spec.name, "model")
-    data, _ = read_yaml(text, file)
-    return dict(data["config"])
+    return dict(_stated(spec.name)["config"])
 
 
 def from_folder(folder: Path, name: str | None = None) -> ModelSpec:
@@ -137,10 +135,14 @@ def _ids_line(text: str) -> list[str]:
     return [item.strip() for item in line.removeprefix("ids:").strip(" []").split(",") if item.strip()]
 
 
+def _stated(name: str) -> dict[str, Any]:
+    """What the catalogue states of a model that ships."""
+    return dict(plain(library.text_of(_FOLDER, name, "model")[0]))
+
+
 @functools.cache
 def _shipped(name: str) -> ModelSpec:
-    text, file = library.text_of(_FOLDER, name, "model")
-    data, _ = read_yaml(text, file)
+    data = _stated(name)
     spec = accounting.count(name, data["config"])
     return spec.with_(source=data["source"], ids=data["ids"])
 
