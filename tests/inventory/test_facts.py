@@ -11,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from overspan.inventory import gpus, machine, network, software
-from overspan.inventory.captured import Meta
 from overspan.inventory.fact import Capture, Fact, Seen, read
 from overspan.inventory.host import FACTS, kind_of
 
@@ -22,9 +21,9 @@ GIB = 2**30
 def seen(fact: Fact[Any], case: str) -> Seen[Any]:
     """What a captured case says; its meta file is there where the command failed."""
     meta = HERE / fact.name / f"{case}.json"
-    extra = Meta.model_validate_json(meta.read_bytes()) if meta.exists() else Meta(argv=fact.argv, code=0)
+    extra = json.loads(meta.read_bytes()) if meta.exists() else {"argv": fact.argv, "code": 0}
     text = (HERE / fact.name / f"{case}.txt").read_text()
-    return read(fact, Capture(fact=fact.name, stdout=text, **extra.model_dump()))
+    return read(fact, Capture(fact=fact.name, stdout=text, **extra))
 
 
 def value(fact: Fact[Any], case: str) -> Any:

@@ -51,15 +51,6 @@ class Index(Frozen):
     hosts: list[SavedHost]
 
 
-class Meta(Frozen):
-    """<fact>.json: what was run and how it ended; its standard output stands in <fact>.txt."""
-
-    argv: list[str]
-    code: int | None = None
-    stderr: str = ""
-    missing: str | None = None
-
-
 def save_answers(folder: Path, answers: Sequence[HostAnswer]) -> None:
     """Write what the hosts said.
 
@@ -75,13 +66,14 @@ def save_answers(folder: Path, answers: Sequence[HostAnswer]) -> None:
             place.mkdir(exist_ok=True)
             for name, capture in answer.captures.items():
                 (place / f"{name}.txt").write_text(capture.stdout, encoding="utf-8")
-                _write(place / f"{name}.json", Meta(**capture.model_dump(exclude={"fact", "stdout"})))
+                _write(place / f"{name}.json", capture, without={"fact", "stdout"})
     except OSError as error:
         raise InputError(f"{error.filename or folder}: {error.strerror}") from None
 
 
-def _write(path: Path, document: Frozen) -> None:
-    path.write_text(json.dumps(document.model_dump(mode="json", exclude_none=True), indent=1) + "\n", encoding="utf-8")
+def _write(path: Path, document: Frozen, without: set[str] | None = None) -> None:
+    data = document.model_dump(mode="json", exclude_none=True, exclude=without)
+    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
 
 
 def load(folder: Path) -> tuple[list[tuple[AskedHost, Fake]], list[Unreachable], list[str]]:
@@ -147,8 +139,8 @@ def _capture(folder: Path, name: str) -> Capture | None:
         stdout = text.read_text(encoding="utf-8", errors="replace") if text.exists() else ""
         if not meta.exists():
             return Capture(fact=name, argv=[], code=0, stdout=stdout) if text.exists() else None
-        return Capture(fact=name, stdout=stdout, **Meta.model_validate_json(meta.read_bytes()).model_dump())
-    except (ValidationError, OSError):
+        return Capture.model_validate({**json.loads(meta.read_bytes()), "fact": name, "stdout": stdout})
+    except (ValueError, TypeError, RecursionError, OSError):  # pydantic's and json's are a ValueError
         return None
 
 

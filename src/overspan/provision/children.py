@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from itertools import chain
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 
 from overspan.schema import secrets
 from overspan.schema.errors import OverspanError
@@ -28,32 +27,20 @@ def redact(text: str) -> str:
 
 
 def follow(argv: Sequence[str], on_line: Callable[[str], None], *, env: Mapping[str, str] | None = None) -> None:
-    """Run a command to its end, giving each line to `on_line`.
+    """Run a command to its end, giving each line to `on_line`. An error or an interrupt ends its whole process group.
+
+    Args:
+        argv: the command.
+        on_line: told each line, without the values of secrets.
+        env: added to this environment; None takes the secrets out of it.
 
     Raises:
         OverspanError: it ended with an error; quotes its last line.
     """
-    with begun(argv, env=env) as lines:
-        for line in lines:
-            on_line(line)
-
-
-@contextmanager
-def begun(argv: Sequence[str], *, env: Mapping[str, str] | None = None) -> Iterator[Iterator[str]]:
-    """A command that runs already; its lines are read inside, what is left of them at the end.
-
-    Leaving by an error or an interrupt ends its whole process group.
-
-    Raises:
-        OverspanError: it ended with an error; quotes its last line.
-    """
-    with closing(lines_of(argv, env=without_secrets() if env is None else env, tied=True)) as lines:
-        try:
-            first = [line for _, line in zip(range(1), lines, strict=False)]  # reading begins it
-            rest = chain(first, lines)
-            yield (redact(line) for line in rest)
-            for _ in rest:
-                pass
-        except OverspanError as error:
-            error.quote = redact(error.quote) if error.quote else None
-            raise
+    try:
+        with closing(lines_of(argv, env=without_secrets() if env is None else env, tied=True)) as lines:
+            for line in lines:
+                on_line(redact(line))
+    except OverspanError as error:
+        error.quote = redact(error.quote) if error.quote else None
+        raise

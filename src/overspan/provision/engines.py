@@ -14,7 +14,6 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -76,7 +75,8 @@ def version_in(environment: Path) -> str | None:
 
 def installed() -> list[EngineEnv]:
     """Every whole engine environment, by name."""
-    return sorted(_all(), key=lambda engine: (engine.name, engine.installed_at))
+    found = [engine for link in _home().glob("[!.]*") if (engine := _at(link)) is not None]
+    return sorted(found, key=lambda engine: (engine.name, engine.installed_at))
 
 
 def install(lock: locked.EngineLock, *, python: str | None = None, say: Say = quiet, detail: Say = quiet) -> EngineEnv:
@@ -196,13 +196,6 @@ def _link(lock: locked.EngineLock) -> Path:
 def _target(label: str) -> Path | None:
     link = _home() / label
     return link.parent / link.readlink() if link.is_symlink() else None
-
-
-def _all() -> Iterator[EngineEnv]:
-    for link in _home().glob("[!.]*"):
-        engine = _at(link)
-        if engine is not None:
-            yield engine
 
 
 def _at(link: Path) -> EngineEnv | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from overspan.catalog import recipes
-from overspan.provision.children import begun
+from overspan.provision.children import follow
 from overspan.schema.errors import ModelUnavailable, OverspanError, nearest
 from overspan.store.locks import Say
 
@@ -51,17 +51,20 @@ def _asked(model: str, revision: str | None, more: list[str], say: Say) -> dict[
     """The last that a child of the hub's library told."""
     last: dict[str, Any] = {}
     other = ""
+
+    def hear(line: str) -> None:
+        nonlocal last, other
+        message = _message(line)
+        other = line if not message and line.strip() else other
+        last = message or last
+        if "say" in message:
+            say(str(message["say"]))
+
     command = [sys.executable, "-m", "overspan.provision.hub_child", model, revision or "", *more]
     # The token goes by the environment, never by argv. Bars would fill the log of a run.
     environment = {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     try:
-        with begun(command, env=environment) as lines:
-            for line in lines:
-                message = _message(line)
-                other = line if not message and line.strip() else other
-                last = message or last
-                if "say" in message:
-                    say(str(message["say"]))
+        follow(command, hear, env=environment)
     except OverspanError as error:
         raise ModelUnavailable(f"model {model} could not be fetched", quote=error.quote) from None
     return last or {"problem": "http", "detail": other}
