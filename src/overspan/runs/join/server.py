@@ -40,7 +40,7 @@ class _Seat:
     """A place for one awaited host. `line` is the connection that has it now."""
 
     placement: Placement
-    addresses: frozenset[str]
+    address: str
     line: JoinConnection | None = None
     health: Health | None = None
     left_at: float | None = None
@@ -54,7 +54,7 @@ class JoinServer:
         self._run, self._own = run, own
         self._facts = run.note(facts.FILE)
         hosts = {host.name: host for host in plan.inventory.hosts}
-        self._seats = {each.host: _Seat(each, frozenset({address_of(hosts[each.host])})) for each in plan.awaited}
+        self._seats = {each.host: _Seat(each, address_of(hosts[each.host])) for each in plan.awaited}
         self._told: list[Death] = []
         self._lock = threading.Lock()
         self._attending: set[threading.Thread] = set()
@@ -121,8 +121,8 @@ class JoinServer:
             reason, differs = None, facts.differences(self._facts, hello.facts)
             if seat is None:
                 reason = f"this run awaits {', '.join(self._seats)}, not {hello.host}"
-            elif peer not in seat.addresses:
-                reason = f"the head's inventory has {hello.host} at {', '.join(seat.addresses)}, not at {peer}"
+            elif peer != seat.address:
+                reason = f"the head's inventory has {hello.host} at {seat.address}, not at {peer}"
             elif seat.line is not None:
                 reason = f"{hello.host} has joined already"
             elif hello.run not in (None, self._run.id):
@@ -130,7 +130,7 @@ class JoinServer:
             elif differs:
                 reason = "the plans differ"
             # Only an awaited host learns what the plan holds.
-            known = seat is not None and peer in seat.addresses
+            known = seat is not None and peer == seat.address
             answer = JoinAnswer(run=self._run.id, refused=reason, differs=differs if known else [])
             if seat is None or reason is not None or hello.only_ask:
                 return answer, None
