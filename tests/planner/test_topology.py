@@ -205,7 +205,7 @@ def machines_of(*gpus: int) -> Inventory:
 @pytest.mark.parametrize(
     ("gpus", "layout", "held"),
     [
-        ((1, 2), "tp2", {"h1": [0, 1]}),
+        ((1, 2), "tp2", {"h0": [0], "h1": [1]}),
         ((2, 1, 2), "tp4", {"h0": [0, 1], "h2": [2, 3]}),
         ((4, 4), "tp6", {"h0": [0, 1, 2], "h1": [3, 4, 5]}),
     ],

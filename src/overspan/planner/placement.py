@@ -102,7 +102,7 @@ def _place_worker(
 ) -> list[Placement]:
     """One worker's placements, its GPUs taken out of `free`; empty where it finds no room."""
     hosts, found = inventory.hosts, []
-    chosen = _filled(role.layout.world_size, _room(role.layout, inventory, free))
+    chosen = _filled(role.layout.world_size, _room(role.layout, inventory, free), on_first=role.name == "aggregated")
     for part, index in enumerate(chosen):
         each = role.layout.world_size // len(chosen)
         at = index if inventory.device == "cuda" else (index + turn) % len(hosts)
@@ -123,7 +123,7 @@ def _place_worker(
 def hosts_of(layout: Layout, inventory: Inventory) -> list[Host]:
     """The hosts that the ranks of one worker are placed on; empty where they cannot be."""
     room = _room(layout, inventory, [host.gpus for host in inventory.hosts])
-    return [inventory.hosts[index] for index in _filled(layout.world_size, room)]
+    return [inventory.hosts[index] for index in _filled(layout.world_size, room, on_first=True)]
 
 
 def unplaced(layout: Layout, inventory: Inventory) -> str | None:
@@ -132,11 +132,14 @@ def unplaced(layout: Layout, inventory: Inventory) -> str | None:
 
 
 @functools.lru_cache(maxsize=4096)
-def _filled(world: int, room: tuple[int, ...]) -> tuple[int, ...]:
-    """The fewest hosts that take the same number of ranks each: their indices, first ones first; empty if none do."""
+def _filled(world: int, room: tuple[int, ...], *, on_first: bool) -> tuple[int, ...]:
+    """The fewest hosts that take the same number of ranks each: their indices, first ones first; empty if none do.
+
+    `on_first`: the first host, where a run's endpoint is, must be among them.
+    """
     for count in range(1, len(room) + 1):
         roomy = [index for index, free in enumerate(room) if world % count == 0 and free >= world // count]
-        if len(roomy) >= count:
+        if len(roomy) >= count and not (on_first and roomy[0] > 0):
             return tuple(roomy[:count])
     return ()
 

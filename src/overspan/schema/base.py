@@ -37,22 +37,12 @@ def text_like(pattern: str, words: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-Address = Annotated[
-    str,
-    text_like(
-        r"[A-Za-z0-9_][A-Za-z0-9._-]*|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*(%[A-Za-z0-9._-]+)?",
-        "a host name or an IP address",
-    ),
-]
+_ADDRESS: Final = r"[A-Za-z0-9_][A-Za-z0-9._-]*|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*(%[A-Za-z0-9._-]+)?"
+
+Address = Annotated[str, text_like(_ADDRESS, "a host name or an IP address")]
 """Where a host is, and nothing that a program could take for an option."""
 
-ListenAddress = Annotated[
-    str,
-    text_like(
-        r"[A-Za-z0-9_][A-Za-z0-9._-]*|[0-9a-fA-F:.]*:[0-9a-fA-F:.]*(%[A-Za-z0-9._-]+)?|\{address:[A-Za-z0-9._-]+\}",
-        "a host name or an IP address",
-    ),
-]
+ListenAddress = Annotated[str, text_like(_ADDRESS + r"|\{address:[A-Za-z0-9._-]+\}", "a host name or an IP address")]
 """Where an engine listens: an address, or under Slurm the placeholder that the job fills in."""
 
 InterfaceName = Annotated[

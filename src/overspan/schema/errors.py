@@ -22,7 +22,7 @@ from collections.abc import Iterable
 
 
 class OverspanError(Exception):
-    """What went wrong, for a person at 2 a.m.
+    """What went wrong: told so that a person can act without reading code.
 
     Args:
         what: one sentence: what happened, on which host and rank where that applies.
