@@ -164,7 +164,11 @@ class Launcher(ABC):
 
     def commands(self, specs: Sequence[ProcessSpec], run: str = "by-hand") -> str:
         """What a person would paste to start the processes by hand: for people only, nothing of ours runs it."""
-        return "\n\n".join(as_text(spec, *exports(spec), shlex.join(spec.argv)) for spec in specs)
+        texts = []
+        for spec in specs:
+            exports = [f"export {name}={shlex.quote(value)}" for name, value in spec.env.items()]
+            texts.append(as_text(spec, *exports, shlex.join(spec.argv)))
+        return "\n\n".join(texts)
 
     def placed(self, specs: Sequence[ProcessSpec]) -> list[ProcessSpec]:
         """The processes with what the launcher alone knows in their arguments, as the run's folder."""
@@ -263,11 +267,6 @@ def as_text(spec: ProcessSpec, *lines: str) -> str:
     """A process as text to paste: where it runs, a remark for each secret (its name, never its value), its lines."""
     secrets = (f"# {name} is set from a file that only you can read" for name in spec.secrets)
     return "\n".join([f"# {spec.name} on {spec.host}", *secrets, *lines])
-
-
-def exports(spec: ProcessSpec) -> list[str]:
-    """Lines of a shell that set a process's environment."""
-    return [f"export {name}={shlex.quote(value)}" for name, value in spec.env.items()]
 
 
 def exit_code(status: int) -> int:

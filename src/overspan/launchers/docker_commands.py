@@ -147,8 +147,3 @@ def stop(containers: Sequence[str], grace_s: float) -> list[str]:
 def remove(containers: Sequence[str]) -> list[str]:
     """Removes containers, running or not, and their anonymous volumes."""
     return ["docker", "rm", "--force", "--volumes", "--", *containers]
-
-
-def host_clock() -> list[str]:
-    """Prints the host's time, in seconds since the epoch."""
-    return ["date", "-u", "+%s.%N"]

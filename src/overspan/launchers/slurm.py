@@ -95,8 +95,9 @@ class SlurmLauncher(Launcher):
     def check(self) -> None:
         """See `Launcher.check`: whether Slurm would take the job, and the run's folder can be written."""
         self._folder.require_writable()
-        asked = commands.only_tested(commands.sbatch(self._site, self.run.id, self._folder.path, self.hosts))
-        done = ask(self.gateway(), asked, stdin=commands.batch_script().encode())
+        # The same submission, only checked; the script comes from standard input.
+        sbatch, *words, _, _ = commands.sbatch(self._site, self.run.id, self._folder.path, self.hosts)
+        done = ask(self.gateway(), [sbatch, "--test-only", *words], stdin=commands.batch_script().encode())
         self._folder.remove()
         if done.code != 0:
             raise _refused("Slurm would refuse the job", done)
@@ -263,7 +264,8 @@ class SlurmLauncher(Launcher):
                 lost = [f"which one cannot be asked: {error.what}"]
         host = next((one.host for one in self._nodes.values() for text in lost if text.startswith(f"{one.node} ")), "")
         process = next((spec.name for spec in self._specs.values() if spec.host == host), JOB)
-        said = [line for line in self._said() if "error:" in line or "CANCELLED" in line or "DUE TO" in line]
+        ends = [line for name in (*self._specs, JOB) for line in last_lines(self.run.log(name), LAST_LINES)]
+        said = [line for line in ends if "error:" in line or "CANCELLED" in line or "DUE TO" in line]
         return Death(
             process=process,
             host=host or job.nodes or "the queue",
@@ -272,10 +274,6 @@ class SlurmLauncher(Launcher):
             cause=cause + (f"; {'; '.join(lost)}" if lost else ""),
             lines=said[-LAST_LINES:] or [describe(self.gateway(), job.id)],
         )
-
-    def _said(self) -> list[str]:
-        """The last lines of every log, the batch script's last."""
-        return [line for name in (*self._specs, JOB) for line in last_lines(self.run.log(name), LAST_LINES)]
 
     def _step_death(self, name: str, code: int) -> Death:
         spec = self._specs.get(name)

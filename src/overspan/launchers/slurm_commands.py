@@ -196,11 +196,6 @@ def _words(argv: Sequence[str]) -> bytes:
     return b"".join(word.encode() + b"\0" for word in argv)
 
 
-def only_tested(submission: Sequence[str]) -> list[str]:
-    """The same submission, only checked: would it ever run? The script comes from standard input."""
-    return [submission[0], "--test-only", *submission[1:-2]]
-
-
 # by hand -------------------------------------------------------------------------------------------------------------
 
 HOME_FOLDER: Final = "$HOME/overspan"

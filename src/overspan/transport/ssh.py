@@ -290,11 +290,12 @@ def options(ssh: Ssh) -> list[str]:
         arguments += ["-o", f"{name}={value}"]
     if ssh.identity_file is not None:
         arguments += ["-i", ssh.identity_file.replace("%", "%%"), "-o", "IdentitiesOnly=yes"]
-    if ssh.user is not None:
-        arguments += ["-l", ssh.user]
-    if ssh.port != 22:  # 22 is also what stands for "as the configuration file says"
-        arguments += ["-p", str(ssh.port)]
-    return arguments
+    return [*arguments, *_account(ssh)]
+
+
+def _account(ssh: Ssh) -> list[str]:
+    """Who logs in, and where. Port 22 also stands for "as the configuration file says"."""
+    return [*(["-l", ssh.user] if ssh.user else []), *(["-p", str(ssh.port)] if ssh.port != 22 else [])]
 
 
 def _path(path: str) -> str:
@@ -312,9 +313,7 @@ def by_hand(ssh: Ssh, *command: str) -> str:
     words += ["-F", ssh.config_file] if ssh.config_file else []
     words += ["-i", ssh.identity_file] if ssh.identity_file else []
     words += ["-o", f"UserKnownHostsFile={_path(ssh.known_hosts)}"] if ssh.known_hosts else []
-    words += ["-p", str(ssh.port)] if ssh.port != 22 else []
-    words += ["-l", ssh.user] if ssh.user else []
-    return shlex.join([*words, "--", ssh.address, *command])
+    return shlex.join([*words, *_account(ssh), "--", ssh.address, *command])
 
 
 def explain(host: str, ssh: Ssh, said: str) -> HostUnreachable:
