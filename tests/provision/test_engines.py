@@ -12,7 +12,7 @@ import psutil
 import pytest
 from click.testing import CliRunner
 
-from overspan.provision import engines, locked
+from overspan.provision import children, engines, locked, packages
 from overspan.schema.errors import EngineMissing, InputError, OverspanError, UnknownName
 from support.wheels import make_lock, make_wheel, torch_elsewhere
 
@@ -176,6 +176,48 @@ def test_torch_that_no_index_has_is_one_clear_error_without_the_indexs_password(
     assert "http://127.0.0.1:9/whl" in caught.value.what
     assert "hunter2" not in json.dumps(caught.value.as_dict())
     assert caught.value.next is not None and "OVERSPAN_TORCH_INDEX=URL" in caught.value.next
+
+
+def test_uv_is_told_the_indexes_that_pip_is_told(cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    conf, links = tmp_path / "pip.conf", tmp_path / "wheels"
+    conf.write_text(
+        "[global]\nindex-url = https://me:hunter2@pypi.example/simple\nextra-index-url =\n  https://a.example\n  https://b.example\n"
+        f"find-links = {links} {tmp_path / 'absent'}\ntrusted-host = a.example\n[install]\ntimeout = 7\n"
+    )
+    monkeypatch.setenv("PIP_CONFIG_FILE", str(conf))
+    for name in ("PIP_NO_INDEX", "PIP_FIND_LINKS"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("PIP_RETRIES", "2")
+    monkeypatch.setenv("UV_INSECURE_HOST", "mine.example")
+    assert packages._as_pip_is_told() == {
+        "UV_DEFAULT_INDEX": "https://me:hunter2@pypi.example/simple",
+        "UV_INDEX": "https://a.example https://b.example",
+        "UV_INDEX_STRATEGY": "unsafe-best-match",
+        "UV_FIND_LINKS": str(links),
+        "UV_HTTP_TIMEOUT": "7",
+        "UV_HTTP_RETRIES": "2",
+    }
+
+
+def test_without_uv_one_error_says_how_to_get_it(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent() -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr("uv.find_uv_bin", absent)
+    monkeypatch.setenv("PATH", str(cache))
+    with pytest.raises(OverspanError, match="uv is not installed") as caught:
+        engines.install(LOCK, python=sys.executable)
+    assert caught.value.next is not None and caught.value.next.endswith("-m pip install uv")
+    assert builds(cache) == []
+
+
+def test_an_index_gets_no_secret_of_another(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "w4ndb-of-the-user")
+    monkeypatch.setenv("UV_INDEX_MINE_PASSWORD", "for-the-index")
+    probe = f"import os\nassert not os.environ['WANDB_API_KEY']\n{LOCK.probe}"
+    assert engines.install(make_lock(["tiny==1.0"], [HERE], probe=probe)).version == "1.0"
+    emptied = children.without_secrets(("UV_", "PIP_"))
+    assert "WANDB_API_KEY" in emptied and "UV_INDEX_MINE_PASSWORD" not in emptied
 
 
 def test_an_engine_that_does_not_run_here_is_not_kept(cache: Path) -> None:
