@@ -155,6 +155,16 @@ def test_secrets_are_names(monkeypatch: pytest.MonkeyPatch) -> None:
     assert env["VLLM_API_KEY"]["valueFrom"]["secretKeyRef"]["key"] == "VLLM_API_KEY"
 
 
+def test_a_recipes_secrets_are_names_too() -> None:
+    made = plan_of(Wanted("minimax-m2.5-nvfp4", "two-sparks"), to_start=False)
+    made = made.with_(recipe=made.recipe.with_(secrets=["WANDB_API_KEY", "HF_TOKEN"]))
+    each = container(manifests(made)[0]["spec"]["leaderWorkerTemplate"]["leaderTemplate"])
+    keys = [
+        one["valueFrom"]["secretKeyRef"]["key"] for one in each["env"] if "secretKeyRef" in one.get("valueFrom", {})
+    ]
+    assert keys == ["WANDB_API_KEY", "HF_TOKEN"]
+
+
 def test_a_reference_that_is_not_ours_is_text() -> None:
     """Kubernetes would put a secret's value in its place, for all to read. (In a patch, for example.)"""
     made = plan_of(Wanted("smollm2-135m", "laptop"), to_start=False)

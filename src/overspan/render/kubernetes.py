@@ -195,11 +195,10 @@ class Pod:
         secret = f"{_object_name(self.plan.recipe.name)}-secrets"
         found = [_part("address")]
         found += [{"name": name, "value": self._text(value)} for name, value in self.spec.env.items()]
-        found += [
-            {"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": name}}} for name in self.spec.secrets
-        ]
+        wanted = dict.fromkeys([*self.spec.secrets, *self.plan.recipe.secrets])
+        found += [{"name": name, "valueFrom": {"secretKeyRef": {"name": secret, "key": name}}} for name in wanted]
         # A hub may ask for a token.
-        return found if self.plan.model_path else [*found, _part("hub")]
+        return found if self.plan.model_path or "HF_TOKEN" in wanted else [*found, _part("hub")]
 
     def _text(self, text: str) -> str:
         def address(match: re.Match[str]) -> str:
