@@ -37,6 +37,11 @@ def test_a_plan_says_what_was_rejected_where_it_chose_the_layout() -> None:
     assert plan("minimax-m2.5-nvfp4", "layout=tp2").rejected == []
 
 
+def test_a_topology_of_one_role_is_planned_as_its_layout() -> None:
+    one, other = plan("minimax-m2.5-nvfp4", "topology=TEP2"), plan("minimax-m2.5-nvfp4", "layout=tep2")
+    assert one == other
+
+
 def test_limits_that_are_not_checked_are_noted() -> None:
     apart = overrides.apply(recipes.find("minimax-m3-mxfp8"), ["topology=1P1D DEP4->TEP8"])
     made = make_plan(apart, inventories.find("gb200-nvl72"), ENGINE, slo=Slo(tpot_ms=1))

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from overspan import __version__
 from overspan.catalog import models
 from overspan.planner import explain, inputs, memory, rank, refuse, rules
-from overspan.planner.placement import WHAT_CAN, place, topology_of
+from overspan.planner.placement import WHAT_CAN, aggregated, place, topology_of
 from overspan.planner.roles import demand_refusals, role_refusals, sized
 from overspan.schema.defaults import EVERYWHERE, LOOPBACK, LOOPBACKS
 from overspan.schema.errors import InputError, ModelUnavailable, PlanRefused
@@ -54,12 +54,15 @@ def make_plan(
         PlanRefused: it cannot run on these machines; with the reason of each refusal.
         InputError: no layout keeps the limits; with the nearest that can be kept.
     """
+    topology = topology_of(recipe)
+    if recipe.topology is not None and not topology.disaggregated:  # one role: the same as a layout
+        recipe = recipe.with_(topology=None, layout=topology.answering.layout)
     model, notes = _sizes(recipe)
     limits, chosen = slo or Slo(), _NOT_CHOSEN
     if model is not None and recipe.topology is None and not states_layout(recipe):
         chosen = _choose(recipe, model, inventory, demand, limits)
         recipe = recipe.with_(layout=chosen.prediction.layout) if chosen.prediction else recipe
-    topology = topology_of(recipe)
+    topology = topology if recipe.topology else aggregated(recipe.layout)
     if demand is not None and "concurrency" in demand.model_fields_set:
         recipe = sized(recipe, topology, demand.concurrency)
     placed = place(topology, inventory, whole_nodes=topology.disaggregated or inventory.traits.whole_nodes)
