@@ -162,7 +162,7 @@ def test_a_recipes_secrets_are_names_too() -> None:
     keys = [
         one["valueFrom"]["secretKeyRef"]["key"] for one in each["env"] if "secretKeyRef" in one.get("valueFrom", {})
     ]
-    assert keys == ["WANDB_API_KEY", "HF_TOKEN"]
+    assert keys == ["VLLM_API_KEY", "WANDB_API_KEY", "HF_TOKEN"]
 
 
 def test_a_reference_that_is_not_ours_is_text() -> None:
