@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +27,7 @@ class DatedFolder:
     def make(cls, root: Path, name: str) -> Self:
         """Make a new one."""
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-        path = root / f"{name}-{stamp}-{secrets.token_hex(2)}"
+        path = root / f"{name}-{stamp}-{os.urandom(2).hex()}"
         path.mkdir(parents=True)
         return cls(path)
 

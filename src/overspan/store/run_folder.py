@@ -6,28 +6,28 @@ import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from overspan.schema.errors import InputError, RunDamaged
 from overspan.schema.event import FINAL_STATES, Event, State
 from overspan.schema.extensions import RECORDED
-from overspan.schema.finding import Finding
 from overspan.schema.places import runs_dir
-from overspan.schema.plan import Plan
-from overspan.schema.process import ProcessSpec
-from overspan.schema.workload import BenchResult
 from overspan.store import jsonl
 from overspan.store.dated_folder import DatedFolder, pick
 from overspan.store.files import problem_of, write_whole
 from overspan.store.locks import is_held
 
+# The types of documents are imported by who reads one: `list`, `logs` and `stop` do without most of them.
+if TYPE_CHECKING:
+    from overspan.schema.finding import Finding
+    from overspan.schema.plan import Plan
+    from overspan.schema.process import ProcessSpec
+    from overspan.schema.workload import BenchResult
+
 T = TypeVar("T")
 
-_PROCESSES = TypeAdapter(list[ProcessSpec])
-_FINDINGS = TypeAdapter(list[Finding])
-_NOTE = TypeAdapter(dict[str, Any])
 _EVENTS = "events.jsonl"
 
 SUPERVISOR: Final = "supervisor.json"
@@ -72,18 +72,27 @@ class RunFolder(DatedFolder):
 
     def plan(self) -> Plan:
         """plan.json."""
+        from overspan.schema.plan import Plan
+
         return self._read("plan.json", TypeAdapter(Plan))
 
     def processes(self) -> list[ProcessSpec]:
         """processes.json."""
-        return self._read("processes.json", _PROCESSES)
+        from overspan.schema.process import ProcessSpec
+
+        return self._read("processes.json", TypeAdapter(list[ProcessSpec]))
 
     def findings(self) -> list[Finding]:
         """verify.json; empty before verification."""
-        return self._read("verify.json", _FINDINGS) if (self.path / "verify.json").exists() else []
+        from overspan.schema.finding import Finding
+
+        exists = (self.path / "verify.json").exists()
+        return self._read("verify.json", TypeAdapter(list[Finding])) if exists else []
 
     def bench(self) -> BenchResult | None:
         """bench.json, or None before a bench."""
+        from overspan.schema.workload import BenchResult
+
         return self._read("bench.json", TypeAdapter(BenchResult)) if (self.path / "bench.json").exists() else None
 
     def requests(self) -> dict[int | str, Path]:
@@ -95,7 +104,7 @@ class RunFolder(DatedFolder):
 
     def note(self, file: str) -> dict[str, Any]:
         """A small JSON object of the run (supervisor.json), or an empty one."""
-        return self._read(file, _NOTE) if (self.path / file).exists() else {}
+        return self._read(file, TypeAdapter(dict[str, Any])) if (self.path / file).exists() else {}
 
     def write(self, file: str, document: BaseModel | list[Any]) -> None:
         """Write one of the run's JSON documents, whole or not at all."""
