@@ -82,3 +82,10 @@ def test_end_says_of_each_host_once_that_it_does_not_answer(tmp_path: Path) -> N
         problems = launcher.end_elsewhere()
         assert problems == [f"{name}: {name} is unreachable (no route)" for name in ("node1", "node2")]
         assert launcher.look() == ([], {"node1": problems[0], "node2": problems[1]})
+
+
+def test_a_host_that_joins_reaches_itself_and_no_head(tmp_path: Path) -> None:
+    plan = plan_on([Host(name=name, memory_bytes=1) for name in ("head", "worker")], launcher="docker")
+    with DockerLauncher(plan.with_(part="worker"), run_in(tmp_path)) as launcher:
+        assert list(launcher.transports) == ["worker"]
+        assert launcher.gateway().host == "worker"

@@ -132,7 +132,7 @@ class Launcher(ABC):
 
     def gateway(self) -> Transport:
         """The machine from which the endpoint is reached, and where an environment of the engine can be patched."""
-        return self.transports[self.plan.head]
+        return self.transports[self.hosts[0].name]
 
     def check(self) -> None:  # noqa: B027 - most launchers refuse nothing
         """Ask what may refuse the run, before anything is fetched for it.
