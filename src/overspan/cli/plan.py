@@ -58,16 +58,8 @@ def plan(
         found = _ranking(question_of(model, **asked))
         document(found.as_json()) if as_json else click.echo(_as_text(found))
         return
-    wanted = Wanted(
-        model,
-        asked["inventory"],
-        asked["settings"],
-        None,
-        demand_of(**load),
-        asked["slo"],
-        asked["hardware"],
-        weights=weights,
-    )
+    on, settings, slo, hardware = (asked[name] for name in ("inventory", "settings", "slo", "hardware"))
+    wanted = Wanted(model, on, settings, None, demand_of(**load), slo, hardware, weights=weights)
     ranked, stated = None, False
     if explain or wanted.demand or wanted.slo:
         recipe, machines = asked_for(wanted)
