@@ -11,7 +11,7 @@ from pathlib import Path
 
 from overspan.prove.twin.write import engine_side
 from overspan.provision import engines
-from overspan.verify.record import PROMPTS, TOKENS
+from overspan.verify.reference import PROMPTS, TOKENS
 
 
 def main(folder: str, name: str, out: str) -> None:
