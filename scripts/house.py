@@ -26,13 +26,13 @@ class Bar(NamedTuple):
     name: str
     found: list[str]
     limit: int
-    count: int | None = None
+    total: int | None = None
     reached: int | None = None
 
     @property
     def number(self) -> int:
         """How many there are."""
-        return len(self.found) if self.count is None else self.count
+        return len(self.found) if self.total is None else self.total
 
     @property
     def holds(self) -> bool:
