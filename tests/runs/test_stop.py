@@ -1,6 +1,8 @@
 """`stop` ends what is the run's, and nothing else."""
 
 import subprocess
+from collections.abc import Callable
+from pathlib import Path
 
 import psutil
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from overspan.launchers import proc
 from overspan.runs.stop import stop
 from overspan.store.run_folder import RunFolder
-from support.runs import a_plan
+from support.runs import a_plan, fake_run
 
 
 @pytest.mark.parametrize("ended", [False, True])
@@ -30,3 +32,21 @@ def test_a_session_id_of_an_earlier_boot_is_somebody_elses_now(boot: str, ended:
             assert run.state() == "stopped"
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [Path.unlink, lambda file: file.write_text('{"pid": '), lambda file: file.write_text('{"pid": 5}')],
+    ids=["gone", "half", "without the session"],
+)
+def test_a_run_whose_supervisor_is_not_on_record_any_more_is_stopped_whole(damage: Callable[[Path], object]) -> None:
+    run = fake_run("forgotten", "Paris")
+    family = run.whole_family()
+    damage(run.folder.path / "supervisor.json")
+    try:
+        assert stop(run.folder)
+        assert run.folder.last_state().message == "stopped"
+        assert not [kind for kind, process in family.items() if proc.is_alive(process)]
+    finally:
+        for process in family.values():
+            proc.send([process], 9)

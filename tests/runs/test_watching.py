@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from overspan.inventory.gpus import GPU_LOAD
+from overspan.launchers.base import Death
 from overspan.runs import restart, supervisor
 from overspan.runs.restart import FreeMemory, Restarts
 from overspan.schema.errors import OverspanError
@@ -131,3 +132,25 @@ def test_neither_gpus_of_others_nor_what_cannot_be_read_hold_a_restart(
     blind = Reply(argv=list(GPU_LOAD.argv), missing="nvidia-smi")
     assert waits(monkeypatch, plan, [meminfo(900), gpus(500, 500, 500), gpus(500, 130_000, 130_000)])() == 0
     assert waits(monkeypatch, plan, [meminfo(900), blind])() == 0
+
+
+def test_memory_that_was_told_before_the_launch_and_is_not_any_more_holds_a_restart(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = on(Host(name="n", memory_bytes=1000 << 30, gpus=DISCRETE), 0)
+    lost = Reply(argv=list(GPU_LOAD.argv), code=15, stderr="Unable to determine the device handle for GPU: GPU is lost")
+    with pytest.raises(OverspanError, match="no restart: GPU 0 of n does not tell its memory any more"):
+        waits(monkeypatch, plan, [meminfo(900), gpus(500, 500, 500), lost])()
+
+
+def test_what_a_restart_could_not_end_is_still_told_when_the_run_is_stopped_meanwhile(
+    own: Quiet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own.dying = [Death(process="api", host="here", what="api (pid 1)", code=1)]
+    own.left = ["node2 does not answer"]
+    signals = Calm()
+    monkeypatch.setattr(supervisor, "Signals", lambda _: signals)
+    monkeypatch.setattr(signals, "sleep", lambda _: setattr(signals, "ended", lambda: True))
+    run = staged(restart=1)
+    supervisor.supervise(run, 1)
+    assert (run.state(), run.last_state().data["left"]) == ("stopped", ["node2 does not answer"])

@@ -109,3 +109,13 @@ def test_list_shows_a_damaged_run_beside_the_others(run: RunFolder) -> None:
 def test_list_tells_a_run_whose_supervisor_is_gone(run: RunFolder) -> None:
     assert summaries()[0]["state"] == "failed"
     assert "supervisor died" in summaries()[0]["message"]
+
+
+def test_a_run_whose_events_cannot_be_read_hides_no_other_and_can_be_stopped() -> None:
+    good, bad = RunFolder.create("good"), RunFolder.create("bad")
+    good.append("ready", state="ready")
+    (bad.path / "events.jsonl").mkdir()
+    assert {row["name"]: row["state"] for row in summaries()} == {"good": "failed", "bad": "damaged"}
+    assert not bad.ended
+    with pytest.raises(RunDamaged, match=r"events\.jsonl cannot be read: Is a directory"):
+        bad.events()

@@ -107,6 +107,7 @@ class Quiet(Launcher):
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
         self.dying: list[Death] = []
+        self.left: list[str] = []
         self.ended = False
 
     def start_all(self, specs: Sequence[ProcessSpec], secrets: Mapping[str, Secret]) -> None:
@@ -121,7 +122,7 @@ class Quiet(Launcher):
 
     def end(self, grace_s: float) -> list[str]:
         self.ended = True
-        return []
+        return self.left
 
 
 class Calm:

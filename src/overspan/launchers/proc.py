@@ -100,6 +100,11 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
+def arguments(process: psutil.Process) -> list[str]:
+    """Its command line; empty when it is gone."""
+    return _unless_gone(process.cmdline, list[str]())
+
+
 def title(process: psutil.Process) -> str:
     """The title that a process gave itself, or its command line; empty when it is gone."""
     return _unless_gone(lambda: " ".join(process.cmdline()).strip() or process.name(), "")

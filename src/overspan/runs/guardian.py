@@ -13,6 +13,8 @@ import traceback
 from itertools import repeat
 from pathlib import Path
 
+import psutil
+
 from overspan.launchers import proc
 from overspan.runs.supervising import PARENT_DIED
 from overspan.schema.errors import OverspanError
@@ -45,6 +47,21 @@ def main(run: RunFolder) -> None:
             lines=[],
             left=remote,
         )
+
+
+def command(run: RunFolder) -> list[str]:
+    """What starts the guardian of a run."""
+    return [sys.executable, "-m", "overspan.runs.guardian", str(run.path)]
+
+
+def find(run: RunFolder) -> psutil.Process | None:
+    """The living guardian of a run, by its command line; the supervisor, which bears the same, was forked later."""
+    own = [process for process in psutil.process_iter() if _guards(proc.arguments(process), run)]
+    return min(filter(proc.is_alive, own), key=proc.born, default=None)
+
+
+def _guards(words: list[str], run: RunFolder) -> bool:
+    return words[1:-1] == command(run)[1:-1] and Path(words[-1]).resolve() == run.path.resolve()
 
 
 def end_elsewhere(run: RunFolder) -> list[str]:

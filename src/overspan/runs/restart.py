@@ -83,16 +83,18 @@ class FreeMemory:
         """
         deadline = time.monotonic() + _MEMORY_TIMEOUT_S
         while not ended():
-            for (host, gpu), size in self._free().items():
-                before = self._before.get((host, gpu), 0)
-                if size < (HOST_FREE_AGAIN if gpu is None else GPU_FREE_AGAIN) * before:
+            now = self._free()
+            for (host, gpu), before in self._before.items():
+                size = now.get((host, gpu))
+                if size is None or size < (HOST_FREE_AGAIN if gpu is None else GPU_FREE_AGAIN) * before:
                     break
             else:
                 return
             if time.monotonic() > deadline:
                 where = host if gpu is None else f"GPU {gpu} of {host}"
+                what = f"{where} does not tell its memory" if size is None else f"{gib(before - size)} of {where} are"
                 raise OverspanError(
-                    f"no restart: {gib(before - size)} of {where} are not free again",
+                    f"no restart: {what}{' any more' if size is None else ' not free again'}",
                     next=f"on {host}: nvidia-smi; free -g",
                 )
             time.sleep(1.0)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import signal
 import time
 from itertools import repeat
+from typing import NamedTuple
 
 import psutil
 
 from overspan.launchers import proc
+from overspan.runs import guardian
 from overspan.runs.guardian import end_elsewhere
 from overspan.schema.defaults import DRAIN_TIMEOUT_S
 from overspan.schema.errors import HostUnreachable, OverspanError, RunDamaged
@@ -24,7 +26,7 @@ _LAUNCH_S = 60.0
 
 
 def stop(run: RunFolder, grace_s: float | None = None) -> bool:
-    """End a run and everything that belongs to it. It needs none of the run's events to be whole.
+    """End a run and everything that belongs to it. It needs no file of the run to be whole.
 
     Args:
         run: which.
@@ -37,10 +39,12 @@ def stop(run: RunFolder, grace_s: float | None = None) -> bool:
         OverspanError: something does not end; names it.
     """
     was_running = not run.ended
-    if was_running and (supervisor := _supervisor(run)) is not None:
-        proc.send([supervisor], signal.SIGTERM)
-        _wait_for_end(supervisor, _drain_s(run) + _SETTLE_S if grace_s is None else grace_s + 1.0)
-    _sweep(run)
+    owner = _owner(run)
+    if was_running and owner is not None and (process := proc.find(owner.pid, owner.started_at)) is not None:
+        proc.send([process], signal.SIGTERM)
+        _wait_for_end(process, _drain_s(run) + _SETTLE_S if grace_s is None else grace_s + 1.0)
+    if owner is not None and owner.boot == proc.boot_id():
+        _sweep(run, owner)
     run_secrets.forget(run)
     if not run.ended:
         left = end_elsewhere(run)
@@ -58,35 +62,48 @@ def _drain_s(run: RunFolder) -> float:
         return DRAIN_TIMEOUT_S
 
 
-def _supervisor(run: RunFolder) -> psutil.Process | None:
-    """The run's supervisor, waiting a moment for one that is just being started."""
+class _Owner(NamedTuple):
+    """Who ends the run when it gets SIGTERM, and the session of all that belongs to it."""
+
+    pid: int
+    started_at: float
+    session: int
+    boot: str
+
+
+def _owner(run: RunFolder) -> _Owner | None:
+    """The run's supervisor by its own record, waiting a moment for one that is just being started; where there is no
+    whole record, the guardian, which passes the signal on."""
     deadline = time.monotonic() + 5.0
-    while True:
-        record = run.note(SUPERVISOR)
-        if record:
-            return proc.find(int(record["pid"]), float(record["started_at"]))
-        if time.monotonic() > deadline or not is_held(run.name):
-            return None
+    while (owner := _recorded(run)) is None and is_held(run.name) and time.monotonic() < deadline:
         time.sleep(0.05)
+    if owner is None and (process := guardian.find(run)) is not None:
+        return _Owner(process.pid, proc.born(process), process.pid, proc.boot_id())
+    return owner
 
 
-def _wait_for_end(supervisor: psutil.Process, timeout_s: float) -> None:
+def _recorded(run: RunFolder) -> _Owner | None:
+    try:
+        note = run.note(SUPERVISOR)
+        return _Owner(int(note["pid"]), float(note["started_at"]), int(note["session"]), str(note["boot"]))
+    except (RunDamaged, KeyError, TypeError, ValueError):
+        return None
+
+
+def _wait_for_end(process: psutil.Process, timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline and proc.is_alive(supervisor):
+    while time.monotonic() < deadline and proc.is_alive(process):
         time.sleep(0.05)
 
 
-def _sweep(run: RunFolder) -> None:
+def _sweep(run: RunFolder, owner: _Owner) -> None:
     """Kill what is left of the run's session and of its families, and nothing else: a session id can be given to others
     later. The ssh that holds a tunnel open is a child of the supervisor in a session of its own."""
-    record = run.note(SUPERVISOR)
-    if not record or record.get("boot") != proc.boot_id():
-        return
-    session, first = int(record["session"]), float(record["started_at"]) - _LAUNCH_S
+    first = owner.started_at - _LAUNCH_S
     last = run.last_state().at.timestamp() if run.ended else time.time()
 
     def of_session() -> list[psutil.Process]:
-        return [process for process in proc.in_session(session) if first <= proc.born(process) <= last]
+        return [process for process in proc.in_session(owner.session) if first <= proc.born(process) <= last]
 
     families = {child for process in of_session() for child in proc.descendants(process.pid)}
 

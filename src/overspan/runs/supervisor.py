@@ -125,13 +125,13 @@ class _Head(Supervision):
             if pause is None or memory is None:
                 self.failed(what, death.lines, process=death.process, host=death.host)
                 return
-            self.launcher.end(FAILED_GRACE_S)
+            left = self.launcher.end(FAILED_GRACE_S)
             message = f"restart {restarts.count} of {restarts.most} in {pause:g} s, when memory is free again"
             self.run.append(message, state="restarting", process=death.process, host=death.host, lines=death.lines)
             self.signals.sleep(pause)
             memory.wait(self.signals.ended)
             if self.signals.ended():
-                self.run.append("stopped while it waited for a restart", state="stopped", left=[])
+                self.run.append("stopped while it waited for a restart", state="stopped", left=left)
                 return
 
     def _queue(self) -> Death | None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -17,7 +16,7 @@ from overspan.launchers.registry import launcher_of
 from overspan.launchers.staging import apply_patches, stage_model
 from overspan.preflight import blocking, preflight, unreachable
 from overspan.provision import models
-from overspan.runs import ports
+from overspan.runs import guardian, ports
 from overspan.runs.join import facts
 from overspan.runs.join.member import call, head_address, hello_of, reach_head
 from overspan.runs.planning import Wanted, plan_of, processes_of
@@ -84,8 +83,8 @@ def launched(name: str | None, plan: Plan, say: Say, before_launch: Refuse | Non
 
 def launch(run: RunFolder, lock: NameLock) -> None:
     """Hand a staged run to a guardian and supervisor of its own, in a session of their own. They inherit the lock."""
-    argv = [sys.executable, "-m", "overspan.runs.guardian", str(run.path)]
-    local.spawn(argv, log=run.path / "supervisor.log", env=os.environ, new_session=True, keep_open=[lock.descriptor])
+    log, argv = run.path / "supervisor.log", guardian.command(run)
+    local.spawn(argv, log=log, env=os.environ, new_session=True, keep_open=[lock.descriptor])
 
 
 def verified(run: RunFolder, follow: Follow) -> RunFolder:

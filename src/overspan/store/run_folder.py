@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -68,7 +69,8 @@ class RunFolder(DatedFolder):
             raise RunDamaged(f"run {self.id}: {file} cannot be read: {error}", next=f"ls -l {self.path}") from None
         except ValidationError as error:
             what = f"run {self.id}: {file} is damaged: {problem_of(error)}"
-            raise RunDamaged(what, next=f"look at {path}, or remove {self.path}") from None
+            next = f"look at {path}; overspan stop {self.id} ends the run all the same"
+            raise RunDamaged(what, next=next) from None
 
     def plan(self) -> Plan:
         """plan.json."""
@@ -136,9 +138,18 @@ class RunFolder(DatedFolder):
         return event
 
     def events(self) -> list[Event]:
-        """Every event, oldest first. A damaged line is an event that tells it, at the time of the one before."""
+        """Every event, oldest first. A damaged line is an event that tells it, at the time of the one before.
+
+        Raises:
+            RunDamaged: they cannot be read.
+        """
         events: list[Event] = []
-        for number, line in enumerate(jsonl.lines(self.path / _EVENTS), 1):
+        try:
+            lines = jsonl.lines(self.path / _EVENTS)
+        except OSError as error:
+            what = f"run {self.id}: {_EVENTS} cannot be read: {error.strerror}"
+            raise RunDamaged(what, next=f"ls -l {self.path}") from None
+        for number, line in enumerate(lines, 1):
             try:
                 events.append(Event.model_validate_json(line))
             except ValidationError:
@@ -148,14 +159,16 @@ class RunFolder(DatedFolder):
         return events
 
     def _last(self) -> tuple[State, Event] | None:
-        """The state that the run entered last, with its event. Damaged lines hide nothing but themselves."""
-        for line in jsonl.backwards(self.path / _EVENTS):
-            try:
-                event = Event.model_validate_json(line)
-            except ValidationError:
-                continue
-            if event.state is not None:
-                return event.state, event
+        """The state that the run entered last, with its event. Damaged lines hide nothing but themselves; a file that
+        cannot be read tells none."""
+        with suppress(OSError):
+            for line in jsonl.backwards(self.path / _EVENTS):
+                try:
+                    event = Event.model_validate_json(line)
+                except ValidationError:
+                    continue
+                if event.state is not None:
+                    return event.state, event
         return None
 
     def last_state(self) -> Event:
