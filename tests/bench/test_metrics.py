@@ -43,6 +43,12 @@ def test_latencies_of_one_request() -> None:
     assert point.total_tokens_per_s == pytest.approx(13 / 0.08)
 
 
+def test_tokens_of_the_first_chunk_are_no_part_of_the_time_per_token() -> None:
+    one = stream(0, [50, 90], tokens=5)
+    one.first_usage = 3
+    assert make_point(Level(users=1), 1, [one], Audit()).tpot_ms.mean == 20.0
+
+
 def test_failed_requests_count_but_lend_no_times() -> None:
     streams = [stream(0, [50]), stream(0, [], error="timeout"), stream(10, [20], error="broken_stream")]
     found = counts(streams, 5)

@@ -113,7 +113,19 @@ def test_refusals(recipe: Recipe, setting: str, said: str, then: str | None) -> 
     assert then is None or then in (caught.value.next or "")
 
 
-@pytest.mark.parametrize("setting", ["api_key=s3cret", "env.HF_TOKEN=s3cret", "hf_token=s3cret"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "api_key=s3cret",
+        "env.HF_TOKEN=s3cret",
+        "hf_token=s3cret",
+        'env={"HF_TOKEN": "s3cret"}',
+        'env={"HF_TOKEN": ["s3cret"]}',
+        'engine_args={"api_key": "s3cret"}',
+        'roles={"decode": {"env": {"HF_TOKEN": "s3cret"}}}',
+        'roles={"decode": {"engine_args": {"hf_token": "s3cret"}}}',
+    ],
+)
 def test_a_secret_is_not_echoed(recipe: Recipe, setting: str) -> None:
     with pytest.raises(RecipeError) as caught:
         overrides.apply(recipe, [setting])

@@ -80,6 +80,8 @@ def test_any_model_id_or_folder_makes_a_recipe(tmp_path: Path) -> None:
         ("secrets: [WANDB-KEY]\n", "the name of an environment variable"),
         ("variants: {fast: {env: {HF_TOKEN: hf_abc}}}\n", "env of variant fast: HF_TOKEN is a secret"),
         ("roles: {prefill: {env: {HF_TOKEN: hf_abc}}}\n", "env of role prefill: HF_TOKEN is a secret"),
+        ("roles: {prefill: {engine_args: {hf_token: hf_abc}}}\n", "line 3, column .*would show a secret in argv"),
+        ("roles: {decode: {engine_args: {max_num_seq: 1}}}\n", "did you mean max_num_seqs"),
         ("variants: {fast: {prot: 1}}\n", "variant fast of x: unknown key 'prot'"),
         ("variants: {fast: {engine_args: {max_num_seq: 1}}}\n", "did you mean max_num_seqs"),
     ],

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from overspan.catalog import calibration, hardware, models
-from overspan.planner import answer, explain, features, fit, inputs, predict
+from overspan.planner import answer, explain, features, fit, inputs, memory, predict
 from overspan.planner.features import Case, Setting
 from overspan.planner.fit import MeasuredTime
 from overspan.schema.errors import InputError
@@ -44,6 +44,12 @@ def test_bytes_of_a_step_as_counted_on_the_reference_page(model: str, gb: float)
     rank, whole = features.step_bytes(case("tp1", model=model), 1)
     assert rank / 1e9 == pytest.approx(gb, rel=0.01)
     assert whole == pytest.approx(rank)
+
+
+@pytest.mark.parametrize("layout", ["tp4", "dp4", "tp2dp2", "tep4", "dep4"])
+def test_a_rank_holds_its_share_of_the_experts_over_tp_and_dp(layout: str) -> None:
+    model = models.find("minimax-m2.5")
+    assert memory.weight_bytes(model, parse_layout(layout))["experts"] == model.bytes_of("experts") / 4
 
 
 def test_188_collectives_a_step() -> None:

@@ -154,3 +154,21 @@ def test_what_a_restart_could_not_end_is_still_told_when_the_run_is_stopped_mean
     run = staged(restart=1)
     supervisor.supervise(run, 1)
     assert (run.state(), run.last_state().data["left"]) == ("stopped", ["node2 does not answer"])
+
+
+def test_the_supervisor_launches_again_only_after_the_wait_for_memory(
+    own: Quiet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    run = staged(restart=1)
+
+    def start(*_: object) -> None:
+        told.append("start")
+        own.dying.append(Death(process="api", host="here", what="api (pid 1)", code=1))
+
+    memory = SimpleNamespace(wait=lambda _: told.append(run.state()))
+    monkeypatch.setattr(supervisor, "FreeMemory", lambda *_: memory)
+    monkeypatch.setattr(own, "start_all", start)
+    supervisor.supervise(run, 1)
+    assert told == ["start", "restarting", "start"]
+    assert run.state() == "failed"

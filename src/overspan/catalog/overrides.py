@@ -29,6 +29,8 @@ _TEXT_FIELDS: Final = (
     *("model", "image", "revision", "served_model_name"),
     *("description", "source", "engine_version", "host"),
 )
+_HOLDS_MORE: Final = ("env", "engine_args", "roles")
+"""A setting of one of these whole may hold a secret: it is checked as each of its parts would be, and not quoted."""
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -47,13 +49,16 @@ def apply(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     first = ("variant", "engine")  # the others are checked as arguments of the engine
     degrees: list[tuple[str, str, str]] = []
     for name, value in sorted(pairs, key=lambda pair: first.index(_fold(pair[0])) if _fold(pair[0]) in first else 2):
-        where, path = f"--set {name}={value}", _path(name)
+        path = _path(name)
+        where = f"--set {name}" if path in _HOLDS_MORE else f"--set {name}={value}"
         if path == "variant":
             recipe = with_variant(recipe, value)
         elif path.partition(".")[0] == "layout":
             degrees.append((path.partition(".")[2], value, where))
         else:
             recipe = _with(recipe, _changes(recipe, name, path, value), where)
+            if path in _HOLDS_MORE:
+                _check_held(recipe, where)
     return _with_layout(recipe, degrees) if degrees else recipe
 
 
@@ -129,6 +134,15 @@ def _with(recipe: Recipe, changes: dict[str, Any], where: str) -> Recipe:
     except RecipeError as error:
         error.next = error.next or _allowed(next(reversed(changes)))
         raise
+
+
+def _check_held(recipe: Recipe, where: str) -> None:
+    parser, version = flags.parser_of(recipe.engine), recipe.locked.engine_version if recipe.locked else None
+    of_roles = ((role.env, role.engine_args) for role in recipe.roles.values())
+    for env, args in ((recipe.env, recipe.engine_args), *of_roles):
+        secrets.refuse_env(env, where=where)
+        if problems := parser.check_recipe_args(args, version):
+            raise RecipeError(f"{where}: {problems[0]}")
 
 
 def _allowed(field: str) -> str | None:

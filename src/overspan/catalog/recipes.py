@@ -45,6 +45,8 @@ def find(name: str) -> Recipe:
         secrets.refuse_env(varied.env, where=f"{file}: env of {of}")
         for role, settings in varied.roles.items():
             secrets.refuse_env(settings.env, where=f"{file}: env of role {role}")
+            of_role: Place = ("variants", variant, "roles") if variant else ("roles",)
+            _check_args(varied, settings.engine_args, (*of_role, role, "engine_args"), file, places)
         _check_requires(varied, file)
         place: Place = ("variants", variant, "engine_args") if variant else ("engine_args",)
         inner = recipe.variants[variant].get("engine_args", {}) if variant else recipe.engine_args
