@@ -13,7 +13,7 @@ from overspan.schema.errors import InputError
 from overspan.schema.layout import Layout
 from overspan.schema.plan import Plan
 from overspan.schema.recipe import Recipe
-from overspan.schema.workload import BenchPoint, BenchResult, Distribution
+from overspan.schema.workload import BenchPoint, BenchResult, Distribution, RequestCounts
 from overspan.store.run_folder import RunFolder
 from support.run_documents import bench, gpu_plan, point
 
@@ -54,6 +54,17 @@ def test_the_error_falls(state: Path, users: list[int]) -> None:
     assert found.after < 0.25 * found.before
     assert found.hardware.constants
     assert len(found.hardware.fitted_to) == len(users)
+
+
+def test_a_run_that_gave_nothing_is_named(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    empty = measured(8, 1.0).with_(requests=RequestCounts(planned=8, ok=0, failed=8, errors={"connect_refused": 8}))
+    good, bad = make_run(bench(truth([1, 8], 1.3))), make_run(bench([empty]), name="killed")
+    with pytest.raises(SystemExit) as ended:
+        main(["calibrate", "--from", good.id, bad.id, "--json"])
+    out, err = capsys.readouterr()
+    assert not ended.value.code
+    assert f"{bad.id} is left out" in err
+    assert any("no request of it ended well" in note for note in json.loads(out)["notes"])
 
 
 def test_what_was_right_stays(state: Path) -> None:

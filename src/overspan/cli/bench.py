@@ -19,7 +19,8 @@ from overspan.schema.event import SERVING_STATES
 from overspan.schema.slo import parse_limits
 from overspan.schema.workload import BenchPoint, BenchResult, Workload
 from overspan.store import run_secrets
-from overspan.store.run_folder import open_run
+from overspan.store.benches import NewBench, answered
+from overspan.store.run_folder import RunFolder, open_run
 
 
 def _users(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int]:
@@ -125,25 +126,37 @@ def bench(run: str | None, base_url: str | None, model: str | None, as_json: boo
         how["metrics"] = registry.find(folder.plan().engine.name).metrics
         base_url, model = endpoint.base_url, model or endpoint.model
         api_key = run_secrets.key_of(folder) or api_key
-    path = folder.path if folder is not None else None
+    kept = NewBench(folder) if folder is not None else None
+    path = kept.folder if kept is not None else None
     try:
         job = Bench(str(base_url), model, workload, api_key=api_key, folder=path, progress=progress, **how)
         result = job.run()
     finally:
         ticker.clear()
-    if folder is not None:
-        folder.write("bench.json", result)
-        whole, users = not (job.interrupted or job.broke), ", ".join(str(point.concurrency) for point in result.points)
-        serves = whole and folder.state() in SERVING_STATES
-        folder.append(
-            f"{'' if whole else 'interrupted; '}measured at {users} users", state="benched" if serves else None
-        )
+        if kept is not None:
+            kept.drop_if_empty()
+    if folder is not None and kept is not None:
+        result = _keep(folder, kept, result, whole=not (job.interrupted or job.broke))
     _show(result, as_json=as_json)
     if job.interrupted:
         return 130
     spoiled = any(point.client_bound or point.requests.failed for point in result.points)
     answered = any(point.requests.ok for point in result.points)
     return int(not answered or (strict and spoiled) or job.broke)
+
+
+def _keep(run: RunFolder, kept: NewBench, result: BenchResult, *, whole: bool) -> BenchResult:
+    """Write a result into its run; one that is not read from now on says so in its notes."""
+    was, good = run.bench(), bool(answered(result))
+    if was is not None and not good:
+        note = f"no request ended well: kept as bench-{kept.number:03}.json; bench.json stays that of {was.started_at}"
+        result = result.with_(notes=[*result.notes, note])
+    kept.keep(result)
+    serves = whole and good and run.state() in SERVING_STATES
+    what = "measured" if good else "measured nothing"
+    users = ", ".join(str(point.concurrency) for point in result.points)
+    run.append(f"{'' if whole else 'interrupted; '}{what} at {users} users", state="benched" if serves else None)
+    return result
 
 
 def workload_of(load: dict[str, Any]) -> Workload:

@@ -60,15 +60,21 @@ def calibrate(
 def _learned(names: tuple[str, ...], hardware: str | None) -> tuple[Any, dict[str, Any]]:
     from overspan.catalog import hardware as kinds
     from overspan.planner.calibrate import from_runs
+    from overspan.store.benches import choice_of
     from overspan.store.run_folder import open_run
 
-    found = from_runs([open_run(name) for name in names], kinds.find(hardware) if hardware else None)
+    runs = [open_run(name) for name in names]
+    found = from_runs(runs, kinds.find(hardware) if hardware else None)
     head = ["point", "TPOT ms", "before", "after", "TTFT ms", "before", "after"]
     keys = [f"{which}_{metric}" for metric in ("tpot_ms", "ttft_ms") for which in ("measured", "before", "after")]
     rows = [point._asdict() for point in found.points]
     say(table(head, [[row["point"], *(f"{row[key] or 0:.1f}" for key in keys)] for row in rows]))
     say(f"mean error of TPOT: {found.before:.1%} before, {found.after:.1%} after")
-    return found.hardware, {"points": rows, "error_before": found.before, "error_after": found.after}
+    notes = [f"{run.id}: {note}" for run in runs if (note := choice_of(run).note)]
+    notes += [f"{run} is left out: it holds no measured point of a closed loop" for run in found.left_out]
+    for note in notes:
+        say(f"note: {note}")
+    return found.hardware, {"points": rows, "error_before": found.before, "error_after": found.after, "notes": notes}
 
 
 def _measured(python: str | None, ranks: int | None) -> tuple[Any, dict[str, Any]]:

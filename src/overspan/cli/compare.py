@@ -19,6 +19,11 @@ def compare(first: str, second: str, as_json: bool) -> None:
     """Show how SECOND differs from FIRST. Both are runs or sweeps. A 95 % interval tells a difference from noise."""
     one, two = requests_of(first), requests_of(second)
     found = compared(one.points, two.points)
+    for each in (one, two):
+        if each.points and not any(each.points.values()):
+            asked = sum(each.failed.values())
+            why = f"{each.name} has no request that ended well ({asked} failed): there is nothing to compare"
+            raise InputError(why, next=f"overspan report {each.name} shows why they failed")
     if not found:
         held = "; ".join(f"{each.name}: {', '.join(each.points) or 'none'}" for each in (one, two))
         raise InputError(f"{one.name} and {two.name} have no measured point in common", next=held)
@@ -27,6 +32,7 @@ def compare(first: str, second: str, as_json: bool) -> None:
         document(
             {"first": one.name, "second": two.name, "differences": _plain(found), "only_in_one": sorted(apart)}
             | {"failed_requests": {"first": one.failed, "second": two.failed}}
+            | {"benches": {"first": one.benches, "second": two.benches}}
         )
         return
     header = ["point", "metric", one.name[-24:], two.name[-24:], "change", "95 % interval", "verdict"]
@@ -35,6 +41,8 @@ def compare(first: str, second: str, as_json: bool) -> None:
     say(f"{real} of {len(found)} differ by more than noise")
     say("an interval holds for these two loads, not for another day, another machine or another seed")
     for each in (one, two):
+        if each.benches:
+            say(f"note: {each.name}: {each.benches}")
         for point, failed in each.failed.items():
             asked = failed + len(each.points[point])
             say(f"note: {failed} of {asked} requests of {each.name} at {point} failed: left out")

@@ -13,6 +13,7 @@ from overspan.cli.output import document
 from overspan.report import RunDocuments, render, request_curves
 from overspan.report.documents import Curve
 from overspan.schema.errors import InputError, UnknownName
+from overspan.store.benches import choice_of
 from overspan.store.files import write_whole
 from overspan.store.run_folder import RunFolder, all_runs, open_run
 from overspan.sweep.folder import MeasuredSweep, open_sweep
@@ -71,6 +72,7 @@ def _documents(run: RunFolder) -> RunDocuments:
         events=run.events() if (run.path / "events.jsonl").exists() else [],
         findings=run.findings(),
         bench=run.bench(),
+        benches=choice_of(run).note,
         latencies={level: _curves(path) for level, path in run.requests().items()},
     )
 

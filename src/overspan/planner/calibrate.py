@@ -34,12 +34,16 @@ class FittedPoint(NamedTuple):
 
 
 class Fitted(NamedTuple):
-    """The hardware with its own constants, and how far TPOT was predicted off before and is now, as a share."""
+    """The hardware with its own constants, and how far TPOT was predicted off before and is now, as a share.
+
+    `left_out` names the runs that gave no point.
+    """
 
     hardware: HardwareSpec
     points: list[FittedPoint]
     before: float
     after: float
+    left_out: Sequence[str] = ()
 
 
 def from_runs(runs: Sequence[RunFolder], hardware: HardwareSpec | None = None) -> Fitted:
@@ -59,11 +63,14 @@ def from_runs(runs: Sequence[RunFolder], hardware: HardwareSpec | None = None) -
     start = hardware or inputs.hardware_of(plans[0].inventory)
     held: list[Beside] = []
     labels: list[str] = []
+    left_out: list[str] = []
     for run, plan in zip(runs, plans, strict=True):
         bench = run.bench()
         found = predict_measured.points(plan, bench, start) if bench else []
-        held += [item for item in found if item.tpot_ms]
-        labels += [f"{run.id} at {item.point.concurrency} users" for item in found if item.tpot_ms]
+        usable = [item for item in found if item.tpot_ms]
+        held += usable
+        labels += [f"{run.id} at {item.point.concurrency} users" for item in usable]
+        left_out += [] if usable else [run.id]
     if not held:
         raise InputError("none of these runs holds a measured point of a closed loop", next="overspan bench RUN")
     prior = calibration.of(start)
@@ -76,7 +83,8 @@ def from_runs(runs: Sequence[RunFolder], hardware: HardwareSpec | None = None) -
     known = start.with_(constants={**start.constants, **own}, fitted_to=[*start.fitted_to, *labels])
     rows = [_row(label, item, prior, fitted) for label, item in zip(labels, held, strict=True)]
     before = fmean(abs(row.before_tpot_ms / row.measured_tpot_ms - 1) for row in rows)
-    return Fitted(known, rows, before, fmean(abs(row.after_tpot_ms / row.measured_tpot_ms - 1) for row in rows))
+    after = fmean(abs(row.after_tpot_ms / row.measured_tpot_ms - 1) for row in rows)
+    return Fitted(known, rows, before, after, left_out)
 
 
 def _fitted(prior: Calibration, held: Sequence[Beside]) -> Calibration:

@@ -34,6 +34,7 @@ class RunDocuments:
 
     Args:
         name: the run's name, as its commands take it.
+        benches: which bench of several is shown, and which are left out; empty where there was one.
         latencies: by what `level` says of a point, then by metric: the curves read from requests-*.jsonl.
     """
 
@@ -43,6 +44,7 @@ class RunDocuments:
     events: Sequence[Event] = ()
     findings: Sequence[Finding] | None = None
     bench: BenchResult | None = None
+    benches: str = ""
     latencies: Mapping[int | str, Mapping[str, Curve]] = field(default_factory=dict)
 
     @property

@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, variance
 from typing import Final, Literal
@@ -20,6 +20,7 @@ from overspan.bench.records import read_requests
 from overspan.schema.base import Frozen
 from overspan.schema.errors import UnknownName
 from overspan.schema.workload import AnsweredRequest
+from overspan.store.benches import choice_of
 from overspan.store.run_folder import open_run
 from overspan.sweep.folder import all_sweeps, open_sweep
 
@@ -53,7 +54,7 @@ def compare(first: Mapping[str, Requests], second: Mapping[str, Requests]) -> li
     return [
         _change(point, metric, batches(first[point]), batches(second[point]))
         for point in first
-        if point in second
+        if first[point] and second.get(point)  # a point without one success has nothing to compare
         for metric, batches in METRICS.items()
         if batches(first[point]) and batches(second[point])
     ]
@@ -62,11 +63,12 @@ def compare(first: Mapping[str, Requests], second: Mapping[str, Requests]) -> li
 @dataclass(frozen=True)
 class Measured:
     """What was measured: at each point the requests that ended well, in the order of their ends, and how many failed
-    where some did."""
+    where some did. `benches` says which bench of a run was taken, where there was a choice."""
 
     name: str
     points: dict[str, list[AnsweredRequest]]
     failed: dict[str, int]
+    benches: str = ""
 
 
 def requests_of(which: str) -> Measured:
@@ -92,7 +94,8 @@ def _of_run(which: str) -> Measured:
     except UnknownName as error:
         error.next = f"overspan list; sweeps: {', '.join(folder.id for folder in all_sweeps()[:5]) or 'none'}"
         raise
-    return _measured(run.id, {str(level): path for level, path in run.requests().items()})
+    found = _measured(run.id, {str(level): path for level, path in run.requests().items()})
+    return replace(found, benches=choice_of(run).note)
 
 
 def _measured(name: str, files: dict[str, Path]) -> Measured:
