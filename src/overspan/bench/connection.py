@@ -10,6 +10,7 @@ import time
 from typing import Final, Literal
 
 from overspan.bench.stream import READ_BYTES, Stream
+from overspan.bench.wire import HttpReply
 from overspan.endpoint.target import EndpointTarget
 
 SO_TIMESTAMPING: Final = 37
@@ -29,6 +30,7 @@ class Connection:
 
     Attributes:
         stream: the request in flight, None while idle.
+        leftover: the reply whose answer has ended and whose body has not: its rest is read before the next request.
         direct: open and plain: its reads need no TLS.
         unsent: what of the request the kernel has not taken yet.
         wants_write: the state machine waits for the socket to become writable.
@@ -47,6 +49,7 @@ class Connection:
         self._head = b""
         self.fd = self.socket.fileno()
         self.stream: Stream | None = None
+        self.leftover: HttpReply | None = None
         self.unsent = b""
         self.used = 0
         self.opened_ns = time.time_ns()
@@ -158,6 +161,8 @@ class Connection:
         self.state = "closed"
         self.direct = False
         self.stream = None
+        if self.leftover is not None:
+            self.leftover.forget()
         self.socket.close()
 
 

@@ -15,6 +15,7 @@ from overspan.bench.load import RequestSource
 from overspan.bench.process import raise_open_files
 from overspan.bench.read_delay import ReadDelay
 from overspan.bench.stream import READ_BYTES, Stream
+from overspan.bench.wire import Garbage, HttpReply
 from overspan.endpoint.target import EndpointTarget
 
 CONNECT_TIMEOUT_S: Final = 10.0
@@ -25,6 +26,12 @@ _CONNECTING_AT_ONCE: Final = 128
 
 _STALE_NS: Final = 100_000_000
 """A kept-alive connection that the server closed just as we sent breaks within a round trip; later is a failure."""
+
+_LATE_NS: Final = 20_000_000
+"""The end of a body comes right behind `[DONE]`; where it does not within this, users wait for it no longer."""
+
+_LEFT_NS: Final = 1_000_000_000
+"""A connection whose body has no end by then is closed."""
 
 _CLOSED: Final = "the server closed the connection"
 _LAG_SAMPLE: Final = 8
@@ -63,6 +70,8 @@ class Loop:
         self._connections: dict[int, Connection] = {}
         self._idle: list[Connection] = []
         self._connecting: dict[int, Connection] = {}
+        self._leftovers: dict[Connection, int] = {}  # since when: its answer has ended and its body has not
+        self._late_ends = False
         self._waiting: deque[Stream] = deque()
         self._deadlines: deque[tuple[int, Stream, Connection]] = deque()
         self._in_flight = self._failed = 0
@@ -199,7 +208,7 @@ class Loop:
             audit.unstamped += bool(data)  # the end of a connection carries no stamp
         stream = connection.stream
         if stream is None or not data:
-            self._broke(connection)
+            self._without_stream(connection, data)
         elif stream.unparsed or not stream.quick(data, stamp):
             if not stream.unparsed:
                 self._unparsed.append(connection)
@@ -215,9 +224,9 @@ class Loop:
         if stream is None:
             return
         reads, stream.unparsed = stream.unparsed, []
-        for data, stamp in reads:
+        for number, (data, stamp) in enumerate(reads, 1):
             if stream.take(data, stamp):
-                self._end(connection, stream)
+                self._end(connection, stream, b"".join(data for data, _ in reads[number:]))
                 return
 
     def _read_tls(self, connection: Connection, polled: int) -> None:
@@ -233,20 +242,57 @@ class Loop:
             self.audit.unstamped += 1
             stream = connection.stream
             if stream is None or not data:
-                self._broke(connection)
+                self._without_stream(connection, data)
             elif stream.take(data, polled):
                 self._end(connection, stream)
             if not connection.buffered:
                 return
 
-    def _end(self, connection: Connection, stream: Stream) -> None:
+    def _end(self, connection: Connection, stream: Stream, behind: bytes = b"") -> None:
+        """A request ended: by the end of its body, or by `[DONE]` before it. `behind` was read after that."""
         connection.stream = None
         reply = stream.reply
-        if reply.complete and reply.keep_alive and stream.error != "garbage" and not connection.unsent:
+        leftover = None if connection.unsent else stream.hand_over()
+        if leftover is not None:
+            connection.leftover = leftover
+            self._leftovers[connection] = time.time_ns()
+            if behind:
+                self._read_free(connection, leftover, behind)
+        elif reply.complete and reply.keep_alive and stream.error != "garbage" and not connection.unsent and not behind:
             self._idle.append(connection)
         else:
             self._drop(connection)
         self._ended(stream)
+
+    def _without_stream(self, connection: Connection, data: bytes) -> None:
+        """Bytes for no request, or the end of the connection."""
+        if data and connection.leftover is not None:
+            self._read_free(connection, connection.leftover, data)
+        else:
+            self._broke(connection)
+
+    def _read_free(self, connection: Connection, leftover: HttpReply, data: bytes) -> None:
+        """The rest of a body whose answer has ended: at its end the connection is free for the next request."""
+        try:
+            leftover.feed(data)
+        except Garbage:
+            self._drop(connection)
+        if leftover.complete and connection.state != "closed":
+            self._late_ends = time.time_ns() - self._leftovers.pop(connection) > _LATE_NS
+            connection.leftover = None
+            leftover.forget()
+            if not leftover.keep_alive:
+                self._drop(connection)
+            elif self._waiting:
+                self._send(connection, self._waiting.popleft())
+            else:
+                self._idle.append(connection)
+        self._open_for_waiting()
+
+    def _open_for_waiting(self) -> None:
+        """As many connections as requests wait for one, less those that are about to be free."""
+        while len(self._connecting) + (0 if self._late_ends else len(self._leftovers)) < len(self._waiting):
+            self._open()
 
     def _ended(self, stream: Stream) -> None:
         now = time.time_ns()
@@ -266,6 +312,7 @@ class Loop:
             self._idle.remove(connection)
         self._drop(connection)
         if stream is None:
+            self._open_for_waiting()
             return
         now = time.time_ns()
         untouched = not stream.reply.status and now - stream.send_ns < _STALE_NS
@@ -292,8 +339,7 @@ class Loop:
                 self._send(self._idle.pop(), stream)
             else:
                 self._waiting.append(stream)
-                if len(self._connecting) < len(self._waiting):
-                    self._open()
+                self._open_for_waiting()
             due = load.due_ns()
         self._sending = False
 
@@ -355,6 +401,7 @@ class Loop:
     def _drop(self, connection: Connection) -> None:
         self._connections.pop(connection.fd, None)
         self._connecting.pop(connection.fd, None)
+        self._leftovers.pop(connection, None)
         if connection.state != "closed":
             connection.close()
 
@@ -371,6 +418,11 @@ class Loop:
             self._ended(stream)
         if deadlines and deadlines[0][2].kernel_stamps:
             self._delay.gap(deadlines[0][1].stamps)
+        for connection, since in list(self._leftovers.items()):
+            self._late_ends = self._late_ends or now - since > _LATE_NS
+            if now - since > _LEFT_NS:
+                self._drop(connection)
+        self._open_for_waiting()
         for connection in [c for c in self._connecting.values() if now - c.opened_ns > CONNECT_TIMEOUT_S * 1e9]:
             self._drop(connection)
             self._refused(TimeoutError(110, f"no answer within {CONNECT_TIMEOUT_S:g} s"))

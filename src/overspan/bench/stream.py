@@ -139,7 +139,7 @@ class Stream:
         self._known = bool(self._suffix) and self.reply.chunk_start and not self._events.carry
         if self.error is not None:
             return True
-        return self._finish(stamp_ns) if self.reply.complete else False
+        return self._finish(stamp_ns) if self.done or self.reply.complete else False
 
     def _learn(self, event: bytes, text: str) -> None:
         """Keep what stands around the text of an event, when it can be told beyond doubt."""
@@ -172,7 +172,7 @@ class Stream:
                 self._plain(1, len(event) + 2, stamp_ns)
             else:
                 self._event(event, stamp_ns)
-            if self.error is not None:
+            if self.error is not None or self.done:
                 return
 
     def _event(self, event: bytes, stamp_ns: int) -> None:
@@ -232,6 +232,14 @@ class Stream:
         # Half of a surrogate pair, which JSON can carry, can be written nowhere.
         self.error, self.detail, self.end_ns = kind, detail.encode("utf-8", "replace").decode(), stamp_ns
         return True
+
+    def hand_over(self) -> HttpReply | None:
+        """The reply, where the answer has ended and the body has not: whoever takes it reads the connection free."""
+        reply = self.reply
+        if self.error is not None or reply.complete or not reply.keep_alive:
+            return None
+        self.reply = _NO_REPLY
+        return reply
 
     def forget(self) -> None:
         """Let go of what was needed on the way; thousands of ended requests are kept."""

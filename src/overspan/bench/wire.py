@@ -34,6 +34,7 @@ class HttpReply:
     Attributes:
         status: 0 until the head is whole.
         complete: the body has ended by its framing.
+        keep_alive: the connection can be used again once it has.
         chunk_start: the next byte is the first of a chunk's size line (chunked bodies only).
     """
 
@@ -69,6 +70,7 @@ class HttpReply:
         status = self._parser.get_status_code() if self._parser else 0
         self.status = status if status >= 200 else 0
         self._framed = self._framed or status in (204, 304)
+        self.keep_alive = self._parser is not None and self._parser.should_keep_alive()
 
     def on_body(self, body: bytes) -> None:
         """Bytes of the body."""

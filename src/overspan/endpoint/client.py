@@ -168,10 +168,12 @@ class Client:
         try:
             with self._http.stream("POST", path, json={**body, "stream": True}) as response:
                 for line in _lines(self._parts(response)):
-                    if line == b"data: [DONE]":
+                    if not line.startswith(b"data:"):
+                        continue
+                    data = line[5:].strip()
+                    if data == b"[DONE]":
                         return
-                    if line.startswith(b"data: "):
-                        yield self._event(line[6:])
+                    yield self._event(data)
         except httpx.HTTPError as error:
             raise NoAnswer(f"{self._base_url} broke off: {str(error) or type(error).__name__}") from None
         raise NoAnswer(f"{self._base_url} ended the stream before its end")
