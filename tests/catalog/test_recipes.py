@@ -1,5 +1,6 @@
 """Recipes and inventories by name or path; every mistake is told at its line."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,18 @@ def test_mistakes_in_a_file(body: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=said) as caught:
         recipes.find(str(file))
     assert "hf_abc" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [["--env=HF_TOKEN=hf_abc"], ["-e", "HF_TOKEN=hf_abc"], ["-eHF_TOKEN=hf_abc"]])
+def test_a_secret_among_the_container_options_of_an_inventory(options: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    host = {"name": "n", "memory_bytes": 1, "container": {"options": ["--privileged", *options]}}
+    file.write_text(json.dumps({"launcher": "docker", "hosts": [host]}))
+    with pytest.raises(RecipeError, match=r"container\.options of host n: HF_TOKEN is a secret") as caught:
+        inventories.find(str(file))
+    assert "hf_abc" not in str(caught.value)
+    file.write_text(file.read_text().replace("HF_TOKEN=", "NCCL_DEBUG="))
+    assert inventories.find(str(file)).hosts[0].container is not None
 
 
 def test_file_that_is_not_there() -> None:

@@ -199,7 +199,7 @@ def test_a_supervisor_that_left_without_a_word_is_a_death_unless_it_returns(
 
 def test_another_address_than_the_inventorys_is_refused(meeting: Meeting) -> None:
     line = JoinConnection.to("127.0.0.1", meeting.port, 5.0, own="127.0.0.3")
-    line.send(hello_of(meeting.worker, meeting.worker_plan))
+    line.send(hello_of(meeting.worker, meeting.worker_plan).with_(facts={"recipe": "a guess"}))
     answer = line.receive(JoinAnswer, 10.0)
     line.close()
     assert answer is not None

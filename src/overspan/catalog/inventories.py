@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+
 from overspan.catalog import library
 from overspan.schema import secrets
 from overspan.schema.inventory import Inventory
 
 _FOLDER = "inventories"
+
+_GIVEN = re.compile(r"^(?:--env|-e)[=\n]?(\w+)=", re.MULTILINE)
+"""A variable to which options of `docker run`, one a line, give a value."""
 
 
 def names() -> list[str]:
@@ -25,4 +30,6 @@ def find(name: str) -> Inventory:
     secrets.refuse_env(inventory.env, where=f"{file}: env")
     for host in inventory.hosts:
         secrets.refuse_env(host.env, where=f"{file}: env of host {host.name}")
+        given = _GIVEN.findall("\n".join(host.container.options)) if host.container else []
+        secrets.refuse_env(given, where=f"{file}: container.options of host {host.name}")
     return inventory
