@@ -1,6 +1,7 @@
 """A launcher of another package, from its installation to the end of what it started. Not a line of src knows it."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -85,7 +86,16 @@ def test_a_death_ends_the_run(overspan: Overspan, asked: list[str]) -> None:
     assert f"(pid {process.pid}) on box is gone" in run.last_state().message
 
 
-def test_stop_ends_what_a_killed_supervisor_left(overspan: Overspan, asked: list[str]) -> None:
+def _broken(packages: Path, tmp_path: Path) -> Path:
+    """The folder of packages, with a launcher that cannot be imported."""
+    copy = shutil.copytree(packages, tmp_path / "broken")
+    (copy / "toy_launcher" / "__init__.py").write_text("raise ImportError('made for another Overspan')\n")
+    return copy
+
+
+def test_stop_ends_what_a_killed_supervisor_left(
+    overspan: Overspan, asked: list[str], packages: Path, tmp_path: Path
+) -> None:
     process = started(overspan, asked)
     (run,) = all_runs()
     record = run.note("supervisor.json")
@@ -94,6 +104,8 @@ def test_stop_ends_what_a_killed_supervisor_left(overspan: Overspan, asked: list
     until(lambda: not psutil.pid_exists(record["pid"]) or gone(psutil.Process(record["pid"])), "its end")
     without = overspan("stop", run.id, PYTHONPATH=SOURCE)
     assert (without.returncode, "is stopped, but: unknown launcher 'toy'" in without.stderr) == (4, True)
+    broken = overspan("stop", run.id, PYTHONPATH=f"{_broken(packages, tmp_path)}:{SOURCE}")
+    assert (broken.returncode, "ImportError: made for another Overspan" in broken.stderr) == (4, True), broken.stderr
     assert overspan("stop", run.id).returncode == 0
     assert gone(process)
 

@@ -19,7 +19,7 @@ import yaml
 
 from overspan.catalog import files
 from overspan.schema.errors import RecipeError, did_you_mean, nearest
-from overspan.schema.extensions import ENGINES, installed
+from overspan.schema.extensions import ENGINES, load
 from overspan.schema.places import cache_dir
 from overspan.schema.recipe import BUILT_IN_ENGINES
 from overspan.schema.versions import version_of
@@ -175,8 +175,8 @@ VLLM: Final = Parser("vLLM", LATEST)
 
 def parser_of(engine: str) -> Parser:
     """The arguments of an engine that `EngineName` has let through; every engine that is built in takes vLLM's."""
-    found = None if engine in BUILT_IN_ENGINES else installed(ENGINES, engine)
-    parser: Parser = found.load().flags if found else VLLM
+    found = None if engine in BUILT_IN_ENGINES else load(ENGINES, engine)
+    parser: Parser = found.flags if found else VLLM
     return parser
 
 

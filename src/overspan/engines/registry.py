@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from overspan.schema.errors import UnknownName
-from overspan.schema.extensions import ENGINES, installed
+from overspan.schema.extensions import ENGINES, load
 from overspan.schema.recipe import BUILT_IN_ENGINES
 
 if TYPE_CHECKING:
@@ -18,12 +18,12 @@ def find(name: str) -> Engine:
 
     Raises:
         UnknownName: none of that name is built in or installed.
+        OverspanError: its package cannot be imported.
     """
     if name in BUILT_IN_ENGINES:
         built_in: Engine = import_module(f"overspan.engines.{name.replace('-', '_')}").ENGINE
         return built_in
-    found = installed(ENGINES, name)
-    if found is None:
+    extension: Engine | None = load(ENGINES, name)
+    if extension is None:
         raise UnknownName("engine", name, BUILT_IN_ENGINES)
-    extension: Engine = found.load()
     return extension

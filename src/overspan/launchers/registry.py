@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from overspan.schema.errors import UnknownName
-from overspan.schema.extensions import LAUNCHERS, installed
+from overspan.schema.extensions import LAUNCHERS, load
 from overspan.schema.launcher_traits import BUILT_IN
 
 if TYPE_CHECKING:
@@ -22,14 +22,14 @@ def find(name: str) -> type[Launcher]:
 
     Raises:
         UnknownName: none of that name is built in or installed.
+        OverspanError: its package cannot be imported.
     """
     if name in BUILT_IN:
         built_in: type[Launcher] = import_module(f"overspan.launchers.{name}").LAUNCHER
         return built_in
-    found = installed(LAUNCHERS, name)
-    if found is None:
+    extension: type[Launcher] | None = load(LAUNCHERS, name)
+    if extension is None:
         raise UnknownName("launcher", name, BUILT_IN)
-    extension: type[Launcher] = found.load()
     return extension
 
 

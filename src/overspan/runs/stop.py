@@ -58,7 +58,7 @@ def stop(run: RunFolder, grace_s: float | None = None) -> bool:
 def _drain_s(run: RunFolder) -> float:
     try:
         return run.plan().recipe.drain_timeout_s
-    except RunDamaged:
+    except OverspanError:  # it is damaged, or names what cannot be imported any more
         return DRAIN_TIMEOUT_S
 
 

@@ -1,11 +1,11 @@
 """Engines and launchers of other packages, found by their entry points."""
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import AfterValidator, ValidationInfo
 
-from overspan.schema.errors import did_you_mean
+from overspan.schema.errors import OverspanError, did_you_mean
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint, EntryPoints
@@ -30,6 +30,23 @@ def brought(group: str) -> "EntryPoints":
 def installed(group: str, name: str) -> "EntryPoint | None":
     """The extension of that name that another package brings."""
     return next(iter(brought(group).select(name=name)), None)
+
+
+def load(group: str, name: str) -> Any:
+    """What another package brings under that name, imported now; None where none does.
+
+    Raises:
+        OverspanError: its package is installed and cannot be imported; quotes why.
+    """
+    found = installed(group, name)
+    try:
+        return found and found.load()
+    except (ImportError, AttributeError, SyntaxError) as error:
+        raise OverspanError(
+            f"{name} of the entry points {group} cannot be imported",
+            quote=f"{type(error).__name__}: {error}",
+            next=f"install its package anew: {found.dist.name if found and found.dist else found}",
+        ) from None
 
 
 def known_name(group: str, built_in: Collection[str]) -> AfterValidator:

@@ -3,7 +3,7 @@
 from typing import Annotated, Final, Literal
 
 from overspan.schema.base import Frozen
-from overspan.schema.extensions import LAUNCHERS, installed, known_name
+from overspan.schema.extensions import LAUNCHERS, known_name, load
 
 
 class LauncherTraits(Frozen):
@@ -33,10 +33,10 @@ def traits_of(name: str) -> LauncherTraits:
     """The traits of a launcher that `LauncherName` has let through."""
     if name in BUILT_IN:
         return BUILT_IN[name]
-    found = installed(LAUNCHERS, name)
+    found = load(LAUNCHERS, name)
     if found is None:
         raise ValueError(f"launcher {name} is not installed")
-    return LauncherTraits.model_validate(found.load().traits)
+    return LauncherTraits.model_validate(found.traits)
 
 
 LauncherName = Annotated[str, known_name(LAUNCHERS, BUILT_IN)]
