@@ -101,7 +101,7 @@ def test_another_model_drops_what_described_the_first() -> None:
         ("nonsense", "expected NAME=VALUE", "--set port=8889"),
         ("enforce_eager=maybe", "takes true or false", None),
         ("max_num_seqs.x=1", "holds one value, not keys", None),
-        ("env.A B=1", "no name of an environment variable", None),
+        ("env.A B=1", "not a name of an environment variable", None),
         ("layout.xp=2", "unknown degree of a layout", None),
     ],
 )

@@ -69,7 +69,7 @@ def changed(tmp_path: Path, path: str, value: Any) -> str:
         ("hosts.1.fabric.address", "10.0.0.1 x", ["'hosts.1.fabric.address'", "an IP address"]),
         ("hosts.1.fabric.address", "10.10.10.1", ["two hosts have the fabric.address 10.10.10.1"]),
         ("hosts.1.container.options", "--privileged", ["'hosts.1.container.options'", "list"]),
-        ("hosts.1.env", {"A=B": "x"}, ["'hosts.1.env'", "'A=B' is no name of an environment variable"]),
+        ("hosts.1.env", {"A=B": "x"}, ["'hosts.1.env'", "'A=B' is not a name of an environment variable"]),
         ("env", {"A": "a\0b"}, ["'env'", "NUL byte"]),
         (
             "images",
@@ -129,7 +129,7 @@ def test_a_command(told: Told, argv: list[str], said: str) -> None:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ("env: {'A=B': x}", "'A=B' is no name of an environment variable"),
+        ("env: {'A=B': x}", "'A=B' is not a name of an environment variable"),
         ('env: {A: "a\\0b"}', "NUL byte"),
         ("host: --x", "a host name or an IP address"),
         ("restart: -1", "'restart'"),

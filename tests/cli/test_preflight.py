@@ -47,7 +47,7 @@ def test_an_unreachable_host(tmp_path: Path) -> None:
     assert code == 4
     assert "error     far: the host answers over ssh [preflight.ssh]" in out and "Connection refused" in out
     assert "  fix: ssh -p" in out and "fix: ssh" in out
-    (silent,) = [line for line in out.splitlines() if line.startswith("not told  far: not asked: far (127.0.0.1)")]
+    (silent,) = [line for line in out.splitlines() if line.startswith("unknown   far: not asked: far (127.0.0.1)")]
     assert all(f"preflight.{name}" in silent for name in ("host_key", "port", "memory", "disk")), (
         "one line, no rule lost"
     )

@@ -15,9 +15,11 @@ import yaml
 from pydantic import BaseModel
 
 from overspan.cli.main import COMMANDS, cli
+from overspan.runs.planning import Wanted, plan_of
 from overspan.schema.event import FINAL_STATES, MEANING, SERVING_STATES
 from overspan.schema.inventory import ContainerRuntime, Fabric, Gpu, Host, Inventory, Link, Nic, Slurm, Ssh, Unreachable
 from overspan.schema.recipe import KnownAnswer, PackagedFile, Patch, Recipe, RoleSettings
+from overspan.sweep.expand import matrix_of
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -120,3 +122,26 @@ def test_the_page_is_what_the_code_says(file: str, make: Any) -> None:
     if os.environ.get("OVERSPAN_ACCEPT"):
         (DOCS / file).write_text(page)
     assert (DOCS / file).read_text() == page
+
+
+def test_the_example_of_a_sweep_runs_where_it_says(tmp_path: Path) -> None:
+    (example, *_) = re.findall(r"```yaml\n(.*?)```", (DOCS / "sweep.md").read_text(), re.DOTALL)
+    file = tmp_path / "ladder.yaml"
+    file.write_text(example)
+    assert len(matrix_of(str(file), None, to_start=False).points) == 8
+
+
+def test_the_commands_of_the_guide_can_be_planned_on_the_example_of_slurm(tmp_path: Path) -> None:
+    rack = next(each for each in re.findall(r"```yaml\n(.*?)```", by_hand("inventory.md"), re.DOTALL) if "rack" in each)
+    file = tmp_path / "rack.yaml"
+    file.write_text(rack)
+    settings = re.findall(r"up smollm2-135m --on rack\.yaml(?: --set '([^']+)')?`", (DOCS / "guide.md").read_text())
+    assert len(settings) == 2
+    for setting in settings:
+        plan_of(Wanted("smollm2-135m", str(file), (setting,) if setting else ()), to_start=False)
+
+
+@pytest.mark.parametrize("page", [DOCS.parent / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda page: page.name)
+def test_links_lead_to_files_of_the_project(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
+        assert "://" in target or (page.parent / target).exists(), target

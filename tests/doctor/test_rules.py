@@ -66,7 +66,10 @@ def test_an_operators_rule_is_used_and_replaces_one_of_the_same_id(tmp_path: Pat
         (("'squid says no']\n  cause", "'(squid']\n  cause"), r"rules.0.match.*missing \)"),
         (("'squid says no']\n  cause", "'a.*b']\n  cause"), r"rules.0.match.*plain characters"),
         (("near_miss: ['squid says yes']", "near_miss: []"), r"near_miss"),
-        (("source: the site", "source: the site\n  explains: [disk-ful]"), r"which is no rule: did you mean disk-full"),
+        (
+            ("source: the site", "source: the site\n  explains: [disk-ful]"),
+            r"which is not a rule: did you mean disk-full",
+        ),
     ],
 )
 def test_a_wrong_rule_is_one_clear_error(tmp_path: Path, change: tuple[str, str], said: str) -> None:

@@ -71,7 +71,7 @@ def test_python_alone_measures_a_copy_and_says_what_it_could_not(tmp_path: Path)
 
 
 def test_what_died_is_quoted() -> None:
-    with pytest.raises(OverspanError, match="the measurement died"):
+    with pytest.raises(OverspanError, match="the process that measures ended with an error"):
         measure.numbers("/bin/false")
 
 
@@ -104,8 +104,8 @@ def _predicted(capsys: pytest.CaptureFixture[str], inventory: str) -> str:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--from"], "RUNs and --from go together"),
-        (["run-1"], "RUNs and --from go together"),
+        (["--from"], "RUNs need --from, and --from needs RUNs"),
+        (["run-1"], "RUNs need --from, and --from needs RUNs"),
         (["--out", "/nowhere/mine.yaml"], "there is no folder /nowhere"),
     ],
 )

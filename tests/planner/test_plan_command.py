@@ -179,3 +179,10 @@ def test_loads_and_limits_that_are_none(capsys: pytest.CaptureFixture[str], word
     code, _, err = run(capsys, "minimax-m2.5", "--gpu", "h200", *words)
     assert code == 2
     assert said in err
+
+
+def test_the_table_has_every_process(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "smollm2-135m", "--on", "laptop", "--set", "topology=1P1D TP1->TP1")
+    assert [line.split()[0] for line in out.splitlines() if " localhost " in line] == ["prefill", "decode", "router"]
+    assert "3 processes;" in out
+    assert "1 process;" in run(capsys, "smollm2-135m", "--on", "laptop")[1]

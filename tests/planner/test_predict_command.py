@@ -50,7 +50,7 @@ def test_requests_longer_than_the_recipe_serves_are_told(capsys: pytest.CaptureF
         (["minimax-m2.5", "--gpu", "h200", "--layout", "tp8"], "blocks of 128 do not divide"),
         (["minimax-m2.6", "--gpu", "h200"], "unknown recipe or model 'minimax-m2.6': did you mean minimax-m2.5"),
         (["minimax-m2.5", "--gpu", "h200", "--set", "kv_cache_dtype=fp9"], "did you mean fp8"),
-        (["minimax-m2.5", "--gpu", "h200", "--slo", "tpot"], "'tpot' is no limit"),
+        (["minimax-m2.5", "--gpu", "h200", "--slo", "tpot"], "'tpot' is not a limit"),
         (["llama-3.3-70b", "--gpu", "h200", "--isl", "200000"], "takes 131072 (max_position_embeddings)"),
     ],
 )

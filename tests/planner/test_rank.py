@@ -116,14 +116,14 @@ def test_same_question_over_the_command_line_document() -> None:
             PlanQuestion(name="minimax-m2.5", gpu="h200", inventory="laptop"),
             "give --on INVENTORY, or --gpu KIND",
         ),
-        (PlanQuestion(name="minimax-m2.5", gpu="h200", slo="fast"), "'fast' is no limit"),
-        (PlanQuestion(name="minimax-m2.5", gpu="h200", slo="tpot=-3"), "'tpot=-3' is no limit"),
+        (PlanQuestion(name="minimax-m2.5", gpu="h200", slo="fast"), "'fast' is not a limit"),
+        (PlanQuestion(name="minimax-m2.5", gpu="h200", slo="tpot=-3"), "'tpot=-3' is not a limit"),
         (PlanQuestion(name="minimax-m2.5", gpu="h200", how_many=True), "--how-many needs --gpu and --slo"),
         (
             PlanQuestion(name="minimax-m2.5", gpu="h200", layout=parse_layout("tp8")),
             "tp8 cannot run on 1x8-h200",
         ),
-        (PlanQuestion(name="someone/absent", gpu="h200"), "the sizes of someone/absent are not at hand"),
+        (PlanQuestion(name="someone/absent", gpu="h200"), "the sizes of someone/absent are not known"),
         (PlanQuestion(name="minimax-m2.5", gpu="h2000"), "unknown hardware 'h2000'"),
     ],
 )

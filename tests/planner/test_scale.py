@@ -63,7 +63,7 @@ def test_prefill_workers_that_are_too_few_hold_everybody_up() -> None:
     [
         ({"slo": None}, InputError, "give --rate, or --slo"),
         ({"fleet": 4, "rate_per_s": 1}, InputError, "TP8 needs 8 GPUs, the fleet has 4"),
-        ({"slo": "tpot=0.1"}, InputError, "keeps TPOT 0.1 ms at no rate; nearly idle it gives"),
+        ({"slo": "tpot=0.1"}, InputError, "cannot keep TPOT 0.1 ms at any rate; nearly idle it gives"),
         ({"topology": "tp1", "gpu": "h100", "rate_per_s": 1}, PlanRefused, "tp1 cannot run"),
         ({"topology": "TP", "rate_per_s": 1}, InputError, "topology 'TP'"),
         ({"gpu": "h2000", "rate_per_s": 1}, InputError, "unknown hardware"),

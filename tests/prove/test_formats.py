@@ -96,7 +96,7 @@ def test_a_format_that_is_not_written_is_dequantised_and_said() -> None:
 
 @pytest.mark.parametrize("name", ["minimax-m2.5-bf16", "minimax-m2.5"])
 def test_a_format_that_the_model_has_not_is_refused(name: str) -> None:
-    with pytest.raises(InputError, match="no nvfp4 twin is made of it"):
+    with pytest.raises(InputError, match="no twin in nvfp4 can be made of it"):
         shrink(models.config_of(name), "nvfp4")
 
 

@@ -31,6 +31,6 @@ def test_each_point_beside_its_prediction() -> None:
 def test_what_cannot_be_predicted_says_why() -> None:
     rows, notes = view.predicted_rows(run(plan=plan(), bench=bench([point(1)])))
     assert rows == []
-    assert notes == ["no prediction: the sizes of acme/tiny-135m are not at hand"]
+    assert notes == ["no prediction: the sizes of acme/tiny-135m are not known"]
     assert "no prediction: the sizes of" in render(run(plan=plan(), bench=bench([point(1)])))
     assert view.predicted_rows(run(bench=None)) == ([], [])

@@ -58,7 +58,11 @@ def test_each_host_starts_its_own_part() -> None:
 @pytest.mark.parametrize(
     ("address", "part", "told"),
     [
-        ("10.0.0.9", "joiner", "this machine (10.0.0.9) is no host of pair; its hosts: node1 (10.0.0.1, 192.168.7.1)"),
+        (
+            "10.0.0.9",
+            "joiner",
+            "this machine (10.0.0.9) is not a host of pair; its hosts: node1 (10.0.0.1, 192.168.7.1)",
+        ),
         ("10.0.0.1", "joiner", "this machine is node1, the head itself"),
         ("10.0.0.2", "head", "this machine is node2, and the head is node1"),
         ("10.0.0.3", "joiner", "this machine is node3, which has no rank; ranks are on node1, node2"),

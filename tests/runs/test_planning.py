@@ -65,10 +65,22 @@ def test_dynamo_without_a_topology_is_refused_with_one() -> None:
 @pytest.mark.parametrize(
     ("on", "settings", "said"),
     [
-        ("laptop", (), "processes of this machine alone; no key is asked for"),
-        ("two-sparks", ("host=0.0.0.0",), "whoever reaches this machine, by any of its networks; no key is asked for"),
-        ("two-sparks", ("host=10.10.10.1", "api_key=true"), "whoever reaches 10.10.10.1 of this machine; a key is"),
-        ("gb200-nvl72", (), "whoever reaches gb200-01, by the network between the hosts; no key is asked for"),
+        ("laptop", (), "only processes of this machine; no key is needed"),
+        (
+            "two-sparks",
+            ("host=0.0.0.0",),
+            "every machine that can reach this machine, on any network; no key is needed",
+        ),
+        (
+            "two-sparks",
+            ("host=10.10.10.1", "api_key=true"),
+            "every machine that can reach 10.10.10.1 of this machine; clients need a key",
+        ),
+        (
+            "gb200-nvl72",
+            (),
+            "every machine that can reach gb200-01, on the network between the hosts; no key is needed",
+        ),
     ],
 )
 def test_the_plan_says_who_can_use_the_endpoint(on: str, settings: tuple[str, ...], said: str) -> None:

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from overspan.schema import statistics, units
-from overspan.schema.errors import InputError
+from overspan.schema.errors import InputError, UnknownName
 from overspan.schema.slo import Slo, keeps, parse_limits, parse_slo
 
 
@@ -16,6 +16,12 @@ def test_units_for_a_person() -> None:
     assert (units.size(273 * 2**20), units.size(3 * 2**29), units.gib(3 * 2**29)) == ("273 MiB", "1.5 GiB", "1.5 GiB")
     assert (units.link_rate(200_000_000_000), units.link_rate(None)) == ("200 Gbit/s", "-")
     assert (units.count(1, "user"), units.count(1024, "user")) == ("1 user", "1,024 users")
+    assert (units.count(1, "process"), units.count(2, "process")) == ("1 process", "2 processes")
+
+
+def test_an_unknown_name_where_none_is_known() -> None:
+    assert UnknownName("sweep", "ladder", []).next == "known: none yet"
+    assert UnknownName("engine", "cup", ["cpu", "router"]).next == "known: cpu, router"
 
 
 @pytest.mark.parametrize(
@@ -34,9 +40,9 @@ def test_limits_are_read_from_text() -> None:
     assert str(parse_slo("ttft=2000,tpot=30")) == "TTFT 2000 ms and TPOT 30 ms"
     assert (parse_limits(None), parse_limits("e2e=5.5")) == ({}, {"e2e": 5.5})
     for text in ("ttft", "ttft=", "ttft=nan", "ttft=inf", "ttft=-1", "tokens=3", "ttft=1,,tpot=1"):
-        with pytest.raises(InputError, match="is no limit"):
+        with pytest.raises(InputError, match="is not a limit"):
             parse_limits(text)
-    with pytest.raises(InputError, match="'itl=3' is no limit"):
+    with pytest.raises(InputError, match="'itl=3' is not a limit"):
         parse_slo("itl=3")
     with pytest.raises(InputError, match="given twice"):
         parse_limits("itl=3,itl=4")

@@ -63,7 +63,7 @@ def test_sbatch_of_a_shared_node_without_gres_and_of_named_nodes() -> None:
 
 @pytest.mark.parametrize("option", ["rm -rf /", "-p x", "--", "--qos=a\nb", "--qos a"])
 def test_a_directive_is_a_long_option(option: str) -> None:
-    with pytest.raises(ValueError, match="no long option of sbatch"):
+    with pytest.raises(ValueError, match="not a long option of sbatch"):
         Slurm(directives=[option])
 
 
@@ -71,7 +71,7 @@ def test_a_directive_is_a_long_option(option: str) -> None:
     "option", ["--wrap=touch /tmp/x", "--arr=1-9", "--nodes=99", "--export=ALL", "--outp=/x", "--requeue"]
 )
 def test_a_directive_leaves_a_runs_own_options_alone(option: str) -> None:
-    with pytest.raises(ValueError, match="overspan sets it for each run"):
+    with pytest.raises(ValueError, match="Overspan sets it for each run"):
         Slurm(directives=[option])
 
 

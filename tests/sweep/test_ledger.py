@@ -232,9 +232,9 @@ def test_attributes_of_the_repository_hide_nothing_and_change_nothing(repository
 
 def test_bad_input(repository: Repository, tmp_path: Path) -> None:
     done = repository.shell.run("ledger", "check", "--base", "no-such", "--folder", str(repository.folder))
-    assert (done.returncode, "git knows no revision 'no-such'" in done.stderr) == (2, True)
+    assert (done.returncode, "git does not know the revision 'no-such'" in done.stderr) == (2, True)
     done = repository.shell.run("ledger", "check", "--base", "HEAD", "--folder", str(tmp_path / "cache"))
-    assert (done.returncode, "is in no git repository" in done.stderr) == (2, True)
+    assert (done.returncode, "is not in a git repository" in done.stderr, "--folder" in done.stderr) == (2, True, True)
     (repository.folder / "ledger.yaml").write_text("entries:\n  - {what: x}\n")
     done = repository.shell.run("ledger", "check", "--base", "HEAD", "--folder", str(repository.folder))
     assert (done.returncode, "line 2" in done.stderr) == (2, True)

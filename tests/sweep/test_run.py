@@ -146,7 +146,7 @@ def test_ctrl_c_stops_the_deployment_and_the_same_command_goes_on(shell: Shell) 
         until(lambda: all_sweeps() and len(folder().results()) == 1, "the first point")
         sweep.send_signal(signal.SIGINT)
         assert sweep.wait(timeout=60) == 130
-        assert f"it goes on with: overspan sweep {file}" in (sweep.stderr.read() if sweep.stderr else "")
+        assert f"to continue: overspan sweep {file}" in (sweep.stderr.read() if sweep.stderr else "")
     until(lambda: not shell.processes(), "the end of every process")
     assert [result.point.concurrency for result in folder().results()] == [1]
     done = shell.run("sweep", str(file), "--only", "conc=1", "--json")

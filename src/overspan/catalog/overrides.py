@@ -109,7 +109,7 @@ def _changes(recipe: Recipe, name: str, path: str, text: str) -> dict[str, Any]:
     if head == "env" and tail:
         variable = name.partition(".")[2]
         if not _ENV_NAME.fullmatch(variable):
-            what = f"'{variable}' is no name of an environment variable (letters, digits and _)"
+            what = f"'{variable}' is not a name of an environment variable (letters, digits and _)"
             raise RecipeError(f"--set {name}={text}: {what}")
         secrets.refuse_env([variable], where=f"--set env.{variable}")
         return {"env": {**recipe.env, variable: text}}

@@ -36,7 +36,7 @@ def find(name: str) -> Recipe:
         if (known := models.checkpoint_of(name)) is not None:
             return for_model(known).with_(name=name.lower())
         if Path(name).is_dir():
-            raise RecipeError(f"folder {name} holds no config.json: it is no model that vLLM can load")
+            raise RecipeError(f"folder {name} holds no config.json: vLLM cannot load it as a model")
         raise UnknownName("recipe or model", name, [*names(), *models.names()], next=_known())
     recipe, file, places = library.find(Recipe, _FOLDER, name, "recipe")
     for variant in (None, *recipe.variants):

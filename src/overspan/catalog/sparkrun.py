@@ -183,7 +183,7 @@ def _fill(template: str, values: Mapping[str, Any], where: str, used: set[str]) 
             raise RecipeError(f"{where}: unresolved: {holes} has no value", next="give it under defaults in that file")
         used.update(names.values())
         text = _PLACEHOLDER.sub(lambda found: _text(values[found[1].removeprefix("config.")]), text)
-    raise RecipeError(f"{where}: unresolved: values name each other in a circle")
+    raise RecipeError(f"{where}: unresolved: the values refer to each other in a circle")
 
 
 def _text(value: Any) -> str:

@@ -148,7 +148,7 @@ class _SrtSlurmRecipe:
                     found[name] = json.loads(value)
                 except ValueError as error:
                     where = f"{self._where}: backend.vllm_config.{role}.{key}"
-                    raise RecipeError(f"{where} is no JSON: {error}") from None
+                    raise RecipeError(f"{where} is not JSON: {error}") from None
             else:
                 found[name] = value
         return found

@@ -41,7 +41,7 @@ def read_command(text: str, where: str) -> Served:
     for word in command:
         if variable := _VARIABLE.search(word):
             raise RecipeError(
-                f"{where}: unresolved: {variable[0]} is a shell's, and no shell reads a recipe", quote=word
+                f"{where}: unresolved: {variable[0]} is a variable of a shell, and no shell reads a recipe", quote=word
             )
     env = {found[1]: found[2] for word in command[:start] if (found := _ASSIGNMENT.fullmatch(word))}
     others = [shlex.join(other) for other in commands if other is not command]

@@ -74,7 +74,7 @@ def _slo(_ctx: click.Context, _param: click.Parameter, value: str | None) -> dic
 )
 @click.option("--duration", "duration_s", type=POSITIVE, help="Seconds at each point, in place of --requests.")
 @click.option(
-    "--ramp", "ramp_s", type=Finite(min=0), default=0.0, help="The users start one by one within so many seconds."
+    "--ramp", "ramp_s", type=Finite(min=0), default=0.0, help="The users start one by one within this many seconds."
 )
 @click.option("--warmup", type=click.IntRange(min=0), default=0, help="Requests at each point that do not count.")
 @click.option("--input-tokens", default="128", help="Prompt length: N, uniform:A-B, normal:MEAN,DEV or file:PATH.")
@@ -99,7 +99,9 @@ def _slo(_ctx: click.Context, _param: click.Parameter, value: str | None) -> dic
 @click.option("--search", is_flag=True, help="Find the highest load that keeps --slo.")
 @click.option("--endpoint", type=click.Choice(["chat", "completions"]), default="chat", help="API to ask.")
 @click.option("--seed", type=int, help="Repeat the same prompts. A prefix cache knows them the second time.")
-@click.option("--timeout", "timeout_s", type=POSITIVE, default=600.0, help="Seconds until a request has failed.")
+@click.option(
+    "--timeout", "timeout_s", type=POSITIVE, default=600.0, help="Seconds after which a request counts as failed."
+)
 @click.option("--shards", type=COUNT, help="Processes that send the load. Default: as many as the load needs.")
 @click.option("--no-calibration", is_flag=True, help="Do not test the client against a known server first.")
 @click.option("--strict", is_flag=True, help="Exit code 1 if a request failed or the client was the bottleneck.")

@@ -42,7 +42,8 @@ def calibrate(
 
     if learn != bool(run):
         raise InputError(
-            "RUNs and --from go together", next="overspan calibrate --from RUN..., or overspan calibrate alone"
+            "RUNs need --from, and --from needs RUNs",
+            next="overspan calibrate --from RUN..., or overspan calibrate alone",
         )
     spec, told = _learned(run, hardware) if learn else _measured(python, ranks)
     text = dump(spec)

@@ -20,7 +20,7 @@ from overspan.store.run_folder import open_run
 @click.option("--max-tokens", type=COUNT, default=512, help="Longest answer.")
 @click.option("--temperature", type=Finite(0, 2), default=0.0, help="0: always the likeliest token.")
 def chat(run: str | None, prompt: tuple[str, ...], max_tokens: int, temperature: float) -> None:
-    """Talk with RUN (default: the active run). The answer is shown as it arrives. An empty line or Ctrl-D ends."""
+    """Chat with RUN (default: the active run). The answer is shown as it arrives. An empty line or Ctrl-D ends."""
     conversation = Conversation(open_run(run), max_tokens, temperature)
     for question in prompt or _asked():
         for piece in conversation.ask(question):

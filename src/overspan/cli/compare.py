@@ -16,7 +16,7 @@ from overspan.sweep.compare import compare as compared
 @click.argument("second")
 @AS_JSON
 def compare(first: str, second: str, as_json: bool) -> None:
-    """Show how SECOND differs from FIRST. Both are runs or sweeps. A 95 % interval tells a difference from noise."""
+    """Show how SECOND differs from FIRST. Both are runs or sweeps. A 95 % interval separates differences and noise."""
     one, two = requests_of(first), requests_of(second)
     found = compared(one.points, two.points)
     for each in (one, two):

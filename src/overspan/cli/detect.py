@@ -45,7 +45,7 @@ def detect(  # noqa: PLR0917 - click gives them by name
     from overspan.schema.yamlio import make
 
     if replay is not None and (hosts or save):
-        raise click.UsageError("--replay goes with neither --hosts nor --save")
+        raise click.UsageError("--replay cannot be used with --hosts or --save")
     files = {"identity_file": identity, "known_hosts": known_hosts, "config_file": ssh_config}
     defaults = make(Ssh, {"address": "default", "user": user, **files}, "the options of detect")
     if hosts and sys.stderr.isatty():

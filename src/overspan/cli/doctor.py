@@ -49,7 +49,7 @@ def doctor(  # noqa: PLR0917 - click gives them by name
             raise InputError("--preflight looks at hosts, not at a run or its logs", next="overspan doctor RUN")
         return check_before_launch(recipe, inventory, settings, as_json=as_json)
     if inventory or settings:
-        raise InputError("--on and --set go with --preflight", next="overspan doctor --preflight RECIPE --on INVENTORY")
+        raise InputError("--on and --set need --preflight", next="overspan doctor --preflight RECIPE --on INVENTORY")
     findings = _findings(run, logs, rules)
     if bundle is not None:
         _pack(run, logs, findings, bundle)
@@ -116,9 +116,9 @@ def _show(findings: list[Finding]) -> None:
     for finding in [*failed, *unknown]:
         _show_one(finding)
     if not any(finding.status == "passed" for finding in findings) and not failed and not unknown:
-        click.echo("There is nothing to judge: no log holds a line.")
+        click.echo("There is nothing to check: the logs are empty.")
     elif not failed and not unknown:
-        click.echo("Nothing that the doctor knows has failed, and no line looks like an error.")
+        click.echo("The doctor found no known failure, and no line looks like an error.")
     say(counted(findings))
 
 

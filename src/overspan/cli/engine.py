@@ -63,12 +63,13 @@ def list_(as_json: bool) -> None:
         document = {"installed": [env.model_dump(mode="json") for env in found], "can_install": missing}
         click.echo(json.dumps(document, indent=2))
         return
+    width = max(map(len, [*(env.name for env in found), *missing]), default=0)
     for env in found:
-        note = "" if env.current else "  (older lock)"
+        note = "" if env.current else "  (made by another version of Overspan)"
         where = f"{env.version}  Python {env.python_version}  {space.size(env.size_bytes)}  {env.path}"
-        click.echo(f"{env.name}  {where}{note}")
+        click.echo(f"{env.name:<{width}}  {where}{note}")
     for name in missing:
-        click.echo(f"{name}  not installed: overspan engine install {name}")
+        click.echo(f"{name:<{width}}  not installed: overspan engine install {name}")
 
 
 @engine.command()

@@ -34,4 +34,4 @@ def join(  # noqa: PLR0917 - click gives them by name
         return
     names = ", ".join(each.process for each in now.processes)
     click.echo(f"{now.run}: {names} serve with {head}")
-    say(f"next: overspan status {now.name} | logs {now.name} | stop {now.name}")
+    say(f"next: overspan status {now.name}; also: logs and stop")

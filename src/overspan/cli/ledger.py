@@ -21,7 +21,7 @@ def ledger() -> None:
     """Keep sweeps under version control. Added entries decide what runs. CI fails where a result has no recipe."""
 
 
-@ledger.command()
+@ledger.command(short_help="Check the ledger against a git revision.")
 @_BASE
 @_FOLDER
 @_ON
@@ -34,7 +34,7 @@ def check(base: str, folder: Path, inventory: str | None, as_json: bool) -> int:
         document({"ok": not found, "problems": found, "added": [entry.what for entry in added(then, now)]})
     for problem in [] if as_json else found:
         click.echo(problem)
-    say(f"{len(found)} problems" if found else f"the ledger holds: {len(added(then, now))} entries added")
+    say(f"{len(found)} problems" if found else f"the ledger is in order: {len(added(then, now))} entries added")
     return 1 if found else 0
 
 
@@ -50,4 +50,4 @@ def points(base: str, folder: Path, inventory: str | None, as_json: bool) -> Non
     if as_json:
         document(names)
     else:
-        click.echo("\n".join(names)) if names else say("no entry was added: nothing is to run")
+        click.echo("\n".join(names)) if names else say("no entry was added, so nothing needs to be measured")

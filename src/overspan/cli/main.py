@@ -27,7 +27,7 @@ class Listed(NamedTuple):
 # `NAME` is overspan.cli.NAME.
 COMMANDS: dict[str, Listed] = {
     "detect": Listed(
-        "Ask machines what they have and how they are joined; print an inventory.",
+        "Ask machines what they have and how they are connected; print an inventory.",
         "overspan detect --hosts spark1,spark2 > pair.yaml",
     ),
     "up": Listed(
@@ -51,7 +51,7 @@ COMMANDS: dict[str, Listed] = {
         "overspan calibrate --out mine.yaml",
     ),
     "simulate": Listed(
-        "Simulate a fleet of GPUs, request by request: latency limits kept, and cost.",
+        "Simulate a fleet of GPUs: how many requests keep the limits, and the cost.",
         "overspan simulate minimax-m2.5 --gpu h200 --fleet 10000 --slo tpot=30",
     ),
     "prove": Listed(
@@ -69,7 +69,7 @@ COMMANDS: dict[str, Listed] = {
         "overspan verify --base-url http://127.0.0.1:8000/v1",
     ),
     "chat": Listed(
-        "Talk with a run. The answer is shown as it arrives.", 'overspan chat --prompt "Name three cities."'
+        "Chat with a run. The answer is shown as it arrives.", 'overspan chat --prompt "Name three cities."'
     ),
     "report": Listed("Write one HTML file about a run, a sweep, or several runs.", "overspan report --out report.html"),
     "bench": Listed(
@@ -81,7 +81,7 @@ COMMANDS: dict[str, Listed] = {
         "overspan sweep m3-gb200-1k1k --on gb200-nvl72 --dry-run",
     ),
     "compare": Listed(
-        "Compare two runs or sweeps. Intervals tell a difference from noise.",
+        "Compare two runs or sweeps. Intervals separate a difference from noise.",
         "overspan compare ladder-A ladder-B",
     ),
     "export": Listed("Write the results of a sweep as CSV or Parquet.", "overspan export ladder --out points.csv"),
@@ -95,7 +95,9 @@ COMMANDS: dict[str, Listed] = {
     ),
     "stop": Listed("Stop a run. Answers in progress end first.", "overspan stop --grace 30"),
     "list": Listed("List the runs of this machine.", "overspan list"),
-    "prune": Listed("Delete ended runs and cached models that were not used for long.", "overspan prune --dry-run"),
+    "prune": Listed(
+        "Delete ended runs and cached models that were not used for a long time.", "overspan prune --dry-run"
+    ),
     "recipe": Listed("List and show recipes; import those of other tools.", "overspan recipe show minimax-m2.5-nvfp4"),
     "engine": Listed("Install, list and remove engines, each in its own environment.", "overspan engine install cpu"),
 }

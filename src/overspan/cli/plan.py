@@ -13,6 +13,7 @@ from overspan.runs.planning import Wanted, Weights, asked_for, plan_of, processe
 from overspan.schema.errors import InputError
 from overspan.schema.plan import Plan
 from overspan.schema.process import ProcessSpec
+from overspan.schema.units import count
 
 if TYPE_CHECKING:
     from overspan.launchers.base import Launcher
@@ -127,7 +128,9 @@ def _print(made: Plan, processes: list[ProcessSpec]) -> None:
         [each.process, each.host, ",".join(map(str, each.ranks)), ",".join(map(str, each.gpus)) or "-"]
         for each in made.placements
     ]
+    with_ranks = {each.process for each in made.placements}
+    rows += [[each.name, each.host, "-", "-"] for each in processes if each.name not in with_ranks]
     click.echo(table(["process", "host", "ranks", "GPUs"], rows))
     for note in made.notes:
         click.echo(f"note: {note}")
-    click.echo(f"{len(processes)} processes; their exact commands: --show commands")
+    click.echo(f"{count(len(processes), 'process')}; for the exact commands add --show commands")

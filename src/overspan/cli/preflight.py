@@ -40,12 +40,12 @@ def _show(findings: list[Finding]) -> None:
         else:
             _show_one(finding, host)
     for (host, cause), rules in silent.items():
-        click.echo(f"not told  {host}: {cause} [{', '.join(rules)}]")
+        click.echo(f"unknown   {host}: {cause} [{', '.join(rules)}]")
     say(counted(findings))
 
 
 def _show_one(finding: Finding, host: str | None) -> None:
-    label = {"not_evaluated": "not told", "failed": finding.severity}.get(finding.status, "ok")
+    label = {"not_evaluated": "unknown", "failed": finding.severity}.get(finding.status, "ok")
     click.echo(f"{label:8}  {host}: {finding.title} [{finding.rule}]")
     if finding.status == "passed" or finding.evidence is None:
         return

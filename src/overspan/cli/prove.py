@@ -61,5 +61,5 @@ def prove(  # noqa: PLR0917 - click gives them by name
         click.echo(table(header, rows))
         missing = sorted({name for proof in proofs for name in proof.not_proven_here})
         if missing:
-            say(f"not proven here (what has no reason needs a GPU): {', '.join(missing)}")
+            say(f"not proven here (those without a reason need a GPU): {', '.join(missing)}")
     ctx.exit(0 if all(proof.exact for proof in proofs) else 1)

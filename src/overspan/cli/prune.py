@@ -39,13 +39,17 @@ def _kinds(ctx: click.Context, param: click.Parameter, value: str) -> list[What]
 
 
 @click.command()
-@click.option("--older-than", metavar="AGE", type=Age(), default="30d", help="Not used for so long: 12h, 30d, 4w.")
-@click.option("--what", metavar="KINDS", default=",".join(ALL), callback=_kinds, help="Which kinds, with commas.")
+@click.option(
+    "--older-than", metavar="AGE", type=Age(), default="30d", help="Only what was not used for this time: 12h, 30d, 4w."
+)
+@click.option(
+    "--what", metavar="KINDS", default=",".join(ALL), callback=_kinds, help="Kinds to delete, separated by commas."
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be deleted, and delete nothing.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @AS_JSON
 def prune(older_than: timedelta, what: list[What], dry_run: bool, yes: bool, as_json: bool) -> int:
-    """Delete ended runs, twins, synthetic weights and engines of older versions that were not used for long.
+    """Delete ended runs, twins, synthetic weights and engines of older versions that were not used for a long time.
 
     What is running or in use stays. So does a run with something left on a host: `overspan stop RUN` ends that first.
     An engine of this version stays, too: `overspan engine remove NAME` deletes it.
@@ -57,7 +61,9 @@ def prune(older_than: timedelta, what: list[What], dry_run: bool, yes: bool, as_
     total = f"{count(len(found), 'folder')}, {size(sum(each.size_bytes for each in found))}"
     if found and not (dry_run or yes):
         if not sys.stdin.isatty():
-            raise InputError("prune deletes, and nobody can be asked here", next="add --yes, or look with --dry-run")
+            raise InputError(
+                "prune asks before it deletes, and this is not a terminal", next="add --yes, or look with --dry-run"
+            )
         click.confirm(f"Delete {total}?", abort=True, err=True)
     kept = {} if dry_run else _delete(found)
     gone = [each for each in found if str(each.path) not in kept]

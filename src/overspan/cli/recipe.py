@@ -30,7 +30,7 @@ def list_(as_json: bool) -> None:
     click.echo(table(["recipe", "layout", "variants", "what it is"], rows))
 
 
-@recipe.command()
+@recipe.command(short_help="Print a recipe.")
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of YAML.")
 def show(name: str, as_json: bool) -> None:
@@ -45,12 +45,15 @@ def show(name: str, as_json: bool) -> None:
         click.echo(dump(found), nl=False)
 
 
-@recipe.command("import")
+@recipe.command("import", short_help="Import a recipe of sparkrun (version 2) or srt-slurm.")
 @click.argument("file", type=PATH)
 @click.option("--out", type=FILE, help="File to write. Default: standard output.")
 @click.option("--json", "as_json", is_flag=True, help="Print the recipe and the warnings as one document.")
 def import_(file: Path, out: Path | None, as_json: bool) -> None:
-    """Turn a recipe of sparkrun (version 2) or srt-slurm into ours. What has no place in it is told on stderr."""
+    """Turn a recipe of sparkrun (version 2) or srt-slurm into one of Overspan.
+
+    What cannot be carried over is listed on stderr.
+    """
     from overspan.catalog import imported
     from overspan.schema.yamlio import dump
 

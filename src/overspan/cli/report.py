@@ -38,7 +38,7 @@ def report(run: tuple[str, ...], out: Path | None, as_json: bool) -> None:
         return
     folders = [open_run(name) for name in run] or [open_run()]
     if out is None and len(folders) > 1:
-        raise InputError("a report of several runs belongs to none of their folders", next="say where: --out FILE")
+        raise InputError("a report of several runs has no folder of its own", next="give --out FILE")
     page = render(*(_documents(folder) for folder in folders))
     _write(page, out or folders[0].path / FILE_NAME, [folder.id for folder in folders], as_json=as_json)
 

@@ -27,7 +27,7 @@ _INTERVAL_S = 2.0
 def status(run: str | None, watch: bool, interval_s: float | None, as_json: bool) -> int:
     """Show the state of RUN (default: the active run). Exit code: 0 ready, 3 not ready, 4 a host does not answer."""
     if as_json and watch:
-        raise InputError("--json and --watch exclude each other", next="ask with --json as often as you want")
+        raise InputError("--json and --watch exclude each other", next="leave one of them out; --json can be repeated")
     if interval_s is not None and not watch:
         raise InputError("--interval is for --watch", next="give both")
     if watch:
@@ -95,7 +95,7 @@ def block(sight: Sight) -> str:
     """One view, as text."""
     lines = [*_heading(sight.status), _traffic(sight)]
     if sight.dashboard:
-        lines.append(f"Ray dashboard {sight.dashboard} (Ray opens it to its own host alone: from here, ssh -L)")
+        lines.append(f"Ray dashboard {sight.dashboard} (Ray opens it only to its own host: from here, use ssh -L)")
     if sight.rows:
         lines.append(_rows(sight.rows))
     lines += _unreachable(sight.status)

@@ -15,7 +15,10 @@ from overspan.store.run_folder import open_run
 @click.option("--grace", "grace_s", type=Finite(min=0), help="Seconds that answers in progress may still take.")
 @AS_JSON
 def stop(run: str | None, grace_s: float | None, as_json: bool) -> None:
-    """Stop RUN (default: the active run). Answers in progress end first, then every process. Twice is fine."""
+    """Stop RUN (default: the active run).
+
+    Answers in progress end first, then every process. A second `stop` does no harm.
+    """
     folder = open_run(run)
     was_running = stop_run(folder, grace_s)
     if as_json:

@@ -68,7 +68,7 @@ def _measure(
         run_sweep(matrix, points, folder, Listeners(tell, progress), retry_failed=retry_failed)
     except KeyboardInterrupt:
         ticker.clear()
-        say(f"interrupted; it goes on with: {again}")
+        say(f"interrupted; to continue: {again}")
         return 130
     finally:
         ticker.clear()
@@ -87,7 +87,7 @@ def _show_end(matrix: SweepMatrix, points: list[Point], folder: SweepFolder, *, 
         click.echo(table(["point", "state", "users", "TTFT ms", "TPOT ms", "out tok/s", "reason"],
                          [_end_row(point, measured) for point in matrix.points]))  # fmt: skip
         click.echo(f"{counts['ok']} ok, {counts['failed']} failed, {counts['missing']} missing: {folder.path}")
-        say(f"next: overspan report {folder.id} | export {folder.id} --out points.csv")
+        say(f"next: overspan report {folder.id}; as a table: overspan export {folder.id} --out points.csv")
     return 0 if all(measured.state(point) == "ok" for point in points) else 1
 
 

@@ -59,7 +59,7 @@ def up(
         document(now)
         return
     click.echo(f"{now.run} answers at {now.endpoint} as {now.model}")
-    say(f"next: overspan chat {now.name} | bench {now.name} | status {now.name} | stop {now.name}")
+    say(f"next: overspan chat {now.name}; also: bench, verify, status, logs and stop")
 
 
 def follow(run: RunFolder, events: Iterator[Event | None]) -> None:

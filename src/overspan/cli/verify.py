@@ -39,7 +39,7 @@ _NEED = {"questions": ("against", "out", *_OF_EVAL), "base_url": ("model", "expe
     "--expect",
     multiple=True,
     type=click.Choice(["tool-calls", "reasoning"]),
-    help="The endpoint at --base-url supports this. Missing it is a failure.",
+    help="The endpoint at --base-url supports this. If it is missing, that is a failure.",
 )
 @click.option("--reference", type=PATH, help="Compare log probabilities with those in this file.")
 @click.option("--record", type=NEW_FILE, help="Write such a file from this endpoint, which must be right.")

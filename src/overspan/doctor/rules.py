@@ -180,7 +180,9 @@ def _load(folders: tuple[Path, ...], _stamps: tuple[float, ...]) -> tuple[LogRul
     for rule in rules.values():
         for other in rule.explains:
             if other not in rules:
-                raise RecipeError(f"rule '{rule.id}' explains '{other}', which is no rule{did_you_mean(other, rules)}")
+                raise RecipeError(
+                    f"rule '{rule.id}' explains '{other}', which is not a rule{did_you_mean(other, rules)}"
+                )
     return tuple(rules.values())
 
 

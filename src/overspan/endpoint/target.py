@@ -145,7 +145,9 @@ def _checked(base_url: str) -> SplitResult:
             next="leave them out; a key goes into OVERSPAN_API_KEY",
         )
     if url.query or url.fragment:
-        raise InputError(f"'{shown}' goes on behind its path", next="give it like http://127.0.0.1:8000/v1")
+        raise InputError(
+            f"'{shown}' has a query or a fragment after its path", next="give it like http://127.0.0.1:8000/v1"
+        )
     return url
 
 

@@ -141,17 +141,17 @@ def listens_on(plan: Plan, head: Host) -> str:
 
 
 def who_reaches(plan: Plan) -> str:
-    """Who can use the endpoint, in words: `processes of spark1 alone`."""
+    """Who can use the endpoint, in words: `only processes of spark1`."""
     host = plan.host(plan.head)
     name = "this machine" if plan.inventory.is_here(host) else host.name
     if plan.recipe.host in EVERYWHERE:
-        return f"whoever reaches {name}, by any of its networks"
+        return f"every machine that can reach {name}, on any network"
     if plan.recipe.host not in LOOPBACKS:
-        return f"whoever reaches {plan.recipe.host} of {name}"
+        return f"every machine that can reach {plan.recipe.host} of {name}"
     if plan.inventory.traits.chooses_hosts:  # its loopback would be out of everybody's reach, see `listens_on`
-        return f"whoever reaches {name}, by the network between the hosts"
-    tunnel = ", and of this machine through a tunnel" if plan.endpoint.tunnel else ""
-    return f"processes of {name} alone{tunnel}"
+        return f"every machine that can reach {name}, on the network between the hosts"
+    tunnel = ", and those of this machine through a tunnel" if plan.endpoint.tunnel else ""
+    return f"only processes of {name}{tunnel}"
 
 
 def address_of(host: Host) -> str:

@@ -136,7 +136,7 @@ class Vllm(Engine):
             return _nodes(located(plan))
         if plan.inventory.traits.containers == "always":
             reason = "vLLM's router is in no image of vLLM: use engine dynamo, or the launcher slurm or local"
-            raise PlanRefused("prefill and decode cannot be apart here:", [reason])
+            raise PlanRefused("separate prefill and decode workers cannot run here:", [reason])
         specs = [spec for worker in workers_of(plan) for spec in _apart(worker)]
         return [_router(plan, specs), *specs]
 
@@ -275,7 +275,7 @@ def kv_transfer(given: Any) -> dict[str, Any]:
             given = False
     if given is not None and not isinstance(given, dict):
         raise RecipeError(
-            "kv_transfer_config is no JSON object", next='write it like {"kv_connector": "NixlConnector"}'
+            "kv_transfer_config is not a JSON object", next='write it like {"kv_connector": "NixlConnector"}'
         )
     return _failing(KV_TRANSFER if given is None else given)
 

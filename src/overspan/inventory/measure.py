@@ -40,7 +40,9 @@ def numbers(python: str, ranks: int | None = None) -> dict[str, Any]:
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.code or not lines:
         said = [line for line in done.stderr.splitlines() if line.strip()]
-        raise OverspanError("the measurement died", quote=said[-1] if said else None, next=" ".join(argv))
+        raise OverspanError(
+            "the process that measures ended with an error", quote=said[-1] if said else None, next=" ".join(argv)
+        )
     found: dict[str, Any] = json.loads(lines[-1])
     return found
 

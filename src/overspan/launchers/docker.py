@@ -195,7 +195,7 @@ class DockerLauncher(Launcher):
     # end -------------------------------------------------------------------------------------------------------------
 
     def end(self, grace_s: float) -> list[str]:
-        """See `Launcher.end`. Whatever bears the run's label ends, whoever started it; twice is fine."""
+        """See `Launcher.end`. Every container with the run's label ends; a second call does no harm."""
 
         def stop(host: DockerHost) -> None:
             if ids := containers_of(host.transport, self.run.id):
@@ -205,7 +205,7 @@ class DockerLauncher(Launcher):
             if ids := containers_of(host.transport, self.run.id):
                 host.transport.run(commands.remove(ids), timeout_s=STOP_MARGIN_S)
             if left := containers_of(host.transport, self.run.id):
-                raise OverspanError(f"Docker does not remove {', '.join(name[:12] for name in left)}")
+                raise OverspanError(f"Docker did not remove {', '.join(name[:12] for name in left)}")
 
         stopped, silent = self._everywhere(stop, grace_s + STOP_MARGIN_S)
         for one in self._watched.values():

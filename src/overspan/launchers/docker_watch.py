@@ -140,7 +140,7 @@ def _clock(transport: Transport) -> tuple[float, float]:
     try:
         return after - before, float(text) - (before + after) / 2
     except ValueError:
-        raise OverspanError(f"{transport.host} does not tell its time", quote=text.strip()[:200]) from None
+        raise OverspanError(f"the clock of {transport.host} cannot be read", quote=text.strip()[:200]) from None
 
 
 @dataclass

@@ -315,7 +315,7 @@ class SlurmLauncher(Launcher):
     # end -------------------------------------------------------------------------------------------------------------
 
     def end(self, grace_s: float) -> list[str]:
-        """See `Launcher.end`. Whatever bears the run's name ends, whoever submitted it; twice is fine."""
+        """See `Launcher.end`. Every job with the run's name ends; a second call does no harm."""
         try:
             self._drain(grace_s)
             left = self._cancel()

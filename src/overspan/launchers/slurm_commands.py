@@ -124,7 +124,9 @@ def _pyxis(spec: ProcessSpec) -> list[str]:
 def _mount(mount: Mount, process: str) -> str:
     for path in (mount.source, mount.target):
         if "," in path or ":" in path:
-            raise InputError(f"process {process}: pyxis cannot mount {path!r}", next="a path without comma and colon")
+            raise InputError(
+                f"process {process}: pyxis cannot mount {path!r}", next="use a path without comma and colon"
+            )
     return f"{mount.source}:{mount.target}" + (":ro" if mount.read_only else "")
 
 

@@ -25,7 +25,7 @@ def stage_model(plan: Plan, say: Say) -> tuple[Plan, models.PreparedModel | None
     if known is not None and not Path(known).is_dir():
         if not known.startswith("/"):
             raise InputError(
-                f"models of inventory {plan.inventory.name}: {known!r} is no folder of this machine, and no whole path",
+                f"models of inventory {plan.inventory.name}: {known!r} is not a folder here, and not an absolute path",
                 next=f"name the folder as the hosts have it, like /srv/models/{Path(known).name}",
             )
         return plan.with_(model_path=known), None

@@ -49,8 +49,8 @@ def tell_apart(prediction: Prediction) -> str | None:
     host, wire = prediction.terms.get("host", 0.0), prediction.terms.get("collectives", 0.0)
     if min(host, wire) > 0.05 * prediction.tpot_ms:
         return (
-            f"host ({_ms(host)}) and collectives ({_ms(wire)}) look alike from outside: one run with NCCL_DEBUG=INFO, "
-            "or the same layout in pp, which has no collectives in its layers, tells them apart"
+            f"host ({_ms(host)}) and collectives ({_ms(wire)}) cannot be separated by their times: "
+            "one run with NCCL_DEBUG=INFO separates them, or the same layout in pp, which has no collectives in its layers"
         )
     return None
 

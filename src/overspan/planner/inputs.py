@@ -35,7 +35,7 @@ def resolve(name: str, settings: Iterable[str] = ()) -> tuple[Recipe, ModelSpec]
     if model is None:
         fetch = command("hf", "download", recipe.model, "config.json")
         raise InputError(
-            f"the sizes of {recipe.model} are not at hand: no numbers ship for it and it is not on this machine",
+            f"the sizes of {recipe.model} are not known: Overspan ships none for it, and it is not on this machine",
             next=f"{fetch}, or a folder; sizes ship for {', '.join(models.names())}",
         )
     return recipe, model
@@ -83,7 +83,7 @@ def hardware_of(inventory: Inventory) -> HardwareSpec:
         found = [hardware.find(kind) for kind in kinds]
     except UnknownName as error:
         raise InputError(
-            f"{error.what}: nothing is known of its speed",
+            f"{error.what}: its speed is not known",
             next="overspan calibrate measures it there and writes a YAML for --hardware",
         ) from None
     return min(found, key=lambda spec: spec.bandwidth.bytes_per_s)

@@ -46,7 +46,7 @@ def points(plan: Plan, bench: BenchResult, hardware: HardwareSpec | None = None)
     except ModelUnavailable as error:
         raise InputError(f"no prediction: {error.what}") from None
     if model is None:
-        raise InputError(f"no prediction: the sizes of {plan.recipe.model} are not at hand")
+        raise InputError(f"no prediction: the sizes of {plan.recipe.model} are not known")
     found = []
     for point, demand in _demands(bench):
         case = inputs.case_of(model, plan.recipe, plan.layout, plan.inventory, demand)

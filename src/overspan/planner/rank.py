@@ -150,7 +150,7 @@ def how_many(
             return inputs.what_if(kind, -(-count // each), min(count, each)), fewest
         hosts *= 2
     if not seen:
-        raise InputError(f"{model.name} does not fit {limit} {kind}", next="overspan plan --explain tells why")
+        raise InputError(f"{model.name} does not fit {limit} {kind}", next="overspan plan --explain shows why")
     users = units.count(demand.concurrency, "user")
     raise InputError(f"no layout of up to {limit} {kind} keeps {slo} for {users}", next=nearest(seen, slo))
 

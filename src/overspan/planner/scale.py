@@ -236,8 +236,8 @@ class _EqualUnits(NamedTuple):
         if not low:
             quick = f"{idle.step_s[0] * 1e3:.1f} ms a token, {(idle.prompt_s + idle.after_s) * 1e3:.0f} ms to the first"
             raise InputError(
-                f"{self.topology.label} keeps {limits} at no rate; nearly idle it gives {quick}",
-                next="overspan plan --how-many --slo tells what could",
+                f"{self.topology.label} cannot keep {limits} at any rate; nearly idle it gives {quick}",
+                next="overspan plan --how-many --slo finds what can",
             )
         return low
 

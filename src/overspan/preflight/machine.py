@@ -133,7 +133,7 @@ def _processor_memory(host: HostFacts) -> Finding:
     told = f"MemAvailable {gib(free)} of {gib(seen.total_bytes)}"
     needed = _processor_needs(host)
     if needed is None:
-        return unreadable(capture, f"{told}; what the model needs is not known: its sizes are not at hand")
+        return unreadable(capture, f"{told}; what the model needs is not known: Overspan does not know its sizes")
     if free >= needed:
         return passed(capture, f"{told}; needed {gib(needed)}")
     cause = f"the plan needs {gib(needed)} on {host.name}, and {gib(free)} can be had"
@@ -179,7 +179,7 @@ def disk(host: HostFacts) -> Finding:
         cause = f"{host.name} has {told}; {what} need {gib(needed)}"
         return failed(capture, told, cause=cause, fix=host.paste("du", "-xh", "--max-depth=2", seen.value.mount))
     if not there and size is None:
-        return unreadable(capture, f"{told}; whether the model fits is not known: its sizes are not at hand")
+        return unreadable(capture, f"{told}; whether the model fits is not known: Overspan does not know its sizes")
     return passed(capture, told)
 
 

@@ -39,7 +39,7 @@ def build(lock: EngineLock, folder: Path, interpreter: Interpreter, *, say: Say 
         raise OverspanError(
             f"uv could not install the packages of engine {lock.name}",
             quote=error.quote,
-            next=f"mend what the line says (pip config list shows the indexes), then: "
+            next=f"correct what the line says (pip config list shows the indexes), then: "
             f"overspan engine install {lock.name}",
         ) from None
     if lock.alias is not None:
@@ -97,12 +97,12 @@ def _alias(site: Path, alias: Alias) -> None:
 
 def _prove(lock: EngineLock, folder: Path, say: Say) -> None:
     """Run the environment: every pin is there, its script answers, and its probe prints the locked version."""
-    say("checking it")
+    say("checking the environment")
     found = distributions(folder)
     for pin in lock.pins:
         name, _, version = pin.partition("==")
         if found.get(normal(name), ("", folder))[0] != version:
-            raise OverspanError(f"engine {lock.name}: uv ended well, yet {pin} is not in {folder}")
+            raise OverspanError(f"engine {lock.name}: uv reported success, but {pin} is not in {folder}")
     clean = {**without_secrets(), "PYTHONPATH": "", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     # One process, for each imports for seconds. With -I it leaves the bytecode of what the engine loads at its start,
     # whatever PYTHONDONTWRITEBYTECODE says, and no other: compiling all 20,000 files took longer than fetching them.
@@ -120,4 +120,4 @@ def _prove(lock: EngineLock, folder: Path, say: Say) -> None:
         ) from None
     if lock.version not in lines:
         told = lines[-1] if lines else "nothing"
-        raise OverspanError(f"engine {lock.name} should be {lock.version}, and says {told}")
+        raise OverspanError(f"engine {lock.name} should be {lock.version}, but reports {told}")

@@ -27,7 +27,7 @@ def of_environment(folder: Path, *, say: Say = quiet) -> str:
     """
     python = folder / "bin" / "python"
     if not python.exists():
-        raise InputError(f"{folder} is no Python environment: {python} is not there", next=_NEXT)
+        raise InputError(f"{folder} is not a Python environment: {python} is not there", next=_NEXT)
     return _ask([str(python), "-"], str(folder), say)
 
 
@@ -53,6 +53,6 @@ def _ask(argv: list[str], where: str, say: Say) -> str:
         version = flags.VLLM.keep(found)
     except (ValueError, KeyError, TypeError, AttributeError):
         quote = said[-1] if said else done.stdout[-200:] or None
-        raise OverspanError(f"vLLM in {where} did not tell its flags", quote=quote, next=_NEXT) from None
+        raise OverspanError(f"vLLM in {where} did not print its flags", quote=quote, next=_NEXT) from None
     say(f"vLLM {version}: {len(found['flags'])} flags")
     return version

@@ -143,7 +143,7 @@ def _hash(end: Reached, folder: str, paths: Iterable[str]) -> dict[str, str]:
 def _absolute(folder: str) -> str:
     if not folder.startswith("/"):
         raise OverspanError(
-            f"not an absolute path: {folder!r}", next="hosts need not share a home folder: name it whole"
+            f"not an absolute path: {folder!r}", next="write it from / on: hosts may have different home folders"
         )
     return folder.rstrip("/") or "/"
 

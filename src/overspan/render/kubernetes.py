@@ -62,7 +62,7 @@ def manifests(plan: Plan) -> list[KubernetesObject]:
         return [_graph(plan, engine.components(plan))]
     if plan.recipe.topology is not None:
         reason = f"{engine.title} has no operator that joins their pods: use engine dynamo"
-        raise PlanRefused("prefill and decode cannot be apart here:", [reason])
+        raise PlanRefused("separate prefill and decode workers cannot run here:", [reason])
     return _group(plan, engine.processes(plan), engine.title.lower())
 
 

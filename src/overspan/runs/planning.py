@@ -70,10 +70,10 @@ def plan_of(wanted: Wanted, *, to_start: bool) -> Plan:
 def _exposure(plan: Plan) -> list[str]:
     """Who can use the endpoint, and whose code the engine runs."""
     recipe = plan.recipe
-    key = "a key is asked for" if recipe.api_key else "no key is asked for"
+    key = "clients need a key" if recipe.api_key else "no key is needed"
     notes = [f"who can use the endpoint: {who_reaches(plan)}; {key}"]
     if recipe.engine_args.get("trust_remote_code") and recipe.revision is None and not Path(recipe.model).is_dir():
-        code = f"trust_remote_code runs whatever Python code {recipe.model} holds on the day of its download"
+        code = f"trust_remote_code runs the Python code of {recipe.model} as it is on the day of the download"
         notes.append(f"{code}; --set revision=COMMIT pins it")
     return notes
 

@@ -59,7 +59,7 @@ _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 def _settable(environment: dict[str, str]) -> dict[str, str]:
     for name, value in environment.items():
         if not _VARIABLE.fullmatch(name):
-            raise ValueError(f"{name!r} is no name of an environment variable (letters, digits and _)")
+            raise ValueError(f"{name!r} is not a name of an environment variable (letters, digits and _)")
         if "\0" in value:
             raise ValueError(f"the value of {name} holds a NUL byte, which no environment can carry")
     return environment

@@ -66,7 +66,8 @@ class UnknownName(InputError):
     def __init__(self, kind: str, name: str, known: Iterable[str], *, next: str | None = None) -> None:
         options = sorted(known)
         what = f"unknown {kind} '{name}'{did_you_mean(name, options)}"
-        super().__init__(what, next=next or (f"known: {', '.join(options)}" if len(options) <= 12 else None))
+        listed = f"known: {', '.join(options) or 'none yet'}" if len(options) <= 12 else None
+        super().__init__(what, next=next or listed)
         self.nearest = nearest(name, options)
 
 

@@ -172,10 +172,10 @@ class Slurm(Frozen):
         for option in value:
             found = _DIRECTIVE.fullmatch(option)
             if found is None:
-                raise ValueError(f"{option!r} is no long option of sbatch; write it as --name=value, on one line")
+                raise ValueError(f"{option!r} is not a long option of sbatch; write it as --name=value, on one line")
             # sbatch takes the beginning of an option's name for the option.
             if any(own.startswith(found[1]) for own in _OWN_OPTIONS):
-                raise ValueError(f"{option!r} is not the site's to say: overspan sets it for each run")
+                raise ValueError(f"{option!r} cannot be set here: Overspan sets it for each run")
         return value
 
 

@@ -59,7 +59,7 @@ def parse_limits(text: str | None, metrics: Sequence[str] = METRICS) -> dict[str
             number = 0.0
         if name not in metrics or not 0 < number < float("inf"):
             example = f"write it like ttft=2000,tpot=30 (ms; {', '.join(metrics)})"
-            raise InputError(f"--slo {text}: '{part.strip()}' is no limit", next=example)
+            raise InputError(f"--slo {text}: '{part.strip()}' is not a limit", next=example)
         if name in limits:
             raise InputError(f"--slo {text}: {name} is given twice", next="leave one of them out")
         limits[name] = number

@@ -92,7 +92,9 @@ class LadderEntry(Frozen):
     """One rung of the ladder: a topology and the concurrencies that it is measured at."""
 
     topology: Topology
-    name: str = Field("", pattern=r"^[a-z0-9][a-z0-9._-]*$|^$", description="tells entries of one topology apart")
+    name: str = Field(
+        "", pattern=r"^[a-z0-9][a-z0-9._-]*$|^$", description="needed where two entries have the same topology"
+    )
     concurrency: list[int] | None = None
     concurrency_range: Range | None = None
     scenarios: list[str] | None = Field(None, min_length=1, description="all of the sweep's where not given")
@@ -109,10 +111,10 @@ class LadderEntry(Frozen):
             raise ValueError("holds no concurrency: this entry would have no point")
         wrong = [users for users in value or [] if not 1 <= users <= _MOST_USERS]
         if wrong:
-            raise ValueError(f"{wrong[0]} is no number of users (1 to {_MOST_USERS})")
+            raise ValueError(f"{wrong[0]} is not a number of users (1 to {_MOST_USERS})")
         twice = [users for users, times in Counter(value).items() if times > 1]
         if twice:
-            raise ValueError(f"{twice[0]} stands twice: a duplicate point")
+            raise ValueError(f"{twice[0]} appears twice: a duplicate point")
         return value
 
     @model_validator(mode="after")
@@ -124,7 +126,7 @@ class LadderEntry(Frozen):
             )
         unknown = [role for role in self.nodes if role not in {held.name for held in self.topology.roles}]
         if unknown:
-            raise ValueError(f"{self.topology.label} has no {unknown[0]} workers that nodes could be for")
+            raise ValueError(f"{self.topology.label} has no {unknown[0]} workers, so `nodes` cannot name them")
         return self
 
     @property

@@ -41,5 +41,6 @@ def duration(seconds: float | None, *, fractions: bool = False) -> str:
 
 
 def count(amount: int, noun: str) -> str:
-    """A number of things: `1 user`, `1,024 users`."""
-    return f"{amount:,} {noun}{'' if amount == 1 else 's'}"
+    """A number of things: `1 user`, `1,024 users`, `2 processes`."""
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{amount:,} {noun}{'' if amount == 1 else plural}"

@@ -25,7 +25,7 @@ class _UniqueKeyLoader(_SafeLoader):  # type: ignore[misc]
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if key.value in seen:
                     raise yaml.constructor.ConstructorError(
-                        None, None, f"the key '{key.value}' stands twice", key.start_mark
+                        None, None, f"the key '{key.value}' appears twice", key.start_mark
                     )
                 seen.add(key.value)
         held: dict[Any, Any] = super().construct_mapping(node, deep)
@@ -64,7 +64,7 @@ def _malformed(error: yaml.YAMLError, text: str, file: str) -> RecipeError:
         lines = text.splitlines()
         quote = lines[mark.line] if mark.line < len(lines) else None
         what = f"{file}, line {mark.line + 1}, column {mark.column + 1}: {error.problem or 'malformed YAML'}"
-        return RecipeError(what, quote=quote, next=f"mend that line of {file}")
+        return RecipeError(what, quote=quote, next=f"correct that line of {file}")
     return RecipeError(f"{file}: malformed YAML: {' '.join(str(error).split())}")
 
 

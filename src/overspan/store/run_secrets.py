@@ -29,7 +29,10 @@ def given(variable: str = _GIVEN) -> Secret | None:
     """
     key = os.environ.get(variable) or None
     if key is not None and not re.fullmatch("[!-~]+", key):
-        raise InputError(f"{variable} is no key: a header carries visible ASCII alone", next=f"set {variable} anew")
+        raise InputError(
+            f"{variable} is not a key: an HTTP header carries visible ASCII only",
+            next=f"set {variable} to another value",
+        )
     return Secret(key) if key is not None else None
 
 
@@ -66,7 +69,7 @@ def make(run: RunFolder, plan: Plan, key_variable: str, tokens: Sequence[str]) -
         token = given(name)
         if token is None and plan.part is not None:
             raise InputError(
-                f"hosts that start apart need one token, and {name} is not set here",
+                f"hosts that start separately need the same token, and {name} is not set here",
                 next=f"export {name}=... , the same on every host",
             )
         secrets[name] = token or Secret(random.token_urlsafe(24))

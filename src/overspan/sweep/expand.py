@@ -270,7 +270,7 @@ class _Expansion:
         """TPOT, TTFT and tokens a second, or why the planner has nothing to go by."""
         recipe, lengths, load = case.recipe, case.lengths, case.load
         if self._model is None:
-            return Estimate(abstained=f"the sizes of {recipe.model} are not at hand")
+            return Estimate(abstained=f"the sizes of {recipe.model} are not known")
         mean = (1 + load.length_ratio) / 2
         rounds = max(1, load.requests_per_user)
         demand = Demand(isl=lengths.isl * mean, osl=lengths.osl * mean, concurrency=users, rounds=rounds)

@@ -88,7 +88,10 @@ class SweepFolder(DatedFolder):
         self._lock = locks.open_lock(self.path / ".lock")
         if not locks.try_lock(self._lock):
             self.close()
-            raise InputError(f"sweep {self.id} is being run by another process", next="wait for it, or --fresh")
+            raise InputError(
+                f"sweep {self.id} is being run by another process",
+                next="wait until it ends, or measure in a new folder: --fresh",
+            )
         write_whole(self.path / "sweep.yaml", dump(sweep))
         write_whole(self.path / POINTS, "".join(f"{point.model_dump_json()}\n" for point in points))
 

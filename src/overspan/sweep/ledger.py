@@ -25,6 +25,7 @@ from overspan.transport.base import Completed
 from overspan.transport.local import Local
 
 LEDGER = "ledger.yaml"
+_IN_A_CLONE = "run it in a clone, or name a folder of one: --folder DIRECTORY"
 RESULTS = "results"
 SWEEPS = "sweeps"
 
@@ -103,10 +104,10 @@ def at_revision(folder: Path, revision: str, inventory: str | None) -> LedgerSta
     with tempfile.TemporaryDirectory(prefix="overspan-ledger-") as scratch:
         top = _git(folder, "rev-parse", "--show-toplevel")
         if top.code:
-            raise InputError(f"{folder} is in no git repository", quote=top.stderr.strip())
+            raise InputError(f"{folder} is not in a git repository", quote=top.stderr.strip(), next=_IN_A_CLONE)
         known = _git(folder, "rev-parse", "--verify", "--quiet", f"{revision}^{{commit}}")
         if known.code:
-            raise InputError(f"git knows no revision '{revision}'", next="git log --oneline, or git fetch")
+            raise InputError(f"git does not know the revision '{revision}'", next="git log --oneline, or git fetch")
         repository, commit = Path(top.stdout.strip()), known.stdout.strip()
         below = str(folder.resolve().relative_to(repository.resolve()))
         listed = _git(repository, "ls-tree", "-r", "--name-only", commit, "--", below).check("git ls-tree")

@@ -55,7 +55,7 @@ def parse_filter(only: str) -> PointFilter:
     for term in (part.strip() for part in only.split(",")):
         test = _TEST.fullmatch(term)
         if test is None and (not term or re.match(r"\w*\s*[<>=!]", term)):
-            raise InputError(f"--only {only}: '{term}' is no pattern and no test", next=_HELP)
+            raise InputError(f"--only {only}: '{term}' is neither a pattern nor a test", next=_HELP)
         if test is None:
             found.patterns.append(term.lower())
             continue
@@ -78,7 +78,7 @@ def chosen(points: Sequence[Point], only: str | None) -> list[Point]:
     kept = [point for point in points if wanted.takes(point)]
     if not kept:
         example = f"for example {points[0].id}" if points else None
-        raise InputError(f"--only {only}: names none of {len(points)} points", next=example)
+        raise InputError(f"--only {only}: matches none of the {len(points)} points", next=example)
     return kept
 
 

@@ -79,7 +79,7 @@ def require_startable(matrix: SweepMatrix, points: list[Point]) -> None:
     machines = matrix.inventory
     if points and (why := find(machines.launcher).refusal(machines)) is not None:
         reason = f"{machines.name}: {why}"
-        raise PlanRefused(f"sweep {matrix.sweep.name} cannot be started:", [reason], next="--dry-run prints it")
+        raise PlanRefused(f"sweep {matrix.sweep.name} cannot be started:", [reason], next="look at it: --dry-run")
 
 
 class _Serving:

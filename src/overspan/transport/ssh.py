@@ -188,7 +188,7 @@ class Remote:
             raise OverspanError("ssh is not installed here", next="apt-get install openssh-client") from None
         except subprocess.TimeoutExpired:
             raise HostUnreachable(
-                f"{self.host} ({self.ssh.address}) accepted the connection and then fell silent",
+                f"{self.host} ({self.ssh.address}) accepted the connection and then sent nothing",
                 next=self._try_by_hand(),
             ) from None
 

@@ -230,7 +230,9 @@ def require_comparable(file: Path, questions: Sequence[Question], samples: int, 
 
 def _require_alike(file: str, digest: str, ids: Sequence[str], samples: int, other: EvalResult) -> None:
     if digest != other.digest:
-        raise InputError(f"the results are of other questions: {file} ({digest}), {other.file} ({other.digest})")
+        raise InputError(
+            f"the two results are of different questions: {file} ({digest}), {other.file} ({other.digest})"
+        )
     if samples != other.samples:
         raise InputError(f"the results have {samples} and {other.samples} samples a question; they must be equal")
     found = [each.id for each in other.questions]

@@ -67,11 +67,11 @@ class Question(Frozen):
     def _can_be_right(self) -> Self:
         for answer in self.answer:
             if not answer.strip():
-                raise ValueError("an empty answer would be right, or wrong, whatever is said")
+                raise ValueError("an empty answer cannot be compared")
             if self.match == "number" and not isinstance(_value(answer), float):
-                raise ValueError(f"'{answer}' is no number, and match is number")
+                raise ValueError(f"'{answer}' is not a number, but match is number")
             if self.match == "choice" and answer.strip().upper() not in _LETTERS:
-                raise ValueError(f"'{answer}' is no letter from A to J, and match is choice")
+                raise ValueError(f"'{answer}' is not a letter from A to J, but match is choice")
         return self
 
     def right(self, reply: str) -> bool:
@@ -97,7 +97,7 @@ def read(path: Path) -> list[Question]:
     names = Counter(question.id for question in questions if question.id is not None)
     twice = next((name for name, times in names.items() if times > 1), None)
     if twice is not None:
-        raise InputError(f"{path}: the id '{twice}' stands twice")
+        raise InputError(f"{path}: the id '{twice}' appears twice")
     return questions
 
 
@@ -105,9 +105,9 @@ def _question(line: str, path: Path, number: int) -> Question:
     try:
         return Question.model_validate(json.loads(line))
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}, line {number}: no JSON: {error.msg}", quote=line[:120]) from None
+        raise InputError(f"{path}, line {number}: not JSON: {error.msg}", quote=line[:120]) from None
     except RecursionError:
-        raise InputError(f"{path}, line {number}: too many brackets in each other", quote=line[:120]) from None
+        raise InputError(f"{path}, line {number}: brackets are nested too deeply", quote=line[:120]) from None
     except ValidationError as error:
         known = ", ".join(Question.model_fields)
         what = f"{path}, line {number}: {problem_of(error, 'the line')}"

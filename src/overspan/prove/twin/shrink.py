@@ -142,7 +142,9 @@ def _format(own: Quantisation | None, weights: Literal["real"] | Format) -> tupl
         return weights, [f"dequantised: {held}; their kernels are not proven"] if own else []
     if weights != as_real:
         has = f"{own.format} ({own.method})" if own else "plain"
-        raise InputError(f"the model's weights are {has}: no {weights} twin is made of it", next=f"take {as_real}")
+        raise InputError(
+            f"the model's weights are {has}: no twin in {weights} can be made of it", next=f"take {as_real}"
+        )
     return weights, []
 
 

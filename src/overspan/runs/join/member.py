@@ -133,7 +133,7 @@ class _HeadLine:
     def _lose(self, lost: Lost) -> None:
         self.close()
         self._line, self._silent_since = None, time.monotonic()
-        self._run.append(f"head {self._plan.head}: {lost.what}; what runs here goes on", host=self._plan.head)
+        self._run.append(f"head {self._plan.head}: {lost.what}; the processes here keep running", host=self._plan.head)
 
     def _again(self) -> None:
         if time.monotonic() - self._tried < 1.0:

@@ -117,7 +117,7 @@ class JoinConnection:
                     raise Lost("the other end closed the connection", left=True)
                 self._rest += part
                 if len(self._rest) > LONGEST_LINE:
-                    raise OverspanError("the other end sends a line without end")
+                    raise OverspanError("the other end sent a line that is too long")
         except TimeoutError as error:
             if error.errno is None:  # ours; the kernel's own (ETIMEDOUT) means that the peer is silent
                 return None

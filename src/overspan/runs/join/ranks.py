@@ -38,13 +38,13 @@ def at_home(inventory: Inventory, addresses: set[str] | None = None) -> tuple[In
         here = ", ".join(sorted(mine)) or "no address"
         hosts = ", ".join(f"{host.name} ({', '.join(sorted(_known_as(host))) or '?'})" for host in inventory.hosts)
         raise InputError(
-            f"this machine ({here}) is no host of {inventory.name}; its hosts: {hosts}",
+            f"this machine ({here}) is not a host of {inventory.name}; its hosts: {hosts}",
             next="run this on one of them, or put this machine's address into the inventory",
         )
     for host in inventory.hosts:
         if host.fabric is None:
             raise InputError(
-                f"host {host.name} of {inventory.name} has no fabric: the others cannot tell where it is",
+                f"host {host.name} of {inventory.name} has no fabric, so the other hosts do not know its address",
                 next="overspan detect --hosts A,B, or add `fabric: {interface: ..., address: ...}`",
             )
     hosts_now = [host.with_(ssh=None) if host is me else host for host in inventory.hosts]
@@ -75,7 +75,7 @@ def part_of(plan: Plan, me: str, part: Part) -> Plan:
     elif part == "joiner" and me == plan.head:
         reason = f"this machine is {me}, the head itself: it starts the run with `overspan up --join-later`"
     if reason is not None:
-        raise PlanRefused("there is no part for this machine:", [reason])
+        raise PlanRefused("this machine starts nothing of this plan:", [reason])
     endpoint = plan.endpoint
     if part == "joiner":
         head = plan.host(plan.head)
