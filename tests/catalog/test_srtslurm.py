@@ -142,7 +142,7 @@ def test_whatever_stands_there_is_taken_or_refused(make: Callable[[], dict[str, 
     [
         ({"type": "sglang", "sglang_config": {}}, "backend is sglang; only workers of vLLM"),
         ({"vllm_config": {"prefill": {}}}, "wanted prefill and decode, or aggregated"),
-        ({"vllm_config": {"aggregated": {"kv-transfer-config": "{x"}}}, "kv-transfer-config is no JSON"),
+        ({"vllm_config": {"aggregated": {"kv-transfer-config": "{x"}}}, "kv-transfer-config is not JSON"),
         ({"vllm_config": {"aggregated": {}}, "aggregated_environment": {"HF_TOKEN": "x"}}, "HF_TOKEN is a secret"),
     ],
 )

@@ -187,5 +187,5 @@ def test_the_command_prints_them_and_nothing_else() -> None:
 def test_what_pods_cannot_run_is_refused() -> None:
     with pytest.raises(InputError, match="names no image"):
         rendered("smollm2-135m", "laptop")
-    with pytest.raises(PlanRefused, match="apart"):
+    with pytest.raises(PlanRefused, match="separate prefill and decode"):
         rendered("minimax-m3-mxfp8", "gb200-nvl72", "topology=1P1D DEP4->TEP8")

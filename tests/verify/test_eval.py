@@ -107,7 +107,7 @@ def test_a_real_difference_is_told() -> None:
 
 
 def test_results_of_other_questions_are_not_compared() -> None:
-    with pytest.raises(InputError, match="of other questions"):
+    with pytest.raises(InputError, match="of different questions"):
         compare(result([1]), result([1], digest="e"))
     with pytest.raises(InputError, match="samples a question"):
         compare(result([1]), result([1], samples=2))
@@ -167,8 +167,8 @@ def test_when_a_reply_is_right(match: str, answer: object, reply: str, right: bo
         ('{"prompt": "a", "answer": "b", "match": "same"}', "line 1: match"),
         ('{"prompt": "a", "answer": "b", "id": "x"}\n' * 2, "the id 'x' appears twice"),
         ('{"prompt": "a", "answer": " "}', "line 1: .*an empty answer cannot be compared"),
-        ('{"prompt": "a", "answer": "four", "match": "number"}', "line 1: .*'four' is no number"),
-        ('{"prompt": "a", "answer": NaN, "match": "number"}', "line 1: .*'nan' is no number"),
+        ('{"prompt": "a", "answer": "four", "match": "number"}', "line 1: .*'four' is not a number"),
+        ('{"prompt": "a", "answer": NaN, "match": "number"}', "line 1: .*'nan' is not a number"),
         ('{"prompt": "a", "answer": "K", "match": "choice"}', "line 1: .*'K' is not a letter from A to J"),
         ('{"prompt": ' + "[" * 100_000, "line 1: brackets are nested"),
         ('{"prompt": "a", "answer": ' + "9" * 5000 + "}", "line 1: a number of more than 4300 digits"),
@@ -240,7 +240,7 @@ def test_what_cannot_be_compared_is_said_before_anything_is_asked(
     other = asked.with_name("other.json")
     of_these = digest_of(read(asked))
     for kept, says in (
-        (result([1]), "of other questions"),
+        (result([1]), "of different questions"),
         (result([1], digest=of_these), "its questions are not those of .*: 1 for 2"),
         (damaged(result([1, 1, 0], digest=of_these), questions=[]), "questions: List should have"),
         (renamed(result([1, 1], digest=of_these)), "its questions are not those of .*: 'x' where '1' is asked"),

@@ -50,7 +50,7 @@ def tell_apart(prediction: Prediction) -> str | None:
     if min(host, wire) > 0.05 * prediction.tpot_ms:
         return (
             f"host ({_ms(host)}) and collectives ({_ms(wire)}) cannot be separated by their times: "
-            "one run with NCCL_DEBUG=INFO separates them, or the same layout in pp, which has no collectives in its layers"
+            "one run with NCCL_DEBUG=INFO separates them, or one in pp, whose layers have no collectives"
         )
     return None
 
