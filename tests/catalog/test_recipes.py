@@ -124,3 +124,10 @@ def test_who_is_reached_from_outside_asks_for_a_key_and_nobody_runs_code_in_sile
     assert [note for note in notes if note.startswith("who can use the endpoint: ")]
     runs_code = bool(recipe.engine_args.get("trust_remote_code")) and recipe.revision is None
     assert any(note.startswith("trust_remote_code runs") for note in notes) is runs_code
+
+
+def test_an_alias_inside_its_own_anchor_is_one_clear_error(tmp_path: Path) -> None:
+    file = tmp_path / "circle.yaml"
+    file.write_text("name: b\nmodel: x/y\nengine_args: &a\n  hf_overrides: *a\n")
+    with pytest.raises(RecipeError, match="an alias stands inside its own anchor"):
+        recipes.find(str(file))

@@ -121,6 +121,13 @@ def test_doubled_braces_are_braces(tmp_path: Path) -> None:
     assert imported(text, tmp_path).recipe.engine_args == {"hf_overrides": {"a": {"b": 8888}}}
 
 
+def test_a_name_with_a_dash_is_filled_in_too(tmp_path: Path) -> None:
+    text = changed(
+        env={}, defaults={"hf-overrides": '{"a": 1}'}, command="vllm serve {model} --hf-overrides '{hf-overrides}'"
+    )
+    assert imported(text, tmp_path).recipe.engine_args == {"hf_overrides": {"a": 1}}
+
+
 def test_other_commands_of_the_script_are_not_run_and_told(tmp_path: Path) -> None:
     text = changed(command="curl -o /tmp/p.py https://x && vllm serve {model} --dtype auto\necho done")
     found = imported(text, tmp_path)

@@ -94,3 +94,13 @@ def test_a_key_that_nobody_would_ask_for_is_refused(engine: str, why: str) -> No
     settings = (f"engine={engine}", "topology=1P1D TP1->TP1", "host=0.0.0.0", "api_key=true")
     with pytest.raises(PlanRefused, match=f"api_key: .*{why}"):
         plan_of(Wanted("smollm2-135m", "laptop", settings), to_start=False)
+
+
+def test_a_topology_of_one_role_has_no_router_to_install_and_none_that_loses_a_key(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OVERSPAN_CACHE", str(tmp_path))  # no router is installed
+    settings = ("topology=TP2", "host=0.0.0.0", "api_key=true")
+    plan = plan_of(Wanted("llama-3.3-70b", "gb200-nvl72", settings), to_start=False)
+    assert [spec.name for spec in processes_of(plan)] == ["api"]
+    assert plan.engine.router is None

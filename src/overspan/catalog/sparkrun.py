@@ -21,7 +21,7 @@ _ENGINES: Final = {"": None, "vllm": None, "vllm-distributed": "vllm", "vllm-ray
 _NAMES: Final = {name.removesuffix("_size"): name for name in DEGREES}
 """sparkrun's own names of arguments; all others are vLLM's."""
 
-_PLACEHOLDER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_.]*)\}")
+_PLACEHOLDER: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_.-]*)\}")
 _VARIABLE: Final = re.compile(r"\$\{?[A-Za-z_][A-Za-z0-9_]*\}?")
 _DEPTH: Final = 8
 """How often a value may name another; a longer chain is a circle."""

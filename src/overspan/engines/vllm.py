@@ -22,6 +22,7 @@ from overspan.schema.inventory import Host, Inventory
 from overspan.schema.plan import EngineChoice, Placement, Plan
 from overspan.schema.process import ProcessSpec
 from overspan.schema.recipe import ArgValue, Recipe
+from overspan.schema.topology import parse_topology
 
 VITAL_TITLES: Final = ["VLLM::*"]
 """The engine core and the workers name themselves so (vllm/utils/system_utils.py, set_process_title)."""
@@ -86,7 +87,7 @@ class Vllm(Engine):
     def choose(self, recipe: Recipe, inventory: Inventory, *, to_start: bool) -> EngineChoice:
         """See `Engine`; with the router where prefill and decode are apart."""
         choice = super().choose(recipe, inventory, to_start=to_start)
-        if recipe.topology is None or self.router_lock is None:
+        if not _is_apart(recipe) or self.router_lock is None:
             return choice
         router = inventory.router_environment
         if router is None and inventory.traits.here:
@@ -148,7 +149,7 @@ class Vllm(Engine):
     def keyless(self, recipe: Recipe) -> str | None:
         """Apart, the router sends a client's request on without its key (vllm-router 0.1.17, seen with workers that
         ask for one: they answer 401), and asks for none itself."""
-        return "vLLM's router hands no key on from a client to the workers" if recipe.topology else None
+        return "vLLM's router hands no key on from a client to the workers" if _is_apart(recipe) else None
 
     def registered(self, answer: Any, role: str) -> int:
         """Workers that vLLM's router knows. Source: vllm-router 0.1.17, GET /workers."""
@@ -319,6 +320,11 @@ def _apart(worker: RoleWorker) -> list[ProcessSpec]:
         env = side_channel(here[spec.host], hosts[spec.host], placed, port)
         specs.append(spec.with_(role=role.name, env={**env, **spec.env}, ports={**spec.ports, "nixl": port}))
     return specs
+
+
+def _is_apart(recipe: Recipe) -> bool:
+    """Whether a router stands before the workers: a topology of one role is planned as its layout, without one."""
+    return recipe.topology is not None and parse_topology(recipe.topology).disaggregated
 
 
 def _router(plan: Plan, workers: list[ProcessSpec]) -> ProcessSpec:

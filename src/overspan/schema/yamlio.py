@@ -50,11 +50,13 @@ def read_yaml(text: str, file: str) -> tuple[Any, dict[Place, tuple[int, int]]]:
         loader = _UniqueKeyLoader(text)
         node = loader.get_single_node()
         data = None if node is None else loader.construct_document(node)
+        places: dict[Place, tuple[int, int]] = {}
+        if node is not None:
+            _mark(node, (), places)
     except yaml.YAMLError as error:
         raise _malformed(error, text, file) from None
-    places: dict[Place, tuple[int, int]] = {}
-    if node is not None:
-        _mark(node, (), places)
+    except RecursionError:
+        raise RecipeError(f"{file}: an alias stands inside its own anchor, or the values are too deep") from None
     return data, places
 
 
