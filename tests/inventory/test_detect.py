@@ -179,7 +179,7 @@ def test_over_ssh_the_same_is_found_as_here(server: Sshd, capsys: pytest.Capture
     near = Inventory.model_validate(yaml.safe_load(overspan(capsys, "detect")[1])).hosts[0]
     assert code == 0
     assert far.ssh is not None and far.ssh.port == server.port and far.ssh.known_hosts == str(server.known_hosts)
-    same: dict[str, object] = {"name": "", "ssh": None, "disk_free_bytes": None, "nics": []}
+    same: dict[str, object] = {"name": "same", "ssh": None, "disk_free_bytes": None, "nics": []}
     assert far.with_(**same) == near.with_(**same)
     until(lambda: server.connections() == [], "the end of the connection", 10)
     replay = overspan(capsys, "detect", "--replay", str(tmp_path))[1]
