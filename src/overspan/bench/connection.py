@@ -166,6 +166,14 @@ class Connection:
         self.socket.close()
 
 
+def hold_stamps() -> socket.socket:
+    """A socket that asks for stamps and does nothing else: while none asks the kernel stops stamping, and the first
+    bytes after that have no stamp (Linux net/core/dev.c, net_enable_timestamp)."""
+    held = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    _ask_for_stamps(held)
+    return held
+
+
 def _ask_for_stamps(sock: socket.socket) -> bool:
     if struct.calcsize("P") != 8:
         return False

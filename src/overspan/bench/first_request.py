@@ -26,6 +26,8 @@ _LEAST: Final = 16
 Count = Callable[[str], int]
 """Tokens of a text, without special ones."""
 _REFUSES_FIELDS: Final = ("http_400", "http_422")
+BREAKS_ANSWERS: Final = ("error_event", "broken_stream", "no_tokens", "http_500")
+"""How a server fails that cannot go on behind the end of a text."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,12 @@ def find_accepted(target: EndpointTarget, endpoint: ApiKind, model: str, workloa
     """
     notes: list[str] = []
     last: Stream | None = None
+    failed: Stream | None = None
     seed = f"{workload.seed}/probe"
     prefix = workload.shared_prefix_tokens
     exact = exact_words(target, model, WORDS)
-    for name, extras, usage in [*((name, extras, True) for name, extras in EXTRAS), ("no usage", {}, False)]:
+    richest = EXTRAS if workload.ignore_eos else EXTRAS[1:]
+    for name, extras, usage in [*((name, extras, True) for name, extras in richest), ("no usage", {}, False)]:
         bodies = Bodies(endpoint, model, seed=seed, extras=extras, usage=usage, words=exact or WORDS)
         lengths = parse_lengths(str(words)), parse_lengths("2")
         asks = Synthetic(
@@ -68,20 +72,33 @@ def find_accepted(target: EndpointTarget, endpoint: ApiKind, model: str, workloa
         )
         last = one_request(target, endpoint, asks.body(0, 0), workload.timeout_s)
         if last.error is None:
-            if name != EXTRAS[0][0]:
-                notes.append(f"the server refuses {EXTRAS[0][0]}; asked with {name}")
+            if failed is not None:
+                failed.detail = target.hide(failed.detail)
+                notes.append(fails_with_ignore_eos(failed, "it is left out"))
+            elif name != richest[0][0]:
+                notes.append(f"the server refuses {richest[0][0]}; asked with {name}")
+            if not workload.ignore_eos:
+                notes.append("answers end where the model ends them (--no-ignore-eos): they may be shorter than asked")
+            elif "ignore_eos" not in extras:
+                notes.append("the server cannot ignore the end of text: answers may be shorter than asked")
             return replace(_accepted(extras, last, words + prefix, notes), words=exact)
-        if last.error not in _REFUSES_FIELDS:
+        if "ignore_eos" in extras and last.error in BREAKS_ANSWERS:
+            failed = last
+        elif last.error not in _REFUSES_FIELDS:
             break
-    raise _cannot(target, path_of(endpoint), last)
+    raise _cannot(target, path_of(endpoint), failed or last)
+
+
+def fails_with_ignore_eos(failed: Stream, so: str) -> str:
+    """What to say where the server's answers fail with ignore_eos and do not without it."""
+    said = f": {failed.detail[:200]}" if failed.detail else ""
+    return f"answers fail with ignore_eos and do not without it; {so} ({failed.error}{said})"
 
 
 def _accepted(extras: dict[str, Any], stream: Stream, words: int, notes: list[str]) -> Accepted:
     counted = stream.input_tokens
     if stream.usage is None:
         notes.append("the server counts no tokens: output tokens are chunks with text, input tokens unknown")
-    if "ignore_eos" not in extras:
-        notes.append("the server cannot ignore the end of text: answers may be shorter than asked")
     return Accepted(extras, stream.usage is not None, None if counted is None else counted - words, notes)
 
 

@@ -13,7 +13,7 @@ from overspan.bench.levels import Level
 from overspan.bench.load import ClosedLoop, OpenLoop, RequestSource, arrivals, connections_for
 from overspan.bench.loop import LoadProgress, Loop
 from overspan.bench.prompts import Bodies, Replay, Synthetic, path_of
-from overspan.bench.stream import Stream
+from overspan.bench.stream import Message, Stream
 from overspan.bench.trace import read_trace
 from overspan.catalog.words import WORDS
 from overspan.endpoint.target import EndpointTarget, make_target
@@ -72,7 +72,7 @@ def load_of(job: LoadJob, target: EndpointTarget) -> RequestSource:
 
     def message(user: int, step: int) -> bytes:
         body = asks.body(user, step)
-        return b"%b%d\r\n\r\n%b" % (head, len(body), body)
+        return Message.of(b"%b%d\r\n\r\n%b" % (head, len(body), body), body.input_tokens, body.output_tokens)
 
     return _closed(job, message) if job.level.users is not None else _open(job, message)
 

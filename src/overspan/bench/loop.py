@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Final
 
 from overspan.bench.audit import Audit
-from overspan.bench.connection import STAMP, Connection, connect_error_kind
+from overspan.bench.connection import STAMP, Connection, connect_error_kind, hold_stamps
 from overspan.bench.load import RequestSource
 from overspan.bench.process import raise_open_files
 from overspan.bench.read_delay import ReadDelay
@@ -61,6 +61,7 @@ class Loop:
         before_start: Callable[[], None] | None = None,
     ) -> None:
         self._epoll = select.epoll()  # first, so that its descriptor is small enough for select()
+        self._stamps = hold_stamps()
         self._target = target
         self._load = load
         self._timeout_ns = int(timeout_s * 1e9)
@@ -447,4 +448,5 @@ class Loop:
     def _close(self) -> None:
         for connection in list(self._connections.values()):
             self._drop(connection)
+        self._stamps.close()
         self._epoll.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from overspan.bench.asked import asked_and_got, ends_of
 from overspan.bench.audit import Audit, audit_report
 from overspan.bench.levels import Level
 from overspan.bench.metrics import NS_PER_MS, Samples, counts, goodput, in_flight, steady, summary, throughput
@@ -27,7 +28,8 @@ def make_point(
     client = audit_report(audit, streams, samples, wanted, calibration)
     _, peak, window = in_flight(streams, wanted)
     rates = throughput(streams)
-    doubts = [stream.miscounted for stream in streams if stream.error is None and stream.miscounted]
+    well = [stream for stream in streams if stream.error is None]
+    doubts = [stream.miscounted for stream in well if stream.miscounted]
     late_ttft, late_e2e = _from_intended(streams) if level.users is None else (Distribution(), Distribution())
     return BenchPoint(
         concurrency=level.users if level.users is not None else peak,
@@ -47,6 +49,9 @@ def make_point(
         duration_s=rates.duration_s,
         steady=steady(streams, window),
         goodput=goodput(streams, slo or {}, planned),
+        input_lengths=asked_and_got((s.wanted_input, s.input_tokens) for s in well),
+        output_lengths=asked_and_got((s.wanted_output, s.output_tokens) for s in well),
+        short_ends=ends_of(well),
         miscounted=len(doubts),
         miscount=doubts[0] if doubts else None,
         client_bound=bool(client.reasons),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from overspan.bench.lengths import Lengths
+from overspan.bench.stream import Message
 from overspan.bench.trace import TraceRequest
 from overspan.catalog.words import WORDS
 
@@ -112,19 +113,23 @@ class Synthetic:
     def _draw(self, of: str) -> random.Random:
         return random.Random(f"{self.seed}/{of}")  # noqa: S311 - not for secrets
 
-    def body(self, user: int, step: int) -> bytes:
+    def body(self, user: int, step: int) -> Message:
         """The JSON body of a user's n-th request, both from 0."""
         conversation, turn = divmod(step, self.turns)
         draw = self._draw(f"{user}/{conversation}")
         messages = list(self._opening)
-        for _ in range(turn):
-            messages.append({"role": "user", "content": self._question(draw)})
-            messages.append({"role": "assistant", "content": self.bodies.text(self.outputs.draw(draw), draw)})
-        messages.append({"role": "user", "content": self._question(draw)})
-        return self.bodies.body(messages, self.outputs.draw(draw))
-
-    def _question(self, draw: random.Random) -> str:
-        return self.bodies.text(max(1, self.inputs.draw(draw) - self.overhead - self.prefix_words), draw)
+        wanted = 0
+        for each in range(turn + 1):
+            drawn = self.inputs.draw(draw)
+            words = max(1, drawn - self.overhead - self.prefix_words)
+            wanted += words if each else drawn
+            messages.append({"role": "user", "content": self.bodies.text(words, draw)})
+            if each < turn:
+                answer = self.outputs.draw(draw)
+                wanted += answer
+                messages.append({"role": "assistant", "content": self.bodies.text(answer, draw)})
+        output = self.outputs.draw(draw)
+        return Message.of(self.bodies.body(messages, output), wanted, output)
 
 
 @dataclass
@@ -139,11 +144,12 @@ class Replay:
     requests: Sequence[TraceRequest]
     overhead: int = 0
 
-    def body(self, user: int, step: int) -> bytes:
+    def body(self, user: int, step: int) -> Message:
         """The JSON body of a user's request."""
         request = self.requests[user % len(self.requests)]
         text = request.text if request.text is not None else self._blocks(request)
-        return self.bodies.body([{"role": "user", "content": text}], request.output_tokens)
+        body = self.bodies.body([{"role": "user", "content": text}], request.output_tokens)
+        return Message.of(body, request.input_tokens if request.text is None else None, request.output_tokens)
 
     def _blocks(self, request: TraceRequest) -> str:
         parts, left = [], max(1, request.input_tokens - self.overhead)

@@ -6,10 +6,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 from overspan import __version__
-from overspan.bench.first_request import find_accepted, length_notes
-from overspan.bench.job import LoadJob, LoadOutcome
+from overspan.bench.asked import length_differences
+from overspan.bench.first_request import (
+    BREAKS_ANSWERS,
+    fails_with_ignore_eos,
+    find_accepted,
+    length_notes,
+    one_request,
+)
+from overspan.bench.job import LoadJob, LoadOutcome, asks_of
 from overspan.bench.levels import Level, Search, check_workload, levels_of
 from overspan.bench.loop import LoadProgress
 from overspan.bench.point import make_point
@@ -25,6 +33,9 @@ from overspan.engines.vllm import VLLM_METRICS
 from overspan.schema.errors import OverspanError
 from overspan.schema.secrets import Secret
 from overspan.schema.workload import BenchPoint, BenchResult, SelfTest, Workload
+
+_WHY_S: Final = 60.0
+"""How long a request may take that is sent to find out why others failed."""
 
 PointProgress = Callable[[str, int, int, int], None]
 """Called with the level's name, and how many requests ended, failed and are in flight."""
@@ -72,6 +83,7 @@ class Bench:
         self._calibrated = calibrated
         self._calibration: SelfTest | None = None
         self._notes: list[str] = []
+        self._blamed = False
 
     def run(self) -> BenchResult:
         """Run every point. After Ctrl-C `interrupted` is set, after a failure of the client `broke`; the result then
@@ -128,7 +140,8 @@ class Bench:
             return
         for level in levels_of(self.workload):
             if not self.interrupted and self._warmed_up(job, level):
-                yield self._point(job, level, watch)
+                yield (point := self._point(job, level, watch))
+                self._why_failed(job, point)
 
     def _search(self, job: LoadJob, watch: Watch) -> Iterator[BenchPoint]:
         first = levels_of(self.workload)[0]
@@ -147,6 +160,26 @@ class Bench:
                 return
         limits = ", ".join(f"{metric} {limit:g} ms" for metric, limit in self.workload.slo_ms.items())
         self._notes.append(f"highest load with {self.workload.slo_share:.0%} of requests within {limits}: {search}")
+
+    def _why_failed(self, job: LoadJob, point: BenchPoint) -> None:
+        """Say that ignore_eos is why answers fail, where two that have it fail and the same two without it do not."""
+        extras = job.accepted.extras
+        failed = {kind for kind in point.requests.errors if kind in BREAKS_ANSWERS}
+        if self.interrupted or self._blamed or "ignore_eos" not in extras or not failed:
+            return
+        job = replace(job, name="why-failed")
+        without = replace(job.accepted, extras={key: value for key, value in extras.items() if key != "ignore_eos"})
+        pair = asks_of(job), asks_of(replace(job, accepted=without))
+        timeout_s = min(job.workload.timeout_s, _WHY_S)
+        for user in (0, 1):
+            bad, good = (
+                one_request(self.target, job.workload.endpoint, asks.body(user, 0), timeout_s) for asks in pair
+            )
+            if bad.error not in failed or good.error is not None:
+                return
+        self._blamed = True
+        bad.detail = self.target.hide(bad.detail)
+        self._notes.append(fails_with_ignore_eos(bad, "leave it out with --no-ignore-eos"))
 
     def _warmed_up(self, job: LoadJob, level: Level) -> bool:
         """Send the requests that are not counted; False when Ctrl-C ended them."""
@@ -187,6 +220,7 @@ def _notes_of(points: list[BenchPoint], *, closed: bool) -> list[str]:
             notes.append(f"at {load} the client was the bottleneck: {'; '.join(point.client.reasons)}")
         if point.miscounted:
             notes.append(f"at {load} the usage of {point.miscounted} requests is not of what came: {point.miscount}")
+        notes += length_differences(point, load)
         if closed and point.requests.planned < point.concurrency:
             notes.append(f"at {load} there were {point.requests.planned} requests: never more than that in flight")
         if closed and point.steady is None:

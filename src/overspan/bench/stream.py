@@ -56,6 +56,20 @@ _NO_REPLY: Final = HttpReply()
 _NO_REPLY.forget()
 
 
+class Message(bytes):
+    """The bytes of a request, with the lengths that it asks for. None: it asks for no certain length."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+
+    @classmethod
+    def of(cls, data: bytes, input_tokens: int | None, output_tokens: int | None) -> Message:
+        """These bytes, which ask for these lengths."""
+        message = cls(data)
+        message.input_tokens, message.output_tokens = input_tokens, output_tokens
+        return message
+
+
 @dataclass(slots=True, eq=False, repr=False)
 class Stream:
     """One request. Times are nanoseconds of the system clock, which the kernel's receive stamps use too.
@@ -63,6 +77,7 @@ class Stream:
     Attributes:
         intended_ns: when the load asked for it; equal to `send_ns` in a closed loop.
         user: which of the concurrent users sent it.
+        wanted_input: tokens of prompt that it asks for, None where none are certain; `wanted_output` of answer.
         send_ns: just before the first byte was handed to the kernel; 0 when it was never sent.
         unparsed: reads with their stamps that wait for a quiet moment of the loop.
         stamps: one a chunk that carries tokens.
@@ -96,6 +111,12 @@ class Stream:
     _suffix: bytes = b""
     _known: bool = False
     _to_learn: int = _EVENTS_TO_LEARN
+    wanted_input: int | None = None
+    wanted_output: int | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.request, Message):
+            self.wanted_input, self.wanted_output = self.request.input_tokens, self.request.output_tokens
 
     def restart(self) -> None:
         """Get ready for a second try on a fresh connection, after one of which no head came."""

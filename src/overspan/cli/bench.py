@@ -79,6 +79,11 @@ def _slo(_ctx: click.Context, _param: click.Parameter, value: str | None) -> dic
 @click.option("--warmup", type=click.IntRange(min=0), default=0, help="Requests at each point that do not count.")
 @click.option("--input-tokens", default="128", help="Prompt length: N, uniform:A-B, normal:MEAN,DEV or file:PATH.")
 @click.option("--output-tokens", default="64", help="Answer length, in the same forms.")
+@click.option(
+    "--ignore-eos/--no-ignore-eos",
+    default=True,
+    help="Answers go on behind the model's end of text, up to the length that is asked.",
+)
 @click.option("--turns", type=COUNT, default=1, help="Requests in one conversation.")
 @click.option(
     "--shared-prefix",
@@ -104,7 +109,11 @@ def _slo(_ctx: click.Context, _param: click.Parameter, value: str | None) -> dic
 )
 @click.option("--shards", type=COUNT, help="Processes that send the load. Default: as many as the load needs.")
 @click.option("--no-calibration", is_flag=True, help="Do not test the client against a known server first.")
-@click.option("--strict", is_flag=True, help="Exit code 1 if a request failed or the client was the bottleneck.")
+@click.option(
+    "--strict",
+    is_flag=True,
+    help="Exit code 1 if a request failed, lengths differ from those asked, or the client was the bottleneck.",
+)
 @click.option("--insecure", is_flag=True, help="Do not check the certificate of an https endpoint.")
 @AS_JSON
 def bench(run: str | None, base_url: str | None, model: str | None, as_json: bool, strict: bool, **load: Any) -> int:
@@ -142,7 +151,7 @@ def bench(run: str | None, base_url: str | None, model: str | None, as_json: boo
     _show(result, as_json=as_json)
     if job.interrupted:
         return 130
-    spoiled = any(point.client_bound or point.requests.failed for point in result.points)
+    spoiled = any(point.client_bound or point.requests.failed or point.lengths_off for point in result.points)
     answered = any(point.requests.ok for point in result.points)
     return int(not answered or (strict and spoiled) or job.broke)
 

@@ -36,6 +36,7 @@ class Workload(Frozen):
     search: bool = Field(False, description="look for the highest load that keeps within the limits")
     shards: int | None = Field(None, ge=1, description="processes of the client; chosen by the load when null")
     warmup: int = Field(0, ge=0, description="requests before each point that are not counted")
+    ignore_eos: bool = Field(True, description="ask for answers that go on behind the model's end of text")
 
 
 class Distribution(Frozen):
@@ -75,6 +76,23 @@ class AnsweredRequest(Frozen):
     last_token_at_ms: float | None
     end_at_ms: float
     output_tokens: int
+
+
+class AskedAndGot(Frozen):
+    """Lengths in tokens of the requests that ended well: what was asked of them and what came.
+
+    Attributes:
+        difference: what all requests are off by, too much or too little, as a share of what was asked.
+        requests_off: those that are off by more than a twentieth and more than one token.
+        off: the lengths are not those that were asked for.
+    """
+
+    asked: Distribution
+    got: Distribution
+    requests: int
+    requests_off: int
+    difference: float
+    off: bool
 
 
 class SteadyWindow(Frozen):
@@ -178,11 +196,19 @@ class BenchPoint(Frozen):
     from_intended_e2e_ms: Distribution = Distribution()
     steady: SteadyWindow | None = None
     goodput: Goodput | None = None
+    input_lengths: AskedAndGot | None = None
+    output_lengths: AskedAndGot | None = None
+    short_ends: str = Field("", description="finish reasons of the answers that are shorter than asked")
     miscounted: int = 0
     miscount: str | None = None
     client_bound: bool = False
     client: ClientAudit = ClientAudit()
     server: ServerMetrics = Field(default_factory=dict)
+
+    @property
+    def lengths_off(self) -> bool:
+        """Whether prompts or answers are not as long as they were asked to be."""
+        return any(each is not None and each.off for each in (self.input_lengths, self.output_lengths))
 
 
 class BenchResult(Frozen):
