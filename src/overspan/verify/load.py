@@ -121,7 +121,7 @@ def _judged(texts: Sequence[tuple[str, bool]], alone: Sequence[str], lone: Calla
         same += common == shorter and not cut
         apart += cut or common < min(shorter, _common(own, alone) + BEGINNING)
     seen = (
-        f"{len(texts)} requests at once: {same} as alone to their end, {apart} from their beginning on otherwise or cut"
+        f"{len(texts)} requests at once: {same} have the same answer as alone, {apart} another answer or a shorter one"
     )
     if apart > len(texts) // 4:
         return failed(seen, "together with others, questions get other answers than alone")

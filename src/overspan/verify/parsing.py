@@ -82,7 +82,7 @@ def reasoning(ask: Asker, subject: Subject) -> Finding:
             return failed(seen, "a reasoning parser is on and no answer has reasoning", fix)
         if not reply.text and not reply.cut:
             return failed(seen, "the whole answer is taken for reasoning", fix)
-    return passed("reasoning and answer stand apart, whole and streamed")
+    return passed("reasoning and answer are separate, whole and streamed")
 
 
 def _skipped(name: str, asked: Parsing, what: str) -> Finding | None:
