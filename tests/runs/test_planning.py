@@ -104,3 +104,10 @@ def test_a_topology_of_one_role_has_no_router_to_install_and_none_that_loses_a_k
     plan = plan_of(Wanted("llama-3.3-70b", "gb200-nvl72", settings), to_start=False)
     assert [spec.name for spec in processes_of(plan)] == ["api"]
     assert plan.engine.router is None
+
+
+def test_what_a_recipe_says_of_its_only_role_is_kept() -> None:
+    settings = ("topology=TP2", 'roles={"aggregated": {"engine_args": {"max_num_seqs": 7}, "env": {"FOO": "bar"}}}')
+    [api] = processes_of(plan_of(Wanted("llama-3.3-70b", "gb200-nvl72", settings), to_start=False))
+    assert api.argv[api.argv.index("--max-num-seqs") + 1] == "7"
+    assert api.env["FOO"] == "bar"

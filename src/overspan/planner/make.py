@@ -56,7 +56,7 @@ def make_plan(
     """
     topology = topology_of(recipe)
     if recipe.topology is not None and not topology.disaggregated:  # one role: the same as a layout
-        recipe = recipe.with_(topology=None, layout=topology.answering.layout)
+        recipe = recipe.for_role(topology.answering).with_(topology=None, layout=topology.answering.layout)
     model, notes = _sizes(recipe)
     limits, chosen = slo or Slo(), _NOT_CHOSEN
     if model is not None and recipe.topology is None and not states_layout(recipe):
