@@ -7,9 +7,20 @@ from collections.abc import Mapping, Sequence
 from overspan.bench.asked import asked_and_got, ends_of
 from overspan.bench.audit import Audit, audit_report
 from overspan.bench.levels import Level
-from overspan.bench.metrics import NS_PER_MS, Samples, counts, goodput, in_flight, steady, summary, throughput
+from overspan.bench.metrics import (
+    NS_PER_MS,
+    Samples,
+    Window,
+    counts,
+    goodput,
+    in_flight,
+    steady,
+    summary,
+    throughput,
+)
+from overspan.bench.pauses import CalmClock, find_pauses, is_disturbed, pauses_seen
 from overspan.bench.stream import Stream
-from overspan.schema.workload import BenchPoint, Distribution, SelfTest, ServerMetrics
+from overspan.schema.workload import BenchPoint, Distribution, SelfTest, ServerMetrics, SteadyWindow
 
 
 def make_point(
@@ -21,8 +32,10 @@ def make_point(
     slo: Mapping[str, float] | None = None,
     calibration: SelfTest | None = None,
     server: ServerMetrics | None = None,
+    logged: int = 0,
 ) -> BenchPoint:
-    """Summarise one level; the audit says whether the client spoiled it."""
+    """Summarise one level; the audit says whether the client spoiled it, `logged` how often the engine's log told of a
+    pause."""
     samples, requests = Samples.of(streams), counts(streams, planned)
     wanted = None if level.users is None else min(level.users, planned)
     client = audit_report(audit, streams, samples, wanted, calibration)
@@ -30,6 +43,8 @@ def make_point(
     rates = throughput(streams)
     well = [stream for stream in streams if stream.error is None]
     doubts = [stream.miscounted for stream in well if stream.miscounted]
+    stops = find_pauses(streams)
+    seen = pauses_seen(stops, logged)
     late_ttft, late_e2e = _from_intended(streams) if level.users is None else (Distribution(), Distribution())
     return BenchPoint(
         concurrency=level.users if level.users is not None else peak,
@@ -47,7 +62,7 @@ def make_point(
         input_tokens_per_s=rates.input_tokens_per_s,
         total_tokens_per_s=rates.total_tokens_per_s,
         duration_s=rates.duration_s,
-        steady=steady(streams, window),
+        steady=_calm(streams, window, stops),
         goodput=goodput(streams, slo or {}, planned),
         input_lengths=asked_and_got((s.wanted_input, s.input_tokens) for s in well),
         output_lengths=asked_and_got((s.wanted_output, s.output_tokens) for s in well),
@@ -57,7 +72,17 @@ def make_point(
         client_bound=bool(client.reasons),
         client=client,
         server=server or {},
+        pauses=seen,
+        disturbed=is_disturbed(seen, rates.duration_s),
     )
+
+
+def _calm(streams: Sequence[Stream], window: Window | None, stops: Sequence[Window]) -> SteadyWindow | None:
+    """The steady window without the times in which the server stood still."""
+    if not stops or window is None:
+        return steady(streams, window)
+    clock = CalmClock(stops, streams)
+    return steady(clock.streams(streams), clock.window(window))
 
 
 def _from_intended(streams: Sequence[Stream]) -> tuple[Distribution, Distribution]:

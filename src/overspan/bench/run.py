@@ -20,6 +20,7 @@ from overspan.bench.first_request import (
 from overspan.bench.job import LoadJob, LoadOutcome, asks_of
 from overspan.bench.levels import Level, Search, check_workload, levels_of
 from overspan.bench.loop import LoadProgress
+from overspan.bench.pauses import EngineLog
 from overspan.bench.point import make_point
 from overspan.bench.process import most_connections, raise_open_files
 from overspan.bench.records import write_requests
@@ -32,7 +33,8 @@ from overspan.endpoint.target import make_target
 from overspan.engines.vllm import VLLM_METRICS
 from overspan.schema.errors import OverspanError
 from overspan.schema.secrets import Secret
-from overspan.schema.workload import BenchPoint, BenchResult, SelfTest, Workload
+from overspan.schema.units import count
+from overspan.schema.workload import BenchPoint, BenchResult, Pauses, SelfTest, Workload
 
 _WHY_S: Final = 60.0
 """How long a request may take that is sent to find out why others failed."""
@@ -51,6 +53,7 @@ class Bench:
         insecure: do not check the certificate of an https endpoint.
         calibrated: compare the client with a known server first.
         metrics: the names of the engine that answers; an endpoint of unknown engine is asked by those of vLLM.
+        engine_log: of the run that is measured, where it is one.
 
     Raises:
         InputError: the workload cannot run, or the endpoint cannot be measured.
@@ -69,6 +72,7 @@ class Bench:
         insecure: bool = False,
         calibrated: bool = True,
         metrics: MetricNames = VLLM_METRICS,
+        engine_log: EngineLog | None = None,
     ) -> None:
         check_workload(workload)
         raise_open_files(max(workload.concurrency, default=0) // (workload.shards or 1))
@@ -78,7 +82,7 @@ class Bench:
         self.interrupted = False
         self.broke = False
         self._insecure, self._metrics = insecure, metrics
-        self._folder = folder
+        self._folder, self._engine_log = folder, engine_log
         self._progress = progress
         self._calibrated = calibrated
         self._calibration: SelfTest | None = None
@@ -183,22 +187,27 @@ class Bench:
 
     def _warmed_up(self, job: LoadJob, level: Level) -> bool:
         """Send the requests that are not counted; False when Ctrl-C ended them."""
-        count = self.workload.warmup
-        if count:
-            few = Level(users=min(level.users or count, count))
-            self._run(replace(job, level=few, requests=count, name=f"warmup-{level.name}"))
+        warmup = self.workload.warmup
+        if warmup:
+            few = Level(users=min(level.users or warmup, warmup))
+            self._run(replace(job, level=few, requests=warmup, name=f"warmup-{level.name}"))
         return not self.interrupted
 
     def _point(self, job: LoadJob, level: Level, watch: Watch, requests: int | None = None) -> BenchPoint:
         workload = self.workload
         requests = None if workload.duration_s is not None else requests or workload.requests
+        log = self._engine_log
         watch.begin()
+        if log is not None:
+            log.begin()
         streams, audit, planned = self._run(replace(job, level=level, requests=requests, name=level.name))
-        server = watch.end()
+        server, logged = watch.end(), log.count() if log is not None else 0
         if self._folder is not None:
             write_requests(self._folder / f"requests-{level.name}.jsonl", streams, audit.started_ns)
         slo, calibration = workload.slo_ms, self._calibration
-        return make_point(level, planned, streams, audit, slo=slo, calibration=calibration, server=server)
+        return make_point(
+            level, planned, streams, audit, slo=slo, calibration=calibration, server=server, logged=logged
+        )
 
     def _run(self, job: LoadJob) -> LoadOutcome:
         outcome = run_shards(job, self._teller(job.name))
@@ -218,6 +227,8 @@ def _notes_of(points: list[BenchPoint], *, closed: bool) -> list[str]:
         load = f"{point.rate_per_s:g} requests/s" if point.rate_per_s else f"{point.concurrency} users"
         if point.client_bound:
             notes.append(f"at {load} the client was the bottleneck: {'; '.join(point.client.reasons)}")
+        if point.pauses is not None:
+            notes += [f"at {load} {told}" for told in _of_pauses(point.pauses, steady=point.steady is not None)]
         if point.miscounted:
             notes.append(f"at {load} the usage of {point.miscounted} requests is not of what came: {point.miscount}")
         notes += length_differences(point, load)
@@ -225,4 +236,18 @@ def _notes_of(points: list[BenchPoint], *, closed: bool) -> list[str]:
             notes.append(f"at {load} there were {point.requests.planned} requests: never more than that in flight")
         if closed and point.steady is None:
             notes.append(f"at {load} there was no steady window: give at least 4 requests a user")
+    return notes
+
+
+def _of_pauses(seen: Pauses, *, steady: bool) -> list[str]:
+    notes = []
+    if seen.count:
+        how = f"{count(seen.count, 'time')}, {seen.seconds:.1f} s in all, {seen.longest_s:.1f} s at the longest"
+        kept = (
+            "the steady window leaves these times out, the other numbers hold them" if steady else "numbers hold them"
+        )
+        notes.append(f"the server stood still {how}: all requests in flight stopped together; {kept}")
+    if seen.logged:
+        lines = count(seen.logged, "time")
+        notes.append(f"the engine's log told {lines} of a compilation or tuning that held up requests: measure again")
     return notes

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from overspan.bench.lengths import parse_lengths
+from overspan.bench.pauses import EngineLog
 from overspan.bench.run import Bench
 from overspan.bench.trace import read_trace
 from overspan.cli.options import AS_JSON, COUNT, POSITIVE, Finite
@@ -112,7 +113,8 @@ def _slo(_ctx: click.Context, _param: click.Parameter, value: str | None) -> dic
 @click.option(
     "--strict",
     is_flag=True,
-    help="Exit code 1 if a request failed, lengths differ from those asked, or the client was the bottleneck.",
+    help="Exit code 1 if a request failed, lengths differ from those asked, the server stood still or the client was "
+    "the bottleneck.",
 )
 @click.option("--insecure", is_flag=True, help="Do not check the certificate of an https endpoint.")
 @AS_JSON
@@ -134,7 +136,8 @@ def bench(run: str | None, base_url: str | None, model: str | None, as_json: boo
     api_key = run_secrets.given()
     if folder is not None:
         endpoint = folder.plan().endpoint
-        how["metrics"] = registry.find(folder.plan().engine.name).metrics
+        engine = registry.find(folder.plan().engine.name)
+        how |= {"metrics": engine.metrics, "engine_log": EngineLog(folder.logs, engine.pause_line)}
         base_url, model = endpoint.base_url, model or endpoint.model
         api_key = run_secrets.key_of(folder) or api_key
     kept = NewBench(folder) if folder is not None else None
@@ -151,7 +154,9 @@ def bench(run: str | None, base_url: str | None, model: str | None, as_json: boo
     _show(result, as_json=as_json)
     if job.interrupted:
         return 130
-    spoiled = any(point.client_bound or point.requests.failed or point.lengths_off for point in result.points)
+    spoiled = any(
+        point.client_bound or point.disturbed or point.requests.failed or point.lengths_off for point in result.points
+    )
     answered = any(point.requests.ok for point in result.points)
     return int(not answered or (strict and spoiled) or job.broke)
 

@@ -72,7 +72,7 @@ def _learned(names: tuple[str, ...], hardware: str | None) -> tuple[Any, dict[st
     say(table(head, [[row["point"], *(f"{row[key] or 0:.1f}" for key in keys)] for row in rows]))
     say(f"mean error of TPOT: {found.before:.1%} before, {found.after:.1%} after")
     notes = [f"{run.id}: {note}" for run in runs if (note := choice_of(run).note)]
-    notes += [f"{run} is left out: it holds no measured point of a closed loop" for run in found.left_out]
+    notes += [f"{run} is left out: it holds no undisturbed point of a closed loop" for run in found.left_out]
     for note in notes:
         say(f"note: {note}")
     return found.hardware, {"points": rows, "error_before": found.before, "error_after": found.after, "notes": notes}

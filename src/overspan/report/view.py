@@ -114,7 +114,8 @@ def _headline_of_several(runs: Sequence[RunDocuments]) -> str:
 
 
 def _much(rate: float, point: BenchPoint) -> str:
-    return f"{'at least ' if point.client_bound else ''}{figure(rate)} tok/s at {load_of(point)}"
+    stopped = " (the server stood still at times)" if point.disturbed else ""
+    return f"{'at least ' if point.client_bound else ''}{figure(rate)} tok/s at {load_of(point)}{stopped}"
 
 
 def _soon(ttft_ms: float, point: BenchPoint) -> str:

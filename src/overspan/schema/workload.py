@@ -172,11 +172,22 @@ ServerMetrics = dict[str, GaugeSummary | int | float | str]
 """The server's own metrics over a point, by name: gauges, what counters grew by, and why nothing was read."""
 
 
+class Pauses(Frozen):
+    """The times in which the server stood still: all requests that were being answered stopped together."""
+
+    count: int = 0
+    seconds: float = Field(0.0, description="in all")
+    longest_s: float = 0.0
+    logged: int = Field(0, description="lines in which the engine's own log told of one, such as a compilation")
+
+
 class BenchPoint(Frozen):
     """What one concurrency gave, or one rate (`rate_per_s`; then `concurrency` is the peak in flight).
 
     Latencies count from the actual send; `from_intended_*` from when an open loop wanted it sent. `miscounted` are
-    requests whose usage cannot be of what was received, `miscount` is one of them in words.
+    requests whose usage cannot be of what was received, `miscount` is one of them in words. `pauses` is null where
+    nobody looked; where they took more than 1 % of the time, or the engine told of one, the point is `disturbed`: its
+    numbers hold them, those of `steady` do not.
     """
 
     concurrency: int
@@ -204,6 +215,14 @@ class BenchPoint(Frozen):
     client_bound: bool = False
     client: ClientAudit = ClientAudit()
     server: ServerMetrics = Field(default_factory=dict)
+    pauses: Pauses | None = None
+    disturbed: bool = False
+
+    @model_serializer(mode="wrap")
+    def looked_at(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Every field; of pauses only where somebody looked."""
+        looked = self.pauses is not None
+        return {name: value for name, value in handler(self).items() if looked or name not in ("pauses", "disturbed")}
 
     @property
     def lengths_off(self) -> bool:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from overspan import __version__
+from overspan.bench.pauses import EngineLog
 from overspan.bench.run import Bench
 from overspan.endpoint.client import Client, NoAnswer
 from overspan.engines import registry
@@ -122,14 +123,15 @@ class _Serving:
 
     def _bench(self, run: RunFolder, point: Point) -> BenchResult:
         plan = run.plan()
-        endpoint = plan.endpoint
+        endpoint, engine = plan.endpoint, registry.find(plan.engine.name)
         job = Bench(
             endpoint.base_url,
             endpoint.model,
             _workload(point),
             api_key=run_secrets.key_of(run),
             folder=self._folder.requests(point),
-            metrics=registry.find(plan.engine.name).metrics,
+            metrics=engine.metrics,
+            engine_log=EngineLog(run.logs, engine.pause_line),
             progress=lambda _, ended, failed, in_flight: self._told.progress(point, ended, failed, in_flight),
         )
         result = job.run()
