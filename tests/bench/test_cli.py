@@ -111,6 +111,7 @@ def test_a_run_that_does_not_serve_is_not_measured(measured_run: RunFolder) -> N
         ("--rate", "a"),
         ("--slo", "ttft"),
         ("--slo", "speed=3"),
+        ("--slo", ""),
         ("--input-tokens", "soon"),
         ("--trace", "/no/such/file"),
         ("--search",),

@@ -51,7 +51,9 @@ def _once(values: list[Any], ctx: click.Context, param: click.Parameter) -> list
     return values
 
 
-def _slo(_ctx: click.Context, _param: click.Parameter, value: str | None) -> dict[str, float]:
+def _slo(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[str, float]:
+    if value is not None and not value.strip():
+        raise click.BadParameter("'' is not a limit: write ttft=500,tpot=50", ctx, param)
     return parse_limits(value)
 
 
