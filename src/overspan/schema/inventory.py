@@ -34,7 +34,7 @@ class Nic(Frozen):
     rdma_device: str | None = Field(None, description="RDMA device of this interface, e.g. rocep1s0f1")
     rdma_port: int | None = Field(None, description="port of that device")
     rdma_state: str | None = Field(None, description="e.g. ACTIVE")
-    link_layer: Literal["Ethernet", "InfiniBand"] | None = Field(None, description="what the RDMA device runs on")
+    link_layer: Literal["Ethernet", "InfiniBand"] | None = Field(None, description="network type of the RDMA device")
     wifi: bool = Field(False, description="a wireless interface")
     twin: str | None = Field(None, description="another interface of the same port")
 
@@ -62,7 +62,7 @@ class Ssh(Frozen):
 class ContainerRuntime(Frozen):
     """The container engine of a host."""
 
-    kind: Literal["docker", "enroot"] = Field("docker", description="enroot: Pyxis starts it, under Slurm alone")
+    kind: Literal["docker", "enroot"] = Field("docker", description="enroot: Pyxis starts it; only with Slurm")
     version: str | None = Field(None, description="version of the container engine")
     gpu: bool = Field(False, description="containers can use the GPUs")
     options: list[str] = Field(default_factory=list, description="more arguments of `docker run` on this host")
@@ -96,7 +96,7 @@ class Link(Frozen):
     """A network that joins two or more hosts: which interface of each, over what, how fast."""
 
     network: str = Field(description="CIDR notation, e.g. 10.10.10.0/24")
-    kind: Literal["rdma", "ethernet", "wifi"] = Field(description="what it is made of")
+    kind: Literal["rdma", "ethernet", "wifi"] = Field(description="type of the network")
     members: dict[str, str] = Field(description="host -> interface")
     speed_bits_per_s: int | None = Field(None, description="speed of the slowest interface")
     mtu: int | None = Field(None, description="smallest MTU")

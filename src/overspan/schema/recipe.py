@@ -43,7 +43,7 @@ class Patch(Frozen):
     file: str = Field(
         pattern=r"^[A-Za-z0-9_]+(/[A-Za-z0-9_][A-Za-z0-9_.-]*)+$", description="from the package on: vllm/envs.py"
     )
-    anchor: str = Field(min_length=1, description="text that stands in the file exactly once")
+    anchor: str = Field(min_length=1, description="text that is in the file exactly once")
     replacement: str = Field(min_length=1, description="text that takes its place")
     versions: str = Field(
         "", pattern=r"^$|^(>=|<=|==|<|>)[0-9.]+(,(>=|<=|==|<|>)[0-9.]+)*$", description="of the package: >=0.32,<0.33"
@@ -134,7 +134,7 @@ class Recipe(Frozen):
         0,
         ge=0,
         le=100,
-        description="starts again after a death, with a pause; an hour of service counts anew; 0: never",
+        description="how often to start again after a death; after an hour of service the count is 0 again",
     )
     locked: Lock | None = Field(None, description="what a run used; written into run.lock.yaml, not by hand")
 
