@@ -44,7 +44,7 @@ def _run(site: Path, plugins: str) -> Outcome:
         "VLLM_NO_USAGE_STATS": "1",
     }
     done = subprocess.run(
-        [str(engine_python()), str(CASES)], env=environment, capture_output=True, text=True, timeout=300, check=False
+        [str(engine_python()), str(CASES)], env=environment, capture_output=True, text=True, timeout=800, check=False
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return Outcome(json.loads(done.stdout.splitlines()[-1]), done.stderr)

@@ -4,7 +4,7 @@ import pytest
 
 from support.vllm_plugin import Outcome
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.timeout(1800)]  # two engines load, beside whatever else this machine does
 
 
 def test_sigmoid_scores_with_a_bias_choose_the_experts_of_the_formula(mended: Outcome, plain: Outcome) -> None:

@@ -188,3 +188,10 @@ def test_a_login_node_in_another_zone_tells_the_start_of_a_step(
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.delenv("TZ", raising=False)
     assert [step.started_at for step in find_steps(Local(), "7")] == [1767225600.0]
+    monkeypatch.setenv("TZ", "PST8")  # and this machine stands in a third zone
+    time.tzset()
+    try:
+        assert [step.started_at for step in find_steps(Local(), "7")] == [1767225600.0]
+    finally:
+        monkeypatch.undo()
+        time.tzset()
