@@ -36,8 +36,7 @@ class Times:
     @classmethod
     def of(cls, stream: Stream) -> Times:
         """The times of a request, from its actual send."""
-        rest = stream.output_tokens - stream.first_chunk_tokens
-        return cls.between(stream.send_ns, stream.stamps, stream.end_ns, rest)
+        return cls.between(stream.send_ns, stream.stamps, stream.end_ns, stream.rest_tokens)
 
     @classmethod
     def between(cls, send_ns: int, stamps: array[int], end_ns: int, rest: int) -> Times:

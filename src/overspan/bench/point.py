@@ -20,6 +20,7 @@ from overspan.bench.metrics import (
 )
 from overspan.bench.pauses import CalmClock, find_pauses, is_disturbed, pauses_seen
 from overspan.bench.stream import Stream
+from overspan.bench.unseen import tpot_range
 from overspan.schema.workload import BenchPoint, Distribution, SelfTest, ServerMetrics, SteadyWindow
 
 
@@ -67,6 +68,9 @@ def make_point(
         input_lengths=asked_and_got((s.wanted_input, s.input_tokens) for s in well),
         output_lengths=asked_and_got((s.wanted_output, s.output_tokens) for s in well),
         short_ends=ends_of(well),
+        unseen_tokens=sum(stream.hidden + stream.unsure for stream in well),
+        tpot_range_ms=tpot_range(well),
+        in_one_piece=sum(len(s.stamps) < 2 and s.output_tokens > 1 for s in well),
         miscounted=len(doubts),
         miscount=doubts[0] if doubts else None,
         client_bound=bool(client.reasons),

@@ -26,6 +26,7 @@ from overspan.bench.process import most_connections, raise_open_files
 from overspan.bench.records import write_requests
 from overspan.bench.self_test import calibrate
 from overspan.bench.shards import run_shards
+from overspan.bench.unseen import settle, unseen_tokens
 from overspan.bench.watch import Watch
 from overspan.endpoint.identify import identify
 from overspan.endpoint.metric_names import MetricNames
@@ -202,6 +203,7 @@ class Bench:
             log.begin()
         streams, audit, planned = self._run(replace(job, level=level, requests=requests, name=level.name))
         server, logged = watch.end(), log.count() if log is not None else 0
+        settle(streams)
         if self._folder is not None:
             write_requests(self._folder / f"requests-{level.name}.jsonl", streams, audit.started_ns)
         slo, calibration = workload.slo_ms, self._calibration
@@ -231,7 +233,7 @@ def _notes_of(points: list[BenchPoint], *, closed: bool) -> list[str]:
             notes += [f"at {load} {told}" for told in _of_pauses(point.pauses, steady=point.steady is not None)]
         if point.miscounted:
             notes.append(f"at {load} the usage of {point.miscounted} requests is not of what came: {point.miscount}")
-        notes += length_differences(point, load)
+        notes += [*length_differences(point, load), *unseen_tokens(point, load)]
         if closed and point.requests.planned < point.concurrency:
             notes.append(f"at {load} there were {point.requests.planned} requests: never more than that in flight")
         if closed and point.steady is None:

@@ -81,6 +81,8 @@ class Stream:
         send_ns: just before the first byte was handed to the kernel; 0 when it was never sent.
         unparsed: reads with their stamps that wait for a quiet moment of the loop.
         stamps: one a chunk that carries tokens.
+        hidden: tokens that the server counted and showed before the first text or after the last: nothing of them.
+        unsure: tokens that were hidden, or came several in a chunk: it cannot be told. See `unseen.settle`.
         error: the kind of failure, None when it ended well; `detail` quotes the server.
     """
 
@@ -111,8 +113,18 @@ class Stream:
     _suffix: bytes = b""
     _known: bool = False
     _to_learn: int = _EVENTS_TO_LEARN
+    _shown_at_empty: int = -1
     wanted_input: int | None = None
     wanted_output: int | None = None
+    last_usage: int | None = None
+    words: int = 0
+    parsed: int = 0
+    empties: int = 0
+    empty_before: int = 0
+    empty_after: int = 0
+    reasoned: bool = False
+    hidden: int = 0
+    unsure: int = 0
 
     def __post_init__(self) -> None:
         if isinstance(self.request, Message):
@@ -205,14 +217,22 @@ class Stream:
             return
         self.done = self.done or piece.done
         self.finish = piece.finish or self.finish
+        before, counted = completion_tokens(self.usage), completion_tokens(piece.usage)
         if piece.usage is not None:
             self.usage = piece.usage
+        if piece.empty:
+            self.empties += 1
+            self.empty_before += not self.stamps
+            self.empty_after = self.empties if self._shown_at_empty != len(self.stamps) else self.empty_after
+            self._shown_at_empty = len(self.stamps)
         if piece.text:
+            self.reasoned = self.reasoned or piece.reasoning
+            self.last_usage, self.parsed, self.words = counted, self.parsed + 1, self.words + len(piece.text.split())
             size = len(json.dumps(piece.text)) - 2
             around = max(len(event) + 2 - size, 0)
             if not self.stamps:
                 self.first_text, self.wrapping = size, around
-                self.first_usage = completion_tokens(piece.usage)
+                self.first_usage = before + 1 if counted is None and before else counted
             self.wrapping = min(self.wrapping, around)  # the first may carry a role, the last a reason
             self.chunks_text += size
             self.stamps.append(stamp_ns)
@@ -293,9 +313,33 @@ class Stream:
         said = (self.usage or {}).get("completion_tokens")
         if counted is None and said is not None:
             return f"completion_tokens is {str(said)[:_QUOTED]}, which is no count"
-        if counted is None or chunks <= counted <= size:
+        if counted is None or chunks <= counted <= size + self.hidden:
             return None
         return f"{counted} tokens counted, {chunks} chunks with {size} bytes of text came"
+
+    @property
+    def not_shown(self) -> int:
+        """Tokens that the server says it did not show, or for which it sent events without text, beside those between
+        two texts: their time is between stamps."""
+        missing = max(self.output_tokens - len(self.stamps), 0)
+        details = (self.usage or {}).get("completion_tokens_details")
+        said = _count(details, "reasoning_tokens") if isinstance(details, dict) and not self.reasoned else None
+        after = 0 if self._shown_at_empty != len(self.stamps) else self.empties - self.empty_after + 1
+        return min(max(said or 0, self.empty_before + (after if self.stamps else 0)), missing)
+
+    @property
+    def rest_tokens(self) -> int:
+        """Tokens that came behind the first chunk and up to the last, without those that were hidden around them."""
+        chunks = len(self.stamps)
+        if self.first_usage is not None and self.last_usage is not None and not self.plain_chunks:
+            return self.last_usage - self.first_usage
+        around = self.hidden + self.unsure
+        if self.first_usage is not None or not (around or self.empties):
+            return self.output_tokens - self.first_chunk_tokens
+        rest = self.output_tokens - around
+        texts = rest - (self.empties - min(self.empties, self.hidden))
+        share = round(texts * self.first_text / self.text_bytes) if self.text_bytes and texts > chunks else 1
+        return max(rest - max(share, 1), chunks - 1)
 
     @property
     def first_chunk_tokens(self) -> int:

@@ -150,6 +150,8 @@ class Piece:
     Attributes:
         text: content, reasoning, tool-call or completion text in it; empty in a role-only event.
         usage: the server's count of tokens, `{prompt_tokens, completion_tokens, ...}`.
+        empty: a step of the answer that shows nothing: no text, no role, no end.
+        reasoning: some of the text is reasoning.
     """
 
     text: str = ""
@@ -157,6 +159,8 @@ class Piece:
     finish: str | None = None
     error: str | None = None
     done: bool = False
+    empty: bool = False
+    reasoning: bool = False
 
 
 def parse_event(event: bytes) -> Piece | None:
@@ -208,8 +212,10 @@ def _choices(document: dict[str, Any], piece: Piece) -> None:
     piece.finish = finish if isinstance(finish, str) else None
     delta = choice.get("delta")
     source = delta if isinstance(delta, dict) else choice
+    piece.reasoning = bool(source.get("reasoning") or source.get("reasoning_content"))
     texts = [source.get(key) for key in ("text", "reasoning", "reasoning_content", "content", "refusal")]
     piece.text = "".join(text for text in texts if isinstance(text, str)) + _tool_text(source.get("tool_calls"))
+    piece.empty = not piece.text and finish is None and not source.get("role") and not source.get("tool_calls")
 
 
 def _tool_text(calls: object) -> str:

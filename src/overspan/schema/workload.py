@@ -210,6 +210,9 @@ class BenchPoint(Frozen):
     input_lengths: AskedAndGot | None = None
     output_lengths: AskedAndGot | None = None
     short_ends: str = Field("", description="finish reasons of the answers that are shorter than asked")
+    unseen_tokens: int = Field(0, description="counted by the server and not seen to come")
+    tpot_range_ms: list[float] | None = Field(None, description="of the mean TPOT, where it cannot be told")
+    in_one_piece: int = Field(0, description="answers of several tokens that came in one chunk, or showed none")
     miscounted: int = 0
     miscount: str | None = None
     client_bound: bool = False
