@@ -85,6 +85,23 @@ def test_another_model_drops_what_described_the_first() -> None:
 
 
 @pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("/home/me/models/Llama-3.1-8B", "Llama-3.1-8B"),
+        ("/home/me/models/Llama-3.1-8B/", "Llama-3.1-8B"),
+        ("~/Qwen3", "Qwen3"),
+        ("./m", "m"),
+        ("/c/hub/models--Qwen--Qwen3-0.6B/snapshots/0123abcd", "Qwen/Qwen3-0.6B"),
+        ("meta-llama/Llama-3.1-8B", "meta-llama/Llama-3.1-8B"),
+        ("/", "/"),
+    ],
+)
+def test_the_name_of_a_folder_in_the_api_is_not_its_path(model: str, name: str) -> None:
+    assert Recipe(name="m", model=model).public_name == name
+    assert Recipe(name="m", model=model, served_model_name="x").public_name == "x"
+
+
+@pytest.mark.parametrize(
     ("setting", "said", "then"),
     [
         ("gpu_memory_utilisation=0.8", "did you mean gpu_memory_utilization?", "or an argument of the engine"),

@@ -1,7 +1,11 @@
-from overspan.report import view
+from typing import Any
+
+import pytest
+
+from overspan.report import render, view
 from overspan.schema.finding import Finding
 from overspan.schema.recipe import Recipe
-from overspan.schema.workload import Distribution
+from overspan.schema.workload import Distribution, Pauses
 from support.run_documents import bench, events, findings, gpu_plan, plan, point, run
 
 
@@ -32,6 +36,35 @@ def test_the_headline_of_several_runs_names_the_best() -> None:
     said = view.headline([slow, fast])
     assert said.startswith("Of 2 runs, fast gave the most: ")
     assert "came from fast" in said
+
+
+def sent(planned: dict[int, int], **load: Any) -> str:
+    points = [point(users, requests=count) for users, count in planned.items()]
+    made = bench(points)
+    return view.requests_sent(run(bench=made.with_(workload=made.workload.with_(**load))))
+
+
+def test_the_true_numbers_of_requests_stand_there() -> None:
+    assert sent({1: 16, 4: 16}, requests=16) == "16 requests at each number of users"
+    told = "19 requests at 1 user, 1,200 requests at 32 users, sent within 12 s"
+    assert sent({1: 19, 32: 1200}, requests=128, duration_s=12.0) == told
+    assert sent({3: 100}, arrival="poisson", rates=[2.0]) == "100 requests at each rate"
+    assert sent({3: 100}, arrival="trace", concurrency=[]) == "100 requests of a trace"
+    drawn = run("drawn", plan=plan(recipe=plan().recipe.with_(engine_args={"load_format": "synthetic"})))
+    assert "requests at each number of users, chat endpoint" in render(drawn)
+
+
+@pytest.mark.parametrize("load_format", ["synthetic", "dummy"])
+def test_the_headline_says_that_weights_were_drawn(load_format: str) -> None:
+    drawn = run("drawn", speed=2.0, plan=plan(recipe=plan().recipe.with_(engine_args={"load_format": load_format})))
+    assert view.headline([drawn]).startswith("tiny-135m with synthetic weights as tp1 on ")
+    assert "drawn with synthetic weights gave the most" in view.headline([run("real"), drawn])
+    assert "synthetic" not in view.headline([run("real")])
+
+
+def test_the_headline_says_that_the_server_stood_still() -> None:
+    stopped = point(4, pauses=Pauses(count=2, seconds=3.0, longest_s=2.0), disturbed=True)
+    assert "at 4 users (the server stood still at times)" in view.headline([run(bench=bench([stopped]))])
 
 
 def test_states_last_until_the_next_one_and_the_end_has_no_length() -> None:

@@ -44,7 +44,7 @@ def prepare(recipe: Recipe, *, engine: engines.EngineEnv | None = None, say: Say
     else:
         path, revision = hub.fetch(recipe.model, recipe.revision, say=say)
         source = "hub"
-    weights.check_folder(path, drawn=recipe.engine_args.get("load_format") in weights.DRAWN)
+    weights.check_folder(path, drawn=recipe.has_drawn_weights)
     if not recipe.engine_args.get("tokenizer") and not recipe.engine_args.get("skip_tokenizer_init"):
         weights.require_some_tokenizer(path)
     return PreparedModel(path=path, digest=weights.digest_of(path), revision=revision, source=source)

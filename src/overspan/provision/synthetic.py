@@ -18,10 +18,10 @@ from typing import Any, Final
 from overspan.catalog import models
 from overspan.catalog.families import FAMILIES
 from overspan.catalog.words import WORDS
-from overspan.provision import plugin, weights
+from overspan.provision import plugin
 from overspan.schema.errors import UnknownName
 from overspan.schema.places import synthetic_dir
-from overspan.schema.recipe import Recipe
+from overspan.schema.recipe import SYNTHETIC, Recipe
 
 _PLUGIN: Final = "plugin"
 UNKNOWN: Final = "<unknown>"
@@ -43,7 +43,7 @@ def with_synthetic_weights(recipe: Recipe) -> Recipe:
         revision=None,
         served_model_name=recipe.public_name,
         known_answers=[],
-        engine_args={**recipe.engine_args, "load_format": weights.SYNTHETIC},
+        engine_args={**recipe.engine_args, "load_format": SYNTHETIC},
         env={**recipe.env, "PYTHONPATH": ":".join(path)},
     )
 

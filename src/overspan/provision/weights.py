@@ -19,12 +19,6 @@ from overspan.schema.places import cache_dir
 _SMALL_BYTES = 64_000_000
 
 
-SYNTHETIC = "synthetic"
-"""The load format that our plugin adds (plugin/src/overspan_vllm/synthetic_weights.py)."""
-DRAWN = ("dummy", SYNTHETIC)
-"""Load formats that need no weights on disk: vLLM's own, and ours."""
-
-
 def check_folder(folder: Path, *, drawn: bool = False) -> None:
     """Refuse a model folder that an engine could not load.
 

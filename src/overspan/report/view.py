@@ -92,7 +92,7 @@ def headline(runs: Sequence[RunDocuments]) -> str:
     if len(runs) > 1:
         return _headline_of_several(runs)
     run = runs[0]
-    what = f"{run.plan.recipe.public_name} as {run.plan.layout.label} on {machine(run)}"
+    what = f"{run.plan.recipe.public_name}{_drawn(run)} as {run.plan.layout.label} on {machine(run)}"
     best, first = best_point(run), first_token_point(run)
     if best:
         soon = f", and its first token after {_soon(*first)}" if first else ""
@@ -103,14 +103,32 @@ def headline(runs: Sequence[RunDocuments]) -> str:
 
 
 def _headline_of_several(runs: Sequence[RunDocuments]) -> str:
-    measured = [(best, run.name) for run in runs if (best := best_point(run))]
+    measured = [(best, f"{run.name}{_drawn(run)}") for run in runs if (best := best_point(run))]
     if not measured:
         return f"{len(runs)} runs, none of them measured yet."
     best, name = max(measured, key=lambda pair: pair[0][0])
-    firsts = [(first, run.name) for run in runs if (first := first_token_point(run))]
+    firsts = [(first, f"{run.name}{_drawn(run)}") for run in runs if (first := first_token_point(run))]
     first, other = min(firsts, key=lambda pair: pair[0][0], default=(None, ""))
     soon = f" The soonest first token came from {other}: {_soon(*first)}." if first else ""
     return f"Of {len(runs)} runs, {name} gave the most: {_much(*best)}.{soon}"
+
+
+def _drawn(run: RunDocuments) -> str:
+    return " with synthetic weights" if run.plan.recipe.has_drawn_weights else ""
+
+
+def requests_sent(run: RunDocuments) -> str:
+    """How many requests each point had, as they were sent: `16 requests at each number of users`, or one by one."""
+    if run.bench is None:
+        return ""
+    load, points = run.bench.workload, run.points
+    each = "a trace" if load.arrival == "trace" else "each rate" if load.rates else "each number of users"
+    limit = f", sent within {load.duration_s:g} s" if load.duration_s is not None else ""
+    sent = {point.requests.planned for point in points}
+    if len(sent) == 1:
+        return f"{count(sent.pop(), 'request')} {'of' if load.arrival == 'trace' else 'at'} {each}{limit}"
+    told = ", ".join(f"{count(point.requests.planned, 'request')} at {load_of(point)}" for point in points)
+    return f"{told}{limit}"
 
 
 def _much(rate: float, point: BenchPoint) -> str:

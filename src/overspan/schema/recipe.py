@@ -1,5 +1,6 @@
 """A recipe: one model, how it is split and served. Site matters (hosts, interfaces, locations) never stand here."""
 
+from pathlib import PurePath
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field, field_validator
@@ -78,6 +79,12 @@ Name = Annotated[
     ),
 ]
 ModelName = Annotated[str, text_like(r"[^-\0][^\0]*", "a Hugging Face id or a folder, which no option looks like")]
+SYNTHETIC: Final = "synthetic"
+"""The load format that our plugin adds (plugin/src/overspan_vllm/synthetic_weights.py)."""
+
+DRAWN: Final = ("dummy", SYNTHETIC)
+"""Load formats that need no weights on disk: vLLM's own, and ours."""
+
 SecretName = Annotated[str, text_like(r"[A-Za-z_][A-Za-z0-9_]*", "the name of an environment variable")]
 
 
@@ -90,7 +97,9 @@ class Recipe(Frozen):
     model: ModelName = Field(description="Hugging Face id or a local folder")
     revision: str | None = Field(None, description="commit or branch of the model on the hub; default: the newest")
     package: PackagedFile | None = Field(None, description="a Python package that carries the model, e.g. for a demo")
-    served_model_name: str | None = Field(None, description="name of the model in the API; default: `model`")
+    served_model_name: str | None = Field(
+        None, description="name of the model in the API; default: `model`, of a folder its name"
+    )
     engine: EngineName = Field("vllm", description="vllm, vllm-ray (vLLM on Ray) or dynamo (NVIDIA Dynamo)")
     engine_version: str | None = Field(None, description="oldest engine version that this recipe works with")
     image: ImageName | None = Field(None, description="container image of the engine, where containers are started")
@@ -152,8 +161,17 @@ class Recipe(Frozen):
 
     @property
     def public_name(self) -> str:
-        """The model's name in the API."""
-        return self.served_model_name or self.model
+        """The model's name in the API: a folder's is its last part, or the id that the hub's cache keeps it under."""
+        if self.served_model_name or not self.model.startswith(("/", "./", "../", "~")):
+            return self.served_model_name or self.model
+        parts = PurePath(self.model).parts
+        cached = next((part for part in parts if part.startswith("models--") and "snapshots" in parts), None)
+        return cached.removeprefix("models--").replace("--", "/", 1) if cached else parts[-1].strip("/.~") or self.model
+
+    @property
+    def has_drawn_weights(self) -> bool:
+        """Whether the engine draws the weights in place of reading them: speed is real, answers mean nothing."""
+        return self.engine_args.get("load_format") in DRAWN
 
     def for_role(self, role: Role) -> "Recipe":
         """The recipe as the workers of one role run it: its layout, and its own arguments and environment over all."""
