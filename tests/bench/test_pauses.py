@@ -235,6 +235,31 @@ def test_the_client_sees_a_server_that_stops() -> None:
     assert any("the server stood still" in note for note in result.notes)
 
 
+def test_a_warm_up_goes_on_until_the_server_no_longer_stops() -> None:
+    load = Workload(concurrency=[4], requests=4, input_tokens=16, output_tokens=30, warmup=4)
+    with serving(Stopping()) as server:
+        result = Bench(server.base_url, None, load, calibrated=False).run()
+        sent = sum(body["max_tokens"] == 30 for body in server.requests)
+    assert sent >= 12  # two warm-ups: the server stopped in the first
+    assert result.points[0].requests.planned == 4
+
+
+def test_a_warm_up_has_an_end(tmp_path: Path) -> None:
+    def always(body: dict[str, Any], send: fake.Send, number: int) -> None:
+        with (tmp_path / "api.log").open("a") as file:
+            file.write(JIT)
+        fake.steady()(body, send, number)
+
+    load = Workload(concurrency=[1], requests=2, input_tokens=16, output_tokens=3, warmup=2)
+    with serving(always) as server:
+        log = EngineLog(tmp_path, Vllm.pause_line)
+        result = Bench(server.base_url, None, load, calibrated=False, engine_log=log).run()
+        sent = sum(body["max_tokens"] == 3 for body in server.requests)
+    assert sent == 12
+    assert any("still paused in the last of 5 warm-ups" in note for note in result.notes)
+    assert result.points[0].disturbed
+
+
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunFolder]:
     monkeypatch.setenv("OVERSPAN_STATE", str(tmp_path))

@@ -20,7 +20,7 @@ from overspan.bench.first_request import (
 from overspan.bench.job import LoadJob, LoadOutcome, asks_of
 from overspan.bench.levels import Level, Search, check_workload, levels_of
 from overspan.bench.loop import LoadProgress
-from overspan.bench.pauses import EngineLog
+from overspan.bench.pauses import EngineLog, find_pauses
 from overspan.bench.point import make_point
 from overspan.bench.process import most_connections, raise_open_files
 from overspan.bench.records import write_requests
@@ -42,6 +42,10 @@ _WHY_S: Final = 60.0
 
 PointProgress = Callable[[str, int, int, int], None]
 """Called with the level's name, and how many requests ended, failed and are in flight."""
+
+
+_WARMUPS: Final = 5
+"""A warm-up is repeated while the server pauses in it, so many times at most. Source: Overspan's choice."""
 
 
 class Bench:
@@ -187,11 +191,21 @@ class Bench:
         self._notes.append(fails_with_ignore_eos(bad, "leave it out with --no-ignore-eos"))
 
     def _warmed_up(self, job: LoadJob, level: Level) -> bool:
-        """Send the requests that are not counted; False when Ctrl-C ended them."""
-        warmup = self.workload.warmup
+        """Send the requests that are not counted, and again while the server pauses; False when Ctrl-C ended them.
+
+        They are of the load's own lengths and users, so that what the server compiles for them is compiled.
+        """
+        warmup, log = self.workload.warmup, self._engine_log
+        few = Level(users=min(level.users or warmup, warmup))
+        for attempt in range(1, _WARMUPS + 1 if warmup else 1):
+            again = "" if attempt == 1 else f"-{attempt}"
+            if log is not None:
+                log.begin()
+            streams, _, _ = self._run(replace(job, level=few, requests=warmup, name=f"warmup-{level.name}{again}"))
+            if self.interrupted or not (find_pauses(streams) or (log is not None and log.count())):
+                return not self.interrupted
         if warmup:
-            few = Level(users=min(level.users or warmup, warmup))
-            self._run(replace(job, level=few, requests=warmup, name=f"warmup-{level.name}"))
+            self._notes.append(f"the server still paused in the last of {_WARMUPS} warm-ups of {level.name}")
         return not self.interrupted
 
     def _point(self, job: LoadJob, level: Level, watch: Watch, requests: int | None = None) -> BenchPoint:

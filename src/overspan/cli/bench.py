@@ -79,7 +79,12 @@ def _slo(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[
 @click.option(
     "--ramp", "ramp_s", type=Finite(min=0), default=0.0, help="The users start one by one within this many seconds."
 )
-@click.option("--warmup", type=click.IntRange(min=0), default=0, help="Requests at each point that do not count.")
+@click.option(
+    "--warmup",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Requests at each point that do not count; sent again while the server pauses, 5 times at most.",
+)
 @click.option("--input-tokens", default="128", help="Prompt length: N, uniform:A-B, normal:MEAN,DEV or file:PATH.")
 @click.option("--output-tokens", default="64", help="Answer length, in the same forms.")
 @click.option(
