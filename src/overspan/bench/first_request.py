@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 import httpx
 
+from overspan.bench.expected import Pace
 from overspan.bench.lengths import parse_lengths
 from overspan.bench.load import ClosedLoop
 from overspan.bench.loop import Loop
@@ -20,6 +21,8 @@ from overspan.schema.errors import InputError
 from overspan.schema.workload import Workload
 
 _TIMEOUT_S: Final = 20.0
+_TOKENS: Final = 16
+"""Asked of the first request: enough to tell the time a token."""
 _LEAST: Final = 16
 """Fewer words than this make prompts that are too much alike."""
 
@@ -39,6 +42,7 @@ class Accepted:
         usage: it counts tokens at the end of a stream.
         overhead_tokens: what the server adds to a prompt (a chat template), None where it does not count.
         words: those that its own tokenizer gives one token each; None where it does not tell.
+        pace: of the request that was answered.
     """
 
     extras: dict[str, Any]
@@ -46,6 +50,7 @@ class Accepted:
     overhead_tokens: int | None
     notes: list[str]
     words: tuple[str, ...] | None = None
+    pace: Pace = field(default_factory=Pace)
 
 
 def find_accepted(target: EndpointTarget, endpoint: ApiKind, model: str, workload: Workload, words: int) -> Accepted:
@@ -66,7 +71,7 @@ def find_accepted(target: EndpointTarget, endpoint: ApiKind, model: str, workloa
     richest = EXTRAS if workload.ignore_eos else EXTRAS[1:]
     for name, extras, usage in [*((name, extras, True) for name, extras in richest), ("no usage", {}, False)]:
         bodies = Bodies(endpoint, model, seed=seed, extras=extras, usage=usage, words=exact or WORDS)
-        lengths = parse_lengths(str(words)), parse_lengths("2")
+        lengths = parse_lengths(str(words)), parse_lengths(str(max(2, min(workload.output_tokens, _TOKENS))))
         asks = Synthetic(
             bodies, seed=seed, inputs=lengths[0], outputs=lengths[1], prefix_words=prefix, overhead=-prefix
         )
@@ -99,7 +104,8 @@ def _accepted(extras: dict[str, Any], stream: Stream, words: int, notes: list[st
     counted = stream.input_tokens
     if stream.usage is None:
         notes.append("the server counts no tokens: output tokens are chunks with text, input tokens unknown")
-    return Accepted(extras, stream.usage is not None, None if counted is None else counted - words, notes)
+    overhead = None if counted is None else counted - words
+    return Accepted(extras, stream.usage is not None, overhead, notes, pace=Pace.of(stream))
 
 
 def _cannot(target: EndpointTarget, path: str, stream: Stream | None) -> InputError:

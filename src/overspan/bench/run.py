@@ -10,6 +10,7 @@ from typing import Final
 
 from overspan import __version__
 from overspan.bench.asked import length_differences
+from overspan.bench.expected import LONG_S, takes_long, takes_s
 from overspan.bench.first_request import (
     BREAKS_ANSWERS,
     fails_with_ignore_eos,
@@ -59,6 +60,7 @@ class Bench:
         calibrated: compare the client with a known server first.
         metrics: the names of the engine that answers; an endpoint of unknown engine is asked by those of vLLM.
         engine_log: of the run that is measured, where it is one.
+        tell: called with a sentence before the load, where it will take long.
 
     Raises:
         InputError: the workload cannot run, or the endpoint cannot be measured.
@@ -78,6 +80,7 @@ class Bench:
         calibrated: bool = True,
         metrics: MetricNames = VLLM_METRICS,
         engine_log: EngineLog | None = None,
+        tell: Callable[[str], None] | None = None,
     ) -> None:
         check_workload(workload)
         raise_open_files(max(workload.concurrency, default=0) // (workload.shards or 1))
@@ -93,6 +96,7 @@ class Bench:
         self._calibration: SelfTest | None = None
         self._notes: list[str] = []
         self._blamed = False
+        self._tell = tell
 
     def run(self) -> BenchResult:
         """Run every point. After Ctrl-C `interrupted` is set, after a failure of the client `broke`; the result then
@@ -137,6 +141,11 @@ class Bench:
         words = max(1, workload.input_tokens - workload.shared_prefix_tokens)
         accepted = find_accepted(target, workload.endpoint, self.model, workload, words)
         self._notes = [*accepted.notes, *length_notes(accepted, words)]
+        if self._tell is not None and takes_s(workload, accepted.pace) > LONG_S:
+            # The first request may have waited for what happens once: another one tells the pace.
+            again = find_accepted(target, workload.endpoint, self.model, workload, words)
+            if told := takes_long(workload, accepted.pace.least(again.pace)):
+                self._tell(told)
         if target.slower_path:
             self._notes.append(f"over {target.slower_path}")
         if self._calibrated:
@@ -162,7 +171,7 @@ class Bench:
             level = Level(users=int(load)) if whole else Level(rate_per_s=load)
             if not self._warmed_up(job, level):
                 return
-            point = self._point(job, level, watch, search.enough(load, self.workload.requests))
+            point = self._point(job, level, watch, search.enough(load, self.workload.requests_at(level.users)))
             search.tell(load, point)
             yield point
             if self.interrupted:
@@ -210,7 +219,7 @@ class Bench:
 
     def _point(self, job: LoadJob, level: Level, watch: Watch, requests: int | None = None) -> BenchPoint:
         workload = self.workload
-        requests = None if workload.duration_s is not None else requests or workload.requests
+        requests = None if workload.duration_s is not None else requests or workload.requests_at(level.users)
         log = self._engine_log
         watch.begin()
         if log is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 
@@ -18,10 +18,13 @@ from overspan.engines import registry
 from overspan.schema.errors import InputError, NotReady
 from overspan.schema.event import SERVING_STATES
 from overspan.schema.slo import parse_limits
-from overspan.schema.workload import BenchPoint, BenchResult, Workload
+from overspan.schema.workload import FEWEST_REQUESTS, BenchPoint, BenchResult, Workload
 from overspan.store import run_secrets
 from overspan.store.benches import NewBench, answered
 from overspan.store.run_folder import RunFolder, open_run
+
+_A_USER: Final = 4
+"""Requests for each user where their number is not given."""
 
 
 def _users(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int]:
@@ -73,7 +76,7 @@ def _slo(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[
     "--requests",
     "-n",
     type=COUNT,
-    help="Requests at each point. Default: 4 for each user, 100 for each rate, all of a trace.",
+    help="Requests at each point. Default: 4 for each user and 16 at least, 100 for each rate, all of a trace.",
 )
 @click.option("--duration", "duration_s", type=POSITIVE, help="Seconds at each point, in place of --requests.")
 @click.option(
@@ -140,6 +143,10 @@ def bench(run: str | None, base_url: str | None, model: str | None, as_json: boo
     def progress(level: str, ended: int, failed: int, in_flight: int) -> None:
         ticker.show(f"{level}: {ended} requests ended, {in_flight} in flight, {failed} failed")
 
+    def told(text: str) -> None:
+        ticker.clear()
+        say(text)
+
     api_key = run_secrets.given()
     if folder is not None:
         endpoint = folder.plan().endpoint
@@ -150,7 +157,7 @@ def bench(run: str | None, base_url: str | None, model: str | None, as_json: boo
     kept = NewBench(folder) if folder is not None else None
     path = kept.folder if kept is not None else None
     try:
-        job = Bench(str(base_url), model, workload, api_key=api_key, folder=path, progress=progress, **how)
+        job = Bench(str(base_url), model, workload, api_key=api_key, folder=path, progress=progress, tell=told, **how)
         result = job.run()
     finally:
         ticker.clear()
@@ -203,7 +210,9 @@ def workload_of(load: dict[str, Any]) -> Workload:
     if not load["requests"] and load["arrival"] == "trace" and load["trace"] is not None:
         load["requests"] = len(read_trace(Path(load["trace"]))[0])
     elif not load["requests"]:
-        load["requests"] = 4 * max(load["concurrency"]) if load["concurrency"] else 100
+        load["requests_a_user"] = _A_USER if load["concurrency"] else None
+        most = max(FEWEST_REQUESTS, _A_USER * max(load["concurrency"], default=0))
+        load["requests"] = most if load["concurrency"] else 100
     load["seed"] = secrets.randbelow(2**31) if load["seed"] is None else load["seed"]
     for kind in ("input", "output"):
         lengths = parse_lengths(load[f"{kind}_tokens"])

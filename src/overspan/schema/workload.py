@@ -1,10 +1,13 @@
 """What is asked of an endpoint, and what it gave. Times are milliseconds, rates are per second."""
 
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from overspan.schema.base import Frozen
+
+FEWEST_REQUESTS: Final = 16
+"""At a level whose number of requests is not given: percentiles of fewer say nothing. Source: Overspan's choice."""
 
 
 class Workload(Frozen):
@@ -36,7 +39,16 @@ class Workload(Frozen):
     search: bool = Field(False, description="look for the highest load that keeps within the limits")
     shards: int | None = Field(None, ge=1, description="processes of the client; chosen by the load when null")
     warmup: int = Field(0, ge=0, description="requests before each point that are not counted")
+    requests_a_user: int | None = Field(
+        None, ge=1, description="each number of users gets so many for each user, 16 at least; requests is the most"
+    )
     ignore_eos: bool = Field(True, description="ask for answers that go on behind the model's end of text")
+
+    def requests_at(self, users: int | None) -> int:
+        """Requests at a number of users; None: at a rate, or of a trace."""
+        if self.requests_a_user is None or users is None:
+            return self.requests
+        return max(FEWEST_REQUESTS, self.requests_a_user * users)
 
 
 class Distribution(Frozen):
