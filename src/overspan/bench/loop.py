@@ -9,13 +9,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from overspan.bench.audit import Audit
-from overspan.bench.connection import STAMP, Connection, connect_error_kind, hold_stamps
+from overspan.bench.connection import STAMP, Connection
 from overspan.bench.load import RequestSource
+from overspan.bench.pool import LATE_NS, ConnectionPool
 from overspan.bench.process import raise_open_files
 from overspan.bench.read_delay import ReadDelay
 from overspan.bench.stream import READ_BYTES, Stream
-from overspan.bench.wire import Garbage, HttpReply
 from overspan.endpoint.target import EndpointTarget
 
 CONNECT_TIMEOUT_S: Final = 10.0
@@ -26,9 +25,6 @@ _CONNECTING_AT_ONCE: Final = 128
 
 _STALE_NS: Final = 100_000_000
 """A kept-alive connection that the server closed just as we sent breaks within a round trip; later is a failure."""
-
-_LATE_NS: Final = 20_000_000
-"""The end of a body comes right behind `[DONE]`; where it does not within this, users wait for it no longer."""
 
 _LEFT_NS: Final = 1_000_000_000
 """A connection whose body has no end by then is closed."""
@@ -42,7 +38,7 @@ _CHECK_NS: Final = 20_000_000
 LoadProgress = Callable[[int, int, int], None]
 
 
-class Loop:
+class Loop(ConnectionPool):
     """Runs one load against one target.
 
     Args:
@@ -60,20 +56,12 @@ class Loop:
         progress: LoadProgress | None = None,
         before_start: Callable[[], None] | None = None,
     ) -> None:
-        self._epoll = select.epoll()  # first, so that its descriptor is small enough for select()
-        self._stamps = hold_stamps()
-        self._target = target
+        super().__init__(target)
         self._load = load
         self._timeout_ns = int(timeout_s * 1e9)
         self._progress = progress
         self._before_start = before_start or (lambda: None)
         self._next_progress = self._next_check = 0
-        self._connections: dict[int, Connection] = {}
-        self._idle: list[Connection] = []
-        self._connecting: dict[int, Connection] = {}
-        self._leftovers: dict[Connection, int] = {}  # since when: its answer has ended and its body has not
-        self._late_ends = False
-        self._waiting: deque[Stream] = deque()
         self._deadlines: deque[tuple[int, Stream, Connection]] = deque()
         self._in_flight = self._failed = 0
         self._sending = False
@@ -81,7 +69,6 @@ class Loop:
         self._delay = ReadDelay()
         self._unparsed: deque[Connection] = deque()
         self.ended: list[Stream] = []
-        self.audit = Audit()
 
     def run(self, *, whole: bool = False) -> list[Stream]:
         """Run the load to its end; every request taken from it is in the answer, well or failed.
@@ -272,29 +259,6 @@ class Loop:
         else:
             self._broke(connection)
 
-    def _read_free(self, connection: Connection, leftover: HttpReply, data: bytes) -> None:
-        """The rest of a body whose answer has ended: at its end the connection is free for the next request."""
-        try:
-            leftover.feed(data)
-        except Garbage:
-            self._drop(connection)
-        if leftover.complete and connection.state != "closed":
-            self._late_ends = time.time_ns() - self._leftovers.pop(connection) > _LATE_NS
-            connection.leftover = None
-            leftover.forget()
-            if not leftover.keep_alive:
-                self._drop(connection)
-            elif self._waiting:
-                self._send(connection, self._waiting.popleft())
-            else:
-                self._idle.append(connection)
-        self._open_for_waiting()
-
-    def _open_for_waiting(self) -> None:
-        """As many connections as requests wait for one, less those that are about to be free."""
-        while len(self._connecting) + (0 if self._late_ends else len(self._leftovers)) < len(self._waiting):
-            self._open()
-
     def _ended(self, stream: Stream) -> None:
         now = time.time_ns()
         if stream.send_ns:
@@ -363,49 +327,6 @@ class Loop:
         if before != connection.wants_write:
             self._watch(connection)
 
-    def _watch(self, connection: Connection) -> None:
-        self._epoll.modify(connection.fd, select.EPOLLIN | (select.EPOLLOUT if connection.wants_write else 0))
-
-    def _open(self) -> None:
-        self.audit.opened += 1
-        try:
-            connection = Connection(self._target)
-        except OSError as error:
-            self._refused(error)
-            return
-        self._connections[connection.fd] = self._connecting[connection.fd] = connection
-        self._epoll.register(connection.fd, select.EPOLLIN | select.EPOLLOUT)
-
-    def _advance(self, connection: Connection) -> None:
-        try:
-            opened = connection.advance()
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self._drop(connection)
-            self._refused(error)
-            return
-        self._watch(connection)
-        if opened:
-            del self._connecting[connection.fd]
-            if self._waiting:
-                self._send(connection, self._waiting.popleft())
-            else:
-                self._idle.append(connection)
-
-    def _refused(self, error: OSError) -> None:
-        if self._waiting:
-            stream = self._waiting.popleft()
-            stream.fail(connect_error_kind(error), f"could not connect: {error.strerror or error}", time.time_ns())
-            self._ended(stream)
-
-    def _drop(self, connection: Connection) -> None:
-        self._connections.pop(connection.fd, None)
-        self._connecting.pop(connection.fd, None)
-        self._leftovers.pop(connection, None)
-        if connection.state != "closed":
-            connection.close()
-
     def _check_deadlines(self, now: int) -> None:
         self._next_check = now + _CHECK_NS
         deadlines = self._deadlines
@@ -420,7 +341,7 @@ class Loop:
         if deadlines and deadlines[0][2].kernel_stamps:
             self._delay.gap(deadlines[0][1].stamps)
         for connection, since in list(self._leftovers.items()):
-            self._late_ends = self._late_ends or now - since > _LATE_NS
+            self._late_ends = self._late_ends or now - since > LATE_NS
             if now - since > _LEFT_NS:
                 self._drop(connection)
         self._open_for_waiting()
@@ -444,9 +365,3 @@ class Loop:
         if self._progress is not None and now >= self._next_progress:
             self._next_progress = now + _PROGRESS_NS
             self._progress(len(self.ended), self._failed, self._in_flight)
-
-    def _close(self) -> None:
-        for connection in list(self._connections.values()):
-            self._drop(connection)
-        self._stamps.close()
-        self._epoll.close()

@@ -92,11 +92,8 @@ def make_plan(
     )
     if model is not None and not topology.disaggregated:
         return _with_sizes(made, model, chosen.prediction, demand, limits)
-    said = (
-        [f"{topology.label}: the prediction does not cover separate prefill and decode workers"]
-        if topology.disaggregated
-        else []
-    )
+    uncovered = f"{topology.label}: the prediction does not cover separate prefill and decode workers"
+    said = [uncovered] if topology.disaggregated else []
     said += [f"nothing is predicted, so {limits} is not checked"] if limits != Slo() else []
     return made.with_(notes=[*made.notes, *said])
 
