@@ -16,6 +16,13 @@ LONG_S: Final = 300.0
 """A bench that takes longer says so before it starts. Source: issue 16."""
 
 
+SLOW_MS: Final = 50.0
+"""A token: a load that would be long at this pace is looked at more closely."""
+
+PACE_TOKENS: Final = 16
+"""Of the answer that tells the pace."""
+
+
 @dataclass(frozen=True)
 class Pace:
     """Of one request on an idle server, milliseconds: to the first token, and for each one after it."""
@@ -32,9 +39,9 @@ class Pace:
             return cls(each, each)
         return cls(times.ttft_ms, times.tpot_ms)
 
-    def least(self, other: Pace) -> Pace:
-        """The better of both."""
-        return Pace(min(self.first_ms, other.first_ms), min(self.token_ms, other.token_ms))
+    def at_least(self, token_ms: float) -> Pace:
+        """The same, with no token faster than this."""
+        return Pace(self.first_ms, max(self.token_ms, token_ms))
 
 
 def takes_s(workload: Workload, pace: Pace) -> float:

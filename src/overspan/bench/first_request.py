@@ -21,8 +21,6 @@ from overspan.schema.errors import InputError
 from overspan.schema.workload import Workload
 
 _TIMEOUT_S: Final = 20.0
-_TOKENS: Final = 16
-"""Asked of the first request: enough to tell the time a token."""
 _LEAST: Final = 16
 """Fewer words than this make prompts that are too much alike."""
 
@@ -53,11 +51,14 @@ class Accepted:
     pace: Pace = field(default_factory=Pace)
 
 
-def find_accepted(target: EndpointTarget, endpoint: ApiKind, model: str, workload: Workload, words: int) -> Accepted:
+def find_accepted(
+    target: EndpointTarget, endpoint: ApiKind, model: str, workload: Workload, words: int, *, tokens: int = 2
+) -> Accepted:
     """Send one request of the load's form and see which optional fields the server takes and how it counts.
 
     Args:
         words: length of its prompt, beside the shared prefix.
+        tokens: length of its answer.
 
     Raises:
         InputError: it answers none of them with a token; quotes what it said.
@@ -71,7 +72,7 @@ def find_accepted(target: EndpointTarget, endpoint: ApiKind, model: str, workloa
     richest = EXTRAS if workload.ignore_eos else EXTRAS[1:]
     for name, extras, usage in [*((name, extras, True) for name, extras in richest), ("no usage", {}, False)]:
         bodies = Bodies(endpoint, model, seed=seed, extras=extras, usage=usage, words=exact or WORDS)
-        lengths = parse_lengths(str(words)), parse_lengths(str(max(2, min(workload.output_tokens, _TOKENS))))
+        lengths = parse_lengths(str(words)), parse_lengths(str(tokens))
         asks = Synthetic(
             bodies, seed=seed, inputs=lengths[0], outputs=lengths[1], prefix_words=prefix, overhead=-prefix
         )

@@ -137,7 +137,8 @@ class Loop(ConnectionPool):
             self._cancel()
 
     def _wait(self, due: int | None, now: int) -> None:
-        limit = 0.05 if due is None else min((due - now) / 1e9, 0.05)
+        most = 0.005 if self._waiting and self._leftovers else 0.05
+        limit = most if due is None else min((due - now) / 1e9, most)
         if limit <= 0:
             return
         if pause := self._delay.pause_s(self._in_flight, limit):

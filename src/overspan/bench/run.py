@@ -10,7 +10,7 @@ from typing import Final
 
 from overspan import __version__
 from overspan.bench.asked import length_differences
-from overspan.bench.expected import LONG_S, takes_long, takes_s
+from overspan.bench.expected import LONG_S, PACE_TOKENS, SLOW_MS, takes_long, takes_s
 from overspan.bench.first_request import (
     BREAKS_ANSWERS,
     fails_with_ignore_eos,
@@ -141,10 +141,10 @@ class Bench:
         words = max(1, workload.input_tokens - workload.shared_prefix_tokens)
         accepted = find_accepted(target, workload.endpoint, self.model, workload, words)
         self._notes = [*accepted.notes, *length_notes(accepted, words)]
-        if self._tell is not None and takes_s(workload, accepted.pace) > LONG_S:
-            # The first request may have waited for what happens once: another one tells the pace.
-            again = find_accepted(target, workload.endpoint, self.model, workload, words)
-            if told := takes_long(workload, accepted.pace.least(again.pace)):
+        if self._tell is not None and takes_s(workload, accepted.pace.at_least(SLOW_MS)) > LONG_S:
+            # The first request was short and may have waited for what happens once: another one tells the pace.
+            again = find_accepted(target, workload.endpoint, self.model, workload, words, tokens=PACE_TOKENS)
+            if told := takes_long(workload, again.pace):
                 self._tell(told)
         if target.slower_path:
             self._notes.append(f"over {target.slower_path}")
