@@ -19,6 +19,9 @@ _SPACE: Final = 0.5
 """Of the time that hidden tokens would have taken at the pace of the others: with less than this before the first text
 and after the last there were none, and chunks hold several tokens."""
 
+_NOTICED: Final = 1.01
+"""A range of TPOT that is narrower than 1 % stands in the point and is not worth a note."""
+
 
 def settle(streams: Sequence[Stream]) -> None:
     """Decide for each request how many of its tokens were counted and not seen to come.
@@ -66,9 +69,12 @@ def tpot_range(streams: Sequence[Stream]) -> list[float] | None:
 
 def unseen_tokens(point: BenchPoint, load: str) -> list[str]:
     """What to say of a point whose server counted tokens that it did not show."""
-    count = f"at {load} {point.unseen_tokens} tokens were counted and"
+    several = "s were" if point.unseen_tokens != 1 else " was"
+    count = f"at {load} {point.unseen_tokens} token{several} counted and"
     if point.tpot_range_ms is not None:
         low, high = point.tpot_range_ms
+        if high <= _NOTICED * low:
+            return []
         hidden = f"TPOT is {high:.10g} ms if they were hidden, for which there was time around what was shown"
         return [f"{count} not seen to come: {hidden} (which is given), and {low:.10g} ms if chunks hold several"]
     if point.unseen_tokens:
