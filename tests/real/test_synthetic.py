@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.real, pytest.mark.slow]
 
 def test_a_run_without_a_checkpoint_answers_and_is_measured(live: Callable[..., Live], overspan: Overspan) -> None:
     run = live("drawn", "--weights", "synthetic")
-    assert run.status["model"] == "smollm2-135m"
+    assert (run.status["model"], run.status["state"], run.status["ready"]) == ("smollm2-135m", "ready", True)
     log = (run.folder.logs / "api.log").read_text()
     assert "Loading safetensors checkpoint shards" not in log
     load = ("--requests", "4", "--input-tokens", "32", "--output-tokens", "16")

@@ -253,12 +253,12 @@ def test_a_joined_host_starts_and_ends_with_the_heads_run(monkeypatch: pytest.Mo
     threads[1].start()
     for death in range(2):
         for run in runs:
-            until(lambda: [each.state for each in run.events()].count("verified") == death + 1, "the verdict")  # noqa: B023
+            until(lambda: [each.settles for each in run.events()].count(True) == death + 1, "the verdict")  # noqa: B023
         launchers[1].dying = [Death(process="worker1", host="node2", what="VLLM::Worker (pid 9)", code=-9)]
     for thread in threads:
         thread.join(60)
         assert not thread.is_alive()
-    again = ["launching", "ready", "verified"]
+    again = ["launching", "ready", "ready"]  # the recipe has no known answer
     assert [each.state for each in runs[0].events() if each.state] == ["staged", *again, "restarting", *again, "failed"]
     assert [each.state for each in runs[1].events() if each.state] == ["staged", *again, "restarting", *again, "failed"]
     assert runs[0].last_state().message == "VLLM::Worker (pid 9) on node2 was ended by signal 9 (rank 1)"

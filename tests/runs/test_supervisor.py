@@ -43,6 +43,18 @@ def test_a_wrong_answer_fails_the_run_and_ends_it(launch: Launch) -> None:
     run.nothing_left()
 
 
+def test_of_weights_that_were_drawn_no_answer_is_asked_and_none_verified(launch: Launch) -> None:
+    run = launch("drawn", "L'Etoile", engine_args={"load_format": "dummy"})
+    last: list[Event | None] = []
+    verified(run.folder, lambda _, events: last.extend(events))  # as `up` waits: it ends
+    assert run.state() == "ready"
+    assert "nothing was verified: the weights were drawn" in run.folder.last_state().message
+    assert [finding.status for finding in run.folder.findings()] == ["not_evaluated"]
+    kill(run.whole_family()["Worker"])
+    assert run.wait_for("failed") == "failed", "it is watched as any run is"
+    run.nothing_left()
+
+
 def test_an_engine_that_never_gives_a_token_is_quoted(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_API_KEY", "which nobody knows")
     run = launch("refusing", ready_timeout_s=6)

@@ -66,7 +66,7 @@ class FakeRun:
     def whole_family(self) -> dict[str, psutil.Process]:
         members = {"guardian", "supervisor", "api", "EngineCore", "Worker"}
         until(lambda: members <= self.family().keys(), "the whole family")
-        until(lambda: self.folder.state() in ("verified", "failed"), "a verdict")
+        until(lambda: any(event.settles for event in self.folder.events()), "a verdict")
         return self.family()
 
     def state(self) -> str:

@@ -75,7 +75,7 @@ def sound(body: dict[str, Any], asked: int) -> Answer:
 def found(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Finding]:
     """What one rule finds on an endpoint that a function spoils."""
 
-    def run(rule: str, spoil: Spoil, reference: Reference | None = None) -> Finding:
+    def run(rule: str, spoil: Spoil, reference: Reference | None = None, *, drawn: bool = False) -> Finding:
         times: Counter[str] = Counter()
         lock = threading.Lock()
 
@@ -90,7 +90,8 @@ def found(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Finding]:
 
         monkeypatch.setattr(httpx, "Client", lambda **how: CLIENT(**how, transport=httpx.MockTransport(handle)))
         rules = SHORT if rule == "short" else {f"verify.{rule}": RULES[f"verify.{rule}"]}
-        findings = verify(Subject(ServedModel("http://127.0.0.1:1/v1", "m"), reference=reference), rules)[1:]
+        subject = Subject(ServedModel("http://127.0.0.1:1/v1", "m"), reference=reference, drawn=drawn)
+        findings = verify(subject, rules)[1:]
         return next((each for each in findings if each.status != "passed"), findings[0])
 
     return run
@@ -125,6 +126,20 @@ def swapped(answer: Answer) -> None:
     at = topic(answer)
     if at is not None and answer.asked:
         answer.text = " ".join(ANSWERS[(at + 1) % 8].split(" ")[: answer.body["max_tokens"]])
+
+
+def near_equal(answer: Answer) -> None:
+    """Drawn weights: what they say hardly depends on what was asked, and together it rounds to another's text."""
+    at = topic(answer)
+    if at is not None:
+        answer.text = f"w5 w5 w9 w{(at + bool(answer.asked)) % 8} w7 w7 w1 w2 w2 w9 w30 w30 w4 w4"
+
+
+def babble(answer: Answer) -> None:
+    """The same, cut within characters, again and again, or nothing."""
+    answer.text = ["", "w5 \ufffd" + " w9" * 60, "<think> w7 {" + " w1" * 60][
+        (answer.asked + len(str(answer.body))) % 3
+    ]
 
 
 def together_otherwise(answer: Answer) -> None:
@@ -214,6 +229,8 @@ def does_not_know(answer: Answer) -> None:
         ("burst", nothing, "passed", ""),
         ("burst", swapped, "failed", "mixed up"),
         ("short", swapped, "failed", "mixed up"),
+        ("burst", near_equal, "not_evaluated", "near-equal texts"),
+        ("short", near_equal, "not_evaluated", "near-equal texts"),
         ("burst", together_otherwise, "failed", "depart from those that repeat alone"),
         ("burst", cut_together, "failed", "other answers than alone"),
         ("burst", never_twice, "not_evaluated", "too few are as alone"),
@@ -244,3 +261,21 @@ def test_what_is_wrong_is_told_from_rounding(
 ) -> None:
     finding = found(rule, spoil, reference=OTHER)
     assert (finding.status, says in (finding.cause or "")) == (status, True), finding
+
+
+@pytest.mark.parametrize("spoil", [near_equal, babble])
+@pytest.mark.parametrize("rule", ["burst", "streamed", "stop", "sequence", "repetition", "characters", "logits"])
+def test_drawn_weights_are_accused_of_nothing(found: Callable[..., Finding], rule: str, spoil: Spoil) -> None:
+    assert found(rule, spoil, reference=OTHER, drawn=True).status != "failed"
+
+
+@pytest.mark.parametrize("rule", ["burst", "streamed", "sequence"])
+def test_an_endpoint_that_refuses_is_wrong_whatever_its_weights(found: Callable[..., Finding], rule: str) -> None:
+    def refuses(answer: Answer) -> None:
+        answer.code = 500
+
+    assert found(rule, refuses, drawn=True).status == "failed"
+
+
+def test_where_nothing_was_asked_no_character_is_whole(found: Callable[..., Finding]) -> None:
+    assert found("characters", nothing).status == "not_evaluated"

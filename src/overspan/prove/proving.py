@@ -338,7 +338,7 @@ def _prove(
 def _start_s(run: RunFolder) -> float:
     """From the plan to the first right answer, whoever was waited for then."""
     events = run.events()
-    answered = next(event.at for event in events if event.state == "verified")
+    answered = next(event.at for event in events if event.settles)
     return round((answered - events[0].at).total_seconds(), 1)
 
 

@@ -230,8 +230,11 @@ class _Head(Supervision):
                 right.append(said)
             elif said:
                 self.run.append(said)
-        told = (right and right[0]) or "no known answer in the recipe"
-        self.run.append(f"known answers: {len(right)} right: {told}", state="verified")
+        if right:
+            self.run.append(f"known answers: {len(right)} right: {right[0]}", state="verified")
+        else:
+            why = next((finding.cause for finding in item if finding.status == "not_evaluated"), None)
+            self.run.append(f"nothing was verified: {why}", state="ready", settled=True)
         return True
 
     def _carrier(self) -> list[Finding]:
@@ -266,7 +269,7 @@ def _probe(
                 news.put(_Refused(line))
             continue
         news.put(_FirstToken(text, time.monotonic() - started))
-        findings = known_answers.ask(client, plan.recipe.known_answers)
+        findings = known_answers.ask(client, plan.recipe.known_answers, drawn=plan.recipe.has_drawn_weights)
         if workers:
             root = plan.endpoint.base_url.removesuffix("/v1")
             findings += transfer.check(client, root, workers, registry.find(plan.engine.name))

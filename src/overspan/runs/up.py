@@ -22,7 +22,7 @@ from overspan.runs.join.member import call, head_address, hello_of, reach_head
 from overspan.runs.planning import Wanted, plan_of, processes_of
 from overspan.runs.stop import stop
 from overspan.schema.errors import HostKeyRejected, HostUnreachable, InputError, PlanRefused, RunFailed
-from overspan.schema.event import FINAL_STATES, Event
+from overspan.schema.event import Event
 from overspan.schema.finding import Finding
 from overspan.schema.plan import Plan
 from overspan.schema.recipe import Lock, Recipe
@@ -205,7 +205,7 @@ def _events(run: RunFolder) -> Iterator[Event | None]:
         events = run.events()
         yield from events[seen:]
         seen = len(events)
-        if any(event.state == "verified" or event.state in FINAL_STATES for event in events):
+        if any(event.settles for event in events):
             return
         if not owned:
             raise RunFailed(f"run {run.id} failed: {run.standing().message}", next=f"overspan logs {run.id}")

@@ -14,7 +14,7 @@ MEANING: dict[State, str] = {
     "planned": "the plan is made and written",
     "staged": "image and weights are on every host",
     "launching": "the processes start and load the weights",
-    "ready": "the endpoint gave a real token",
+    "ready": "the endpoint gave a real token; it stays so where no answer is known, and nothing can be verified",
     "verified": "the known answers came, and `up` ends",
     "benched": "a measurement is in the run's folder",
     "restarting": "a process died, and the recipe asks for another start",
@@ -37,3 +37,8 @@ class Event(Frozen):
     process: str | None = None
     host: str | None = None
     data: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def settles(self) -> bool:
+        """Whether nothing more is to come before `up` ends: it is verified, or nothing can be, or it is over."""
+        return self.state == "verified" or self.state in FINAL_STATES or bool(self.data.get("settled"))

@@ -18,7 +18,7 @@ from overspan.schema.finding import Finding
 from overspan.verify import known_answers, load, parsing, text
 from overspan.verify.logits import logits
 from overspan.verify.reference import Reference, stored
-from overspan.verify.subject import Asker, Subject, failed, not_evaluated, subject_of
+from overspan.verify.subject import DRAWN, Asker, Subject, failed, not_evaluated, subject_of
 
 __all__ = ["RULES", "SHORT", "Reference", "Subject", "VerifyRule", "stored", "subject_of", "verify", "wrong"]
 
@@ -42,6 +42,11 @@ SHORT: Final[dict[str, VerifyRule]] = {
     "verify.burst": load.short_burst,
     "verify.characters": text.characters,
 }
+
+_OF_MEANING: Final = {f"verify.{name}" for name in ("repetition", "tool-calls", "reasoning", "logits", "characters")}
+"""Not asked of weights that were drawn."""
+_OF_TEXT: Final = {f"verify.{name}" for name in ("streamed", "stop")}
+"""Drawn weights give near-equal texts, of which rounding makes one of the other: a difference is no fault of these."""
 
 
 def verify(
@@ -75,15 +80,19 @@ def wrong(findings: Iterable[Finding]) -> list[Finding]:
 
 def _findings(ask: Asker, subject: Subject, rules: Mapping[str, VerifyRule]) -> Iterator[Finding]:
     gone: NoAnswer | None = None
-    for finding in known_answers.ask(ask, subject.known_answers):
+    for finding in known_answers.ask(ask, subject.known_answers, drawn=subject.drawn):
         yield finding
         gone = gone or (_gone(ask) if finding.status == "failed" else None)
     for name, rule in rules.items():
         if gone is not None:
             finding = not_evaluated(f"the endpoint gives no token any more: {gone.what}")
+        elif subject.drawn and name in _OF_MEANING:
+            finding = not_evaluated(DRAWN)
         else:
             try:
                 finding = rule(ask, subject)
+                if subject.drawn and name in _OF_TEXT and finding.status == "failed":
+                    finding = not_evaluated(f"{finding.cause}; but {DRAWN}")
             except NoAnswer as error:
                 finding = failed(error.quote or error.what, error.what)
             gone = _gone(ask) if finding.status == "failed" else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
@@ -9,7 +10,7 @@ from typing import Final
 from overspan.endpoint.client import NoAnswer
 from overspan.endpoint.replies import ModelReply
 from overspan.schema.finding import Finding
-from overspan.verify.subject import Asker, Subject, agreeing, failed, not_evaluated, passed, shown
+from overspan.verify.subject import DRAWN, Asker, Subject, agreeing, failed, not_evaluated, passed, shown
 
 IN_SEQUENCE: Final = 20
 """Engines were seen that answered 10 requests of 10 in one setting, and died after 8 in another (Avarok's
@@ -30,11 +31,14 @@ TOPICS: Final = (
     "Who wrote Hamlet?",
     "Name a large ocean.",
 )
+WORDS: Final = ("paris", "seven|7", "blue", None, "four|4", "buenos", "shakespeare", "pacific|atlantic")
+"""A word that the right answer to each topic has, and no other needs: it is the proof of whose answer a text is. Texts
+alone are none: of two that are near-equal, rounding makes one of the other."""
 BURST: Final = 32
 LENGTHS: Final = (8, 48, 16, 32)
 
 
-def sequence(ask: Asker, _: Subject) -> Finding:
+def sequence(ask: Asker, subject: Subject) -> Finding:
     """Twenty requests one after another are all answered, the last as the first."""
     replies: list[str] = []
     for number in range(1, IN_SEQUENCE + 1):
@@ -46,9 +50,9 @@ def sequence(ask: Asker, _: Subject) -> Finding:
                 f"the endpoint answered {number - 1} requests and no more",
                 "overspan doctor RUN; CUDA graphs and pipelines over Ray die so (Avarok's MiniMax-M2.5 guide)",
             )
-        if not replies[-1].strip():
+        if not replies[-1].strip() and not subject.drawn:
             return failed(f"request {number} of {IN_SEQUENCE}: {shown(replies[-1])}", "an answer is empty")
-    changed = _changed(replies)
+    changed = None if subject.drawn else _changed(replies)
     if changed is not None:
         return failed(
             f"request 1: {shown(replies[0])}; request {changed + 1}: {shown(replies[changed])}",
@@ -70,7 +74,7 @@ def _changed(replies: Sequence[str]) -> int | None:
     return step if stays else None
 
 
-def burst(ask: Asker, _: Subject, count: int = BURST) -> Finding:
+def burst(ask: Asker, subject: Subject, count: int = BURST) -> Finding:
     """Many requests at once, of several lengths, half of them streamed, are answered as each is alone."""
     lengths = [LENGTHS[number // len(TOPICS) % len(LENGTHS)] for number in range(count)]
 
@@ -83,7 +87,7 @@ def burst(ask: Asker, _: Subject, count: int = BURST) -> Finding:
         except NoAnswer as error:
             return error
 
-    alone = lone()
+    alone = [] if subject.drawn else lone()
     with ThreadPoolExecutor(max_workers=count) as pool:
         replies = list(pool.map(one, range(count)))
     refused = [reply for reply in replies if isinstance(reply, NoAnswer)]
@@ -92,6 +96,8 @@ def burst(ask: Asker, _: Subject, count: int = BURST) -> Finding:
             f"{len(refused)} of {len(replies)}: {refused[0].what}: {refused[0].quote or ''}".rstrip(": "),
             f"of {len(replies)} requests at once, {len(refused)} were not answered",
         )
+    if subject.drawn:
+        return passed(f"{len(replies)} requests at once are answered; {DRAWN}")
     said = [reply for reply in replies if isinstance(reply, ModelReply)]
     ended = [reply.finish == "stop" or most == max(lengths) for reply, most in zip(said, lengths, strict=True)]
     return _judged(list(zip([reply.whole for reply in said], ended, strict=True)), alone, lone)
@@ -104,18 +110,20 @@ def short_burst(ask: Asker, subject: Subject) -> Finding:
 
 def _judged(texts: Sequence[tuple[str, bool]], alone: Sequence[str], lone: Callable[[], list[str]]) -> Finding:
     """What texts of a burst, each with whether it has no more to come, say beside those that were asked alone."""
-    same = apart = 0
+    same = apart = alike = 0
     for number, (text, ended) in enumerate(texts):
         topic = number % len(alone)
         own = alone[topic]
         if not own.strip() or not text.strip():
             how = "at once with others" if own.strip() else "alone"
             return failed(f"{TOPICS[topic]!r}, asked {how}: {shown('')}", "an answer is empty")
-        if any(agreeing(other, text) >= _common(other, alone) + FOREIGN for other in alone if other != own):
+        like = [each for each, other in enumerate(alone) if other != own and _begins(text, other, alone)]
+        if any(_has(each, text) and not (_has(each, own) or _has(topic, text)) for each in like):
             return failed(
                 f"{TOPICS[topic]!r} -> {shown(text)}",
                 "a request got the answer of another one that was under way: requests are mixed up",
             )
+        alike += bool(like)
         common, shorter = agreeing(own, text), min(len(own), len(text))
         cut = ended and common == len(text) < len(own)
         same += common == shorter and not cut
@@ -123,16 +131,31 @@ def _judged(texts: Sequence[tuple[str, bool]], alone: Sequence[str], lone: Calla
     seen = (
         f"{len(texts)} requests at once: {same} have the same answer as alone, {apart} another answer or a shorter one"
     )
-    if apart > len(texts) // 4:
-        return failed(seen, "together with others, questions get other answers than alone")
-    if 2 * same >= len(texts):
+    known = any(_has(topic, text) for topic, text in enumerate(alone))
+    if not known or alike:
+        what = f"{alike} of them like that to another question" if alike else "none of them right, alone either"
+        doubt = f"{what}, and no word tells whose it is: requests are mixed up, or the model gives near-equal texts"
+        instead = "ask a model of trained weights, which knows some answers"
+    else:
+        doubt = "too few are as alone to tell rounding from a fault"
+        instead = "ask an idle endpoint, and one of more precision: bf16 for fp8, tp=1"
+        if apart > len(texts) // 4:
+            return failed(seen, "together with others, questions get other answers than alone")
+    if 2 * same >= len(texts) and not alike:
         return passed(seen)
-    if 4 * same < len(texts) and lone() == alone:
+    if known and not alike and 4 * same < len(texts) and lone() == alone:
         return failed(seen, "together with others, nearly all answers depart from those that repeat alone")
-    return not_evaluated(
-        f"{seen}: too few are as alone to tell rounding from a fault",
-        "ask an idle endpoint, and one of more precision: bf16 for fp8, tp=1",
-    )
+    return not_evaluated(f"{seen}: {doubt}", instead)
+
+
+def _begins(text: str, other: str, alone: Sequence[str]) -> bool:
+    """Whether a text is the answer to another question for longer than answers to several are the same."""
+    return agreeing(other, text) >= _common(other, alone) + FOREIGN
+
+
+def _has(topic: int, text: str) -> bool:
+    word = WORDS[topic]
+    return word is not None and re.search(rf"\b({word})\b", text, re.IGNORECASE) is not None
 
 
 def _common(own: str, alone: Sequence[str]) -> int:

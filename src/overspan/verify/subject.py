@@ -44,6 +44,8 @@ class Subject:
     reasoning: Parsing = "unknown"
     reference: Reference | None = None
     hf_id: str | None = None
+    drawn: bool = False
+    """Whether its weights were drawn in place of read: what it says means nothing."""
 
     @property
     def other_model(self) -> str:
@@ -68,8 +70,11 @@ def subject_of(
         "asked" if args.get("reasoning_parser") else "not_asked",
         reference,
         recipe.model,
+        recipe.has_drawn_weights,
     )
 
+
+DRAWN: Final = "the weights were drawn and not read: what the answers say means nothing"
 
 UNNAMED: Final = "verify"
 """Of a finding until the table of rules gives it the rule's name."""

@@ -185,6 +185,8 @@ def _told(reply: ModelReply) -> str:
 
 def characters(ask: Asker, _: Subject) -> Finding:
     """No answer so far holds a broken character. One may stand at the end of an answer that was cut off."""
+    if not ask.said:
+        return not_evaluated("no answer was got, so that none can be looked at")
     for reply in ask.said:
         for text in (reply.reasoning, reply.text):
             body = text.rstrip("\ufffd") if reply.cut else text

@@ -208,5 +208,5 @@ def _follow(part: Supervision, news: News) -> bool:
         part.run.append(told, state="restarting")
         part.launcher.end(FAILED_GRACE_S)
     elif news.state in SERVING_STATES:
-        part.run.append(told, state=news.state)
+        part.run.append(told, state=news.state, settled=news.settled)
     return False

@@ -54,6 +54,7 @@ class News(Frozen):
     message: str = ""
     state: State | None = None
     lines: list[str] = Field(default_factory=list)
+    settled: bool = Field(False, description="of an event after which `up` ends, though nothing is verified")
     death: Death | None = None
     age_s: float = 0.0
 

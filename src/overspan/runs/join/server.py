@@ -145,7 +145,8 @@ class JoinServer:
             events = self._run.events()
             for event in events[seen:]:
                 lines = [str(each) for each in event.data.get("lines") or []]
-                line.send(News(number=seen, message=event.message, state=event.state, lines=lines))
+                settled = bool(event.data.get("settled"))
+                line.send(News(number=seen, message=event.message, state=event.state, lines=lines, settled=settled))
                 seen += 1
             if events and events[-1].state in FINAL_STATES:
                 line.finish(SETTLE_S)
