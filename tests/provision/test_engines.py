@@ -299,7 +299,8 @@ def test_list_prints_one_document(cache: Path) -> None:
     from overspan.cli.engine import engine
 
     result = CliRunner().invoke(engine, ["list", "--json"])
-    assert json.loads(result.stdout) == {"installed": [], "can_install": ["cpu", "cpu-ray", "dynamo", "router"]}
+    names = ["cpu", "cpu-ray", "dynamo", "router"]
+    assert json.loads(result.stdout) == {"installed": [], "can_install": names, "cannot_install": {}}
 
 
 @pytest.mark.real

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from pathlib import Path
 
 import click
@@ -54,22 +55,29 @@ def learn(folder: Path | None, image: str | None, as_json: bool) -> None:
 @engine.command("list")
 @AS_JSON
 def list_(as_json: bool) -> None:
-    """List the installed engines, and those that can be installed."""
+    """List the installed engines, those that can be installed, and those that cannot be on this machine."""
     from overspan.provision import engines, locked, space
 
     found = engines.installed()
     missing = [name for name in locked.known() if not any(env.name == name and env.current for env in found)]
+    refused = {name: why for name in missing if (why := locked.load(name).refusal) is not None}
     if as_json:
-        document = {"installed": [env.model_dump(mode="json") for env in found], "can_install": missing}
+        document = {
+            "installed": [env.model_dump(mode="json") for env in found],
+            "can_install": [name for name in missing if name not in refused],
+            "cannot_install": refused,
+        }
         click.echo(json.dumps(document, indent=2))
         return
     width = max(map(len, [*(env.name for env in found), *missing]), default=0)
     for env in found:
-        note = "" if env.current else "  (made by another version of Overspan)"
+        other = platform.machine() != env.machine
+        note = "" if env.current else f"  (for {env.machine})" if other else "  (made by another version of Overspan)"
         where = f"{env.version}  Python {env.python_version}  {space.size(env.size_bytes)}  {env.path}"
         click.echo(f"{env.name:<{width}}  {where}{note}")
     for name in missing:
-        click.echo(f"{name:<{width}}  not installed: overspan engine install {name}")
+        why = f"not for this machine: {refused[name]}" if name in refused else None
+        click.echo(f"{name:<{width}}  {why or f'not installed: overspan engine install {name}'}")
 
 
 @engine.command()

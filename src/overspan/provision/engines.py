@@ -41,7 +41,9 @@ class EngineEnv(Frozen):
     bin: Path
     digest: str
     current: bool = True
-    """Made by the lock that this Overspan carries."""
+    """Made by the lock that this Overspan carries for this machine."""
+    machine: str = locked.FIRST
+    """As `uname -m` prints it: a home that machines share may hold engines of other machines."""
     size_bytes: int
     seconds: float
     """What its installation took."""
@@ -58,7 +60,8 @@ def find(kind: str) -> EngineEnv:
     lock = locked.load(kind)
     engine = _at(_link(lock))
     if engine is None:
-        older = any(other.name == kind for other in installed())
+        lock.require()
+        older = any(other.name == kind and other.machine == lock.machine for other in installed())
         why = "is of an older lock" if older else "is not installed"
         raise EngineMissing(f"engine {kind} ({lock.description}) {why}", next=f"overspan engine install {kind}")
     plugin.refresh(engine.path)
@@ -89,6 +92,7 @@ def install(lock: locked.EngineLock, *, python: str | None = None, say: Say = qu
         detail: told each step.
 
     Raises:
+        EngineMissing: a package has no wheel for this machine.
         InputError: no such Python, or no space.
         OverspanError: a step failed; nothing is left behind.
     """
@@ -97,6 +101,7 @@ def install(lock: locked.EngineLock, *, python: str | None = None, say: Say = qu
         note = " (its vLLM plugin is new)" if plugin.refresh(engine.path, say=say) else ""
         say(f"engine {lock.name} is installed: {engine.path}{note}")
         return engine
+    lock.require()
     with held(_home() / ".locks" / f"{lock.label}.lock", doing=f"installing engine {lock.name}", say=say):
         engine = _at(_link(lock))
         if engine is None:
@@ -169,6 +174,7 @@ def _publish(lock: locked.EngineLock, folder: Path, python_version: str, seconds
     facts = {
         "name": lock.name,
         "digest": lock.digest,
+        "machine": lock.machine,
         "version": lock.version,
         "python_version": python_version,
         "size_bytes": bytes_of(folder),
