@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from overspan.runs.planning import Wanted, plan_of, processes_of
-from overspan.schema.errors import UnknownName
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +45,10 @@ def test_a_path_that_the_recipe_sets_stays_behind_the_plugin() -> None:
     assert plan.recipe.env["PYTHONPATH"].endswith("/plugin:/opt/more")
 
 
-def test_an_architecture_that_cannot_be_filled_in_is_refused() -> None:
-    with pytest.raises(UnknownName, match="MiniMaxM3"):
-        planned("minimax-m3-mxfp8")
+@pytest.mark.parametrize(("model", "inventory"), [("gpt-oss-120b", "two-sparks"), ("minimax-m3-mxfp8", "gb300-nvl72")])
+def test_an_architecture_without_an_entry_of_its_own_is_planned_and_said(model: str, inventory: str) -> None:
+    real = plan_of(Wanted(model, inventory), to_start=False)
+    plan = plan_of(Wanted(model, inventory, weights="synthetic"), to_start=False)
+    assert (Path(plan.recipe.model) / "tokenizer.json").is_file()
+    assert plan.endpoint.model == real.endpoint.model
+    assert any("config.json is what the catalogue states" in note for note in plan.notes)

@@ -76,12 +76,17 @@ def config_of(name: str) -> dict[str, Any]:
         UnknownName: neither ships nor is a folder, with the nearest names.
         ModelUnavailable: the folder holds no sound config.json.
     """
-    folder = Path(name).expanduser()
-    found = folder if (folder / "config.json").is_file() else _hub_cache(name)
+    found = folder_of(name)
     if found is not None:
         return _json(found / "config.json")
     spec = find(name)
     return dict(_stated(spec.name)["config"])
+
+
+def folder_of(name: str) -> Path | None:
+    """The folder on this machine that holds a model's config.json: its own, or one of the hub's cache."""
+    folder = Path(name).expanduser()
+    return folder if (folder / "config.json").is_file() else _hub_cache(name)
 
 
 def from_folder(folder: Path, name: str | None = None) -> ModelSpec:
