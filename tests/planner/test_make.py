@@ -88,7 +88,7 @@ def laptop(**fields: object) -> Inventory:
         ({"cpu_bf16": None}, [], None),
         ({"cpu_bf16": False}, ["dtype=bfloat16"], None),
         # 0.27 GB of weights fit beside the rest, twice that does not.
-        ({"cpu_bf16": False, "memory_bytes": 3_200_000_000}, [], None),
+        ({"cpu_bf16": False, "memory_bytes": 2_200_000_000}, [], None),
     ],
 )
 def test_a_cpu_without_bfloat16_computes_in_float32_where_that_fits(

@@ -24,6 +24,10 @@ KEYS: Final[dict[str, tuple[str, ...]]] = _ABOUT["keys"]
 """Canonical keys of transformers, each with the names that the same has elsewhere."""
 KNOWN: Final = frozenset(_ABOUT["gated"] + _ABOUT["ungated"])
 """Types of models that are counted right."""
+# Keys of a length, the shortest counts, and rules whose stated length is stretched already. Source: vLLM 0.32,
+# transformers_utils/model_arch_config_convertor.py and config/model.py.
+_LENGTHS: Final = ("max_seq_len", "seq_length", "max_sequence_length", "max_seq_length", "seq_len")
+_OWN_LENGTH: Final = ("su", "longrope", "llama3", "deepseek_llama_scaling")
 # Where the text part of a config may stand, and parts whose keys belong to the whole.
 TEXT: Final = ("text_config", "llm_config", "language_config", "thinker_config", "language_model", "text_model")
 _PARTS: Final = ("attn_config", "ffn_config")
@@ -62,7 +66,7 @@ def read(name: str, config: Mapping[str, Any]) -> Shape:
         hidden=hidden,
         vocab=_size(raw, *KEYS["vocab_size"]),
         tied_embeddings=bool(tied),
-        max_context=_context(raw),
+        max_context=positions(raw),
         attention=_attention(raw, family, hidden, held),
         intermediate=_optional(raw, *KEYS["intermediate_size"]) or 4 * hidden,
         experts=experts,
@@ -174,15 +178,33 @@ def _attention(raw: Mapping[str, Any], family: str, hidden: int, held: list[str]
     )
 
 
-def _context(raw: Mapping[str, Any]) -> int | None:
-    """The positions that vLLM takes the model to have: YaRN stretches those it was trained on."""
-    held = _optional(raw, "max_position_embeddings", "n_positions")
+def positions(raw: Mapping[str, Any]) -> int | None:
+    """The longest context that vLLM takes the model to have, its rope scaling counted; None where no key tells.
+
+    Older releases of vLLM stretch by YaRN what the model was trained on, newer ones take the stated length as
+    stretched: the longer of the two. Source: vllm/config/model.py of 0.26 and 0.32, _get_and_verify_max_len.
+    """
+    held = [_optional(raw, "max_position_embeddings"), _optional(raw, "n_positions")]
+    more = [_plain_size(raw.get(key)) for key in _LENGTHS]
+    longest = _plain_size(raw.get("model_max_length")) or min(filter(None, held + more), default=0)
     rope = raw.get("rope_parameters") or raw.get("rope_scaling")
-    if isinstance(rope, Mapping) and rope.get("rope_type", rope.get("type")) == "yarn":
-        factor, trained = rope.get("factor"), rope.get("original_max_position_embeddings", held)
-        if isinstance(factor, int | float) and isinstance(trained, int) and 1 <= factor <= 10_000:
-            held = max(held, int(trained * factor))
-    return held or None
+    rope = rope if isinstance(rope, Mapping) and "gemma3" not in str(raw.get("model_type")) else {}
+    rules = [rope, *(rule for rule in rope.values() if isinstance(rule, Mapping))]
+    return max((_stretched(rule, longest) for rule in rules), default=longest) or None
+
+
+def _plain_size(value: Any) -> int:
+    """A length under a key that some configs use for another thing: 0 for what is none."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LIMIT else 0
+
+
+def _stretched(rule: Mapping[str, Any], longest: int) -> int:
+    """The length after one rule of rope scaling."""
+    factor, kind = rule.get("factor"), rule.get("rope_type", rule.get("type"))
+    if kind in _OWN_LENGTH or not isinstance(factor, int | float) or not 1 <= factor <= 10_000:
+        return longest
+    trained = rule.get("original_max_position_embeddings", longest) if str(kind).endswith("yarn") else longest
+    return max(longest, int(trained * factor)) if isinstance(trained, int) else longest
 
 
 def shared_width(raw: Mapping[str, Any]) -> int:

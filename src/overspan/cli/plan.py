@@ -9,8 +9,8 @@ import click
 from overspan.cli.options import AS_JSON, HARDWARE, LOAD, MACHINES, ON, SET, WEIGHTS, demand_of, options, question_of
 from overspan.cli.output import document, say, table
 from overspan.planner.make import states_layout
-from overspan.runs.planning import Wanted, Weights, asked_for, plan_of, processes_of
-from overspan.schema.errors import InputError
+from overspan.runs.planning import Wanted, Weights, asked_for, offered, plan_of, processes_of
+from overspan.schema.errors import InputError, PlanRefused
 from overspan.schema.plan import Plan
 from overspan.schema.process import ProcessSpec
 from overspan.schema.units import count
@@ -65,7 +65,12 @@ def plan(
     if explain or wanted.demand or wanted.slo:
         recipe, machines = asked_for(wanted)
         stated = states_layout(recipe) and recipe.topology is None
-        ranked = _ranking(question_of(model, machines=machines, **{**asked, "inventory": None, "hardware": None}))
+        question = question_of(model, machines=machines, **{**asked, "inventory": None, "hardware": None})
+        try:
+            ranked = _ranking(question)
+        except PlanRefused as refused:
+            refused.next = offered(wanted) or refused.next
+            raise
     made = plan_of(wanted, to_start=False)
     if render:
         from overspan.render.kubernetes import as_yaml, manifests
@@ -131,6 +136,29 @@ def _print(made: Plan, processes: list[ProcessSpec]) -> None:
     with_ranks = {each.process for each in made.placements}
     rows += [[each.name, each.host, "-", "-"] for each in processes if each.name not in with_ranks]
     click.echo(table(["process", "host", "ranks", "GPUs"], rows))
+    for line in _sizes(made):
+        click.echo(line)
     for note in made.notes:
         click.echo(f"note: {note}")
     click.echo(f"{count(len(processes), 'process')}; for the exact commands add --show commands")
+
+
+def _sizes(made: Plan) -> list[str]:
+    """The model's parameters, and the sum of what the fullest rank holds; nothing where they are not counted."""
+    size, held = made.parameters, made.memory
+    lines = [f"parameters: {size.total / 1e9:.3g} B, {size.active / 1e9:.3g} B active for a token"] if size else []
+    if held is not None:
+        names = ("weights", "kv", "state", "activations", "graphs", "context")
+        terms = {name: value for name in names if (value := getattr(held, name)) != 0}
+        told = " + ".join(f"{_gigabytes(value)} {name}" for name, value in terms.items())
+        known = sum(value for value in terms.values() if value is not None)
+        assumed = [name for name in held.assumed if name in terms]
+        budget = "" if held.budget is None else f" of {held.budget / 1e9:.1f} GB"
+        guess = f" (assumed: {', '.join(assumed)})" if assumed else ""
+        lines.append(f"memory of the fullest rank: {told} = {known / 1e9:.1f}{budget}{guess}")
+    return lines
+
+
+def _gigabytes(value: int | None) -> str:
+    """Bytes in GB, as the planner's refusals have them."""
+    return "unknown" if value is None else f"{value / 1e9:.{1 if value >= 1e9 else 2}f}"

@@ -107,7 +107,7 @@ def case_of(model: ModelSpec, recipe: Recipe, layout: Layout, inventory: Invento
 def capacity(case: Case, recipe: Recipe, inventory: Inventory) -> float:
     """Requests whose cache fits one DP group, on the rank that has least room; infinity where no memory is known."""
     held = rank_memory(case.layout, inventory)
-    return min((capacity_of(case, recipe, size, reserve) for _, size, reserve in held), default=math.inf)
+    return min((capacity_of(case, recipe, room.bytes, room.reserve_bytes) for room in held), default=math.inf)
 
 
 def _for_each(spec: HardwareSpec, ranks: int) -> HardwareSpec:

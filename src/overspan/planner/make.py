@@ -6,14 +6,14 @@ from typing import Final, NamedTuple
 
 from overspan import __version__
 from overspan.catalog import models
-from overspan.planner import explain, inputs, memory, rank, refuse, rules
+from overspan.planner import explain, inputs, limits, memory, rank, refuse, rules
 from overspan.planner.placement import WHAT_CAN, aggregated, place, topology_of
 from overspan.planner.roles import demand_refusals, role_refusals, sized
 from overspan.schema.defaults import EVERYWHERE, LOOPBACK, LOOPBACKS
 from overspan.schema.errors import InputError, ModelUnavailable, PlanRefused
 from overspan.schema.inventory import Inventory
 from overspan.schema.model import ModelSpec
-from overspan.schema.plan import Endpoint, EngineChoice, Plan, Rejection
+from overspan.schema.plan import Endpoint, EngineChoice, Parameters, Plan, Rejection
 from overspan.schema.prediction import Demand, Prediction
 from overspan.schema.recipe import Recipe
 from overspan.schema.slo import Slo
@@ -58,9 +58,9 @@ def make_plan(
     if recipe.topology is not None and not topology.disaggregated:  # one role: the same as a layout
         recipe = recipe.for_role(topology.answering).with_(topology=None, layout=topology.answering.layout)
     model, notes = _sizes(recipe)
-    limits, chosen = slo or Slo(), _NOT_CHOSEN
+    wished, chosen = slo or Slo(), _NOT_CHOSEN
     if model is not None and recipe.topology is None and not states_layout(recipe):
-        chosen = _choose(recipe, model, inventory, demand, limits)
+        chosen = _choose(recipe, model, inventory, demand, wished)
         recipe = recipe.with_(layout=chosen.prediction.layout) if chosen.prediction else recipe
     topology = topology if recipe.topology else aggregated(recipe.layout)
     if demand is not None and "concurrency" in demand.model_fields_set:
@@ -78,7 +78,8 @@ def make_plan(
     notes += rules.unsure_features(recipe, inventory, engine)
     for role in topology.roles:
         known = rules.known_faults(model, role.layout, inventory, recipe)
-        notes += [fault.sentence() for fault in known if fault.sentence() not in notes]
+        met = [*map(rules.Fault.sentence, known), *limits.cautions(model, role, recipe, inventory)]
+        notes += [sentence for sentence in met if sentence not in notes]
     made = Plan(
         recipe=recipe,
         inventory=inventory,
@@ -88,13 +89,14 @@ def make_plan(
         placements=placed.placements,
         rejected=chosen.rejected[:_MOST_REJECTED],
         notes=[*chosen.why, *recipe.warnings, *notes],
+        parameters=model and Parameters(total=model.parameters, active=model.active_parameters),
         overspan_version=__version__,
     )
     if model is not None and not topology.disaggregated:
-        return _with_sizes(made, model, chosen.prediction, demand, limits)
+        return _with_sizes(made, model, chosen.prediction, demand, wished)
     uncovered = f"{topology.label}: the prediction does not cover separate prefill and decode workers"
-    said = [uncovered] if topology.disaggregated else []
-    said += [f"nothing is predicted, so {limits} is not checked"] if limits != Slo() else []
+    unchecked = f"nothing is predicted, so {wished} is not checked"
+    said = [uncovered] * topology.disaggregated + [unchecked] * (wished != Slo())
     return made.with_(notes=[*made.notes, *said])
 
 
@@ -134,12 +136,11 @@ def _require(ranked: list[rank.Ranked], limits: Slo, demand: Demand) -> None:
 def _with_sizes(made: Plan, model: ModelSpec, chosen: Prediction | None, demand: Demand | None, limits: Slo) -> Plan:
     """The plan of one worker with what its fullest rank holds, and what a user will see."""
     recipe, inventory = made.recipe, made.inventory
-    size, reserve = refuse.smallest_rank(recipe.layout, inventory)
-    fit = memory.fit(model, recipe.layout, recipe, size, reserve_bytes=reserve)
+    fit = refuse.smallest_rank(recipe.layout, inventory).fit(model, recipe.layout, recipe)
     needed, notes = fit.terms(), list(made.notes)
     dtype = memory.cpu_dtype(model, recipe, inventory, fit)
     if dtype:
-        needed |= {name: 2 * needed[name] for name in ("weights", "kv")}
+        needed |= {name: 2 * needed[name] for name in (("weights",) if fit.pool else ("weights", "kv"))}
         instead = "computed in float32 (--set dtype=bfloat16 keeps the checkpoint's)"
         notes.append(f"the CPU has no bfloat16 arithmetic: {instead}")
     asked, seen = demand or inputs.usual_demand(recipe, model), chosen
@@ -154,7 +155,8 @@ def _with_sizes(made: Plan, model: ModelSpec, chosen: Prediction | None, demand:
         users = "one user" if asked.concurrency == 1 else f"{asked.concurrency} users"
         unsure = f" (TPOT {seen.interval.low:.1f}-{seen.interval.high:.1f} ms)" if seen.basis == "extrapolated" else ""
         notes.append(f"predicted with {users}: {explain.explain(seen, recipe)}{unsure}")
-    return made.with_(dtype=dtype, memory_per_rank=needed, prediction=seen, notes=notes)
+    held = memory.as_planned(model, needed)
+    return made.with_(dtype=dtype, memory_per_rank=needed, memory=held, prediction=seen, notes=notes)
 
 
 def _endpoint(recipe: Recipe, inventory: Inventory, name: str) -> Endpoint:

@@ -4,23 +4,37 @@ import math
 from typing import Any, Final, NamedTuple
 
 from overspan.catalog import flags
+from overspan.planner import graphs
 from overspan.schema.inventory import Inventory
 from overspan.schema.layout import Layout
 from overspan.schema.model import ModelSpec
+from overspan.schema.plan import RankMemory
 from overspan.schema.recipe import Recipe
 
 GB: Final = 1e9
 # CUDA context, NCCL buffers and the engine's own tensors, before any model. Estimate from vLLM's profile logs of one
 # H200 (0.6 to 1.5 GB); a wrong estimate moves the answer by about a percent of a GPU.
 CONTEXT_BYTES: Final = 1.5e9
-# CUDA graphs of all captured sizes. Source: vLLM's own log, "Graph capturing finished ... took 0.5-1 GiB".
-GRAPH_BYTES: Final = 1.0e9
+_WIDE_GRAPHS: Final = ("GptOssForCausalLM",)
 # vLLM's default of max_num_batched_tokens for the API server (vllm.config.SchedulerConfig; 8192 on large GPUs).
 BATCHED_TOKENS: Final = 8192
 
 
+# As vLLM reads sizes: small letters are decimal, large ones binary (vllm/engine/arg_utils.py, human_readable_int).
+_UNITS: Final = {letter: 1000**power for power, letter in enumerate("kmgt", 1)} | {
+    letter: 1024**power for power, letter in enumerate("KMGT", 1)
+}
+
+
+TERMS: Final = ("weights", "kv", "activations", "graphs", "context", "budget")
+
+
 class MemoryFit(NamedTuple):
-    """Bytes of the fullest rank by term, and what it may use."""
+    """Bytes of the fullest rank by term, and what it may use.
+
+    `kv` is what the sequences need. `pool` is kv_cache_memory_bytes, where that is set: the cache has just that size,
+    and the budget is all of the memory (vllm/config/cache.py: it ignores gpu_memory_utilization).
+    """
 
     weights: float
     kv: float
@@ -30,29 +44,47 @@ class MemoryFit(NamedTuple):
     budget: float
     memory: float
     utilisation: float
+    pool: float | None = None
+
+    @property
+    def cache(self) -> float:
+        """What the cache takes: its pool, or what the sequences need."""
+        return self.kv if self.pool is None else self.pool
+
+    @property
+    def beside(self) -> float:
+        """All terms but the cache."""
+        return self.weights + self.activations + self.graphs + self.context
 
     @property
     def needed(self) -> float:
         """All terms together."""
-        return self.weights + self.kv + self.activations + self.graphs + self.context
+        return self.beside + self.cache
+
+    @property
+    def room(self) -> float:
+        """What the sequences may take."""
+        return self.budget - self.beside if self.pool is None else self.pool
 
     @property
     def fits(self) -> bool:
-        """Whether the rank fits what it may use."""
-        return self.needed <= self.budget
+        """Whether the rank fits what it may use, and the sequences fit the cache."""
+        return self.needed <= self.budget and self.kv <= self.room
 
     def terms(self) -> dict[str, int]:
         """Bytes by term, as a plan keeps them."""
-        names = ("weights", "kv", "activations", "graphs", "context", "budget")
-        return {name: round(getattr(self, name)) for name in names}
+        counted = self._replace(kv=self.cache)._asdict()
+        return {name: round(counted[name]) for name in TERMS}
 
     def arithmetic(self) -> str:
         """The sum, for a person: `67.2 weights + 0.5 KV ... = 71.6 GB > 109.2 GB (128.5 x 0.85)`."""
-        named = [("weights", self.weights), ("KV", self.kv), ("activations", self.activations)]
+        named = [("weights", self.weights), ("KV", self.cache), ("activations", self.activations)]
         named += [("graphs", self.graphs), ("context", self.context)]
         parts = " + ".join(f"{value / GB:.1f} {name}" for name, value in named if value)
-        sign = "<=" if self.fits else ">"
-        limit = f"{self.budget / GB:.1f} GB ({self.memory / GB:.1f} x {self.utilisation:g})"
+        sign = "<=" if self.needed <= self.budget else ">"
+        share = f"{self.memory / GB:.1f} x {self.utilisation:g}"
+        how = share if self.pool is None else "kv_cache_memory_bytes replaces gpu_memory_utilization"
+        limit = f"{self.budget / GB:.1f} GB ({how})"
         return f"{parts} = {self.needed / GB:.1f} GB {sign} {limit}"
 
 
@@ -115,14 +147,14 @@ def kv_value_bytes(model: ModelSpec, args: dict[str, Any]) -> float:
 
 
 def tokens_of(value: Any, default: int) -> int:
-    """A length such as 4096, `4k` or `auto` as a number of tokens."""
+    """A size such as 4096, `4k`, `2G` or `auto` as a number, of tokens or of bytes."""
     if isinstance(value, int) and value > 0:
         return value
     text = str(value)
-    if text[:-1].replace(".", "", 1).isdigit() and text[-1:] in "kKmM":
-        unit = {"k": 1000, "K": 1024, "m": 10**6, "M": 1024**2}[text[-1]]
-        return int(float(text[:-1]) * unit)
-    return default
+    if text.isdigit() and int(text) > 0:
+        return int(text)
+    unit = _UNITS.get(text[-1:])
+    return int(float(text[:-1]) * unit) if unit and text[:-1].replace(".", "", 1).isdigit() else default
 
 
 def _utilisation(given: Any) -> float:
@@ -159,6 +191,7 @@ def fit(
     tokens: int | None = None,
     sequences: int = 1,
     reserve_bytes: float = 0.0,
+    family: str | None = None,
 ) -> MemoryFit:
     """What the fullest rank needs, and what it may use.
 
@@ -170,6 +203,7 @@ def fit(
         tokens: cached for each sequence; the whole context where not given, as vLLM itself asks for at start.
         sequences: at a time over all DP groups.
         reserve_bytes: what the system keeps of unified memory.
+        family: of the hardware, as the catalogue has it; None where it is not known.
     """
     args = recipe.engine_args
     utilisation = _utilisation(args.get("gpu_memory_utilization"))
@@ -177,15 +211,26 @@ def fit(
     if args.get("max_model_len") in ("auto", -1):
         context = min(context, 4096)
     kept = model.kv_bytes(tokens or context, kv_value_bytes(model, args)) * kv_share(model, layout)
+    pool = tokens_of(args.get("kv_cache_memory_bytes"), 0) or None
+    share = memory_bytes if pool else memory_bytes * utilisation
     batched = tokens_of(args.get("max_num_batched_tokens"), min(BATCHED_TOKENS, max(2048, context)))
+    wide = family == "blackwell" or model.architecture in _WIDE_GRAPHS
+    sizes = [] if family == "cpu" else graphs.captured(args, memory_bytes, batched, wide=wide)
     width = model.hidden + 2 * max(model.intermediate, model.expert_intermediate * model.experts_per_token) / layout.tp
     return MemoryFit(
         weights=sum(weight_bytes(model, layout).values()) + _drafting_bytes(model, layout, args),
         kv=kept * math.ceil(sequences / layout.dp),
         activations=2 * batched * width * 2,
-        graphs=0.0 if args.get("enforce_eager") else GRAPH_BYTES,
+        graphs=graphs.LAYER_BYTES * stage_layers(model, layout) * len(sizes),
         context=CONTEXT_BYTES,
-        budget=min(memory_bytes * utilisation, memory_bytes - reserve_bytes),
+        budget=min(share, memory_bytes - reserve_bytes),
         memory=memory_bytes,
         utilisation=utilisation,
+        pool=pool,
     )
+
+
+def as_planned(model: ModelSpec, terms: dict[str, int]) -> RankMemory:
+    """The terms of the fullest rank for plan.json: what nothing here can count is null."""
+    state = None if model.attention.linear_layers else 0
+    return RankMemory(**terms, state=state, assumed=["activations", "graphs", "context"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Any, Final
 
 from overspan.catalog import calibration, releases
 from overspan.planner import features, memory
@@ -147,10 +147,10 @@ def _notes(case: Case, running: float, unknown: list[str]) -> list[str]:
 def capacity_of(case: Case, recipe: Recipe, memory_bytes: float, reserve_bytes: float = 0.0) -> float:
     """Requests whose cache fits one DP group beside the weights."""
     tokens = round(case.demand.isl + case.demand.osl / 2)
-    fit = memory.fit(case.model, case.layout, recipe, memory_bytes, tokens=tokens, reserve_bytes=reserve_bytes)
-    free = fit.budget - (fit.needed - fit.kv)
+    beside: dict[str, Any] = {"reserve_bytes": reserve_bytes, "family": case.hardware.family}
+    fit = memory.fit(case.model, case.layout, recipe, memory_bytes, tokens=tokens, **beside)
     limit = recipe.engine_args.get("max_num_seqs")
-    fits = free / fit.kv if fit.kv else math.inf
+    fits = fit.room / fit.kv if fit.kv else math.inf
     return min(fits, float(limit)) if isinstance(limit, int) else fits
 
 

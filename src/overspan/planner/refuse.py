@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from overspan.catalog import hardware
 from overspan.engines import registry
-from overspan.planner import memory
+from overspan.planner import limits, memory
 from overspan.planner.placement import hosts_of, unplaced
-from overspan.schema.errors import UnknownName
-from overspan.schema.inventory import Host, Inventory
+from overspan.schema.inventory import Gpu, Host, Inventory
 from overspan.schema.layout import Layout
 from overspan.schema.model import ModelSpec
 from overspan.schema.recipe import Recipe
@@ -21,6 +19,19 @@ _VARIABLE: Final = re.compile(r"\$\{[^}]*\}|\$\([^)]*\)|\$[A-Za-z_]\w*|\{\{?\s*[
 _PLACEHOLDER: Final = re.compile(r"<[A-Za-z][^<>]*>")
 # Prose is not launched.
 _PROSE: Final = ("description", "source", "known_answers", "warnings", "variants", "locked")
+
+
+class Room(NamedTuple):
+    """What a rank on a host has: its memory, what the system keeps of it, in bytes, and the hardware's family."""
+
+    host: Host
+    bytes: float
+    reserve_bytes: float
+    family: str | None
+
+    def fit(self, model: ModelSpec, layout: Layout, recipe: Recipe) -> memory.MemoryFit:
+        """What a rank needs there, see `memory.fit`."""
+        return memory.fit(model, layout, recipe, self.bytes, reserve_bytes=self.reserve_bytes, family=self.family)
 
 
 def refusals(
@@ -44,7 +55,7 @@ def refusals(
     reasons += _not_native(layout, inventory, recipe)
     reasons += [why] if (why := unplaced(layout, inventory)) else []
     if model is not None:
-        reasons += [*_indivisible(model, layout), *_blocks(model, layout)]
+        reasons += [*limits.too_long(model, recipe, inventory), *_indivisible(model, layout), *_blocks(model, layout)]
         if not reasons:
             reasons += _too_large(model, layout, inventory, recipe)
     return reasons
@@ -160,45 +171,52 @@ def _blocks(model: ModelSpec, layout: Layout) -> Iterator[str]:
 
 
 def _too_large(model: ModelSpec, layout: Layout, inventory: Inventory, recipe: Recipe) -> Iterator[str]:
-    for host, rank_bytes, reserve in rank_memory(layout, inventory):
-        fit = memory.fit(model, layout, recipe, rank_bytes, reserve_bytes=reserve)
-        if not fit.fits:
-            longest = _longest(model, layout, recipe, fit)
-            yield f"{layout.label} does not fit a rank on {host.name}: {fit.arithmetic()}{longest}"
-            return
+    for room in rank_memory(layout, inventory):
+        fit = room.fit(model, layout, recipe)
+        if fit.fits:
+            continue
+        what = fit.arithmetic()
+        if fit.needed <= fit.budget:
+            sizes = (
+                f"{fit.room / memory.GB:.1f} GB, and one sequence of the whole context needs {fit.kv / memory.GB:.1f}"
+            )
+            what = f"kv_cache_memory_bytes is {sizes} GB"
+        yield f"{layout.label} does not fit a rank on {room.host.name}: {what}{_what_fits(model, layout, recipe, fit)}"
+        return
 
 
-def _longest(model: ModelSpec, layout: Layout, recipe: Recipe, fit: memory.MemoryFit) -> str:
-    """The longest context that would fit, when the cache alone is too large."""
-    free = fit.budget - (fit.needed - fit.kv)
+def _what_fits(model: ModelSpec, layout: Layout, recipe: Recipe, fit: memory.MemoryFit) -> str:
+    """The cache, or the longest context, that would fit, when that alone is too large."""
     values = memory.kv_value_bytes(model, recipe.engine_args)
     token = model.kv_bytes(1, values) * memory.kv_share(model, layout)
-    return f"; max_model_len={int(free / token)} would fit" if token and free > token * 16 else ""
+    if fit.pool is not None and fit.needed > fit.budget:
+        free = fit.budget - fit.beside
+        return f"; kv_cache_memory_bytes={int(free)} would fit" if free > token * 16 else ""
+    return f"; max_model_len={int(fit.room / token)} would fit" if token and fit.room > token * 16 else ""
 
 
-def rank_memory(layout: Layout, inventory: Inventory) -> Iterator[tuple[Host, float, float]]:
-    """Memory of a rank and what the system keeps of it, in bytes, on hosts that hold ranks; of equal ones the first."""
+def rank_memory(layout: Layout, inventory: Inventory) -> Iterator[Room]:
+    """What a rank has on the hosts that hold ranks; of equal ones the first."""
     used = hosts_of(layout, inventory)
     told = set()
     for host in used or inventory.hosts:
-        size, reserve = 0.0, 0.0
+        room = Room(host, 0.0, 0.0, None)
         if inventory.device == "cuda" and host.gpus:
-            smallest = min(host.gpus, key=lambda gpu: gpu.memory_bytes)
-            size, reserve = float(smallest.memory_bytes), _reserve(smallest.kind) if smallest.unified_memory else 0.0
+            room = _of_gpu(host, min(host.gpus, key=lambda gpu: gpu.memory_bytes))
         elif inventory.device == "cpu":
-            size = host.memory_bytes / max(1, layout.world_size // max(1, len(used)))
-        if size and (size, reserve) not in told:
-            told.add((size, reserve))
-            yield host, size, reserve
+            each = host.memory_bytes / max(1, layout.world_size // max(1, len(used)))
+            room = Room(host, each, 0.0, "cpu")
+        if room.bytes and room[1:] not in told:
+            told.add(room[1:])
+            yield room
 
 
-def smallest_rank(layout: Layout, inventory: Inventory) -> tuple[float, float]:
-    """Memory of the rank that has the least, and what the system keeps of it, in bytes."""
-    return min((size, reserve) for _, size, reserve in rank_memory(layout, inventory))
+def smallest_rank(layout: Layout, inventory: Inventory) -> Room:
+    """What the rank has that has the least."""
+    return min(rank_memory(layout, inventory), key=lambda room: room[1:3])
 
 
-def _reserve(kind: str) -> float:
-    try:
-        return hardware.find(kind).memory.reserve_bytes
-    except UnknownName:
-        return 0.0
+def _of_gpu(host: Host, gpu: Gpu) -> Room:
+    known = limits.known(gpu.kind)
+    reserve = known.memory.reserve_bytes if known and limits.is_unified(gpu) else 0.0
+    return Room(host, float(gpu.memory_bytes), reserve, known.family if known else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,11 +10,13 @@ from typing import Literal
 from overspan.catalog import hardware, inventories, library, overrides, recipes
 from overspan.engines import registry
 from overspan.engines.node import who_reaches
+from overspan.planner import limits, offer
 from overspan.planner.make import make_plan
 from overspan.runs.join import ranks
 from overspan.runs.join.ranks import Part
 from overspan.schema.errors import PlanRefused, RecipeError
 from overspan.schema.inventory import Inventory
+from overspan.schema.paste import command
 from overspan.schema.plan import Plan
 from overspan.schema.prediction import Demand
 from overspan.schema.process import ProcessSpec
@@ -54,7 +57,7 @@ def plan_of(wanted: Wanted, *, to_start: bool) -> Plan:
     me = None
     if wanted.part is not None:
         inventory, me = ranks.at_home(inventory)
-    limits = parse_slo(wanted.slo)
+    slo = parse_slo(wanted.slo)
     engine = registry.find(recipe.engine)
     choice = engine.choose(recipe, inventory, to_start=to_start)
     if problems := engine.flags.check(recipe.engine_args, choice.version):
@@ -62,9 +65,36 @@ def plan_of(wanted: Wanted, *, to_start: bool) -> Plan:
     if recipe.api_key and (why := engine.keyless(recipe)):
         instead = "--set api_key=false --set host=127.0.0.1, and let a proxy that asks for keys stand in front"
         raise PlanRefused("this plan cannot run:", [f"api_key: {why}"], next=instead)
-    made = make_plan(recipe, inventory, choice, wanted.demand, limits)
+    try:
+        made = make_plan(recipe, inventory, choice, wanted.demand, slo)
+    except PlanRefused as refused:
+        refused.next = _offer(wanted, offer.settings(recipe, inventory, choice, wanted.demand, slo)) or refused.next
+        raise
     made = made.with_(notes=[*made.notes, *_exposure(made)])
     return made if wanted.part is None or me is None else ranks.part_of(made, me, wanted.part)
+
+
+def offered(wanted: Wanted) -> str | None:
+    """The line to paste that starts what was refused; None where no settings are known with which it runs."""
+    recipe, inventory = asked_for(wanted)
+    choice = registry.find(recipe.engine).choose(recipe, inventory, to_start=False)
+    return _offer(wanted, offer.settings(recipe, inventory, choice, wanted.demand, parse_slo(wanted.slo)))
+
+
+def _offer(wanted: Wanted, settings: list[str]) -> str | None:
+    """The line to paste that starts what was refused, with these settings over the user's own."""
+    if not settings or wanted.part == "joiner":  # a joiner's settings are those of its head
+        return None
+    words: list[object] = ["overspan", "up", wanted.recipe]
+    load = wanted.demand.model_dump(include=wanted.demand.model_fields_set) if wanted.demand else {}
+    given = {"on": wanted.inventory, "name": wanted.name, **load, "slo": wanted.slo, "hardware": wanted.hardware}
+    for name, value in given.items():
+        words += [f"--{name}", f"{value:g}" if isinstance(value, float) else value] if value is not None else []
+    words += ["--weights", wanted.weights] if wanted.weights != "real" else []
+    words += ["--join-later"] if wanted.part == "head" else []
+    changed = {setting.partition("=")[0] for setting in settings}
+    kept = [setting for setting in wanted.settings if setting.partition("=")[0].replace("-", "_") not in changed]
+    return command(*words, *(word for setting in [*kept, *settings] for word in ("--set", setting)))
 
 
 def _exposure(plan: Plan) -> list[str]:
@@ -90,6 +120,8 @@ def asked_for(wanted: Wanted) -> tuple[Recipe, Inventory]:
 
         recipe = with_synthetic_weights(recipe)
     inventory = inventories.find(wanted.inventory) if wanted.inventory else _this_machine()
+    if inventory.traits.here and (long := os.environ.get(limits.ALLOW_LONG)):
+        inventory = inventory.with_(env={limits.ALLOW_LONG: long, **inventory.env})  # an engine here inherits it
     if wanted.hardware:
         own = hardware.find(wanted.hardware).name  # a mistake in it is told now
         file = str(Path(wanted.hardware).resolve()) if library.is_path(wanted.hardware) else own

@@ -1,7 +1,7 @@
 """The machines at hand: what was detected, what was chosen from it and why. A person reads and edits this file."""
 
 import re
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -186,7 +186,7 @@ class Inventory(Frozen):
     description: str = Field("", description="one line for people")
     source: str = Field("", description="where the numbers come from")
     launcher: LauncherName = Field("local", description="local: this machine; docker: containers; slurm: a Slurm job")
-    device: DeviceKind = Field("cpu", description="what the engine computes on")
+    device: DeviceKind = Field("cpu", description="what the engine computes on; default: cuda where a host states GPUs")
     hosts: list[Host] = Field(min_length=1, description="the machines; the first is the head, where the endpoint is")
     engine_environment: str | None = Field(
         None, description="folder of the engine's Python environment on the hosts or in their containers; else the PATH"
@@ -203,6 +203,15 @@ class Inventory(Frozen):
     why: dict[str, str] = Field(default_factory=dict, description="the reason of each choice; edit the choice itself")
     warnings: list[str] = Field(default_factory=list, description="what `detect` found odd")
     unreachable: list[Unreachable] = Field(default_factory=list, description="hosts that did not answer `detect`")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _device_of_gpus(cls, value: Any) -> Any:
+        """GPUs that are stated are used, unless the device is stated too."""
+        hosts = value.get("hosts") if isinstance(value, dict) and value.get("device") is None else None
+        found = hosts if isinstance(hosts, list) else []
+        stated = any(host.get("gpus") if isinstance(host, dict) else getattr(host, "gpus", None) for host in found)
+        return {**value, "device": "cuda"} if stated else value
 
     @model_validator(mode="after")
     def _no_host_twice(self) -> Self:

@@ -53,6 +53,26 @@ class Endpoint(Frozen):
         return f"http://{host}:{self.port}/v1"
 
 
+class Parameters(Frozen):
+    """The size of a model."""
+
+    total: int = Field(description="parameters in all")
+    active: int = Field(description="those that one token uses, without embedding, head and MTP layers")
+
+
+class RankMemory(Frozen):
+    """Bytes of the fullest rank by term. A term that nothing here can count is null."""
+
+    weights: int | None
+    kv: int | None = Field(description="the cache: kv_cache_memory_bytes, or one sequence of the whole context")
+    state: int | None = Field(description="of layers with linear attention")
+    activations: int | None
+    graphs: int | None
+    context: int | None = Field(description="the engine itself, before any model")
+    budget: int | None = Field(description="what the rank may use")
+    assumed: list[str] = Field(default_factory=list, description="terms that are estimates")
+
+
 class Plan(Frozen):
     """What will run. `model_path` is filled where the model is on this machine's disk already."""
 
@@ -68,6 +88,8 @@ class Plan(Frozen):
     dtype: str | None = Field(None, description="what the engine computes in, where that is not the checkpoint's own")
     model_source: str | None = Field(None, description="where each node copies the weights from, before the start")
     memory_per_rank: dict[str, int] = Field(default_factory=dict, description="bytes by term, fullest rank")
+    parameters: Parameters | None = Field(None, description="null where the model's sizes are not at hand")
+    memory: RankMemory | None = Field(None, description="the fullest rank; null where it is not counted")
     prediction: Prediction | None = None
     rejected: list[Rejection] = Field(
         default_factory=list,
