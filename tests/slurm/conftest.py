@@ -77,8 +77,8 @@ class Rack:
         found = []
         for each in self.bed.hosts[number].processes():
             with contextlib.suppress(psutil.NoSuchProcess):
-                # The step's srun has the same words, on the node where the batch script runs.
-                if each.name() != "srun" and "serve" in each.cmdline():
+                # The shell of a step has the same words, and its srun on the node where the batch script runs.
+                if each.name() not in ("sh", "srun") and "serve" in each.cmdline():
                     found.append(each)
         return found
 

@@ -107,7 +107,7 @@ def test_time_limits_are_those_of_sbatch(limit: str) -> None:
 def test_step_without_a_container() -> None:
     assert commands.step(SPEC, RUN, None) == [
         *SRUN,
-        *("--", "sh", "-c", 'exec "$@" 2>&1 </dev/null', "sh", "env", "--", "UCX_TLS=cuda_copy,cuda_ipc,tcp"),
+        *("--", "sh", "-c", "{step.sh}", "sh", "env", "--", "UCX_TLS=cuda_copy,cuda_ipc,tcp"),
         *("vllm", "serve", "/models/m3", "--host", "{address:a}"),
     ]
 
@@ -128,7 +128,7 @@ def test_step_in_pyxis() -> None:
         *SRUN,
         *("--container-image=/shared/images/vllm.sqsh", "--no-container-mount-home"),
         *("--container-mounts=/lustre/m3:/models/m3:ro,/c:/c", "--container-workdir=/tmp"),
-        *("--", "sh", "-c", 'set -a; eval "$(cat)"; set +a; exec "$@" 2>&1 </dev/null', "sh"),
+        *("--", "sh", "-c", "{step.sh}", "secrets"),
         *("env", "--", "UCX_TLS=cuda_copy,cuda_ipc,tcp", "vllm", "serve", "/models/m3"),
     ]
     comma = spec.with_(mounts=[Mount(source="/a,b", target="/c")])

@@ -22,9 +22,15 @@ for host in "${hosts[@]}"; do
   printf '%s|%s|%s\n' "$host" "${node[$host]}" "${address[$host]}"
 done >nodes.partial && mv nodes.partial nodes
 
+# What each step ends by itself before Slurm's KillWait is over: see step.sh.
+guard=$(<step.sh)
+while read -r word _ value _; do [ "$word" != KillWait ] || kill_wait=$value; done < <(scontrol show config)
+[[ $kill_wait =~ ^[0-9]+$ ]] && export OVERSPAN_PATIENCE_S=$((kill_wait * 2 / 3))
+
 run_step() { # steps/NAME or stage/NAME
   local word argv=()
   while IFS= read -r -d '' word; do
+    [ "$word" != "{step.sh}" ] || { argv+=("$guard"); continue; }
     word=${word//"{folder}"/"$folder"}
     for host in "${hosts[@]}"; do
       word=${word//"{node:$host}"/"${node[$host]}"}

@@ -29,8 +29,9 @@ from overspan.schema.secrets import Secret
 EXPORTED: Final = "HOME,USER,LOGNAME,SHELL,PATH,LANG"
 """What a job keeps of the submitting shell's environment; everything else stands in the plan."""
 
-_ONE_STREAM: Final = 'exec "$@" 2>&1 </dev/null'
-_WITH_SECRETS: Final = 'set -a; eval "$(cat)"; set +a; exec "$@" 2>&1 </dev/null'
+_GUARD: Final = "{step.sh}"
+"""What stands for the text of step.sh among a step's words until the batch script puts it there."""
+
 _CONTAINER: Final = """\
 name=$1; shift
 end() { docker stop --time 20 -- "$name" >/dev/null; }
@@ -45,6 +46,11 @@ exit $code"""
 def batch_script() -> str:
     """The job's script, the same for every run."""
     return Path(__file__).with_name("batch.sh").read_text(encoding="utf-8")
+
+
+def step_script() -> str:
+    """What each step outside docker runs its process with."""
+    return Path(__file__).with_name("step.sh").read_text(encoding="utf-8")
 
 
 def job_name(run: str) -> str:
@@ -96,7 +102,7 @@ def step(spec: ProcessSpec, run: str, container: ContainerRuntime | None) -> lis
     pyxis = spec.image is not None and container is not None and container.kind == "enroot"
     if spec.image is None or pyxis:
         where = _pyxis(spec) if pyxis else [f"--chdir={spec.cwd}"] if spec.cwd else []
-        wrapper = ["sh", "-c", _WITH_SECRETS if spec.secrets else _ONE_STREAM, "sh"]
+        wrapper = ["sh", "-c", _GUARD, "secrets" if spec.secrets else "sh"]
         environment = ["env", "--", *(f"{name}={value}" for name, value in spec.env.items())]
         return [*srun, *where, "--", *wrapper, *environment, *spec.words]
     if spec.secrets:
@@ -174,6 +180,7 @@ def files(
     """The run's folder on shared storage, as a tar: the script, the hosts, and each step's arguments and secrets."""
     content: dict[str, tuple[bytes, int]] = {
         "batch.sh": (batch_script().encode(), 0o700),
+        "step.sh": (step_script().encode(), 0o600),
         "hosts": ("".join(f"{host.name}\n" for host in hosts).encode(), 0o600),
     }
     containers = {host.name: host.container for host in hosts}
@@ -213,6 +220,7 @@ def as_texts(slurm: Slurm, run: str, hosts: Sequence[Host], specs: Sequence[Proc
         [
             f"# the allocation\n{_text(sbatch(slurm, run, folder, hosts))}",
             f"# {folder}/batch.sh\n{batch_script().rstrip()}",
+            f"# {folder}/step.sh\n{step_script().rstrip()}",
             *copies,
             *(as_text(spec, _text(step(spec, run, containers.get(spec.host)))) for spec in specs),
         ]
