@@ -22,4 +22,5 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
     monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "uv"))
     monkeypatch.setenv("OVERSPAN_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("OVERSPAN_STATE", str(tmp_path / "state"))
     return tmp_path / "cache"

@@ -300,7 +300,7 @@ def test_list_prints_one_document(cache: Path) -> None:
 
     result = CliRunner().invoke(engine, ["list", "--json"])
     names = ["cpu", "cpu-ray", "dynamo", "router"]
-    assert json.loads(result.stdout) == {"installed": [], "can_install": names, "cannot_install": {}}
+    assert json.loads(result.stdout) == {"installed": [], "can_install": names, "cannot_install": {}, "own": None}
 
 
 @pytest.mark.real

@@ -76,11 +76,13 @@ class Parser:
         return functools.reduce(lambda all_, flags: flags | all_, learned, self.shipped) if learned else self.shipped
 
     def exact(self, version: str | None) -> Flags | None:
-        """The arguments of just that version; None where only other versions are known."""
-        if version == self.latest:
-            return self.shipped
-        file = self._file_of(version) if version else None
-        return self._kept(file) if file is not None and file.exists() else None
+        """The arguments of just that version; None where only other versions are known. 0.32.0+cpu is 0.32.0."""
+        if version is None:
+            return None
+        file = self._file_of(version)
+        if version != self.latest and file.exists():
+            return self._kept(file)
+        return self.shipped if version.partition("+")[0] == self.latest else None
 
     def keep(self, dump: dict[str, Any]) -> str:
         """Keep what dump_flags.py printed, for `exact` and `known`. Returns the version.

@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 import platform
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from overspan.cli.options import AS_JSON, PATH
 from overspan.cli.output import Ticker, say
 from overspan.schema.errors import InputError
+
+if TYPE_CHECKING:
+    from overspan.provision.own import OwnEngine
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -52,12 +56,53 @@ def learn(folder: Path | None, image: str | None, as_json: bool) -> None:
         click.echo(json.dumps({"engine": "vllm", "version": version}))
 
 
+@engine.command()
+@click.argument("path", required=False, type=PATH)
+@click.option("--none", "forget", is_flag=True, help="Take it back: no vLLM of your own is used any more.")
+@AS_JSON
+def use(path: Path | None, forget: bool, as_json: bool) -> None:
+    """Name a vLLM of your own, once for this machine. `up` and `plan` then use it.
+
+    PATH is a Python that has vLLM, the folder of its environment, or its bin/vllm. Without a PATH, it is shown.
+
+    The engine of this machine is the first of these: the inventory's engine_environment; the one named here; where
+    there are GPUs, vllm on the PATH; the one that `overspan engine install` made. One that is built for another
+    device (CPU or GPU) is passed over.
+    """
+    from overspan.provision import own
+
+    if path is not None and forget:
+        raise InputError("PATH and --none exclude each other", next="overspan engine use --help")
+    if forget:
+        say("taken back" if own.forget() else "none was named")
+    elif path is not None:
+        own.use(path)
+    kept = own.find()
+    if as_json:
+        click.echo(json.dumps({"own": _own_json(kept)}, indent=2))
+    elif kept is not None:
+        click.echo(_own_line(kept))
+    elif not forget:
+        click.echo("no vLLM is named: overspan engine use PATH")
+
+
+def _own_json(kept: OwnEngine | None) -> dict[str, object] | None:
+    return {**kept.model_dump(mode="json"), "is_there": kept.is_there} if kept else None
+
+
+def _own_line(kept: OwnEngine) -> str:
+    device = f"for {kept.device}" if kept.device else "device not known"
+    gone = "" if kept.is_there else "  (no vLLM is there any more)"
+    return f"vLLM {kept.version}  {device}  {kept.path}{gone}"
+
+
 @engine.command("list")
 @AS_JSON
 def list_(as_json: bool) -> None:
     """List the installed engines, those that can be installed, and those that cannot be on this machine."""
-    from overspan.provision import engines, locked, space
+    from overspan.provision import engines, locked, own, space
 
+    kept = own.find()
     found = engines.installed()
     missing = [name for name in locked.known() if not any(env.name == name and env.current for env in found)]
     refused = {name: why for name in missing if (why := locked.load(name).refusal) is not None}
@@ -66,10 +111,13 @@ def list_(as_json: bool) -> None:
             "installed": [env.model_dump(mode="json") for env in found],
             "can_install": [name for name in missing if name not in refused],
             "cannot_install": refused,
+            "own": _own_json(kept),
         }
         click.echo(json.dumps(document, indent=2))
         return
-    width = max(map(len, [*(env.name for env in found), *missing]), default=0)
+    width = max(map(len, [*(env.name for env in found), *missing, "own"]))
+    if kept is not None:
+        click.echo(f"{'own':<{width}}  {_own_line(kept)}")
     for env in found:
         other = platform.machine() != env.machine
         note = "" if env.current else f"  (for {env.machine})" if other else "  (made by another version of Overspan)"

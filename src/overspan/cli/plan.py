@@ -8,6 +8,7 @@ import click
 
 from overspan.cli.options import AS_JSON, HARDWARE, LOAD, MACHINES, ON, SET, WEIGHTS, demand_of, options, question_of
 from overspan.cli.output import document, say, table
+from overspan.engines import registry
 from overspan.planner.make import states_layout
 from overspan.runs.planning import Wanted, Weights, asked_for, offered, plan_of, processes_of
 from overspan.schema.errors import InputError, PlanRefused
@@ -127,7 +128,8 @@ def _print(made: Plan, processes: list[ProcessSpec]) -> None:
     engine = made.engine
     shape = made.recipe.topology or made.layout.label
     click.echo(f"{made.recipe.name}: {shape} of {made.recipe.model} on {made.inventory.name}")
-    click.echo(f"engine {engine.name} {engine.version}{f', image {engine.image}' if engine.image else ''}")
+    image = f", image {engine.image}" if engine.image else ""
+    click.echo(f"engine {registry.find(engine.name).label(engine)}{image}")
     click.echo(f"endpoint {made.endpoint.base_url} as {made.endpoint.model}")
     rows = [
         [each.process, each.host, ",".join(map(str, each.ranks)), ",".join(map(str, each.gpus)) or "-"]
@@ -138,7 +140,7 @@ def _print(made: Plan, processes: list[ProcessSpec]) -> None:
     click.echo(table(["process", "host", "ranks", "GPUs"], rows))
     for line in _sizes(made):
         click.echo(line)
-    for note in made.notes:
+    for note in [*engine.notes, *made.notes]:
         click.echo(f"note: {note}")
     click.echo(f"{count(len(processes), 'process')}; for the exact commands add --show commands")
 

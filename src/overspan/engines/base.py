@@ -16,6 +16,7 @@ from overspan.schema.plan import EngineChoice, Placement, Plan
 from overspan.schema.process import ProcessSpec
 from overspan.schema.recipe import Recipe
 from overspan.schema.topology import Role, parse_topology
+from overspan.store.locks import Say
 
 FOLDER: Final = "{folder}"
 """Stands for the run's own folder, which all its processes see: filled in when the run is staged or its job begins."""
@@ -105,21 +106,26 @@ class Engine(ABC):
             InputError: containers are started there, and the recipe names no image.
             EngineMissing: it must be there and is not.
         """
-        version = recipe.engine_version or self.flags.latest
+        version = recipe.engine_version or self.usual_version
         environment = inventory.engine_environment
+        assumed: str | None = f"{inventory.name} is not asked for it"
         if not inventory.contains(recipe.image):
             if inventory.traits.here:
                 return self.here(recipe, inventory, to_start=to_start)
-            return EngineChoice(name=self.name, version=version, environment=environment)
+            if (told := self.version_in(environment)) is not None:
+                version, assumed = told, None
+            return EngineChoice(name=self.name, version=version, environment=environment, assumed=assumed)
         if recipe.image is None:
             raise InputError(
                 f"recipe {recipe.name} names no image, and inventory {inventory.name} starts containers",
                 next="--set image=NAME:TAG",
             )
         image = inventory.images.get(recipe.image, recipe.image)
+        told = self.image_version(image)
         if recipe.engine_version is None:
-            version = self.image_version(image) or version
-        return EngineChoice(name=self.name, version=version, environment=environment, image=image)
+            version = told or version
+        assumed = None if told else "the image's name does not tell it"
+        return EngineChoice(name=self.name, version=version, environment=environment, image=image, assumed=assumed)
 
     @abstractmethod
     def here(self, recipe: Recipe, inventory: Inventory, *, to_start: bool) -> EngineChoice:
@@ -133,6 +139,24 @@ class Engine(ABC):
         Raises:
             EngineMissing: it must be there and is not.
         """
+
+    def learn(self, choice: EngineChoice, say: Say) -> None:
+        """Before a start: read what just this version takes, where that is not known yet. It never refuses."""
+        return  # most engines are as they ship
+
+    def version_in(self, environment: str | None) -> str | None:
+        """The version in an environment of other hosts, as far as a shared folder shows it on this machine."""
+        return None
+
+    def label(self, choice: EngineChoice) -> str:
+        """Name and version for a person: `vllm 0.32.0`, `dynamo with vLLM 0.31.0`."""
+        holds = "" if self.name == self.title.lower() else f"with {self.title} "
+        return f"{self.name} {holds}{choice.version}{f' (assumed: {choice.assumed})' if choice.assumed else ''}"
+
+    @property
+    def usual_version(self) -> str:
+        """The version that is assumed where nothing tells one."""
+        return self.flags.latest
 
     @abstractmethod
     def processes(self, plan: Plan) -> list[ProcessSpec]:

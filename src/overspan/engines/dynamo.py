@@ -56,10 +56,18 @@ class Dynamo(Vllm):
 
     name = "dynamo"
     lock = "dynamo"
+    needs = ("ai-dynamo",)
     router_lock = usual_image = hosts_argument = waits_for_hosts_since = None
     several_at_once = False
     operated = True
     workers_path = "/health"
+
+    @property
+    def usual_version(self) -> str:
+        """The vLLM that this Dynamo pins: that of its lock."""
+        from overspan.provision import locked
+
+        return locked.load(self.lock).version.partition("+")[0]
 
     def processes(self, plan: Plan) -> list[ProcessSpec]:
         """The frontend, the workers, and where files do not serve the etcd by which they find each other."""

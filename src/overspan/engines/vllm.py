@@ -7,22 +7,23 @@ asks a prefill worker for one token, then the decode worker for the rest with wh
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any, ClassVar, Final
 
 from overspan.catalog import flags, releases
 from overspan.endpoint.metric_names import MetricNames
+from overspan.engines import found
 from overspan.engines.base import FOLDER, Engine, RoleWorker, workers_of
 from overspan.engines.node import address_of, listens_on, located, node_env, node_process
 from overspan.schema import defaults
-from overspan.schema.errors import EngineMissing, InputError, PlanRefused, RecipeError
+from overspan.schema.errors import EngineMissing, PlanRefused, RecipeError
 from overspan.schema.inventory import Host, Inventory
 from overspan.schema.plan import EngineChoice, Placement, Plan
 from overspan.schema.process import ProcessSpec
 from overspan.schema.recipe import ArgValue, Recipe
 from overspan.schema.topology import parse_topology
+from overspan.store.locks import Say
 
 VITAL_TITLES: Final = ["VLLM::*"]
 """The engine core and the workers name themselves so (vllm/utils/system_utils.py, set_process_title)."""
@@ -100,34 +101,25 @@ class Vllm(Engine):
                     raise
         return choice.with_(router=router)
 
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Packages that it needs beside vLLM, by their normal names."""
+
     def here(self, recipe: Recipe, inventory: Inventory, *, to_start: bool) -> EngineChoice:
-        """The user's own where a machine has GPUs or the inventory names one, else what Overspan installed."""
-        if inventory.engine_environment or inventory.device == "cuda":
-            return self._own(inventory, to_start=to_start)
-        try:
-            found = _installed(self.lock.format(device=inventory.device))
-        except EngineMissing:
-            if to_start:
-                raise
-            return EngineChoice(name=self.name, version=self.flags.latest)
-        locked = recipe.locked
-        if locked and locked.engine_version != found.version:
-            what = f"the lock of run {locked.run} was made with engine {locked.engine_version}"
-            instead = "install that engine, or start from the recipe in place of the lock"
-            raise InputError(f"{what}; installed is {found.version}", next=instead)
-        return EngineChoice(name=self.name, version=found.version, environment=str(found.path))
+        """See `overspan.engines.found`."""
+        return found.choose(self, recipe, inventory, to_start=to_start)
 
-    def _own(self, inventory: Inventory, *, to_start: bool) -> EngineChoice:
-        """The environment that the inventory names, or that of `vllm` on the PATH."""
-        from overspan.provision.engines import version_in
+    def learn(self, choice: EngineChoice, say: Say) -> None:
+        """Its own parser is asked once a version."""
+        from overspan.provision import learned
 
-        here = inventory.engine_environment or _on_path()
-        version = version_in(Path(here)) if here else None
-        if version is None and to_start:
-            instead = "pip install vllm in an environment of its own and put it on the PATH"
-            what = f"this machine has GPUs and no vLLM {f'in {here}' if here else 'on the PATH'}"
-            raise EngineMissing(what, next=f"{instead}, or start containers: --on FILE")
-        return EngineChoice(name=self.name, version=version or self.flags.latest, environment=here)
+        if choice.environment and choice.image is None and choice.assumed is None:
+            learned.once(Path(choice.environment), choice.version, say=say)
+
+    def version_in(self, environment: str | None) -> str | None:
+        """See `Engine`."""
+        from overspan.provision import environments
+
+        return environments.version_in(Path(environment)) if environment else None
 
     def image_version(self, image: str | None) -> str | None:
         """As far as the image's name tells."""
@@ -162,20 +154,8 @@ ENGINE: Final = Vllm()
 
 
 def installed_python() -> str:
-    """The Python of vLLM on this machine: of `vllm` on the PATH, or of the installed CPU engine; else our own."""
-    here = _on_path()
-    if here is not None and Path(here, "bin", "python").exists():
-        return f"{here}/bin/python"
-    try:
-        return str(_installed("cpu").python)
-    except EngineMissing:
-        return sys.executable
-
-
-def _on_path() -> str | None:
-    """The environment of `vllm` on the PATH."""
-    program = shutil.which("vllm")
-    return str(Path(program).parent.parent) if program else None
+    """The Python of vLLM on this machine: the one that was named, that on the PATH, an installed one; else our own."""
+    return str(found.python() or sys.executable)
 
 
 def _installed(kind: str) -> Any:

@@ -42,6 +42,7 @@ class VllmRay(Vllm):
 
     name = "vllm-ray"
     lock = "{device}-ray"
+    needs = ("ray",)
     tokens = (TOKEN,)
     same_python = True
     router_lock = usual_image = hosts_argument = waits_for_hosts_since = None

@@ -68,14 +68,6 @@ def find(kind: str) -> EngineEnv:
     return engine
 
 
-def version_in(environment: Path) -> str | None:
-    """The version of vLLM in a Python environment, whoever made it; None where there is none."""
-    if not any((environment / "lib").glob("python3.*/site-packages")):
-        return None
-    found = build.distributions(environment).get("vllm")
-    return found[0] if found else None
-
-
 def installed() -> list[EngineEnv]:
     """Every whole engine environment, by name."""
     found = [engine for link in _home().glob("[!.]*") if (engine := _at(link)) is not None]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from overspan.catalog import flags
+from overspan.provision import environments
 from overspan.schema.errors import InputError, OverspanError
 from overspan.store.locks import Say, quiet
 from overspan.transport.docker import run_once
@@ -25,10 +26,21 @@ def of_environment(folder: Path, *, say: Say = quiet) -> str:
         InputError: there is no Python in that folder.
         OverspanError: its vLLM does not tell; quotes the last line.
     """
-    python = folder / "bin" / "python"
-    if not python.exists():
-        raise InputError(f"{folder} is not a Python environment: {python} is not there", next=_NEXT)
+    python = environments.python_in(folder)
+    if python is None:
+        raise InputError(f"{folder} is not a Python environment: {folder / 'bin' / 'python'} is not there", next=_NEXT)
     return _ask([str(python), "-"], str(folder), say)
+
+
+def once(folder: Path, version: str, *, say: Say = quiet) -> None:
+    """The same, where the flags of that version are not known yet. What cannot be read is told, and refuses nothing."""
+    if flags.VLLM.exact(version) is not None or environments.python_in(folder) is None:
+        return
+    try:
+        of_environment(folder, say=say)
+    except OverspanError as error:
+        why = f"{error.what}{f': {error.quote}' if error.quote else ''}"
+        say(f"{why}; arguments are checked against vLLM {flags.LATEST}")
 
 
 def of_image(image: str, *, say: Say = quiet) -> str:
@@ -42,7 +54,7 @@ def of_image(image: str, *, say: Say = quiet) -> str:
 
 
 def _ask(argv: list[str], where: str, say: Say) -> str:
-    say(f"reading the flags of vLLM in {where}, once")
+    say(f"reading the flags of vLLM in {where}, once for its version (about 12 s)")
     script = (Path(__file__).parent / "engine_side" / "dump_flags.py").read_bytes()
     done = Local().run(argv, stdin=script, env=_QUIET, timeout_s=_LIMIT_S)
     said = [line for line in done.stderr.splitlines() if line.strip()]

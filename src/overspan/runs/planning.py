@@ -22,6 +22,7 @@ from overspan.schema.prediction import Demand
 from overspan.schema.process import ProcessSpec
 from overspan.schema.recipe import Recipe
 from overspan.schema.slo import parse_slo
+from overspan.store.locks import Say, quiet
 
 Weights = Literal["real", "synthetic"]
 """Of a checkpoint, or drawn on the device (see `overspan.provision.synthetic`)."""
@@ -42,12 +43,14 @@ class Wanted:
     weights: Weights = "real"
 
 
-def plan_of(wanted: Wanted, *, to_start: bool) -> Plan:
+def plan_of(wanted: Wanted, *, to_start: bool, say: Say = quiet) -> Plan:
     """The plan, checked as far as that goes without starting anything.
 
     Args:
         wanted: what to plan.
-        to_start: whether the engine must be there; a plan alone can be made without it.
+        to_start: whether the engine must be there; a plan alone can be made without it. Then it is also asked what it
+            takes, once a version.
+        say: told that.
 
     Raises:
         InputError: something of it cannot be; names the field.
@@ -60,6 +63,8 @@ def plan_of(wanted: Wanted, *, to_start: bool) -> Plan:
     slo = parse_slo(wanted.slo)
     engine = registry.find(recipe.engine)
     choice = engine.choose(recipe, inventory, to_start=to_start)
+    if to_start:
+        engine.learn(choice, say)
     if problems := engine.flags.check(recipe.engine_args, choice.version):
         raise RecipeError(f"engine_args: {problems[0]}")
     if recipe.api_key and (why := engine.keyless(recipe)):
@@ -134,7 +139,7 @@ def _with_image(recipe: Recipe, inventory: Inventory) -> Recipe:
     engine = registry.find(recipe.engine)
     if inventory.traits.containers != "always" or recipe.image is not None or engine.usual_image is None:
         return recipe
-    image = engine.usual_image.format(version=recipe.engine_version or engine.flags.latest)
+    image = engine.usual_image.format(version=recipe.engine_version or engine.usual_version)
     said = f"no image is named, so {engine.title}'s own: {image} (--set image=NAME:TAG takes another)"
     return recipe.with_(image=image, warnings=[*recipe.warnings, said])
 

@@ -61,7 +61,7 @@ def up(wanted: Wanted, say: Say, follow: Follow) -> RunFolder:
         InputError: it cannot start; nothing was started.
         RunFailed: it started and died; quotes the last lines of what died first.
     """
-    return start(wanted.name, plan_of(wanted, to_start=True), say, follow)
+    return start(wanted.name, plan_of(wanted, to_start=True, say=say), say, follow)
 
 
 def start(name: str | None, plan: Plan, say: Say, follow: Follow, before_launch: Refuse | None = None) -> RunFolder:
@@ -227,7 +227,7 @@ def join(head: str, wanted: Wanted, say: Say, follow: Follow) -> RunFolder:
         HostUnreachable: the head does not answer, or no run there awaits hosts.
         RunFailed: it joined, and the run died.
     """
-    plan = plan_of(wanted, to_start=True)
+    plan = plan_of(wanted, to_start=True, say=say)
     _require_head(plan, head)
     reach_head(plan).close()
 

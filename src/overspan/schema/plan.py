@@ -33,9 +33,11 @@ class EngineChoice(Frozen):
 
     name: str
     version: str
+    assumed: str | None = Field(None, description="why `version` is assumed, where no engine told it")
     environment: str | None = Field(None, description="folder of the engine's own Python environment")
     image: str | None = None
     router: str | None = Field(None, description="folder of the environment of vLLM's router")
+    notes: list[str] = Field(default_factory=list, description="how it was found, and what was left aside")
 
 
 class Endpoint(Frozen):

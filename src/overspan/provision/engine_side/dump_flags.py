@@ -104,10 +104,22 @@ def describe(action: argparse.Action, bounds: dict[str, Any]) -> dict[str, Any]:
     return {**flag, **bounds}
 
 
+def assume_device() -> None:
+    """Take a machine without a device, a login node for example, for one with a GPU: vLLM's defaults need a device.
+
+    Source: vllm/config/device.py of 0.19, 0.26 and 0.32, "Failed to infer device type".
+    """
+    from vllm.platforms import current_platform
+
+    if not current_platform.device_type:
+        current_platform.device_type = "cuda"
+
+
 def main() -> None:
     """Print the flags of the vLLM in this environment."""
     import vllm
 
+    assume_device()
     parser = first_module(PARSER_MODULES).make_arg_parser(first_module(FLEXIBLE_MODULES).FlexibleArgumentParser())
     bounds = limits()
     flags = {

@@ -1,0 +1,135 @@
+"""Which vLLM runs on this machine. The first of these that is there and is for the machine's device:
+
+1. the environment that the inventory names (`engine_environment`);
+2. the one that `overspan engine use PATH` named;
+3. where the machine has GPUs: that of `vllm` on the PATH;
+4. the one that `overspan engine install` made: `cuda` where the machine has GPUs, else `cpu`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from overspan.schema.errors import EngineMissing, InputError
+from overspan.schema.inventory import Inventory
+from overspan.schema.plan import EngineChoice
+from overspan.schema.recipe import Recipe
+
+if TYPE_CHECKING:
+    from overspan.engines.vllm import Vllm
+    from overspan.provision.engines import EngineEnv
+
+
+def choose(engine: Vllm, recipe: Recipe, inventory: Inventory, *, to_start: bool) -> EngineChoice:
+    """The engine of a recipe on this machine; where there is none, and none must be there, an assumed one.
+
+    Raises:
+        EngineMissing: it must be there and is not.
+        InputError: a lock asks for another version, or the vLLM that was named once is gone.
+    """
+    notes: list[str] = []
+    try:
+        return (
+            _named(engine, inventory)
+            or _own(engine, inventory, notes)
+            or _on_path(engine, inventory, notes)
+            or _installed(engine, recipe, inventory, notes)
+        )
+    except EngineMissing as missing:
+        if to_start:
+            raise
+        environment = inventory.engine_environment
+        return EngineChoice(
+            name=engine.name, version=engine.usual_version, environment=environment, assumed=missing.what, notes=notes
+        )
+
+
+def python() -> Path | None:
+    """The Python of a vLLM of this machine, for what is measured with it; None where there is none."""
+    from overspan.provision import engines, environments, own
+
+    named = own.find()
+    folders = [named.path if named else None, environments.on_path()]
+    found = (environments.python_in(folder) for folder in folders if folder)
+    try:
+        return next((path for path in found if path), None) or engines.find("cpu").python
+    except EngineMissing:
+        return None
+
+
+def _named(engine: Vllm, inventory: Inventory) -> EngineChoice | None:
+    from overspan.provision import environments
+
+    folder = inventory.engine_environment
+    if folder is None:
+        return None
+    version = environments.version_in(Path(folder))
+    if version is None:
+        instead = "correct engine_environment in the inventory, or leave it out"
+        raise EngineMissing(f"engine_environment of inventory {inventory.name}: no vLLM is in {folder}", next=instead)
+    return EngineChoice(name=engine.name, version=version, environment=folder)
+
+
+def _own(engine: Vllm, inventory: Inventory, notes: list[str]) -> EngineChoice | None:
+    from overspan.provision import own
+
+    kept = own.find()
+    if kept is None:
+        return None
+    if not kept.is_there:
+        what = f"`overspan engine use` named {kept.path}, and no vLLM is there any more"
+        raise EngineMissing(
+            what, next="overspan engine use PATH names another; overspan engine use --none takes it back"
+        )
+    if kept.device not in (None, inventory.device):
+        notes.append(f"the vLLM that was named, {kept.path}, is built for {kept.device} and is not used here")
+        return None
+    if _lacks(engine, kept.path, notes):
+        return None
+    said = f"the vLLM in {kept.path}, as `overspan engine use` named it"
+    return EngineChoice(name=engine.name, version=kept.version, environment=str(kept.path), notes=[*notes, said])
+
+
+def _on_path(engine: Vllm, inventory: Inventory, notes: list[str]) -> EngineChoice | None:
+    from overspan.provision import environments
+
+    folder = environments.on_path() if inventory.device == "cuda" else None
+    version = environments.version_in(folder) if folder else None
+    if folder is None or version is None or _lacks(engine, folder, notes):
+        return None
+    said = f"the vLLM in {folder}, which is on the PATH"
+    return EngineChoice(name=engine.name, version=version, environment=str(folder), notes=[*notes, said])
+
+
+def _lacks(engine: Vllm, folder: Path, notes: list[str]) -> bool:
+    """Whether an environment is without a package that the engine needs beside vLLM."""
+    from overspan.provision import environments
+
+    held = environments.packages_in(folder)
+    lacking = [name for name in engine.needs if held and name not in held]
+    if lacking:
+        notes.append(f"{folder} has no {' and no '.join(lacking)}, which engine {engine.name} needs")
+    return bool(lacking)
+
+
+def _installed(engine: Vllm, recipe: Recipe, inventory: Inventory, notes: list[str]) -> EngineChoice:
+    found = _environment(engine, inventory, notes)
+    locked = recipe.locked
+    if locked and locked.engine_version != found.version:
+        what = f"the lock of run {locked.run} was made with engine {locked.engine_version}"
+        instead = "install that engine, or start from the recipe in place of the lock"
+        raise InputError(f"{what}; installed is {found.version}", next=instead)
+    return EngineChoice(name=engine.name, version=found.version, environment=str(found.path), notes=notes)
+
+
+def _environment(engine: Vllm, inventory: Inventory, notes: list[str]) -> EngineEnv:
+    from overspan.provision import engines
+
+    if inventory.device == "cpu":
+        return engines.find(engine.lock.format(device="cpu"))
+    beside = f" with {' and '.join(engine.needs)}" if engine.needs else ""
+    raise EngineMissing(
+        f"this machine has GPUs, and no vLLM{beside} on the PATH, named or installed{''.join(f'; {n}' for n in notes)}",
+        next="overspan engine use PATH, if a vLLM is here already; or start containers: --on FILE",
+    )
