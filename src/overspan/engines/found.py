@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from overspan.provision.engines import EngineEnv
 
 
-class Wanted(NamedTuple):
+class Sought(NamedTuple):
     """What an engine asks for: the environment `overspan engine install` makes for it, and packages beside vLLM."""
 
     name: str
@@ -29,7 +29,7 @@ class Wanted(NamedTuple):
     usual_version: str
 
 
-def choose(wanted: Wanted, recipe: Recipe, inventory: Inventory, *, to_start: bool) -> EngineChoice:
+def choose(sought: Sought, recipe: Recipe, inventory: Inventory, *, to_start: bool) -> EngineChoice:
     """The engine of a recipe on this machine; where there is none, and none must be there, an assumed one.
 
     Raises:
@@ -39,17 +39,17 @@ def choose(wanted: Wanted, recipe: Recipe, inventory: Inventory, *, to_start: bo
     notes: list[str] = []
     try:
         return (
-            _named(wanted, inventory)
-            or _own(wanted, inventory, notes)
-            or _on_path(wanted, inventory, notes)
-            or _installed(wanted, recipe, inventory, notes)
+            _named(sought, inventory)
+            or _own(sought, inventory, notes)
+            or _on_path(sought, inventory, notes)
+            or _installed(sought, recipe, inventory, notes)
         )
     except EngineMissing as missing:
         if to_start:
             raise
         environment = inventory.engine_environment
         return EngineChoice(
-            name=wanted.name, version=wanted.usual_version, environment=environment, assumed=missing.what, notes=notes
+            name=sought.name, version=sought.usual_version, environment=environment, assumed=missing.what, notes=notes
         )
 
 
@@ -66,7 +66,7 @@ def python() -> Path | None:
         return None
 
 
-def _named(wanted: Wanted, inventory: Inventory) -> EngineChoice | None:
+def _named(sought: Sought, inventory: Inventory) -> EngineChoice | None:
     from overspan.provision import environments
 
     folder = inventory.engine_environment
@@ -76,10 +76,10 @@ def _named(wanted: Wanted, inventory: Inventory) -> EngineChoice | None:
     if version is None:
         instead = "correct engine_environment in the inventory, or leave it out"
         raise EngineMissing(f"engine_environment of inventory {inventory.name}: no vLLM is in {folder}", next=instead)
-    return EngineChoice(name=wanted.name, version=version, environment=folder)
+    return EngineChoice(name=sought.name, version=version, environment=folder)
 
 
-def _own(wanted: Wanted, inventory: Inventory, notes: list[str]) -> EngineChoice | None:
+def _own(sought: Sought, inventory: Inventory, notes: list[str]) -> EngineChoice | None:
     from overspan.provision import own
 
     kept = own.find()
@@ -93,50 +93,50 @@ def _own(wanted: Wanted, inventory: Inventory, notes: list[str]) -> EngineChoice
     if kept.device not in (None, inventory.device):
         notes.append(f"the vLLM that was named, {kept.path}, is built for {kept.device} and is not used here")
         return None
-    if _lacks(wanted, kept.path, notes):
+    if _lacks(sought, kept.path, notes):
         return None
     said = f"the vLLM in {kept.path}, as `overspan engine use` named it"
-    return EngineChoice(name=wanted.name, version=kept.version, environment=str(kept.path), notes=[*notes, said])
+    return EngineChoice(name=sought.name, version=kept.version, environment=str(kept.path), notes=[*notes, said])
 
 
-def _on_path(wanted: Wanted, inventory: Inventory, notes: list[str]) -> EngineChoice | None:
+def _on_path(sought: Sought, inventory: Inventory, notes: list[str]) -> EngineChoice | None:
     from overspan.provision import environments
 
     folder = environments.on_path() if inventory.device == "cuda" else None
     version = environments.version_in(folder) if folder else None
-    if folder is None or version is None or _lacks(wanted, folder, notes):
+    if folder is None or version is None or _lacks(sought, folder, notes):
         return None
     said = f"the vLLM in {folder}, which is on the PATH"
-    return EngineChoice(name=wanted.name, version=version, environment=str(folder), notes=[*notes, said])
+    return EngineChoice(name=sought.name, version=version, environment=str(folder), notes=[*notes, said])
 
 
-def _lacks(wanted: Wanted, folder: Path, notes: list[str]) -> bool:
+def _lacks(sought: Sought, folder: Path, notes: list[str]) -> bool:
     """Whether an environment is without a package that the engine needs beside vLLM."""
     from overspan.provision import environments
 
     held = environments.packages_in(folder)
-    lacking = [name for name in wanted.needs if held and name not in held]
+    lacking = [name for name in sought.needs if held and name not in held]
     if lacking:
-        notes.append(f"{folder} has no {' and no '.join(lacking)}, which engine {wanted.name} needs")
+        notes.append(f"{folder} has no {' and no '.join(lacking)}, which engine {sought.name} needs")
     return bool(lacking)
 
 
-def _installed(wanted: Wanted, recipe: Recipe, inventory: Inventory, notes: list[str]) -> EngineChoice:
-    found = _environment(wanted, inventory, notes)
+def _installed(sought: Sought, recipe: Recipe, inventory: Inventory, notes: list[str]) -> EngineChoice:
+    found = _environment(sought, inventory, notes)
     locked = recipe.locked
     if locked and locked.engine_version != found.version:
         what = f"the lock of run {locked.run} was made with engine {locked.engine_version}"
         instead = "install that engine, or start from the recipe in place of the lock"
         raise InputError(f"{what}; installed is {found.version}", next=instead)
-    return EngineChoice(name=wanted.name, version=found.version, environment=str(found.path), notes=notes)
+    return EngineChoice(name=sought.name, version=found.version, environment=str(found.path), notes=notes)
 
 
-def _environment(wanted: Wanted, inventory: Inventory, notes: list[str]) -> EngineEnv:
+def _environment(sought: Sought, inventory: Inventory, notes: list[str]) -> EngineEnv:
     from overspan.provision import engines
 
     if inventory.device == "cpu":
-        return engines.find(wanted.lock.format(device="cpu"))
-    beside = f" with {' and '.join(wanted.needs)}" if wanted.needs else ""
+        return engines.find(sought.lock.format(device="cpu"))
+    beside = f" with {' and '.join(sought.needs)}" if sought.needs else ""
     raise EngineMissing(
         f"this machine has GPUs, and no vLLM{beside} on the PATH, named or installed{''.join(f'; {n}' for n in notes)}",
         next="overspan engine use PATH, if a vLLM is here already; or start containers: --on FILE",

@@ -106,8 +106,8 @@ class Vllm(Engine):
 
     def here(self, recipe: Recipe, inventory: Inventory, *, to_start: bool) -> EngineChoice:
         """See `overspan.engines.found`."""
-        wanted = found.Wanted(self.name, self.lock, self.needs, self.usual_version)
-        return found.choose(wanted, recipe, inventory, to_start=to_start)
+        sought = found.Sought(self.name, self.lock, self.needs, self.usual_version)
+        return found.choose(sought, recipe, inventory, to_start=to_start)
 
     def learn(self, choice: EngineChoice, say: Say) -> None:
         """Its own parser is asked once a version."""
