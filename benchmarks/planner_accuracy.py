@@ -23,8 +23,9 @@ from overspan.planner import features, fit, predict
 from overspan.planner.features import Case, Setting
 from overspan.planner.fit import MeasuredTime
 from overspan.schema.layout import Layout, parse_layout
-from overspan.schema.prediction import Calibration, Demand
+from overspan.schema.prediction import Calibration
 from overspan.schema.recipe import Recipe
+from overspan.schema.workload import Demand
 
 FITTED = Path(str(calibration.__file__)).with_name(calibration.FITTED)
 DATA = Path(__file__).parent / "data"

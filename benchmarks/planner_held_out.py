@@ -17,7 +17,8 @@ from overspan.catalog import hardware, models
 from overspan.planner import predict
 from overspan.planner.features import Case, Setting
 from overspan.schema.layout import parse_layout
-from overspan.schema.prediction import Demand, Prediction
+from overspan.schema.prediction import Prediction
+from overspan.schema.workload import Demand
 
 DATA = Path(__file__).parent / "data" / "held_out.csv"
 

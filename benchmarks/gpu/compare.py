@@ -13,7 +13,7 @@ from typing import Any
 
 from overspan.planner import answer
 from overspan.schema.layout import one_layout
-from overspan.schema.prediction import Demand
+from overspan.schema.workload import Demand
 
 DATA = Path(__file__).parents[1] / "data" / "gpu"
 # The recipe is for two Sparks: eager, in an image of its own. What was measured ran with graphs, in vLLM 0.26.

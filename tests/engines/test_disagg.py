@@ -14,9 +14,9 @@ from overspan.runs.planning import processes_of
 from overspan.schema.errors import PlanRefused, RecipeError
 from overspan.schema.inventory import Gpu, Host, Inventory, Slurm
 from overspan.schema.plan import EngineChoice
-from overspan.schema.prediction import Demand
 from overspan.schema.process import ProcessSpec
 from overspan.schema.recipe import Recipe
+from overspan.schema.workload import Demand
 
 ENGINE = EngineChoice(name="vllm", version="0.32.0", environment="/env", router="/router")
 

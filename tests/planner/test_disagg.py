@@ -6,8 +6,8 @@ from overspan.planner import answer, disagg, inputs
 from overspan.planner.disagg import Side, _meet
 from overspan.schema.errors import InputError
 from overspan.schema.layout import Layout
-from overspan.schema.prediction import Demand
 from overspan.schema.slo import Slo
+from overspan.schema.workload import Demand
 
 SIDE = Side(layout=Layout(), prompt_ms=100.0, capacity=1000.0)
 

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 from overspan.cli.main import main
+from overspan.cli.options import demand_of
 from overspan.planner.make import states_layout
 from overspan.runs.planning import Wanted, plan_of
 from overspan.schema.errors import InputError
 from overspan.schema.layout import parse_layout
-from overspan.schema.prediction import Demand
+from overspan.schema.workload import Demand
 
 ID = "lukealonso/MiniMax-M2.5-NVFP4"
 IMAGE = ("image=vllm/vllm-openai:v0.32.0",)
@@ -37,9 +38,7 @@ def test_the_best_of_the_table_is_what_up_launches(capsys: pytest.CaptureFixture
     found = document(capsys, *words)
     table = found["explain"]
     assert isinstance(table, dict)
-    started = plan_of(
-        Wanted(ID, "two-sparks", IMAGE, demand=Demand(isl=512, osl=256, concurrency=users)), to_start=False
-    )
+    started = plan_of(Wanted(ID, "two-sparks", IMAGE, demand=demand_of("512", "256", users)), to_start=False)
     assert started.layout.label == table["layout"]
     assert parse_layout(str(table["layout"])).model_dump() == found["layout"]
     assert started.prediction
@@ -90,7 +89,7 @@ def test_ranks_on_one_cpu_share_its_memory() -> None:
 def test_what_if(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run(capsys, "minimax-m2.5", "--gpu", "b200", "--nodes", "2", "--concurrency", "256", "--explain")
     assert code == 0
-    assert "minimax-m2.5 on 2x8-b200: 256 users, 1024 tokens in, 1024 out" in out
+    assert "minimax-m2.5 on 2x8-b200: 256 users in step, 128 tokens in, 64 out (fixed lengths), whole run\n" in out
     for part in ("* Pareto front", "the ceiling is", "bound by", "; next, ", "rejected"):
         assert part in out
 
@@ -115,7 +114,7 @@ def test_impossible_limits_name_the_nearest_that_hold(capsys: pytest.CaptureFixt
     assert "no layout keeps TPOT 1 ms; the nearest is" in out
     limits = out.split("--slo ")[1].split()[0]
     assert document(capsys, *words, "--slo", limits)["meets_slo"]
-    with pytest.raises(InputError, match="no layout keeps TPOT 1 ms for 1 user here") as caught:
+    with pytest.raises(InputError, match="no layout here keeps TPOT 1 ms for 1 user, ") as caught:
         plan_of(Wanted(ID, "two-sparks", IMAGE, slo="tpot=1"), to_start=True)
     assert "the nearest is" in str(caught.value.next)
 
@@ -170,8 +169,8 @@ def test_an_image_that_is_named_stays(capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--isl", "nan"], "'--isl': nan is not a finite number"),
-        (["--osl", "inf"], "'--osl': inf is not a finite number"),
+        (["--isl", "nan"], "--input-tokens: 'nan' is not a length"),
+        (["--osl", "inf"], "--output-tokens: 'inf' is not a length"),
         (["--slo", "tpot=1,tpot=2"], "tpot is given twice"),
     ],
 )

@@ -11,7 +11,7 @@ from overspan.planner.features import Case, Setting
 from overspan.planner.fit import MeasuredTime
 from overspan.schema.errors import InputError
 from overspan.schema.layout import parse_layout
-from overspan.schema.prediction import Demand
+from overspan.schema.workload import Demand
 
 
 def case(layout: str = "tp4", gpu: str = "h200", model: str = "minimax-m2.5", users: int = 8, **setting: Any) -> Case:

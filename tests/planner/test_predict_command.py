@@ -33,7 +33,7 @@ def test_table_sentence_and_rejections(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_what_if_on_machines_that_are_not_there(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(capsys, "minimax-m2.5", "--gpu", "b200", "--gpus", "4", "--concurrency", "64", "--json")
+    code, out, _ = run(capsys, "minimax-m2.5", "--gpu", "b200", "--gpus", "4", "-c", "64", "--top", "9", "--json")
     assert code == 0
     assert {item["layout"] for item in json.loads(out)["layouts"]} >= {"tp4"}
 

@@ -7,16 +7,16 @@ from overspan.planner import answer, inputs, rank, rules
 from overspan.planner.answer import PlanQuestion
 from overspan.schema.errors import InputError, PlanRefused
 from overspan.schema.layout import parse_layout
-from overspan.schema.prediction import Demand
 from overspan.schema.recipe import Recipe
 from overspan.schema.slo import Slo
+from overspan.schema.workload import Demand
 
 H200 = inputs.what_if("h200", 1, 8)
 FP8 = Recipe(name="m", model="minimax-m2.5", engine_args={"max_model_len": 8192})
 
 
 def ranking(slo: Slo | None = None) -> rank.Ranking:
-    return rank.rank(models.find("minimax-m2.5"), FP8, H200, Demand(concurrency=64), slo=slo)
+    return rank.rank(models.find("minimax-m2.5"), FP8, H200, Demand(isl=1024, osl=1024, concurrency=64), slo=slo)
 
 
 def test_every_layout_is_ranked_or_rejected_once() -> None:

@@ -8,8 +8,8 @@ import pytest
 from overspan.cli.main import main
 from overspan.planner import inputs, rank, scale
 from overspan.schema.errors import InputError, PlanRefused
-from overspan.schema.prediction import Demand
 from overspan.schema.topology import parse_topology
+from overspan.schema.workload import Demand
 
 MODEL = "llama-3.3-70b"
 

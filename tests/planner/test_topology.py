@@ -13,8 +13,8 @@ from overspan.schema.errors import InputError, PlanRefused
 from overspan.schema.inventory import Inventory
 from overspan.schema.layout import Layout
 from overspan.schema.plan import EngineChoice
-from overspan.schema.prediction import Demand
 from overspan.schema.topology import Role, Topology, parse_topology
+from overspan.schema.workload import Demand
 
 RACK = inventories.find("gb200-nvl72")
 M3 = "minimax-m3-mxfp8"

@@ -14,8 +14,9 @@ from overspan.schema.errors import InputError
 from overspan.schema.event import Event
 from overspan.schema.finding import Evidence, Finding
 from overspan.schema.plan import EngineChoice, Rejection
-from overspan.schema.prediction import Demand, Interval, Prediction
+from overspan.schema.prediction import Interval, Prediction
 from overspan.schema.recipe import Recipe
+from overspan.schema.workload import Demand
 from support.browser import Visit, needs_chromium, visit
 from support.run_documents import bench, events, gpu_plan, plan, point, process, run
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
@@ -12,19 +12,23 @@ from overspan.bench.lengths import parse_lengths
 from overspan.bench.pauses import EngineLog
 from overspan.bench.run import Bench
 from overspan.bench.trace import read_trace
-from overspan.cli.options import AS_JSON, COUNT, POSITIVE, Finite
+from overspan.cli.options import ANSWERS, AS_JSON, COUNT, POSITIVE, PROMPTS, Finite
 from overspan.cli.output import Ticker, document, say, table
 from overspan.engines import registry
+from overspan.schema.defaults import USUAL_INPUT_TOKENS, USUAL_OUTPUT_TOKENS
 from overspan.schema.errors import InputError, NotReady
 from overspan.schema.event import SERVING_STATES
 from overspan.schema.slo import parse_limits
-from overspan.schema.workload import FEWEST_REQUESTS, BenchPoint, BenchResult, Workload
+from overspan.schema.workload import (
+    FEWEST_REQUESTS,
+    REQUESTS_A_USER,
+    BenchPoint,
+    BenchResult,
+    Workload,
+)
 from overspan.store import run_secrets
 from overspan.store.benches import NewBench, answered
 from overspan.store.run_folder import RunFolder, open_run
-
-_A_USER: Final = 4
-"""Requests for each user where their number is not given."""
 
 
 def _users(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int]:
@@ -88,8 +92,8 @@ def _slo(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[
     default=0,
     help="Requests at each point that do not count; sent again while the server pauses, 5 times at most.",
 )
-@click.option("--input-tokens", default="128", help="Prompt length: N, uniform:A-B, normal:MEAN,DEV or file:PATH.")
-@click.option("--output-tokens", default="64", help="Answer length, in the same forms.")
+@click.option("--input-tokens", "--isl", default=str(USUAL_INPUT_TOKENS), show_default=True, help=PROMPTS)
+@click.option("--output-tokens", "--osl", default=str(USUAL_OUTPUT_TOKENS), show_default=True, help=ANSWERS)
 @click.option(
     "--ignore-eos/--no-ignore-eos",
     default=True,
@@ -210,8 +214,8 @@ def workload_of(load: dict[str, Any]) -> Workload:
     if not load["requests"] and load["arrival"] == "trace" and load["trace"] is not None:
         load["requests"] = len(read_trace(Path(load["trace"]))[0])
     elif not load["requests"]:
-        load["requests_a_user"] = _A_USER if load["concurrency"] else None
-        most = max(FEWEST_REQUESTS, _A_USER * max(load["concurrency"], default=0))
+        load["requests_a_user"] = REQUESTS_A_USER if load["concurrency"] else None
+        most = max(FEWEST_REQUESTS, REQUESTS_A_USER * max(load["concurrency"], default=0))
         load["requests"] = most if load["concurrency"] else 100
     load["seed"] = secrets.randbelow(2**31) if load["seed"] is None else load["seed"]
     for kind in ("input", "output"):
@@ -223,14 +227,14 @@ def workload_of(load: dict[str, Any]) -> Workload:
 
 def _show(result: BenchResult, *, as_json: bool) -> None:
     if as_json:
-        document(result.points)
+        document([{"load": result.demand(each).phrase, **each.model_dump(mode="json")} for each in result.points])
     else:
         header = ["users", "ok", "failed", "TTFT ms", "p99", "TPOT ms", "p99", "ITL ms p99", "E2E ms", "out tok/s"]
         rates = [f"{point.rate_per_s:g}" for point in result.points if point.rate_per_s is not None]
         rows = [_row(point) for point in result.points]
         if rates:
             header, rows = ["req/s", *header], [[rate, *row] for rate, row in zip(rates, rows, strict=True)]
-        click.echo(f"{result.model} at {result.base_url}")
+        click.echo(f"{result.model} at {result.base_url}: {result.phrase}")
         click.echo(table(header, rows))
     for point in result.points:
         for kind, count in point.requests.errors.items():

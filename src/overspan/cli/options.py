@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from overspan.schema.defaults import USUAL_INPUT_TOKENS, USUAL_OUTPUT_TOKENS
+
 if TYPE_CHECKING:
     from overspan.planner.answer import PlanQuestion
-    from overspan.schema.prediction import Demand
+    from overspan.schema.workload import Demand
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Option = Callable[[Function], Function]
@@ -75,10 +78,14 @@ ON: Option[Any] = click.option(
 SET: Option[Any] = click.option(
     "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Override a field or an engine argument."
 )
+PROMPTS = "Prompt length: N, uniform:A-B, normal:MEAN,DEV or file:PATH."
+ANSWERS = "Answer length, in the same forms."
 LOAD: Sequence[Option[Any]] = (
-    click.option("--isl", type=Finite(1), help="Input tokens of a request. Default: 1024."),
-    click.option("--osl", type=Finite(1), help="Output tokens of a request. Default: 1024."),
-    click.option("--concurrency", type=COUNT, help="Users at the same time. Default: 1."),
+    click.option("--input-tokens", "--isl", metavar="LENGTH", help=f"{PROMPTS} Default: {USUAL_INPUT_TOKENS}."),
+    click.option("--output-tokens", "--osl", metavar="LENGTH", help=f"{ANSWERS} Default: {USUAL_OUTPUT_TOKENS}."),
+    click.option("--concurrency", "-c", type=COUNT, help="Users at the same time. Default: 1."),
+    click.option("--rate", "rate_per_s", type=POSITIVE, help="Requests per second, in place of users (open loop)."),
+    click.option("--requests", "-n", type=COUNT, help="Requests in all. Default: 4 for each user and 16 at least."),
     click.option("--slo", metavar="ttft=MS,tpot=MS", help="Latency limits. Layouts that keep them come first."),
 )
 MACHINES: Sequence[Option[Any]] = (
@@ -111,19 +118,67 @@ def options(*groups: Sequence[Option[Any]]) -> Option[Any]:
     return decorate
 
 
-def demand_of(isl: float | None, osl: float | None, concurrency: int | None) -> Demand | None:
-    """The load that was asked for; None when nothing of it was."""
-    from overspan.schema.prediction import Demand
+def demand_of(
+    input_tokens: str | None,
+    output_tokens: str | None,
+    concurrency: int | None,
+    rate_per_s: float | None = None,
+    requests: int | None = None,
+) -> Demand | None:
+    """The load that was asked for, as `overspan bench` takes the same words; None when nothing of it was asked.
 
-    given = {"isl": isl, "osl": osl, "concurrency": concurrency}
-    stated = {name: value for name, value in given.items() if value is not None}
-    return Demand.model_validate(stated) if stated else None
+    Raises:
+        InputError: users and a rate exclude each other, or a length is none.
+    """
+    from overspan.schema.errors import InputError
+    from overspan.schema.workload import REQUESTS_A_USER, Demand, Workload
+
+    if (input_tokens, output_tokens, concurrency, rate_per_s, requests) == (None,) * 5:
+        return None
+    if concurrency and rate_per_s:
+        raise InputError("--concurrency and --rate exclude each other", next="give one of them")
+    users = None if rate_per_s else concurrency or 1
+    (isl, inputs), (osl, outputs) = _length(input_tokens, "--input-tokens"), _length(output_tokens, "--output-tokens")
+    load = Workload(
+        requests=requests or 1,
+        requests_a_user=None if requests else REQUESTS_A_USER,
+        arrival="poisson" if rate_per_s else "closed",
+        input_lengths=inputs,
+        output_lengths=outputs,
+    )
+    stated = {name: value for name, value in (("isl", isl), ("osl", osl), ("concurrency", concurrency)) if value}
+    derived = load.demand(users, rate_per_s).model_dump(exclude={"isl", "osl", "concurrency"})
+    return Demand.model_validate(derived | stated)
+
+
+def _length(notation: str | None, option: str) -> tuple[float | None, str | None]:
+    """The mean of a length, and how it is drawn where it is."""
+    from overspan.bench.lengths import parse_lengths
+    from overspan.schema.errors import InputError
+
+    if notation is None:
+        return None, None
+    if re.fullmatch(r"\d{1,7}\.\d+", notation) and float(notation) >= 1:  # a mean that was measured
+        return float(notation), None
+    try:
+        lengths = parse_lengths(notation)
+    except InputError as error:
+        raise InputError(f"{option}: {error.what}", next=error.next) from None
+    return lengths.mean, None if lengths.notation.strip().isdigit() else lengths.notation
 
 
 def question_of(
-    name: str, *, isl: float | None, osl: float | None, concurrency: int | None, **asked: Any
+    name: str,
+    *,
+    input_tokens: str | None,
+    output_tokens: str | None,
+    concurrency: int | None,
+    rate_per_s: float | None,
+    requests: int | None,
+    **asked: Any,
 ) -> PlanQuestion:
     """The planner's question, from a command's options."""
     from overspan.planner.answer import PlanQuestion
 
-    return PlanQuestion(name=name, demand=demand_of(isl, osl, concurrency), **asked)
+    demand = demand_of(input_tokens, output_tokens, concurrency, rate_per_s, requests)
+    return PlanQuestion(name=name, demand=demand, **asked)

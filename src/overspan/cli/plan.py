@@ -50,7 +50,7 @@ def plan(
     ranks all layouts, as --explain does.
     """
     _sizes_of(model)
-    load = {name: asked[name] for name in ("isl", "osl", "concurrency")}
+    load = {name: asked[name] for name in ("input_tokens", "output_tokens", "concurrency", "rate_per_s", "requests")}
     if asked["gpu"] or asked["how_many"]:
         if asked["inventory"]:
             raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import click
 
@@ -33,14 +34,12 @@ def up(
     inventory: str | None,
     settings: tuple[str, ...],
     name: str | None,
-    isl: float | None,
-    osl: float | None,
-    concurrency: int | None,
     slo: str | None,
     hardware: str | None,
     weights: Weights,
     join_later: bool,
     as_json: bool,
+    **load: Any,
 ) -> None:
     """Start RECIPE, and wait until it gives a real token and a known answer.
 
@@ -52,7 +51,7 @@ def up(
     if join_later and inventory is None:
         raise InputError("--join-later needs several hosts, and --on is missing", next="give --on INVENTORY")
     part: Part | None = "head" if join_later else None
-    wanted = Wanted(recipe, inventory, settings, name, demand_of(isl, osl, concurrency), slo, hardware, part, weights)
+    wanted = Wanted(recipe, inventory, settings, name, demand_of(**load), slo, hardware, part, weights)
     run = start(wanted, say, follow)
     now = status(run)
     if as_json:

@@ -13,10 +13,10 @@ from overspan.schema.inventory import Inventory
 from overspan.schema.layout import Layout
 from overspan.schema.model import ModelSpec
 from overspan.schema.plan import Rejection
-from overspan.schema.prediction import Demand, Prediction
+from overspan.schema.prediction import Prediction
 from overspan.schema.recipe import Recipe
 from overspan.schema.slo import Slo, parse_slo
-from overspan.schema.units import count
+from overspan.schema.workload import Demand
 
 _UNMEASURED: Final = "nothing disaggregated was measured behind this: take it as an order, not as numbers"
 
@@ -103,7 +103,7 @@ class PlanAnswer(NamedTuple):
     def as_json(self) -> dict[str, Any]:
         """The answer as `--json` prints it: the first layout or pair, then all of them."""
         about = {"model": self.model, "inventory": self.inventory}
-        found: dict[str, Any] = {**about, "demand": self.demand.model_dump(include={"isl", "osl", "concurrency"})}
+        found: dict[str, Any] = {**about, "load": self.demand.phrase, "demand": self.demand.model_dump()}
         if self.pairs:
             pairs = [{"label": one.label, "gpus": one.gpus, **one.model_dump(mode="json")} for one in self.pairs]
             return found | pairs[0] | {"pairs": pairs, "notes": self.notes}
@@ -131,7 +131,7 @@ def answer(question: PlanQuestion) -> PlanAnswer:
         InputError: the question contradicts itself, nothing can run, or the limits cannot be kept.
     """
     recipe, model = inputs.resolve(question.name, question.settings)
-    limits, demand = parse_slo(question.slo), question.demand or Demand()
+    limits, demand = parse_slo(question.slo), question.demand or inputs.usual_demand(recipe, model)
     found = _answer(question, recipe, model, demand, limits)
     return found._replace(notes=[*inputs.check_context(recipe, model, demand), *found.notes])
 
@@ -146,6 +146,8 @@ def _answer(question: PlanQuestion, recipe: Recipe, model: ModelSpec, demand: De
     machines = _machines(question)
     found = PlanAnswer(model.name, machines.name, demand, [], [])
     if question.disaggregated:
+        if demand.rate_per_s is not None:
+            raise InputError("--disaggregated predicts users, not --rate", next="give --concurrency")
         pairs = disagg.rank_disaggregated(model, recipe, machines, demand, slo=limits, top=question.top)
         return found._replace(pairs=pairs, notes=[_UNMEASURED])
     if question.layout is not None:
@@ -197,8 +199,7 @@ def _reserved(gpus: int, machines: Inventory) -> int:
 
 def as_text(found: PlanAnswer) -> str:
     """The answer for a person: a table, the sentence, the ceiling, and the experiment to make."""
-    users = count(found.demand.concurrency, "user")
-    head = f"{found.model} on {found.inventory}: {users}, {found.demand.isl:.0f} tokens in, {found.demand.osl:.0f} out"
+    head = f"{found.model} on {found.inventory}: {found.demand.phrase}"
     notes = [f"note: {note}" for note in found.notes]
     if found.pairs:
         return "\n".join([head, *_pairs(found.pairs), *notes])

@@ -17,10 +17,10 @@ from overspan.schema.errors import InputError
 from overspan.schema.inventory import Inventory
 from overspan.schema.layout import Layout
 from overspan.schema.model import ModelSpec
-from overspan.schema.prediction import Demand
 from overspan.schema.recipe import Recipe
 from overspan.schema.slo import Slo
 from overspan.schema.topology import Topology
+from overspan.schema.workload import Demand
 
 _BUSY: Final = 0.95  # prefill workers are never busier in the mean: beyond, users wait until it is so
 _ROUNDS: Final = 60

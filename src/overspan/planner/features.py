@@ -16,8 +16,8 @@ from overspan.planner import memory
 from overspan.schema.hardware import HardwareSpec, Interconnect
 from overspan.schema.layout import Layout
 from overspan.schema.model import ModelSpec
-from overspan.schema.prediction import Demand
 from overspan.schema.versions import version_of
+from overspan.schema.workload import Demand
 
 MS: Final = 1e3
 US_IN_MS: Final = 1e-3
@@ -321,9 +321,7 @@ def first_token(case: Case, running: float, tpot_ms: float, prefill_ms: float) -
     demand = case.demand
     # Who comes to an idle engine waits for no step in flight.
     busy = others(case, running) / running
-    # All users start together: half of them stand before the mean one, in each round if they stay in step, else once.
-    group = running / case.layout.dp
-    ahead = max(0.0, group - 1) / 2 if demand.in_step else group / 2 / demand.rounds
+    ahead = _ahead(case, running / case.layout.dp)
     steps = ahead * demand.isl / case.setting.batched_tokens
     read = sum(memory.weight_bytes(case.model, case.layout).values()) / case.hardware.bandwidth.bytes_per_s * MS
     layers = case.model.layers * US_IN_MS
@@ -334,3 +332,21 @@ def first_token(case: Case, running: float, tpot_ms: float, prefill_ms: float) -
         "burst_layer": layers * steps,
         "burst_weights": read * steps,
     }
+
+
+def _ahead(case: Case, group: float) -> float:
+    """Prompts of a group that pass before the mean one of it, in the mean over all rounds.
+
+    All users start together: half of them stand before the mean one. Spread users do so once. Users in step do again,
+    as far as one step takes their prompts: who is not in the first step ends a step later, comes a step later, and then
+    waits for the step in flight and for its own. Where the prompts of a round need more steps than an answer has, they
+    queue. An open loop has no start.
+    """
+    demand = case.demand
+    if demand.rate_per_s is not None:
+        return 0.0
+    first, later = group / 2, 0.0
+    if demand.in_step:
+        first, a_step = max(0.0, group - 1) / 2, case.setting.batched_tokens / demand.isl
+        later = max(min(first, a_step + max(1.0, a_step) - 1), group - 1 - a_step * demand.osl)
+    return later if demand.window == "steady" else (first + (demand.rounds - 1) * later) / demand.rounds

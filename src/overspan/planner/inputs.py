@@ -17,8 +17,8 @@ from overspan.schema.inventory import Gpu, Host, Inventory
 from overspan.schema.layout import Layout
 from overspan.schema.model import ModelSpec
 from overspan.schema.paste import command
-from overspan.schema.prediction import Demand
 from overspan.schema.recipe import Recipe
+from overspan.schema.workload import REQUESTS_A_USER, Demand, Workload
 
 
 def resolve(name: str, settings: Iterable[str] = ()) -> tuple[Recipe, ModelSpec]:
@@ -130,7 +130,7 @@ def check_context(recipe: Recipe, model: ModelSpec, demand: Demand) -> list[str]
     """
     args, tokens = recipe.engine_args, demand.isl + demand.osl
     stretched = args.get("hf_overrides") or args.get("rope_scaling")
-    asked = f"--isl {demand.isl:.0f} + --osl {demand.osl:.0f} is a request of {tokens:.0f} tokens"
+    asked = f"--input-tokens {demand.isl:.0f} + --output-tokens {demand.osl:.0f} is a request of {tokens:.0f} tokens"
     if model.max_context and tokens > model.max_context and not stretched:
         raise InputError(
             f"{asked}, and {model.name} takes {model.max_context} (max_position_embeddings)",
@@ -141,7 +141,7 @@ def check_context(recipe: Recipe, model: ModelSpec, demand: Demand) -> list[str]
 
 
 def usual_demand(recipe: Recipe, model: ModelSpec) -> Demand:
-    """The load of a plan that names none: one user, 1024 tokens in and out or what half the context holds."""
-    context = memory.tokens_of(recipe.engine_args.get("max_model_len"), model.max_context or 4096)
-    half = max(1, min(1024, context // 2))
-    return Demand(isl=half, osl=half, concurrency=1)
+    """The load where none is named: that of a bench with one user, or what half the context holds."""
+    half = max(1, memory.tokens_of(recipe.engine_args.get("max_model_len"), model.max_context or 4096) // 2)
+    found = Workload(requests=1, requests_a_user=REQUESTS_A_USER).demand(users=1)
+    return found.with_(isl=min(found.isl, half), osl=min(found.osl, half))

@@ -14,10 +14,10 @@ from overspan.schema.errors import InputError, ModelUnavailable, PlanRefused
 from overspan.schema.inventory import Inventory
 from overspan.schema.model import ModelSpec
 from overspan.schema.plan import Endpoint, EngineChoice, Parameters, Plan, Rejection
-from overspan.schema.prediction import Demand, Prediction
+from overspan.schema.prediction import Prediction
 from overspan.schema.recipe import Recipe
 from overspan.schema.slo import Slo
-from overspan.schema.units import count
+from overspan.schema.workload import Demand
 
 _MOST_REJECTED: Final = 50  # that a plan keeps; a rack of 72 GPUs has more than a thousand
 
@@ -120,17 +120,14 @@ def _choose(recipe: Recipe, model: ModelSpec, inventory: Inventory, demand: Dema
         return _NOT_CHOSEN
     _require(ranking.ranked, limits, asked)
     best = ranking.best.prediction
-    load = f"{count(asked.concurrency, 'user')}, {asked.isl:.0f} tokens in, {asked.osl:.0f} out"
-    why = f"layout {best.layout.label}: the best of {len(ranking.ranked)} that can run, for {load}"
+    why = f"layout {best.layout.label}: the best of {len(ranking.ranked)} that can run, for {asked.phrase}"
     several = inventory.device == "cuda" and sum(len(host.gpus) for host in inventory.hosts) > 1
     return _Chosen(best, ranking.rejected, [why] if several else [])
 
 
 def _require(ranked: list[rank.Ranked], limits: Slo, demand: Demand) -> None:
     if not any(item.meets for item in ranked):
-        raise InputError(
-            f"no layout keeps {limits} for {count(demand.concurrency, 'user')} here", next=rank.nearest(ranked, limits)
-        )
+        raise InputError(f"no layout here keeps {limits} for {demand.phrase}", next=rank.nearest(ranked, limits))
 
 
 def _with_sizes(made: Plan, model: ModelSpec, chosen: Prediction | None, demand: Demand | None, limits: Slo) -> Plan:
@@ -152,9 +149,8 @@ def _with_sizes(made: Plan, model: ModelSpec, chosen: Prediction | None, demand:
         notes.append(error.what)
     if seen is not None:
         _require([rank.Ranked(prediction=seen, meets=seen.meets(limits))], limits, asked)
-        users = "one user" if asked.concurrency == 1 else f"{asked.concurrency} users"
         unsure = f" (TPOT {seen.interval.low:.1f}-{seen.interval.high:.1f} ms)" if seen.basis == "extrapolated" else ""
-        notes.append(f"predicted with {users}: {explain.explain(seen, recipe)}{unsure}")
+        notes.append(f"predicted with {asked.phrase}: {explain.explain(seen, recipe)}{unsure}")
     held = memory.as_planned(model, needed)
     return made.with_(dtype=dtype, memory_per_rank=needed, memory=held, prediction=seen, notes=notes)
 

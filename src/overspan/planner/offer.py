@@ -15,9 +15,9 @@ from overspan.schema.inventory import Inventory
 from overspan.schema.layout import Layout
 from overspan.schema.model import ModelSpec
 from overspan.schema.plan import EngineChoice
-from overspan.schema.prediction import Demand
 from overspan.schema.recipe import Recipe
 from overspan.schema.slo import Slo
+from overspan.schema.workload import Demand
 
 SPARE_BYTES: Final = 1e9
 """What an offered length leaves free: activations, graphs and context are estimates. Plans of five models missed

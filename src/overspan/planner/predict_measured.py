@@ -12,12 +12,12 @@ from overspan.planner.predict import predict
 from overspan.schema.errors import InputError, ModelUnavailable
 from overspan.schema.hardware import HardwareSpec
 from overspan.schema.plan import Plan
-from overspan.schema.prediction import Demand, Prediction
-from overspan.schema.workload import BenchPoint, BenchResult
+from overspan.schema.prediction import Prediction
+from overspan.schema.workload import BenchPoint, BenchResult, Demand
 
 
 class Beside(NamedTuple):
-    """One measured point of a closed loop, and the case that predicts it. Times are milliseconds."""
+    """One measured point of a closed loop, and the case that predicts it. Times are ms, of the same window."""
 
     point: BenchPoint
     case: Case
@@ -52,7 +52,7 @@ def points(plan: Plan, bench: BenchResult, hardware: HardwareSpec | None = None)
         case = inputs.case_of(model, plan.recipe, plan.layout, plan.inventory, demand)
         if hardware is not None:
             case = case._replace(hardware=hardware)
-        seen = point.steady or point
+        seen = point.steady if demand.window == "steady" and point.steady else point
         found.append(
             Beside(
                 point, case, inputs.capacity(case, plan.recipe, plan.inventory), seen.tpot_ms.mean, seen.ttft_ms.mean
@@ -62,15 +62,29 @@ def points(plan: Plan, bench: BenchResult, hardware: HardwareSpec | None = None)
 
 
 def _demands(bench: BenchResult) -> Iterator[tuple[BenchPoint, Demand]]:
-    """The load of each point of a closed loop; an open loop has no number of users to predict with."""
+    """The load of each point of a closed loop; an open loop has no number of users to predict with.
+
+    It is that of the whole run. Where the server stood still, the steady window without those times is taken instead.
+    """
     load = bench.workload
     for point in bench.points:
         if point.rate_per_s is None and point.requests.ok and point.output_tokens_per_s:
-            rounds = max(1.0, point.requests.ok / point.concurrency)
-            # What was really generated: an answer may end before its limit.
+            asked = load.demand(point.concurrency)
+            # What was really sent and generated: an answer may end before its limit.
             made = point.output_tokens_per_s * (point.duration_s or 0.0) / point.requests.ok
             osl = made if made >= 1 else load.output_tokens
-            isl = load.input_tokens * load.turns
-            drawn = load.output_lengths or load.input_lengths or load.trace or load.turns > 1
-            in_step = not drawn and osl > load.output_tokens - 1
-            yield point, Demand(isl=isl, osl=osl, concurrency=point.concurrency, rounds=rounds, in_step=in_step)
+            yield (
+                point,
+                asked.with_(
+                    isl=_prompt_tokens(point) or asked.isl,
+                    osl=osl,
+                    rounds=max(1.0, point.requests.ok / point.concurrency),
+                    in_step=asked.in_step and osl > load.output_tokens - 1,
+                    window="steady" if point.disturbed and point.steady else "whole",
+                ),
+            )
+
+
+def _prompt_tokens(point: BenchPoint) -> float | None:
+    """Of a request, as the server counted them."""
+    return point.input_lengths.got.mean if point.input_lengths else None

@@ -1,25 +1,28 @@
 """Every layout that an inventory allows: predicted, ranked, or kept with the reason why it cannot run."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from overspan.planner import inputs, rules
+from overspan.planner.features import Case
 from overspan.planner.predict import predict
 from overspan.planner.refuse import recipe_refusals, refusals, slots
-from overspan.schema import units
 from overspan.schema.errors import InputError, PlanRefused
 from overspan.schema.inventory import Inventory
 from overspan.schema.layout import Layout
 from overspan.schema.model import ModelSpec
 from overspan.schema.plan import Rejection
-from overspan.schema.prediction import Demand, Prediction
+from overspan.schema.prediction import Prediction
 from overspan.schema.recipe import Recipe
 from overspan.schema.slo import Slo
 from overspan.schema.statistics import pareto_front
+from overspan.schema.workload import Demand
 
 _MOST_GROUPS: Final = 1024  # data-parallel groups that a layout may have (schema.layout)
 _MOST_EXPERT_RANKS: Final = 4096  # the same of ranks with experts
+_MOST_IN_FLIGHT: Final = 1 << 16
 _RACK: Final = 72  # GPUs of an NVL72
 
 
@@ -121,7 +124,25 @@ def _better_first(item: Ranked) -> tuple[bool, float, int]:
 def predict_on(model: ModelSpec, recipe: Recipe, layout: Layout, inventory: Inventory, demand: Demand) -> Prediction:
     """What one layout gives on an inventory, the cache's limit included."""
     case = inputs.case_of(model, recipe, layout, inventory, demand)
-    return predict(case, capacity=inputs.capacity(case, recipe, inventory))
+    room = inputs.capacity(case, recipe, inventory)
+    return predict(case, capacity=room) if demand.rate_per_s is None else _at_rate(case, room, demand.rate_per_s)
+
+
+def _at_rate(case: Case, capacity: float, rate_per_s: float) -> Prediction:
+    """An open loop: as many requests are in flight as keep the rate (Little's law); with a note where none do."""
+
+    def with_users(users: int) -> Prediction:
+        return predict(case._replace(demand=case.demand.with_(concurrency=users)), capacity=capacity)
+
+    def requests_per_s(users: int) -> float:
+        return with_users(users).output_tokens_per_s / case.demand.osl
+
+    most = max(1, int(min(capacity * case.layout.dp, _MOST_IN_FLIGHT)))
+    if (reached := requests_per_s(most)) < rate_per_s:
+        seen = with_users(most)
+        told = f"{reached:.3g} requests/s at most, and {rate_per_s:.10g} are asked: a queue grows"
+        return seen.with_(notes=[*seen.notes, told])
+    return with_users(bisect_left(range(1, most), rate_per_s, key=requests_per_s) + 1)
 
 
 def _front(ranked: list[Ranked]) -> list[Ranked]:
@@ -151,8 +172,7 @@ def how_many(
         hosts *= 2
     if not seen:
         raise InputError(f"{model.name} does not fit {limit} {kind}", next="overspan plan --explain shows why")
-    users = units.count(demand.concurrency, "user")
-    raise InputError(f"no layout of up to {limit} {kind} keeps {slo} for {users}", next=nearest(seen, slo))
+    raise InputError(f"no layout of up to {limit} {kind} keeps {slo} for {demand.phrase}", next=nearest(seen, slo))
 
 
 def nearest(ranked: Sequence[Ranked], slo: Slo) -> str:

@@ -7,9 +7,9 @@ from overspan.planner.memory import tokens_of
 from overspan.planner.placement import Placed, topology_of
 from overspan.schema.inventory import Inventory
 from overspan.schema.model import ModelSpec
-from overspan.schema.prediction import Demand
 from overspan.schema.recipe import Recipe, RoleSettings
 from overspan.schema.topology import Role, Topology
+from overspan.schema.workload import Demand
 
 
 def rank_limits(topology: Topology, recipe: Recipe, users: int) -> dict[str, int]:

@@ -16,10 +16,10 @@ from overspan.schema.errors import InputError, PlanRefused
 from overspan.schema.inventory import Inventory
 from overspan.schema.layout import Layout
 from overspan.schema.model import ModelSpec
-from overspan.schema.prediction import Demand
 from overspan.schema.recipe import Recipe
 from overspan.schema.slo import Slo, parse_slo
 from overspan.schema.topology import Topology, parse_topology
+from overspan.schema.workload import Demand
 
 MAX_SEQUENCES: Final = 1024  # vLLM's default max_num_seqs of the API server on large GPUs (vllm.engine.arg_utils)
 _STEADY: Final = 1e9  # requests of each user: the burst of a start is not seen

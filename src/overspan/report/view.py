@@ -303,6 +303,7 @@ class PredictedRow:
     Attributes:
         cells: in the order of PREDICTED_HEADS.
         inside: whether the measured TPOT lies in the interval; None without one.
+        steady: both are of the steady window, because the server stood still in the rest.
         bound: what limits the point.
         basis: what the prediction stands on.
     """
@@ -311,6 +312,7 @@ class PredictedRow:
     users: int
     cells: Sequence[str]
     inside: bool | None
+    steady: bool
     bound: str
     basis: str
 
@@ -337,7 +339,8 @@ def predicted_rows(run: RunDocuments) -> tuple[list[PredictedRow], list[str]]:
     rows = []
     for (item, one), *cells in zip(pairs, *columns, strict=True):
         inside = None if item.tpot_ms is None else one.interval.low <= item.tpot_ms <= one.interval.high
-        rows.append(PredictedRow(run.name, item.point.concurrency, cells, inside, one.bound, one.basis))
+        steady = one.demand.window == "steady"
+        rows.append(PredictedRow(run.name, item.point.concurrency, cells, inside, steady, one.bound, one.basis))
     return rows, list(dict.fromkeys(note for _, one in pairs for note in one.notes))
 
 

@@ -18,10 +18,10 @@ from overspan.schema.errors import PlanRefused, RecipeError
 from overspan.schema.inventory import Inventory
 from overspan.schema.paste import command
 from overspan.schema.plan import Plan
-from overspan.schema.prediction import Demand
 from overspan.schema.process import ProcessSpec
 from overspan.schema.recipe import Recipe
 from overspan.schema.slo import parse_slo
+from overspan.schema.workload import Demand
 from overspan.store.locks import Say, quiet
 
 Weights = Literal["real", "synthetic"]
@@ -91,7 +91,7 @@ def _offer(wanted: Wanted, settings: list[str]) -> str | None:
     if not settings or wanted.part == "joiner":  # a joiner's settings are those of its head
         return None
     words: list[object] = ["overspan", "up", wanted.recipe]
-    load = wanted.demand.model_dump(include=wanted.demand.model_fields_set) if wanted.demand else {}
+    load = wanted.demand.asked if wanted.demand else {}
     given = {"on": wanted.inventory, "name": wanted.name, **load, "slo": wanted.slo, "hardware": wanted.hardware}
     for name, value in given.items():
         words += [f"--{name}", f"{value:g}" if isinstance(value, float) else value] if value is not None else []

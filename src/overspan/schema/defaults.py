@@ -38,3 +38,8 @@ DRAIN_TIMEOUT_S: Final = 20.0
 
 POLL_INTERVAL_S: Final = 0.25
 """How often the supervisor looks at every rank: well inside the promise to notice a death within 5 s."""
+
+USUAL_INPUT_TOKENS: Final = 128
+"""Of a load that names none, when it is predicted, planned for or measured. Source: Overspan's choice, as the next."""
+
+USUAL_OUTPUT_TOKENS: Final = 64

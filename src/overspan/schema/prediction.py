@@ -7,16 +7,7 @@ from pydantic import Field
 from overspan.schema.base import Frozen
 from overspan.schema.layout import Layout
 from overspan.schema.slo import Slo
-
-
-class Demand(Frozen):
-    """A closed loop of users. Lengths are means of what is really sent and asked for."""
-
-    isl: float = Field(1024, gt=0, description="input tokens of a request")
-    osl: float = Field(1024, gt=0, description="output tokens of a request")
-    concurrency: int = Field(1, ge=1, description="users, each with one request at a time")
-    rounds: float = Field(10, ge=1, description="requests of each user; all of them start together")
-    in_step: bool = Field(False, description="all answers have one length: users end together, each round is a burst")
+from overspan.schema.workload import Demand
 
 
 class Interval(Frozen):

@@ -1,13 +1,68 @@
 """What is asked of an endpoint, and what it gave. Times are milliseconds, rates are per second."""
 
+from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from overspan.schema.base import Frozen
+from overspan.schema.defaults import USUAL_INPUT_TOKENS, USUAL_OUTPUT_TOKENS
 
 FEWEST_REQUESTS: Final = 16
 """At a level whose number of requests is not given: percentiles of fewer say nothing. Source: Overspan's choice."""
+
+REQUESTS_A_USER: Final = 4
+"""Where their number is not given."""
+
+
+class Demand(Frozen):
+    """One load, as it is predicted, measured and named. Lengths are means of what is really sent and asked for.
+
+    `in_step`: all answers have one length, so the users of a closed loop end together and each round is a burst. Else
+    their requests come spread.
+    """
+
+    isl: float = Field(USUAL_INPUT_TOKENS, gt=0, description="input tokens of a request")
+    osl: float = Field(USUAL_OUTPUT_TOKENS, gt=0, description="output tokens of a request")
+    concurrency: int = Field(1, ge=1, description="users, each with one request at a time")
+    rounds: float = Field(10, ge=1, description="requests of each user; all of them start together")
+    in_step: bool = Field(False, description="all answers have one length: users end together, each round is a burst")
+    window: Literal["whole", "steady"] = Field("whole", description="steady: without the burst at the start")
+    rate_per_s: float | None = Field(None, gt=0, description="of an open loop; concurrency is then what is in flight")
+    input_lengths: str | None = Field(None, description="how they are drawn; null where all are the same")
+    output_lengths: str | None = None
+
+    @property
+    def phrase(self) -> str:
+        """`32 users in step, 1024 tokens in, 128 out (fixed lengths), whole run`: as every command says it."""
+        return self.phrase_of([self.rate_per_s or self.concurrency])
+
+    def phrase_of(self, levels: Sequence[float]) -> str:
+        """The same for several numbers of users, or several rates."""
+        told = ", ".join(f"{level:.10g}" for level in levels)
+        who = f"{told} requests/s"
+        if self.rate_per_s is None:
+            who = "1 user" if told == "1" else f"{told} users {'in step' if self.in_step else 'spread'}"
+        drawn = dict.fromkeys(lengths for lengths in (self.input_lengths, self.output_lengths) if lengths)
+        how = f"drawn lengths: {', '.join(drawn)}" if drawn else "fixed lengths"
+        window = "whole run" if self.window == "whole" else "steady window"
+        return f"{who}, {self.isl:.0f} tokens in, {self.osl:.0f} out ({how}), {window}"
+
+    @property
+    def asked(self) -> dict[str, object]:
+        """What was stated of it, by the name of its option."""
+        held: dict[str, object] = {"isl": self.input_lengths or self.isl, "osl": self.output_lengths or self.osl}
+        stated = {name: value for name, value in held.items() if name in self.model_fields_set}
+        if "concurrency" in self.model_fields_set:
+            stated["concurrency"] = self.concurrency
+        requests = round(self.rounds * self.concurrency)
+        if (
+            "rounds" in self.model_fields_set
+            and self.rate_per_s is None
+            and requests != max(FEWEST_REQUESTS, REQUESTS_A_USER * self.concurrency)
+        ):
+            stated["requests"] = requests
+        return stated if self.rate_per_s is None else stated | {"rate": self.rate_per_s}
 
 
 class Workload(Frozen):
@@ -18,8 +73,8 @@ class Workload(Frozen):
 
     concurrency: list[int] = Field(default_factory=list, description="users of a closed loop; empty for an open one")
     requests: int = Field(ge=1, description="requests at each point; not used where duration_s limits them")
-    input_tokens: int = Field(ge=1)
-    output_tokens: int = Field(ge=1)
+    input_tokens: int = Field(USUAL_INPUT_TOKENS, ge=1)
+    output_tokens: int = Field(USUAL_OUTPUT_TOKENS, ge=1)
     endpoint: Literal["chat", "completions"] = "chat"
     seed: int = 0
     timeout_s: float = Field(600.0, gt=0)
@@ -49,6 +104,22 @@ class Workload(Frozen):
         if self.requests_a_user is None or users is None:
             return self.requests
         return max(FEWEST_REQUESTS, self.requests_a_user * users)
+
+    def demand(self, users: int | None = None, rate_per_s: float | None = None) -> Demand:
+        """The load of one level."""
+        drawn = "a trace" if self.trace else f"{self.turns} turns" if self.turns > 1 else None
+        inputs, outputs = drawn or self.input_lengths, drawn or self.output_lengths
+        at_once = self.arrival == "closed" and not self.ramp_s and self.ignore_eos
+        return Demand(
+            isl=self.input_tokens * self.turns,
+            osl=self.output_tokens,
+            concurrency=users or 1,
+            rounds=max(1.0, self.requests_at(users) / users) if users else 1.0,
+            in_step=at_once and not inputs and not outputs,
+            rate_per_s=rate_per_s,
+            input_lengths=inputs,
+            output_lengths=outputs,
+        )
 
 
 class Distribution(Frozen):
@@ -255,6 +326,17 @@ class BenchResult(Frozen):
     points: list[BenchPoint]
     overspan_version: str
     notes: list[str] = Field(default_factory=list)
+
+    def demand(self, point: BenchPoint) -> Demand:
+        """The load of a point, as it was asked for."""
+        return self.workload.demand(None if point.rate_per_s is not None else point.concurrency, point.rate_per_s)
+
+    @property
+    def phrase(self) -> str:
+        """The load of all points, in the words of `Demand.phrase`."""
+        if self.workload.arrival == "trace" or not self.points:
+            return "a trace at its own times, whole run" if self.workload.trace else "no load"
+        return self.demand(self.points[0]).phrase_of([point.rate_per_s or point.concurrency for point in self.points])
 
     def level(self, point: BenchPoint) -> int | str:
         """See `level_of`."""

@@ -25,11 +25,12 @@ from overspan.schema.layout import Layout
 from overspan.schema.model import ModelSpec
 from overspan.schema.plan import Endpoint, EngineChoice, Plan
 from overspan.schema.point import Command, Estimate, Point, PointRole
-from overspan.schema.prediction import Demand, Prediction
+from overspan.schema.prediction import Prediction
 from overspan.schema.process import ProcessSpec
 from overspan.schema.recipe import Recipe
 from overspan.schema.sweep import LadderEntry, Load, Scenario, Sweep
 from overspan.schema.topology import Role, RoleName, Topology
+from overspan.schema.workload import Demand
 from overspan.sweep import read
 from overspan.sweep.only import PointName, parse_filter
 
@@ -273,7 +274,10 @@ class _Expansion:
             return Estimate(abstained=f"the sizes of {recipe.model} are not known")
         mean = (1 + load.length_ratio) / 2
         rounds = max(1, load.requests_per_user)
-        demand = Demand(isl=lengths.isl * mean, osl=lengths.osl * mean, concurrency=users, rounds=rounds)
+        in_step = load.length_ratio == 1
+        demand = Demand(
+            isl=lengths.isl * mean, osl=lengths.osl * mean, concurrency=users, rounds=rounds, in_step=in_step
+        )
         try:
             if topology.disaggregated:
                 pair = disagg.predict_topology(self._model, recipe, topology, self._inventory, demand)
