@@ -71,7 +71,7 @@ def fake_vllm(tmp_path: Path, site: Path) -> FakeVllm:
         "vllm/model_executor/model_loader/__init__.py": (
             "LOADERS = {}\n"
             "class BaseModelLoader:\n"
-            "    pass\n"
+            "    def load_weights(self): ...\n"
             "def register_model_loader(name):\n"
             "    return lambda loader: LOADERS.setdefault(name, loader)\n"
         ),

@@ -105,8 +105,21 @@ def test_the_synthetic_load_format_is_added(fake_vllm: FakeVllm, version: str) -
     ]
 
 
-def test_an_engine_that_it_was_not_tried_on_does_not_get_it(fake_vllm: FakeVllm) -> None:
+def test_a_version_that_nobody_tried_gets_it_where_all_is_there_that_it_needs(fake_vllm: FakeVllm) -> None:
     assert fake_vllm.run("0.27.0", LOADERS) == ["[]"]
+    loader = fake_vllm.folder / "vllm/model_executor/model_loader/__init__.py"
+    loader.write_text(
+        loader.read_text().replace("class BaseModelLoader:\n", "class BaseModelLoader:\n    download_model = len\n")
+    )
+    assert fake_vllm.run("0.40.1", LOADERS, old="0.27.0")[-1] == "[('synthetic', True)]"
+
+
+def test_an_engine_that_somebody_changed_starts_all_the_same(fake_vllm: FakeVllm) -> None:
+    layer = fake_vllm.folder / "vllm/model_executor/layers/minimax_rms_norm/rms_norm_tp.py"
+    layer.write_text("def layer():\n    return 'no such kernel'\n")
+    said, printed = fake_vllm.run("0.26.0", KERNEL)
+    assert "could not mend the fused QK-norm all-reduce" in said
+    assert printed == "no such kernel"
 
 
 WITHOUT_TORCHVISION = {

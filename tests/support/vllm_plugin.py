@@ -1,6 +1,7 @@
 """What the plugin did: to a real engine, and to a vLLM of a few lines."""
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -25,8 +26,13 @@ class FakeVllm:
     folder: Path
     site: Path
 
-    def run(self, version: str, code: str, **switches: str) -> list[str]:
-        """The lines that the code prints after both entry points were called; the plugin's log comes first."""
+    def run(self, version: str, code: str, old: str | None = None, **switches: str) -> list[str]:
+        """The lines that the code prints after both entry points were called; the plugin's log comes first.
+
+        `old`: the version that it was at the last call.
+        """
+        if old is not None:
+            shutil.rmtree(self.folder / f"vllm-{old}.dist-info")
         info = self.folder / f"vllm-{version}.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n")

@@ -29,4 +29,5 @@ MEND = Mend(
     module="vllm.distributed.kv_transfer.kv_connector.v1.example_connector",
     cure=_cure,
     cpu_only=False,
+    fits=lambda module: hasattr(getattr(module, "ExampleConnector", None), "get_num_new_matched_tokens"),
 )

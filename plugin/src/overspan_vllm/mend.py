@@ -13,6 +13,9 @@ from importlib.machinery import ModuleSpec
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
+TRIED = ("0.26", "0.31", "0.32")
+"""The versions that the mends were tried with, as leading parts. Others get only mends that look before they act."""
+
 log = logging.getLogger("vllm.overspan_plugin")
 """A child of vLLM's own logger, so that the engine's log gets the lines in its own form."""
 
@@ -29,6 +32,8 @@ class Mend:
         cpu_only: Whether only the CPU backend has the fault.
         switch: An environment variable that must be "1" for this mend; without one it is always on.
         done: What the engine's log says that was done.
+        fits: Whether the module is what the cure needs, and the cure does no harm where the fault is not. A version
+            that nobody tried gets the mends that can tell, where it is so.
     """
 
     name: str
@@ -38,15 +43,20 @@ class Mend:
     cpu_only: bool = True
     switch: str | None = None
     done: str = "mended"
+    fits: Callable[[ModuleType], bool] | None = None
 
     def concerns(self, engine: str) -> bool:
         """Whether this engine, by its version, has the fault and the switch is on."""
-        public = engine.partition("+")[0]
-        if not any(public == each or public.startswith(each + ".") for each in self.versions):
+        if not _is_of(engine, self.versions) and (self.fits is None or not engine or _is_of(engine, TRIED)):
             return False
         if self.cpu_only and not _on_cpu(engine):
             return False
         return self.switch is None or os.environ.get(self.switch) == "1"
+
+
+def _is_of(engine: str, versions: Sequence[str]) -> bool:
+    public = engine.partition("+")[0]
+    return any(public == each or public.startswith(each + ".") for each in versions)
 
 
 def engine_version() -> str:
@@ -79,7 +89,13 @@ def arrange(mends: Sequence[Mend]) -> None:
 
 
 def _apply(mend: Mend, module: ModuleType) -> None:
-    mend.cure(module)
+    if mend.fits is not None and not _is_of(engine_version(), mend.versions) and not mend.fits(module):
+        return
+    try:
+        mend.cure(module)
+    except Exception as error:  # noqa: BLE001 - an engine that somebody changed is to start all the same
+        say(f"could not mend {mend.name} for vLLM {engine_version()}: {error!r}")
+        return
     say(f"{mend.done} {mend.name} for vLLM {engine_version()}")
 
 

@@ -73,6 +73,12 @@ class _Place(NamedTuple):
         return int(value.shape[-1]) * (2 if str(value.dtype) == "torch.uint8" else 1)
 
 
+def _fits(module: ModuleType) -> bool:
+    base = getattr(module, "BaseModelLoader", None)
+    needed = (getattr(base, "download_model", None), getattr(base, "load_weights", None))
+    return all(map(callable, (*needed, getattr(module, "register_model_loader", None))))
+
+
 def _cure(module: ModuleType) -> None:
     class SyntheticLoader(module.BaseModelLoader):  # type: ignore[name-defined, misc]
         """Fills a model that vLLM has built, in place of reading a checkpoint."""
@@ -226,4 +232,5 @@ MEND = Mend(
     cure=_cure,
     cpu_only=False,
     done="added",
+    fits=_fits,
 )
