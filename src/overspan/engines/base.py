@@ -64,6 +64,9 @@ class Engine(ABC):
     key_variable: ClassVar[str] = "VLLM_API_KEY"
     """The environment variable in which its process that answers is given the endpoint's key."""
 
+    takes_plugin: ClassVar[bool] = False
+    """Whether our vLLM plugin belongs into its processes that hold ranks."""
+
     loads_weights: ClassVar[bool] = True
     """Whether the model's files must be on the disks of its hosts before it starts."""
 

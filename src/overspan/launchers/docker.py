@@ -8,10 +8,11 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from overspan.launchers import docker_commands as commands
-from overspan.launchers.base import Death, Health, Launcher, Member, as_text, require_secrets
+from overspan.launchers.base import PYTHONPATH, Death, Health, Launcher, Member, as_text, require_secrets, with_path
 from overspan.launchers.docker_watch import (
     QUERY_TIMEOUT_S,
     Container,
@@ -28,7 +29,7 @@ from overspan.schema.errors import InputError, OverspanError
 from overspan.schema.inventory import Host
 from overspan.schema.launcher_traits import BUILT_IN
 from overspan.schema.plan import Plan
-from overspan.schema.process import ProcessSpec
+from overspan.schema.process import Mount, ProcessSpec
 from overspan.schema.secrets import Secret
 
 # As in `base`: what only a run needs is imported by the run.
@@ -106,6 +107,26 @@ class DockerLauncher(Launcher):
             for each in hosts:
                 each.transport.close()
         return plan
+
+    def with_packages(self, folder: Path, specs: Sequence[ProcessSpec], say: Say) -> list[ProcessSpec] | str:
+        """See `Launcher.with_packages`: copied to each host, and mounted. What the image says goes on to count."""
+        from overspan.provision.folders import copy_folder
+        from overspan.transport.copying import ReachableHost
+        from overspan.transport.local import Local
+        from overspan.transport.reach import reach
+
+        here, changed = ReachableHost(Host(name="localhost", memory_bytes=1), Local()), []
+        for host in self.hosts:
+            if host.ssh is not None:
+                with contextlib.closing(reach(host)) as way:
+                    copy_folder(here, ReachableHost(host, way), str(folder))
+        for spec in specs:
+            own = _path_of_image(self.transports[spec.host], str(spec.image))
+            if own is None:
+                return f"image {spec.image} of {spec.host} does not tell its PYTHONPATH"
+            mounts = [*spec.mounts, Mount(source=str(folder), target=str(folder))]
+            changed.append(with_path(spec, str(folder), own).with_(mounts=mounts))
+        return changed
 
     def commands(self, specs: Sequence[ProcessSpec], run: str = "by-hand") -> str:
         """See `Launcher.commands`."""
@@ -253,6 +274,20 @@ def _secrets_on(transport: Transport, secrets: Mapping[str, Secret]) -> Iterator
         yield folder
     finally:
         transport.run(commands.forget_secrets(folder), timeout_s=30.0).check("removing delivered secrets")
+
+
+def _path_of_image(transport: Transport, image: str) -> str | None:
+    """The PYTHONPATH that an image sets; None where Docker does not tell."""
+    from overspan.transport.docker import image_inspect
+
+    done = transport.run(image_inspect(image, "{{json .Config.Env}}"), timeout_s=QUERY_TIMEOUT_S)
+    try:
+        words = (json.loads(done.stdout) or []) if done.code == 0 else None
+    except ValueError:
+        words = None
+    if words is None:
+        return None
+    return next((word.partition("=")[2] for word in words if word.startswith(f"{PYTHONPATH}=")), "")
 
 
 def _entrypoint(transport: Transport, spec: ProcessSpec) -> list[str]:

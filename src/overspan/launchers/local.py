@@ -19,13 +19,14 @@ import psutil
 
 from overspan.engines.base import FOLDER
 from overspan.launchers import proc
-from overspan.launchers.base import LAST_LINES, Death, Launcher, Member, require_secrets
+from overspan.launchers.base import LAST_LINES, PYTHONPATH, Death, Launcher, Member, require_secrets, with_path
 from overspan.launchers.tail import last_lines
 from overspan.schema.errors import OverspanError
 from overspan.schema.launcher_traits import BUILT_IN
 from overspan.schema.plan import Plan
 from overspan.schema.process import ProcessSpec
 from overspan.schema.secrets import Secret
+from overspan.store.locks import Say
 from overspan.store.run_folder import SUPERVISOR, RunFolder
 from overspan.transport import local
 from overspan.transport.base import Transport
@@ -71,6 +72,10 @@ class LocalLauncher(Launcher):
             )
             for spec in specs
         ]
+
+    def with_packages(self, folder: Path, specs: Sequence[ProcessSpec], say: Say) -> list[ProcessSpec] | str:
+        """See `Launcher.with_packages`: what the shell says goes on to count, behind it."""
+        return [with_path(spec, str(folder), os.environ.get(PYTHONPATH, "")) for spec in specs]
 
     def start_all(self, specs: Sequence[ProcessSpec], secrets: Mapping[str, Secret]) -> None:
         """See `Launcher.start_all`."""

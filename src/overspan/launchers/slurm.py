@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from overspan.launchers import slurm_commands as commands
-from overspan.launchers.base import LAST_LINES, Death, Launcher, Member, exit_code, require_secrets
+from overspan.launchers.base import LAST_LINES, Death, Launcher, Member, exit_code, require_secrets, with_path
 from overspan.launchers.slurm_folder import JobFolder
 from overspan.launchers.slurm_state import Node, SlurmJob, ask, describe, find_jobs, find_steps, lost_nodes
 from overspan.launchers.tail import last_lines
@@ -113,6 +113,13 @@ class SlurmLauncher(Launcher):
             image = shared.import_image(self.gateway(), plan.engine.image, folder, say)
             plan = plan.with_(engine=plan.engine.with_(image=image))
         return self._with_local_copy(plan)
+
+    def with_packages(self, folder: Path, specs: Sequence[ProcessSpec], say: Say) -> list[ProcessSpec] | str:
+        """See `Launcher.with_packages`: on the storage that the nodes share."""
+        if any(spec.image for spec in specs):
+            return "nobody can tell here which PYTHONPATH the job's image needs"
+        there = self._folder.keep(folder)
+        return [with_path(spec, there) for spec in specs]
 
     def as_staged(self) -> Plan:
         """See `Launcher.as_staged`: the model's place, and the name of the image's file."""

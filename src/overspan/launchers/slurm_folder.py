@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import io
 import re
+import tarfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from overspan.launchers.slurm_state import Node, ask, nodes_of
@@ -68,6 +71,15 @@ class JobFolder:
         """Unpack a tar into it; only its user can enter it."""
         done = ask(self._login, ["sh", "-c", _RECEIVE, "sh", self.path], stdin=packed)
         done.check(f"writing {self.path} on the shared storage")
+
+    def keep(self, folder: Path) -> str:
+        """Copy a small folder of this machine, named by what is in it, beside the runs: where it is there."""
+        there, packed = f"{self.base}/{folder.parent.name}/{folder.name}", io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as tar:
+            tar.add(folder, ".")
+        done = ask(self._login, ["sh", "-c", _RECEIVE, "sh", there], stdin=packed.getvalue())
+        done.check(f"writing {there} on the shared storage")
+        return there
 
     def begin_ending(self) -> None:
         """Tell the batch script that its steps are to end, so that the first to end does not end the others."""

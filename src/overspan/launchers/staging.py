@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from overspan.engines import patches
-from overspan.provision import models
+from overspan.engines import patches, registry
+from overspan.launchers.base import Launcher
+from overspan.provision import models, plugin
 from overspan.provision.weights import without_symlinks
 from overspan.schema.errors import InputError
 from overspan.schema.plan import Plan
+from overspan.schema.process import ProcessSpec
 from overspan.store.locks import Say
 from overspan.transport.base import Transport
 
+_PLUGINS = "VLLM_PLUGINS"
 _ENVIRONMENT = "name it in the inventory: engine_environment"
 
 
@@ -52,3 +57,38 @@ def apply_patches(plan: Plan, place: Transport, say: Say) -> None:
     if done.code != 0:
         said = done.stderr.strip().splitlines()
         raise InputError("the engine cannot be patched; nothing was changed", quote=said[-1] if said else None)
+
+
+WITHOUT_PLUGIN = (
+    "known faults of its version are not mended, weights cannot be drawn, and if guardian and supervisor are killed at "
+    "once its engine core may stay: `overspan stop` ends it"
+)
+
+
+def with_plugin(
+    plan: Plan, specs: Sequence[ProcessSpec], launcher: Launcher, say: Say
+) -> tuple[list[ProcessSpec], str | None]:
+    """The processes with our vLLM plugin where the engine does not hold it, and what a person should know of that.
+
+    So what was measured with drawn weights is what the real model runs with.
+    """
+    ranks = [spec for spec in specs if spec.ranks]
+    if not registry.find(plan.engine.name).takes_plugin or not ranks:
+        return list(specs), None
+    left_out = [spec.name for spec in ranks if _leaves_out(spec, launcher)]
+    told = f"VLLM_PLUGINS leaves Overspan's vLLM plugin out of {', '.join(left_out)}: {WITHOUT_PLUGIN}"
+    if plan.engine.environment and plan.engine.image is None and plugin.is_in(Path(plan.engine.environment)):
+        return list(specs), told if left_out else None
+    found = launcher.with_packages(plugin.apart(), ranks, say)
+    if isinstance(found, str):
+        return list(specs), f"this vLLM runs without Overspan's plugin, since {found}: {WITHOUT_PLUGIN}"
+    changed = {spec.name: spec for spec in found}
+    added = "Overspan's vLLM plugin comes to this vLLM by PYTHONPATH; nothing of it is changed on disk"
+    return [changed.get(spec.name, spec) for spec in specs], told if left_out else added
+
+
+def _leaves_out(spec: ProcessSpec, launcher: Launcher) -> bool:
+    """Whether the variable by which vLLM takes some plugins alone leaves ours out. Source: vllm/plugins/__init__.py."""
+    inherited = os.environ.get(_PLUGINS) if launcher.traits.here else None
+    asked = spec.env.get(_PLUGINS, inherited)
+    return asked is not None and "overspan" not in asked.split(",")

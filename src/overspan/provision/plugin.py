@@ -16,6 +16,7 @@ from pathlib import Path
 
 from overspan.provision.build import distributions, site_packages
 from overspan.schema.errors import OverspanError
+from overspan.schema.places import cache_dir
 from overspan.store.locks import Say, held, quiet
 
 PACKAGE = "overspan_vllm"
@@ -43,6 +44,23 @@ def refresh(environment: Path, *, say: Say = quiet) -> bool:
             return False
         place(site)
     return True
+
+
+def is_in(environment: Path) -> bool:
+    """Whether the plugin that this Overspan carries is in a Python environment."""
+    return any(_placed(site) == digest() for site in (environment / "lib").glob("python3.*/site-packages"))
+
+
+def apart() -> Path:
+    """The plugin in a folder of its own, for engines that are not ours to change: PYTHONPATH leads there."""
+    wanted = digest()
+    folder = cache_dir() / "plugin" / wanted
+    if _placed(folder) != wanted:
+        with held(folder.parent / ".lock", doing="making a folder of the vLLM plugin", say=quiet):
+            folder.mkdir(parents=True, exist_ok=True)
+            if _placed(folder) != wanted:
+                place(folder)
+    return folder
 
 
 def place(site: Path) -> None:

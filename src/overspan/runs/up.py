@@ -13,7 +13,7 @@ from overspan.doctor.of_run import failure
 from overspan.engines import registry
 from overspan.launchers.base import Launcher
 from overspan.launchers.registry import launcher_of
-from overspan.launchers.staging import apply_patches, stage_model
+from overspan.launchers.staging import apply_patches, stage_model, with_plugin
 from overspan.preflight import blocking, preflight, unreachable
 from overspan.provision import models
 from overspan.runs import guardian, ports
@@ -142,7 +142,10 @@ def _stage(run: RunFolder, plan: Plan, launcher: Launcher, say: Say) -> Plan:
     plan = launcher.stage(plan, say, prepared_here=model is not None)
     apply_patches(plan, launcher.gateway(), say)
     run.write("plan.json", plan)
-    run.write("processes.json", launcher.placed(processes_of(plan)))
+    specs, told = with_plugin(plan, processes_of(plan), launcher, say)
+    run.write("processes.json", launcher.placed(specs))
+    if told:
+        run.append(told)
     run_secrets.make(run, plan, engine.key_variable, engine.tokens)
     write_whole(run.path / "run.lock.yaml", dump(_locked(run, plan, model)))
     where = f"the model is at {plan.model_path}" if plan.model_path else f"{engine.title} needs no files of the model"
