@@ -82,8 +82,13 @@ def _measured(python: str | None, ranks: int | None) -> tuple[Any, dict[str, Any
     from overspan.engines.vllm import installed_python
     from overspan.inventory import here, measure
 
-    host = here.this_machine().hosts[0]
-    found = measure.numbers(python or installed_python(), ranks)
+    machine = here.this_machine()
+    host = machine.hosts[0]
+    found = measure.numbers(python or installed_python(machine), ranks, gpus=len(host.gpus))
     for what, why in found["missing"].items():
         say(f"{what} was not measured: {why}")
-    return measure.spec_of(found, host, f"{datetime.now(UTC):%Y-%m-%d}"), {"measured": found}
+    spec = measure.spec_of(found, host, f"{datetime.now(UTC):%Y-%m-%d}")
+    notes = [measure.beside_catalogue(spec)] if host.gpus else []
+    for note in notes:
+        say(f"note: {note}")
+    return spec, {"measured": found, "notes": notes}

@@ -53,19 +53,6 @@ def choose(sought: Sought, recipe: Recipe, inventory: Inventory, *, to_start: bo
         )
 
 
-def python() -> Path | None:
-    """The Python of a vLLM of this machine, for what is measured with it; None where there is none."""
-    from overspan.provision import engines, environments, own
-
-    named = own.find()
-    folders = [named.path if named else None, environments.on_path()]
-    found = (environments.python_in(folder) for folder in folders if folder)
-    try:
-        return next((path for path in found if path), None) or engines.find("cpu").python
-    except EngineMissing:
-        return None
-
-
 def _named(sought: Sought, inventory: Inventory) -> EngineChoice | None:
     from overspan.provision import environments
 

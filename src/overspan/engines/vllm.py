@@ -155,9 +155,16 @@ class Vllm(Engine):
 ENGINE: Final = Vllm()
 
 
-def installed_python() -> str:
-    """The Python of vLLM on this machine: the one that was named, that on the PATH, an installed one; else our own."""
-    return str(found.python() or sys.executable)
+def installed_python(inventory: Inventory) -> str:
+    """The Python of the vLLM that `up` would start on this machine, for what is measured with it; else our own."""
+    from overspan.provision import environments
+
+    try:
+        choice = ENGINE.here(Recipe(name="calibrate", model="none"), inventory, to_start=True)
+    except EngineMissing:
+        return sys.executable
+    here = environments.python_in(Path(choice.environment)) if choice.environment else None
+    return str(here or sys.executable)
 
 
 def _installed(kind: str) -> Any:

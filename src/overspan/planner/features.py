@@ -13,7 +13,7 @@ from packaging.version import Version
 
 from overspan.catalog import calibration, formats
 from overspan.planner import memory
-from overspan.schema.hardware import HardwareSpec, Interconnect
+from overspan.schema.hardware import LAUNCH_S, HardwareSpec, Interconnect
 from overspan.schema.layout import Layout
 from overspan.schema.model import ModelSpec
 from overspan.schema.versions import version_of
@@ -22,8 +22,6 @@ from overspan.schema.workload import Demand
 MS: Final = 1e3
 US_IN_MS: Final = 1e-3
 ACTIVATION_BYTES: Final = 2
-# One eager operation of PyTorch on a server's CPU, as `overspan calibrate` measures it; `layer_eager` is learned at it.
-LAUNCH_S: Final = 6e-6
 _MANY: Final = 100  # prompts of a group in a step, from where they are counted as a normal distribution
 # vLLM fuses the norm over all heads with its all-reduce from this version on (`fuse_minimax_qk_norm`).
 _FUSED_NORM: Final = Version("0.18")

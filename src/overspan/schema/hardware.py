@@ -1,4 +1,9 @@
-"""One kind of accelerator as numbers, each with its source. Rates are dense: without sparsity."""
+"""One kind of accelerator as numbers, each with its source. Rates are dense: without sparsity.
+
+Bandwidth and rates are the chip's own, as its data sheet has them: nothing that is measured is above them. What of them
+is reached is in the predictor's constants (catalog/fitted.yaml), which multiply times at these rates. A launch, and a
+small all-reduce, are times as they are measured. `overspan calibrate` writes, and predictions read, the same.
+"""
 
 from typing import Annotated, Any, Final, Literal, Self
 
@@ -8,6 +13,8 @@ from overspan.schema.base import Frozen
 
 # What the fixed costs were learned on: H100, H200 and B200-class all boost to about this.
 _USUAL_HZ: Final = 1.98e9
+# One eager operation of PyTorch on a server's CPU, as `overspan calibrate` measures it; `layer_eager` is learned at it.
+LAUNCH_S: Final = 6e-6
 
 
 def _within(slowest: float, fastest: float, unit: str, *powers: int) -> AfterValidator:

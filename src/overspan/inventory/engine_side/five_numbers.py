@@ -1,10 +1,11 @@
 """Five numbers of a machine; run by the engine's Python, with what is installed there.
 
-    python five_numbers.py [RANKS]
+    python five_numbers.py [RANKS | --device]
 
 Memory copy, matrix product, all-reduce latency and bandwidth, launch overhead: with torch on its GPUs (NCCL) or its CPU
 (gloo), else with numpy, else with Python alone. One JSON object on stdout; what could not be measured is named in
-`missing` with the reason. RANKS: processes of the all-reduce; all GPUs, or 2 on a CPU, where not given.
+`missing` with the reason. RANKS: processes of the all-reduce; all GPUs, or 2 on a CPU, where not given. --device:
+measure nothing, and say whether torch can use a GPU here.
 """
 
 import json
@@ -150,6 +151,18 @@ def _alone():
     }
 
 
+def _device():
+    try:
+        import torch
+    except ImportError as error:
+        return {"device": "cpu", "why": f"has no torch that can be imported ({str(error)[:200]})"}
+    if torch.cuda.is_available():
+        return {"device": "cuda", "why": ""}
+    built = torch.version.cuda or torch.version.hip
+    why = f"is built for {built}, and finds no GPU here" if built else "is built for CPUs"
+    return {"device": "cpu", "why": f"has torch {torch.__version__}, which {why}"}
+
+
 def _measure(ranks):
     try:
         import torch
@@ -165,4 +178,7 @@ def _measure(ranks):
 
 
 if __name__ == "__main__":
-    print(json.dumps(_measure(int(sys.argv[1]) if len(sys.argv) > 1 else 0)))
+    if sys.argv[1:] == ["--device"]:
+        print(json.dumps(_device()))
+    else:
+        print(json.dumps(_measure(int(sys.argv[1]) if len(sys.argv) > 1 else 0)))
