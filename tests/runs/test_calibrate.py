@@ -94,6 +94,56 @@ def test_the_file_is_taken_and_predicts_the_run(
     assert before.before == pytest.approx(document["error_after"], abs=0.005)
 
 
+def test_points_held_out_say_whether_a_fit_helps(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(bench(truth([1, 2, 4, 8], 1.3)))
+    with pytest.raises(SystemExit) as ended:
+        main(["calibrate", "--from", run.id, "--json"])
+    out, err = capsys.readouterr()
+    assert not ended.value.code
+    unseen = json.loads(out)["held_out"]
+    assert unseen["points"] == 4
+    assert unseen["tpot_before"] == pytest.approx(1 - 1 / 1.3, rel=0.01)
+    assert unseen["tpot_after"] < 0.5 * unseen["tpot_before"]
+    assert "on 4 points, each held out of the fit: TPOT" in err
+
+
+def test_one_point_says_that_nothing_was_held_out(state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(bench(truth([1], 1.3)))
+    with pytest.raises(SystemExit):
+        main(["calibrate", "--from", run.id, "--json"])
+    out, err = capsys.readouterr()
+    assert json.loads(out)["held_out"] is None
+    assert "nothing was held out" in err
+
+
+def test_constants_that_predict_the_unseen_worse_are_not_written(state: Path) -> None:
+    # 25 % above what is predicted at one user, 20 % below at eight: neither says anything of the other.
+    up, down = truth([1, 8], 1.25), truth([1, 8], 0.8)
+    noisy = from_runs([make_run(bench([up[0], down[1]]))])
+    assert noisy.held_out
+    assert any("constants of TPOT stay" in note for note in noisy.kept)
+    assert noisy.after == pytest.approx(noisy.before)
+
+
+def test_a_measured_number_that_predicts_worse_gives_way_to_the_catalogues(state: Path) -> None:
+    run = make_run(bench(truth([1, 2, 8], 1.0)))
+    known = hardware.find("gb10")
+    half = known.bandwidth.with_(bytes_per_s=known.bandwidth.bytes_per_s / 2)
+    found = from_runs([run], known.with_(name="my-gb10", bandwidth=half))
+    assert found.hardware.bandwidth == known.bandwidth
+    assert any(note.startswith("bandwidth is the catalogue's again") for note in found.kept)
+    assert found.after < 0.01
+
+
+def test_a_measured_number_that_predicts_better_stays(state: Path) -> None:
+    known = hardware.find("gb10")
+    half = known.bandwidth.with_(bytes_per_s=known.bandwidth.bytes_per_s / 2)
+    own = known.with_(name="my-gb10", bandwidth=half)
+    said = predict_measured.points(sparks(), bench([measured(n, 1.0) for n in (1, 2, 8)]), own)
+    run = make_run(bench([measured(item.point.concurrency, item.predicted().tpot_ms) for item in said]))
+    assert from_runs([run], own).hardware.bandwidth == half
+
+
 def test_nothing_to_learn_from(state: Path) -> None:
     with pytest.raises(InputError, match="none of these runs holds a measured point"):
         from_runs([make_run(bench([measured(1, 50.0).with_(rate_per_s=2.0)]))])

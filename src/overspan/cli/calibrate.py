@@ -71,11 +71,20 @@ def _learned(names: tuple[str, ...], hardware: str | None) -> tuple[Any, dict[st
     rows = [point._asdict() for point in found.points]
     say(table(head, [[row["point"], *(f"{row[key] or 0:.1f}" for key in keys)] for row in rows]))
     say(f"mean error of TPOT: {found.before:.1%} before, {found.after:.1%} after")
+    unseen = found.held_out
+    if unseen is None:
+        say("nothing was held out: one point alone says nothing of others")
+    else:
+        waits = f"; TTFT {unseen.ttft_before:.1%}, {unseen.ttft_after:.1%}" if unseen.ttft_after is not None else ""
+        what = f"on {unseen.points} points, each held out of the fit"
+        say(f"{what}: TPOT {unseen.tpot_before:.1%} before, {unseen.tpot_after:.1%} after{waits}")
     notes = [f"{run.id}: {note}" for run in runs if (note := choice_of(run).note)]
     notes += [f"{run} is left out: it holds no undisturbed point of a closed loop" for run in found.left_out]
+    notes += found.kept
     for note in notes:
         say(f"note: {note}")
-    return found.hardware, {"points": rows, "error_before": found.before, "error_after": found.after, "notes": notes}
+    errors = {"error_before": found.before, "error_after": found.after}
+    return found.hardware, {"points": rows, **errors, "held_out": unseen and unseen._asdict(), "notes": notes}
 
 
 def _measured(python: str | None, ranks: int | None) -> tuple[Any, dict[str, Any]]:
