@@ -78,6 +78,12 @@ def test_bytecode_of_what_an_engine_loads_is_made_whatever_the_environment_says(
     assert made == {"__init__"}
 
 
+def test_a_build_with_a_label_is_not_taken_for_the_one_that_is_pinned(cache: Path) -> None:
+    make_wheel(cache.parent / "wheels", "helper", "2.0+cpu")
+    env = engines.install(LOCK)
+    assert [path.name for path in env.path.rglob("helper-*.dist-info")] == ["helper-2.0.dist-info"]
+
+
 def test_two_installs_at_once_make_one_environment(cache: Path) -> None:
     first = start_install(LOCK)
     wait_for("a build", lambda: builds(cache))
@@ -299,8 +305,10 @@ def test_list_prints_one_document(cache: Path) -> None:
     from overspan.cli.engine import engine
 
     result = CliRunner().invoke(engine, ["list", "--json"])
-    names = ["cpu", "cpu-ray", "dynamo", "router"]
-    assert json.loads(result.stdout) == {"installed": [], "can_install": names, "cannot_install": {}, "own": None}
+    document = json.loads(result.stdout)
+    assert {"cpu", "cpu-ray", "dynamo", "router"} <= set(document["can_install"])
+    assert (document["installed"], document["own"]) == ([], None)
+    assert set(document) == {"installed", "can_install", "cannot_install", "cannot_run", "own", "on_path"}
 
 
 @pytest.mark.real

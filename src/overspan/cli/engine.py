@@ -12,8 +12,10 @@ import click
 from overspan.cli.options import AS_JSON, PATH
 from overspan.cli.output import Ticker, say
 from overspan.schema.errors import InputError
+from overspan.schema.units import count
 
 if TYPE_CHECKING:
+    from overspan.provision.engines import EngineEnv
     from overspan.provision.own import OwnEngine
 
 
@@ -28,7 +30,8 @@ def engine() -> None:
 @AS_JSON
 def install(name: str, python: str | None, as_json: bool) -> None:
     """Install an engine. An engine that is installed already stays as it is."""
-    from overspan.provision import engines, locked
+    from overspan.inventory.here import this_machine
+    from overspan.provision import engines, fitting
 
     ticker = Ticker()
 
@@ -36,7 +39,10 @@ def install(name: str, python: str | None, as_json: bool) -> None:
         ticker.clear()
         say(text)
 
-    env = engines.install(locked.load(name), python=python, say=line, detail=ticker.show)
+    found = fitting.fit(name, this_machine().hosts[0].gpus)
+    for note in found.notes:
+        say(note)
+    env = engines.install(found.lock, python=python, say=line, detail=ticker.show)
     if as_json:
         click.echo(env.model_dump_json(indent=2))
 
@@ -99,33 +105,49 @@ def _own_line(kept: OwnEngine) -> str:
 @engine.command("list")
 @AS_JSON
 def list_(as_json: bool) -> None:
-    """List the installed engines, those that can be installed, and those that cannot be on this machine."""
-    from overspan.provision import engines, locked, own, space
+    """List the engines of this machine: what is installed, what it could run, and why not the rest."""
+    from overspan.inventory.here import this_machine
+    from overspan.provision import engines, environments, fitting, locked, own
 
-    kept = own.find()
-    found = engines.installed()
+    host = this_machine().hosts[0]
+    kept, on_path, found = own.find(), environments.on_path(), engines.installed()
     missing = [name for name in locked.known() if not any(env.name == name and env.current for env in found)]
-    refused = {name: why for name in missing if (why := locked.load(name).refusal) is not None}
+    locks = [locked.load(name) for name in missing]
+    refused = {lock.name: why for lock in locks if (why := fitting.misfit(lock, host.gpus)) is not None}
+    idle = {lock.name: "no GPU is seen on this machine" for lock in locks if lock.gpus and not host.gpus} | refused
     if as_json:
         document = {
             "installed": [env.model_dump(mode="json") for env in found],
             "can_install": [name for name in missing if name not in refused],
             "cannot_install": refused,
+            "cannot_run": idle,
             "own": _own_json(kept),
+            "on_path": str(on_path) if on_path else None,
         }
         click.echo(json.dumps(document, indent=2))
         return
-    width = max(map(len, [*(env.name for env in found), *missing, "own"]))
-    if kept is not None:
-        click.echo(f"{'own':<{width}}  {_own_line(kept)}")
-    for env in found:
-        other = platform.machine() != env.machine
-        note = "" if env.current else f"  (for {env.machine})" if other else "  (made by another version of Overspan)"
-        where = f"{env.version}  Python {env.python_version}  {space.size(env.size_bytes)}  {env.path}"
-        click.echo(f"{env.name:<{width}}  {where}{note}")
-    for name in missing:
-        why = f"not for this machine: {refused[name]}" if name in refused else None
-        click.echo(f"{name:<{width}}  {why or f'not installed: overspan engine install {name}'}")
+    drivers = sorted({gpu.driver for gpu in host.gpus if gpu.driver})
+    gpus = f"{count(len(host.gpus), 'GPU')}, driver {', '.join(drivers) or 'not known'}" if host.gpus else "no GPU"
+    click.echo(f"this machine: {host.arch or platform.machine()}, {gpus}")
+    rows = [("own", _own_line(kept))] if kept else []
+    if on_path is not None and (version := environments.version_in(on_path)):
+        rows.append(("on PATH", f"vLLM {version}  {on_path}"))
+    rows += [(env.name, _installed_line(env)) for env in found]
+    for lock in locks:
+        why = idle.get(lock.name)
+        state = f"not for this machine: {why}" if why else f"not installed: overspan engine install {lock.name}"
+        rows.append((lock.name, f"{state}  ({lock.description})"))
+    width = max(len(name) for name, _ in rows)
+    for name, text in rows:
+        click.echo(f"{name:<{width}}  {text}")
+
+
+def _installed_line(env: EngineEnv) -> str:
+    from overspan.provision import space
+
+    other = platform.machine() != env.machine
+    note = "" if env.current else f"  (for {env.machine})" if other else "  (made by another version of Overspan)"
+    return f"{env.version}  Python {env.python_version}  {space.size(env.size_bytes)}  {env.path}{note}"
 
 
 @engine.command()

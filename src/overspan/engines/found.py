@@ -119,12 +119,25 @@ def _installed(sought: Sought, recipe: Recipe, inventory: Inventory, notes: list
 
 
 def _environment(sought: Sought, inventory: Inventory, notes: list[str]) -> EngineEnv:
-    from overspan.provision import engines
+    """What `overspan engine install` made for the machine's device."""
+    from overspan.provision import engines, fitting, locked
 
+    name = sought.lock.format(device=inventory.device)
     if inventory.device == "cpu":
-        return engines.find(sought.lock.format(device="cpu"))
+        return engines.find(name)
+    builds = [lock for lock in locked.builds(name) if lock.gpus] if name in locked.known() else []
+    for lock in builds:
+        try:
+            return engines.find(lock.name)
+        except EngineMissing:
+            continue
     beside = f" with {' and '.join(sought.needs)}" if sought.needs else ""
-    raise EngineMissing(
-        f"this machine has GPUs, and no vLLM{beside} on the PATH, named or installed{''.join(f'; {n}' for n in notes)}",
-        next="overspan engine use PATH, if a vLLM is here already; or start containers: --on FILE",
-    )
+    what = f"this machine has GPUs, and no vLLM{beside} on the PATH, named or installed"
+    own = "overspan engine use PATH, where a vLLM is already"
+    if builds:
+        try:
+            found = fitting.fit(name, [gpu for host in inventory.hosts for gpu in host.gpus])
+        except EngineMissing as missing:
+            raise EngineMissing("; ".join([what, *notes, missing.what]), next=missing.next) from None
+        own = f"overspan engine install {name} ({found.lock.description}); or {own}"
+    raise EngineMissing("; ".join([what, *notes]), next=f"{own}; or start containers: --on FILE")

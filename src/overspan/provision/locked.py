@@ -22,6 +22,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Final
 
+from packaging.version import Version
 from pydantic import Field
 
 from overspan.catalog import files
@@ -40,6 +41,8 @@ _NOT_INSTALLED: Final = {
     "needs_bytes",
     "requirements",
     "imports",
+    "gpus",
+    "variant_of",
     "machines",
     "glibc",
     "asks",
@@ -63,6 +66,14 @@ class Alias(Frozen):
     version: str
 
 
+class Gpus(Frozen):
+    """What a build for NVIDIA GPUs takes."""
+
+    cuda: str = Field(pattern=r"^\d+\.\d+$", description="CUDA that its wheels are built for")
+    driver: str = Field(pattern=r"^\d+$", description="oldest branch of the driver that runs it")
+    capabilities: dict[str, list[str]] = Field(description="by machine: compute capabilities that it has code for")
+
+
 class EngineLock(Frozen):
     """What makes an engine environment. All that changes what is installed is in its digest."""
 
@@ -77,6 +88,8 @@ class EngineLock(Frozen):
     script: str | None = Field(None, description="a command in its bin/ that must answer --version")
     probe: str = Field(description="Python that ends well in a good environment and prints the engine's version")
     imports: list[str] = Field(default_factory=list, description="modules that it loads at its start: tried, compiled")
+    variant_of: str | None = Field(None, description="the engine in whose place it is taken where that does not fit")
+    gpus: Gpus | None = Field(None, description="what it takes of GPUs; none: it runs on CPUs")
     machines: dict[str, list[str]] = Field(
         {FIRST: []},
         description="machines that `requirements` was resolved for, as `uname -m` prints them; "
@@ -144,6 +157,16 @@ def load(name: str, machine: str | None = None) -> EngineLock:
     if name not in known():
         raise UnknownName("engine", name, known())
     return read(_HOME / f"{name}.yaml", _HOME, machine)
+
+
+def builds(name: str, machine: str | None = None) -> list[EngineLock]:
+    """The lock of that name, and those that stand in for it, newest first.
+
+    Raises:
+        UnknownName: there is none.
+    """
+    others = [lock for each in known() if (lock := load(each, machine)).variant_of == name]
+    return [load(name, machine), *sorted(others, key=lambda lock: Version(lock.version), reverse=True)]
 
 
 def read(file: Path, home: Path, machine: str | None = None) -> EngineLock:

@@ -136,8 +136,10 @@ def install(
         lines.append(line.strip())
         on_line(line.strip())
 
+    # `==2.13.0` would take 2.13.0+cpu of another index as well. Source: PEP 440, arbitrary equality.
+    exact = [pin.replace("==", "===", 1) for pin in pins]
     try:
-        follow([*command, "--", *pins], see, env={**without_secrets(_KEPT), **own, "UV_NO_WRAP": "1"})
+        follow([*command, "--", *exact], see, env={**without_secrets(_KEPT), **own, "UV_NO_WRAP": "1"})
     except OverspanError as error:
         start = next((at for at, line in enumerate(lines) if line.startswith("error:")), len(lines))
         quote = " ".join(lines[start:]) or error.quote
