@@ -115,3 +115,30 @@ def test_a_model_without_a_tokenizer(refused: Refused, shell: Shell) -> None:
 )
 def test_layouts_to_prove_that_are_none(refused: Refused, layouts: str, says: str) -> None:
     assert says in refused("prove", "smollm2-135m", "--layouts", layouts)
+
+
+LONG = "n" * 5000
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(["plan", LONG], ["up", LONG], ["predict", LONG], ["twin", LONG, "--out", "x"], ["sweep", LONG]),
+        *(["recipe", "show", LONG], ["status", LONG], ["report", LONG], ["compare", LONG, "b"], ["stop", LONG]),
+        *(["plan", "smollm2-135m", "--on", LONG], ["plan", "smollm2-135m", "--hardware", LONG]),
+        *(["export", LONG, "--out", "x.csv"], ["doctor", "--log", LONG], ["up", "smollm2-135m", "--name", LONG]),
+        *(["logs", LONG], ["verify", LONG], ["chat", LONG, "-p", "x"], ["bench", LONG]),
+    ],
+    ids=lambda words: " ".join(word[:12] for word in words),
+)
+def test_a_name_that_no_file_can_have(refused: Refused, words: list[str]) -> None:
+    """One error, and not the error of the system's call as a traceback."""
+    error = refused(*words)
+    assert "nnn" in error
+
+
+def test_a_name_that_no_file_can_have_is_not_repeated_whole_and_its_option_is_named(refused: Refused) -> None:
+    error = refused("plan", "smollm2-135m", "--on", LONG)
+    assert "error: --on 'nnnn" in error
+    assert "5,000 characters" in error
+    assert len(error) < 400

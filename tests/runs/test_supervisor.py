@@ -239,6 +239,19 @@ def test_a_run_whose_events_are_damaged_is_shown_and_stopped(launch: Launch) -> 
     assert run.state() == "stopped"
 
 
+@pytest.mark.parametrize("damage", ['{"pid": ', '{"members": [5]}', '{"members": 5}', "[]"])
+def test_a_run_whose_record_of_processes_is_damaged_is_shown(launch: Launch, damage: str) -> None:
+    run = launch()
+    run.whole_family()
+    file = run.folder.path / "supervisor.json"
+    whole = file.read_text()
+    file.write_text(damage)
+    now = status(run.folder)
+    assert (now.state, now.ready, [each.health for each in now.processes]) == ("verified", True, ["unknown"])
+    assert f"run {run.folder.id}: supervisor.json is damaged: " in now.message
+    file.write_text(whole)
+
+
 def test_the_guardian_ends_a_run_whose_events_and_plan_are_damaged(launch: Launch) -> None:
     run = launch()
     supervisor, plan = run.whole_family()["supervisor"], run.folder.plan()

@@ -66,10 +66,14 @@ class ConnectionPool(ABC):
         self._watch(connection)
         if opened:
             del self._connecting[connection.fd]
-            if self._waiting:
-                self._send(connection, self._waiting.popleft())
-            else:
-                self._idle.append(connection)
+            self._free(connection)
+
+    def _free(self, connection: Connection) -> None:
+        """It takes the request that has waited longest, or is idle."""
+        if self._waiting:
+            self._send(connection, self._waiting.popleft())
+        else:
+            self._idle.append(connection)
 
     def _watch(self, connection: Connection) -> None:
         self._epoll.modify(connection.fd, select.EPOLLIN | (select.EPOLLOUT if connection.wants_write else 0))
@@ -84,12 +88,10 @@ class ConnectionPool(ABC):
             self._late_ends = time.time_ns() - self._leftovers.pop(connection) > LATE_NS
             connection.leftover = None
             leftover.forget()
-            if not leftover.keep_alive:
-                self._drop(connection)
-            elif self._waiting:
-                self._send(connection, self._waiting.popleft())
+            if leftover.keep_alive:
+                self._free(connection)
             else:
-                self._idle.append(connection)
+                self._drop(connection)
         self._open_for_waiting()
 
     def _refused(self, error: OSError) -> None:

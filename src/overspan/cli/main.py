@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import builtins
+import errno
 import gc
 import importlib
 import json
 import sys
+from collections.abc import Sequence
 from types import ModuleType
 from typing import NamedTuple
 
 import click
 
 from overspan import __version__
-from overspan.schema.errors import OverspanError, UnknownName
+from overspan.schema.errors import InputError, OverspanError, UnknownName
 
 
 class Listed(NamedTuple):
@@ -168,10 +170,23 @@ def main(argv: list[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(141)
-    except OverspanError as error:
-        _show(error, as_json="--json" in arguments)
-        sys.exit(error.exit_code)
+    except (OverspanError, OSError) as caught:
+        refused = caught if isinstance(caught, OverspanError) else _too_long(caught, arguments)
+        _show(refused, as_json="--json" in arguments)
+        sys.exit(refused.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _too_long(error: OSError, arguments: Sequence[str]) -> OverspanError:
+    """A name that no file can have, whichever command was to look for it; every other error is raised again."""
+    if error.errno != errno.ENAMETOOLONG:
+        raise error
+    of_the_file = [each for each in arguments if each in str(error.filename)]
+    name = max(of_the_file or arguments, key=len, default="")
+    before = ["", *arguments][arguments.index(name)] if arguments else ""
+    option = f"{before} " if before.startswith("-") else ""
+    what = f"{option}{name[:40]!r}... is too long for the name of a file: {len(name):,} characters"
+    return InputError(what, next="give a name of at most 255 bytes, or the path of a file that exists")
 
 
 def _show(error: OverspanError, *, as_json: bool) -> None:

@@ -16,16 +16,18 @@ from itertools import repeat
 from pathlib import Path
 
 import psutil
+from pydantic import TypeAdapter, ValidationError
 
 from overspan.engines.base import FOLDER
 from overspan.launchers import proc
 from overspan.launchers.base import LAST_LINES, PYTHONPATH, Death, Launcher, Member, require_secrets, with_path
 from overspan.launchers.tail import last_lines
-from overspan.schema.errors import OverspanError
+from overspan.schema.errors import OverspanError, RunDamaged
 from overspan.schema.launcher_traits import BUILT_IN
 from overspan.schema.plan import Plan
 from overspan.schema.process import ProcessSpec
 from overspan.schema.secrets import Secret
+from overspan.store.files import problem_of
 from overspan.store.locks import Say
 from overspan.store.run_folder import SUPERVISOR, RunFolder
 from overspan.transport import local
@@ -180,7 +182,11 @@ class LocalLauncher(Launcher):
 
     def look(self) -> tuple[list[Member], dict[str, str]]:
         """See `Launcher.look`: the processes that the supervisor recorded."""
-        recorded = [Member.model_validate(each) for each in self.run.note(SUPERVISOR).get("members", [])]
+        note = self.run.note(SUPERVISOR)
+        try:
+            recorded = TypeAdapter(list[Member]).validate_python(note.get("members", []))
+        except ValidationError as error:
+            raise RunDamaged(f"run {self.run.id}: {SUPERVISOR} is damaged: {problem_of(error, 'members')}") from None
         found = [(one, proc.find(one.pid or 0, one.started_at or 0.0)) for one in recorded]
         return [_now(one.process, one.host, one.pid, process) for one, process in found], {}
 

@@ -21,6 +21,7 @@ from overspan.engines import registry
 from overspan.engines.base import Component, Engine
 from overspan.schema import defaults
 from overspan.schema.errors import InputError, PlanRefused
+from overspan.schema.launcher_traits import BUILT_IN
 from overspan.schema.plan import EngineChoice, Placement, Plan
 from overspan.schema.process import ProcessSpec
 from overspan.schema.yamlio import plain
@@ -77,8 +78,9 @@ def _in_pods(plan: Plan, engine: Engine) -> Plan:
     used = {each.host for each in plan.placements}
     bare = {"fabric": None, "container": None, "ssh": None, "model_cache": None}
     hosts = [host.with_(**bare) for host in plan.inventory.hosts if host.name in used]
-    # As under Slurm, addresses stand as placeholders: they are the pods' own.
-    inventory = plan.inventory.with_(launcher="slurm", hosts=hosts)
+    # Addresses are the pods' own: they stand as placeholders, as with a launcher that chooses the hosts.
+    chooses = next(name for name, traits in BUILT_IN.items() if traits.chooses_hosts)
+    inventory = plan.inventory.with_(launcher=chooses, hosts=hosts)
     port = defaults.API_PORT if engine.operated else plan.endpoint.port or defaults.API_PORT
     return plan.with_(
         inventory=inventory,

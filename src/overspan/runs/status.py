@@ -11,6 +11,7 @@ from overspan.launchers.base import Member
 from overspan.launchers.registry import launcher_of
 from overspan.runs.join.server import SEATS
 from overspan.schema.base import Frozen
+from overspan.schema.errors import RunDamaged
 from overspan.schema.event import FINAL_STATES, SERVING_STATES, State
 from overspan.schema.plan import Placement, Plan
 from overspan.store import run_secrets
@@ -73,7 +74,11 @@ def overview(run: RunFolder, plan: Plan, look: Look) -> RunStatus:
     over = state in FINAL_STATES
     if over and not run.ended:
         message += "; `overspan stop` ends what is left"
-    processes, unreachable = ([], {}) if over else look(state)
+    try:
+        processes, unreachable = ([], {}) if over else look(state)
+    except RunDamaged as error:  # what the supervisor wrote down of them; the run goes on
+        processes, unreachable = placed(plan, [], {each.host for each in plan.own}, state), {}
+        message += f"; {error.what}"
     return RunStatus(
         run=run.id,
         name=run.name,

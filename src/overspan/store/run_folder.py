@@ -190,7 +190,9 @@ class RunFolder(DatedFolder):
         last = self._last()
         if last is not None and last[0] in FINAL_STATES:
             return last[1]
-        owned, pid = is_held(self.name), self.note(SUPERVISOR).get("pid")
+        owned, pid = is_held(self.name), None
+        with suppress(RunDamaged):
+            pid = self.note(SUPERVISOR).get("pid")
         who = f"the supervisor (pid {pid})" if pid else "the supervisor"
         if last is None and owned:
             message = f"{who} is alive, but {_EVENTS} tells no state"
