@@ -59,10 +59,9 @@ def test_ranks_that_share_no_memory_talk_through_gloo(mended: Outcome, case: str
 def test_who_waits_for_a_message_leaves_the_core_to_others(mended: Outcome, plain: Outcome) -> None:
     (looks, busy_s, waited_s), *others = mended.value("waits_of_a_queue")
     assert others == plain.value("waits_of_a_queue")[1:] == ["timed out", True, "cancelled"]
-    assert looks <= 10 * waited_s + 5  # a sleeper looks every 0.1 s
+    assert looks[2] > 0.09, "a sleeper looks every 0.1 s; the writer of an earlier message may wake it twice"
     assert busy_s < waited_s / 2
-    spinning, _, spun_s = plain.value("waits_of_a_queue")[0]
-    assert spinning > 100 * spun_s
+    assert plain.value("waits_of_a_queue")[0][0][0] < 0.05, "vLLM's own reader looks without pause"
 
 
 def test_a_prompt_of_one_token_is_no_hit_below_zero(mended: Outcome, plain: Outcome) -> None:
