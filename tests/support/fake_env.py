@@ -16,6 +16,9 @@ load_s = float(os.environ.get("FAKE_LOAD_S", "0"))
 if load_s:
     print("(Worker pid=%d) INFO Loading weights: 40%%" % os.getpid(), flush=True)
 time.sleep(load_s)
+for line in filter(None, os.environ.get("FAKE_SAYS", "").split(";")):
+    print(line, end="\\n" if line[-1] == "." else "\\r", flush=True)
+    time.sleep(float(os.environ.get("FAKE_SAYS_S", "1.2")))
 if os.environ.get("FAKE_DIES"):
     sys.exit(os.environ["FAKE_DIES"])
 if "--headless" in sys.argv:

