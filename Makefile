@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 MARKERS ?= not slow and not gpu
 FILES := --dist loadfile
 
-.PHONY: doctor-score doctor-docs demo prove system-parts test test-slow test-newest lint fmt clean
+.PHONY: doctor-score doctor-docs demo prove system-parts test test-slow test-newest test-arm lint fmt clean
 
 $(VENV)/.core: pyproject.toml src/overspan/__init__.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -50,6 +50,10 @@ NEWEST ?= python3.13
 test-newest:
 	$(MAKE) $(VENV)-newest/.dev PYTHON=$(NEWEST) VENV=$(VENV)-newest
 	$(VENV)-newest/bin/python -m pytest -m "not real and not slow and not gpu"
+
+# The core on aarch64, in an emulated root of Debian's packages.
+test-arm: $(VENV)/.dev
+	$(BIN)/python -m pytest -m arm
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -259,6 +259,7 @@ def test_a_fact_that_was_not_captured_is_unknown_and_said_so(pair: Path, fact: s
     inventory = replayed(pair)
     host: Host = inventory.hosts[1]
     assert fact in host.unknown and said(inventory, "spark2", fact, "not known")
+    assert host.arch == ("" if fact == "uname" else "aarch64"), "a machine that is not known is not taken for an x86-64"
     assert inventory.hosts[0].unknown == {}
 
 

@@ -301,6 +301,13 @@ def test_the_locks_that_ship_pin_everything_and_leave_out_what_breaks_it(name: s
     assert locked.load(name).apart == "torch==2.13.0+cpu"
 
 
+def test_two_names_of_one_python_are_one_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian's sys.executable is /usr/bin/python3, and python3.11 is on PATH: the same wheels were asked for twice."""
+    (tmp_path / f"python{HERE}").symlink_to(sys.executable)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert [found.version for found in packages.interpreters(None, [HERE])] == [HERE]
+
+
 def test_list_prints_one_document(cache: Path) -> None:
     from overspan.cli.engine import engine
 

@@ -68,7 +68,7 @@ def build_host(name: str, ssh: Ssh | None, captures: Mapping[str, Capture]) -> H
     return Host(
         name=name,
         ssh=ssh,
-        arch=kernel.arch if kernel else "x86_64",
+        arch=kernel.arch if kernel else "",
         os=seen(machine.OS_RELEASE).value or "",
         kernel=kernel.release if kernel else "",
         cpu_model=cpu.model if cpu else "",

@@ -60,7 +60,7 @@ def same_image(ends: Sequence[ReachableHost], name: str, *, say: Say = quiet) ->
 
 def _require_architecture(end: ReachableHost, name: str, image: ImageRecord) -> None:
     machine = ARCHITECTURES.get(image.architecture, image.architecture)
-    if machine != end.host.arch:
+    if end.host.arch and machine != end.host.arch:
         raise InputError(
             f"image {name} is made for {image.architecture}, and {end.host.name} is {end.host.arch}",
             next=f"docker pull {name} on {end.host.name}, or name an image of its own in the inventory",

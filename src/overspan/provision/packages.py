@@ -71,10 +71,11 @@ def interpreters(given: str | None, supported: list[str]) -> Iterator[Interprete
         yield interpreter
         return
     names = [sys.executable, *(f"python{version}" for version in supported)]
-    found = False
+    found: set[str] = set()
     for interpreter in map(_asked, names):
-        if interpreter is not None and interpreter.version in supported:
-            found = True
+        # Another Python of the same version takes the same wheels.
+        if interpreter is not None and interpreter.version in supported and interpreter.version not in found:
+            found.add(interpreter.version)
             yield interpreter
     if not found:
         running = f"{sys.version_info.major}.{sys.version_info.minor}"

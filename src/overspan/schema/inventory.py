@@ -75,7 +75,7 @@ class Host(Frozen):
         description="name of the host in plans, logs and commands"
     )
     ssh: Ssh | None = Field(None, description="how the host is reached; without it, this machine")
-    arch: str = Field("x86_64", description="processor architecture, as `uname -m` prints it")
+    arch: str = Field("", description="processor architecture, as `uname -m` prints it; empty: not known")
     os: str = Field("", description="operating system")
     kernel: str = Field("", description="version of the kernel")
     cpu_model: str = Field("", description="name of the processor")
