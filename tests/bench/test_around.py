@@ -20,7 +20,7 @@ from overspan.bench import watch
 from overspan.bench.run import Bench
 from overspan.bench.self_test import calibrate, compared
 from overspan.bench.stream import Stream
-from overspan.bench.watch import read_gpus, summarise
+from overspan.bench.watch import summarise
 from overspan.endpoint.target import make_target
 from overspan.engines.vllm import VLLM_METRICS
 from overspan.schema.errors import HostUnreachable
@@ -99,12 +99,6 @@ def test_gauges_have_a_maximum_and_counters_a_growth() -> None:
     assert found["running"] == GaugeSummary(mean=2.0, max=3.0)
     assert (found["preemptions"], found["prefix_cache_hit_share"]) == (2.0, 0.25)
     assert summarise([], VLLM_METRICS) == {}
-
-
-def test_gpus() -> None:
-    page = "0, 98, 301.5, 70000, 61\n1, 97, [N/A], 71000, 60\n"
-    assert read_gpus(page) == {"gpu_power_w": 301.5, "gpu_memory_bytes": 141000 * 2**20, "gpu_busy_percent": 98.0}
-    assert read_gpus("No devices were found\n") == {}
 
 
 def test_the_server_is_watched_during_a_point() -> None:

@@ -42,8 +42,8 @@ def told_before(server: Server, **changes: Any) -> tuple[list[str], int]:
 @pytest.mark.parametrize(
     ("load", "says"),
     [
-        ({"requests": 64, "output_tokens": 2048}, "at 1 users"),
-        ({"concurrency": [1, 8], "requests": 32, "requests_a_user": 4, "output_tokens": 4096}, "at 1 users"),
+        ({"requests": 64, "output_tokens": 2048}, "at 1 user;"),
+        ({"concurrency": [1, 8], "requests": 32, "requests_a_user": 4, "output_tokens": 4096}, "at 1 user;"),
         ({"concurrency": [1, 2], "duration_s": 200.0}, "at least 7 minutes"),
         ({"concurrency": [], "arrival": "poisson", "rates": [0.1], "requests": 100}, "at 0.1 requests/s"),
     ],

@@ -284,7 +284,7 @@ def test_a_search_asks_for_enough_to_reach_its_load_and_ends_where_the_client_do
 def test_a_search_that_finds_none_says_so() -> None:
     with serving(steady(0.05, 0.001)) as server:
         result = measure(server, concurrency=[2], requests=4, slo_ms={"ttft": 1.0}, search=True)
-    assert any(note.endswith("none, not even 1 users") for note in result.notes), result.notes
+    assert any(note.endswith("none, not even 1 user") for note in result.notes), result.notes
 
 
 def test_more_users_than_requests_is_said() -> None:

@@ -5,7 +5,7 @@ import pytest
 from overspan.report import render, view
 from overspan.schema.finding import Finding
 from overspan.schema.recipe import Recipe
-from overspan.schema.workload import Distribution, Pauses
+from overspan.schema.workload import Distribution, GpuClocks, Pauses
 from support.run_documents import bench, events, findings, gpu_plan, plan, point, run
 
 
@@ -110,3 +110,17 @@ def test_a_run_that_is_over_is_started_again_to_be_measured() -> None:
 def test_a_run_with_everything_lacks_nothing() -> None:
     passed = [Finding(rule="known_answer", status="passed")]
     assert view.missing(run(findings=passed)) == []
+
+
+def test_clocks_of_each_gpu_stand_in_the_report_and_so_does_what_is_not_known() -> None:
+    gpu = GpuClocks(
+        host="spark1", index=0, samples=9, sm_clock_mhz=1425.0, lowest_sm_clock_mhz=1395.0, max_sm_clock_mhz=1980.0,
+        power_w=691.6, at_cap_share=0.83, slowed={"heat (software)": 0.1},
+    )  # fmt: skip
+    seen = point(4, gpus=[gpu], gpus_unknown={"spark2": "no <nvidia-smi>"})
+    made = run(plan=gpu_plan(), bench=bench([seen]))
+    told = ["spark1 0", "1,425", "1,395", "1,980", "692", "–", "83%", "heat (software) 10%"]
+    blind = ["spark2", "not known: no <nvidia-smi>", *["–"] * 6]
+    assert view.clock_rows(made) == [("4 users", told), ("4 users", blind)]
+    page = render(made)
+    assert "heat (software) 10%" in page and "no &lt;nvidia-smi&gt;" in page

@@ -36,6 +36,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     answer = "Paris"
     token_s = 0.0
+    pauses = int(os.environ.get("FAKE_PAUSES", "0"))
 
     def do_GET(self) -> None:
         if self.path != "/v1/models":
@@ -54,6 +55,9 @@ class Handler(BaseHTTPRequestHandler):
             pieces = ["lost"] if os.environ.get("FAKE_BROKEN_STREAM") else pieces
             # A load asks to ignore the end of text: it alone is slowed by FAKE_TOKEN_S.
             slow = float(os.environ.get("FAKE_TOKEN_S", "0")) if body.get("ignore_eos") else self.token_s
+            if body.get("ignore_eos") and Handler.pauses > 0:
+                Handler.pauses -= 1
+                print("WARNING JIT compilation during inference: a_kernel", flush=True)
             return self.stream(pieces, slow)
         text = {"text": " a"} if self.path.endswith("/v1/completions") else {"message": {"content": "".join(pieces)}}
         return self.reply({"choices": [text], "usage": {"completion_tokens": 1}})

@@ -184,3 +184,18 @@ def test_a_sweep_that_is_being_run_is_refused(shell: Shell) -> None:
         assert "is being run by another process" in refused.stderr
         sweep.send_signal(signal.SIGINT)
         sweep.wait(timeout=60)
+
+
+def test_a_point_that_the_server_stood_still_in_is_measured_once_more(shell: Shell) -> None:
+    """The engine's own log tells of it, in one measurement or in both: never is it a good point without a word."""
+    env = "overrides: {{env: {{FAKE_PAUSES: {times}}}}}"
+    once, always = (env.format(times=times) for times in (4, 500))
+    points = f"  - {{topology: TP1, name: once, concurrency: [1], {once}}}\n"
+    points += f"  - {{topology: TP1, name: always, concurrency: [1], {always}}}\n"
+    done = shell.run("sweep", str(a_sweep(shell, points)), "--json")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("the server stood still at times: measured once more") == 2
+    seen = {result.point.name: result for result in folder().results()}
+    assert [seen[name].measured.disturbed for name in ("once", "always")] == [False, True]  # type: ignore[union-attr]
+    assert seen["always"].doubtful
+    assert "this is the second" in " ".join(seen["once"].notes)

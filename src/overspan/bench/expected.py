@@ -10,7 +10,7 @@ from overspan.bench.levels import Level, levels_of
 from overspan.bench.metrics import Times
 from overspan.bench.stream import Stream
 from overspan.bench.trace import read_trace
-from overspan.schema.workload import Workload
+from overspan.schema.workload import Workload, load_words
 
 LONG_S: Final = 300.0
 """A bench that takes longer says so before it starts. Source: issue 16."""
@@ -70,6 +70,6 @@ def takes_long(workload: Workload, pace: Pace) -> str | None:
     if seconds <= LONG_S:
         return None
     longest = max(levels_of(workload), key=lambda level: _level_s(workload, level, pace))
-    load = f"{longest.users} users" if longest.users else f"{longest.rate_per_s or 0:g} requests/s"
+    load = load_words(longest.users, longest.rate_per_s)
     where = "" if longest.users is None and longest.rate_per_s is None else f", most of them at {load}"
     return f"this bench takes at least {seconds / 60:.0f} minutes{where}; -n and --duration make it shorter"

@@ -126,6 +126,7 @@ class Search:
 
     def __str__(self) -> str:
         kind = "users" if self.whole else "requests per second"
+        kind = "user" if self.whole and (self.best or self.worst) == 1 else kind
         if self.best is None:
             return f"none, not even {self.worst:g} {kind}"
         beyond = ", more than which this client cannot open" if self.best == self.most else ""

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from overspan import __version__
 from overspan.bench.asked import length_differences
+from overspan.bench.clocks import ClockWatch, GpuHosts, clock_notes, hosts_of_url
 from overspan.bench.expected import LONG_S, PACE_TOKENS, SLOW_MS, takes_long, takes_s
 from overspan.bench.first_request import (
     BREAKS_ANSWERS,
@@ -49,6 +50,13 @@ _WARMUPS: Final = 5
 """A warm-up is repeated while the server pauses in it, so many times at most. Source: Overspan's choice."""
 
 
+class _Watches(NamedTuple):
+    """What looks at the server's side while a point is measured."""
+
+    server: Watch
+    clocks: ClockWatch
+
+
 class Bench:
     """One workload against one endpoint.
 
@@ -60,6 +68,7 @@ class Bench:
         calibrated: compare the client with a known server first.
         metrics: the names of the engine that answers; an endpoint of unknown engine is asked by those of vLLM.
         engine_log: of the run that is measured, where it is one.
+        gpus: the hosts whose GPUs serve; None for those of the address.
         tell: called with a sentence before the load, where it will take long.
 
     Raises:
@@ -80,6 +89,7 @@ class Bench:
         calibrated: bool = True,
         metrics: MetricNames = VLLM_METRICS,
         engine_log: EngineLog | None = None,
+        gpus: GpuHosts | None = None,
         tell: Callable[[str], None] | None = None,
     ) -> None:
         check_workload(workload)
@@ -97,6 +107,7 @@ class Bench:
         self._notes: list[str] = []
         self._blamed = False
         self._tell = tell
+        self._gpus = gpus or hosts_of_url(self.target.host)
 
     def run(self) -> BenchResult:
         """Run every point. After Ctrl-C `interrupted` is set, after a failure of the client `broke`; the result then
@@ -108,9 +119,10 @@ class Bench:
         """
         started = datetime.now(UTC).isoformat(timespec="seconds")
         watch = Watch(self.target, self._metrics)  # its process starts while the endpoint is asked
+        clocks = ClockWatch(self._gpus)
         points: list[BenchPoint] = []
         try:
-            for point in self._points(self._first_request(), watch):
+            for point in self._points(self._first_request(), _Watches(watch, clocks)):
                 points.append(point)
         except KeyboardInterrupt:  # between two loads: inside of one the loop itself ends it
             if not points:
@@ -123,6 +135,7 @@ class Bench:
             self._notes.append(f"ended before its time: {error.what}")
         finally:
             watch.close()
+            clocks.close()
         left = len(levels_of(self.workload)) - len(points)
         if self.interrupted and left > 0 and not self.workload.search:
             self._notes.append(f"interrupted: {left} of the loads asked for were not begun")
@@ -133,7 +146,7 @@ class Bench:
             workload=self.workload,
             points=points,
             overspan_version=__version__,
-            notes=[*self._notes, *_notes_of(points, closed=self.workload.arrival == "closed")],
+            notes=[*self._notes, *clocks.notes(points), *_notes_of(points, closed=self.workload.arrival == "closed")],
         )
 
     def _first_request(self) -> LoadJob:
@@ -152,7 +165,7 @@ class Bench:
             self._calibration = calibrate(max(workload.concurrency, default=64))
         return LoadJob(target.base_url, target.api_key, self._insecure, self.model, workload, accepted)
 
-    def _points(self, job: LoadJob, watch: Watch) -> Iterator[BenchPoint]:
+    def _points(self, job: LoadJob, watch: _Watches) -> Iterator[BenchPoint]:
         if self.workload.search:
             yield from self._search(job, watch)
             return
@@ -161,7 +174,7 @@ class Bench:
                 yield (point := self._point(job, level, watch))
                 self._why_failed(job, point)
 
-    def _search(self, job: LoadJob, watch: Watch) -> Iterator[BenchPoint]:
+    def _search(self, job: LoadJob, watch: _Watches) -> Iterator[BenchPoint]:
         first = levels_of(self.workload)[0]
         whole = first.users is not None
         start = float(first.users or 0) if whole else first.rate_per_s or 1.0
@@ -217,22 +230,25 @@ class Bench:
             self._notes.append(f"the server still paused in the last of {_WARMUPS} warm-ups of {level.name}")
         return not self.interrupted
 
-    def _point(self, job: LoadJob, level: Level, watch: Watch, requests: int | None = None) -> BenchPoint:
+    def _point(self, job: LoadJob, level: Level, watch: _Watches, requests: int | None = None) -> BenchPoint:
         workload = self.workload
         requests = None if workload.duration_s is not None else requests or workload.requests_at(level.users)
         log = self._engine_log
-        watch.begin()
+        watch.server.begin()
+        watch.clocks.begin()
         if log is not None:
             log.begin()
         streams, audit, planned = self._run(replace(job, level=level, requests=requests, name=level.name))
-        server, logged = watch.end(), log.count() if log is not None else 0
+        gpus, unknown, load = watch.clocks.end()
+        server, logged = {**watch.server.end(), **load}, log.count() if log is not None else 0
         settle(streams)
         if self._folder is not None:
             write_requests(self._folder / f"requests-{level.name}.jsonl", streams, audit.started_ns)
         slo, calibration = workload.slo_ms, self._calibration
-        return make_point(
+        point = make_point(
             level, planned, streams, audit, slo=slo, calibration=calibration, server=server, logged=logged
         )
+        return point.with_(gpus=gpus, gpus_unknown=unknown)
 
     def _run(self, job: LoadJob) -> LoadOutcome:
         outcome = run_shards(job, self._teller(job.name))
@@ -249,14 +265,14 @@ class Bench:
 def _notes_of(points: list[BenchPoint], *, closed: bool) -> list[str]:
     notes = []
     for point in points:
-        load = f"{point.rate_per_s:g} requests/s" if point.rate_per_s else f"{point.concurrency} users"
+        load = point.load
         if point.client_bound:
             notes.append(f"at {load} the client was the bottleneck: {'; '.join(point.client.reasons)}")
         if point.pauses is not None:
             notes += [f"at {load} {told}" for told in _of_pauses(point.pauses, steady=point.steady is not None)]
         if point.miscounted:
             notes.append(f"at {load} the usage of {point.miscounted} requests is not of what came: {point.miscount}")
-        notes += [*length_differences(point, load), *unseen_tokens(point, load)]
+        notes += [*length_differences(point, load), *unseen_tokens(point, load), *clock_notes(point, load)]
         if closed and point.requests.planned < point.concurrency:
             notes.append(f"at {load} there were {point.requests.planned} requests: never more than that in flight")
         if closed and point.steady is None:

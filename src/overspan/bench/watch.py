@@ -1,9 +1,8 @@
-"""The server's side, seen beside a load: vLLM's /metrics and this machine's GPUs, read by a process of its own."""
+"""The server's side, seen beside a load: vLLM's /metrics, read by a process of its own."""
 
 from __future__ import annotations
 
 import contextlib
-import shutil
 import time
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
@@ -14,37 +13,19 @@ from overspan.endpoint.client import NoAnswer, http_client
 from overspan.endpoint.metric_names import MetricNames
 from overspan.endpoint.metrics import Metrics, read_metrics
 from overspan.endpoint.target import EndpointTarget
-from overspan.inventory.fact import Unreadable
-from overspan.inventory.gpus import GPU_LOAD, parse_gpu_load
-from overspan.schema.errors import OverspanError
 from overspan.schema.secrets import Secret
 from overspan.schema.workload import GaugeSummary, ServerMetrics
-from overspan.transport.local import Local
 
 _INTERVAL_S: Final = 0.5
 _READ_S: Final = 2.0
 _PATIENCE_S: Final = 3 * _READ_S
-"""For a sample that was begun, and one more, with what nvidia-smi takes."""
-_OF_GPUS: Final = ("gpu_power_w", "gpu_memory_bytes", "gpu_busy_percent")
-_THIS_MACHINE: Final = ("127.0.0.1", "localhost", "::1")
-
-
-def read_gpus(text: str) -> Metrics:
-    """The answer of nvidia-smi: sums of power and memory, the busiest GPU's share of time."""
-    loads = parse_gpu_load(text)
-    if not loads:
-        return {}
-    return {
-        "gpu_power_w": sum(load.power_w or 0.0 for load in loads),
-        "gpu_memory_bytes": sum(load.memory_used_bytes or 0 for load in loads),
-        "gpu_busy_percent": 100 * max(load.utilization or 0.0 for load in loads),
-    }
+"""For a sample that was begun, and one more."""
 
 
 def summarise(samples: Sequence[Metrics], names: MetricNames) -> ServerMetrics:
     """Gauges as mean and maximum, counters as what they grew by."""
     summary: ServerMetrics = {"samples": len(samples)} if samples else {}
-    for name in dict.fromkeys([*names.gauges.values(), *names.shares.values(), *_OF_GPUS]):
+    for name in dict.fromkeys([*names.gauges.values(), *names.shares.values()]):
         values = [sample[name] for sample in samples if name in sample]
         if values:
             summary[name] = GaugeSummary(mean=round(sum(values) / len(values), 4), max=max(values))
@@ -68,8 +49,7 @@ class Watch:
         self._gave_up = ""
         if target.tls is not None or target.proxy is not None:
             return
-        here = target.host in _THIS_MACHINE
-        self._process, self._pipe = helper(_watch, target.base_url, target.api_key, names, here)
+        self._process, self._pipe = helper(_watch, target.base_url, target.api_key, names)
 
     def begin(self) -> None:
         """A point begins: forget the samples until now."""
@@ -104,19 +84,13 @@ class Watch:
                 self._process.terminate()
 
 
-def _watch(pipe: Connection, base_url: str, api_key: Secret | None, names: MetricNames, here: bool) -> None:
-    gpus = here and shutil.which("nvidia-smi") is not None
+def _watch(pipe: Connection, base_url: str, api_key: Secret | None, names: MetricNames) -> None:
     http = http_client(base_url, api_key, _READ_S)
 
     def sample() -> Metrics:
         found: Metrics = {}
         with contextlib.suppress(NoAnswer):  # a server without metrics has no samples
             found = read_metrics(http, base_url, names)
-        if gpus:
-            with contextlib.suppress(
-                OverspanError, Unreadable
-            ):  # a driver that does not answer is no reason to end a bench
-                found |= read_gpus(Local().run(GPU_LOAD.argv, timeout_s=_READ_S).stdout)
         return found
 
     samples: list[Metrics] = []

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from overspan.bench.clocks import hosts_of_run
 from overspan.bench.lengths import parse_lengths
 from overspan.bench.pauses import EngineLog
 from overspan.bench.run import Bench
@@ -156,6 +157,7 @@ def bench(run: str | None, base_url: str | None, model: str | None, as_json: boo
         endpoint = folder.plan().endpoint
         engine = registry.find(folder.plan().engine.name)
         how |= {"metrics": engine.metrics, "engine_log": EngineLog(folder.logs, engine.pause_line)}
+        how["gpus"] = hosts_of_run(folder.plan())
         base_url, model = endpoint.base_url, model or endpoint.model
         api_key = run_secrets.key_of(folder) or api_key
     kept = NewBench(folder) if folder is not None else None
@@ -188,8 +190,8 @@ def _keep(run: RunFolder, kept: NewBench, result: BenchResult, *, whole: bool) -
     kept.keep(result)
     serves = whole and good and run.state() in SERVING_STATES
     what = "measured" if good else "measured nothing"
-    users = ", ".join(str(point.concurrency) for point in result.points)
-    run.append(f"{'' if whole else 'interrupted; '}{what} at {users} users", state="benched" if serves else None)
+    loads = ", ".join(point.load for point in result.points)
+    run.append(f"{'' if whole else 'interrupted; '}{what} at {loads}", state="benched" if serves else None)
     return result
 
 
@@ -239,10 +241,10 @@ def _show(result: BenchResult, *, as_json: bool) -> None:
     for point in result.points:
         for kind, count in point.requests.errors.items():
             quote = point.requests.details.get(kind)
-            say(f"at {point.concurrency} users: {count} failed: {kind}{f': {quote}' if quote else ''}")
+            say(f"at {point.load}: {count} failed: {kind}{f': {quote}' if quote else ''}")
         if point.goodput is not None and not as_json:
             good = point.goodput
-            say(f"at {point.concurrency} users: {good.share:.1%} within the limits, {good.requests_per_s:g} requests/s")
+            say(f"at {point.load}: {good.share:.1%} within the limits, {good.requests_per_s:g} requests/s")
     for note in result.notes:
         say(f"note: {note}")
 

@@ -92,7 +92,7 @@ def from_runs(runs: Sequence[RunFolder], hardware: HardwareSpec | None = None) -
         # The steady window is without the times in which the server stood still; the whole point is not.
         usable = [item for item in found if item.tpot_ms and (item.point.steady or not item.point.disturbed)]
         held += usable
-        labels += [f"{run.id} at {item.point.concurrency} users" for item in usable]
+        labels += [f"{run.id} at {item.point.load}" for item in usable]
         left_out += [] if usable else [run.id]
     if not held:
         raise InputError("none of these runs holds a measured point of a closed loop", next="overspan bench RUN")

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 
 from overspan.schema.process import ProcessSpec
 from overspan.schema.secrets import HIDDEN, is_secret
-from overspan.schema.units import count
 from overspan.schema.workload import BenchPoint
 
 NOTHING = "–"
@@ -44,7 +43,7 @@ def figure(value: float) -> str:
 
 def load_of(point: BenchPoint) -> str:
     """What a point was loaded with: `16 users`, or `2.5 requests/s` of an open loop."""
-    return count(point.concurrency, "user") if point.rate_per_s is None else f"{point.rate_per_s:g} requests/s"
+    return point.load
 
 
 def ranges(numbers: Sequence[int]) -> str:

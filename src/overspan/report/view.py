@@ -12,7 +12,7 @@ from overspan.catalog import recipes
 from overspan.planner import predict_measured
 from overspan.report.documents import METRICS, RunDocuments
 from overspan.report.figures import Style, interactivity, series_style, shown_points
-from overspan.report.text import NOTHING, column, figure, load_of, plain
+from overspan.report.text import NOTHING, column, figure, load_of, number, plain
 from overspan.schema.errors import OverspanError
 from overspan.schema.event import FINAL_STATES, Event
 from overspan.schema.finding import Finding
@@ -342,6 +342,24 @@ def predicted_rows(run: RunDocuments) -> tuple[list[PredictedRow], list[str]]:
         steady = one.demand.window == "steady"
         rows.append(PredictedRow(run.name, item.point.concurrency, cells, inside, steady, one.bound, one.basis))
     return rows, list(dict.fromkeys(note for _, one in pairs for note in one.notes))
+
+
+CLOCK_HEADS = ("GPU", "SM MHz, mean", "lowest", "possible", "W, mean", "limit", "at its cap", "slowed by")
+
+
+def clock_rows(run: RunDocuments) -> list[tuple[str, list[str]]]:
+    """Each GPU of each point, in the order of CLOCK_HEADS; then the hosts that told nothing, with why."""
+    found = []
+    for point in run.points:
+        for gpu in point.gpus:
+            numbers = (gpu.sm_clock_mhz, gpu.lowest_sm_clock_mhz, gpu.max_sm_clock_mhz, gpu.power_w, gpu.power_limit_w)
+            cap = NOTHING if gpu.at_cap_share is None else f"{gpu.at_cap_share:.0%}"
+            slowed = ", ".join(f"{reason} {share:.0%}" for reason, share in gpu.slowed.items())
+            cells = [f"{gpu.host} {gpu.index}", *(number(each, 0) for each in numbers), cap, slowed or NOTHING]
+            found.append((load_of(point), cells))
+        for host, why in point.gpus_unknown.items() if run.gpus_used else ():
+            found.append((load_of(point), [host, f"not known: {why}", *[NOTHING] * (len(CLOCK_HEADS) - 2)]))
+    return found
 
 
 def _ratio(measured: float | None, predicted: float) -> str:

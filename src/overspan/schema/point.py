@@ -134,5 +134,6 @@ class PointResult(Frozen):
 
     @property
     def doubtful(self) -> bool:
-        """Whether the point is not ok, or its numbers are the load generator's."""
-        return self.state != "ok" or (self.measured is not None and self.measured.client_bound)
+        """Whether the point is not ok, or its numbers are the load generator's or those of pauses."""
+        seen = self.measured
+        return self.state != "ok" or (seen is not None and (seen.client_bound or seen.disturbed))

@@ -7,6 +7,7 @@ from pydantic import ConfigDict, Field, SerializerFunctionWrapHandler, model_ser
 
 from overspan.schema.base import Frozen
 from overspan.schema.defaults import USUAL_INPUT_TOKENS, USUAL_OUTPUT_TOKENS
+from overspan.schema.units import count
 
 FEWEST_REQUESTS: Final = 16
 """At a level whose number of requests is not given: percentiles of fewer say nothing. Source: Overspan's choice."""
@@ -255,6 +256,21 @@ ServerMetrics = dict[str, GaugeSummary | int | float | str]
 """The server's own metrics over a point, by name: gauges, what counters grew by, and why nothing was read."""
 
 
+class GpuClocks(Frozen):
+    """One GPU over a point; what it does not tell is null. Shares are of the time, of its samples."""
+
+    host: str
+    index: int
+    samples: int
+    sm_clock_mhz: float | None = Field(None, description="mean")
+    lowest_sm_clock_mhz: float | None = None
+    max_sm_clock_mhz: float | None = Field(None, description="what it may reach")
+    power_w: float | None = Field(None, description="mean")
+    power_limit_w: float | None = None
+    at_cap_share: float | None = Field(None, description="at its power cap")
+    slowed: dict[str, float] = Field(default_factory=dict, description="shares of the time, by reason")
+
+
 class Pauses(Frozen):
     """The times in which the server stood still: all requests that were being answered stopped together."""
 
@@ -303,12 +319,19 @@ class BenchPoint(Frozen):
     server: ServerMetrics = Field(default_factory=dict)
     pauses: Pauses | None = None
     disturbed: bool = False
+    gpus: list[GpuClocks] = Field(default_factory=list)
+    gpus_unknown: dict[str, str] = Field(default_factory=dict, description="why clocks are not known, by host")
 
     @model_serializer(mode="wrap")
     def looked_at(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Every field; of pauses only where somebody looked."""
         looked = self.pauses is not None
         return {name: value for name, value in handler(self).items() if looked or name not in ("pauses", "disturbed")}
+
+    @property
+    def load(self) -> str:
+        """How much load it had: see `load_words`."""
+        return load_words(self.concurrency, self.rate_per_s)
 
     @property
     def lengths_off(self) -> bool:
@@ -341,6 +364,11 @@ class BenchResult(Frozen):
     def level(self, point: BenchPoint) -> int | str:
         """See `level_of`."""
         return level_of(None if self.workload.arrival == "trace" else point.concurrency, point.rate_per_s)
+
+
+def load_words(users: int | None, rate_per_s: float | None = None) -> str:
+    """How much load, for a sentence: `16 users`, `1 user`, or `2.5 requests/s` of an open loop."""
+    return count(users or 0, "user") if rate_per_s is None else f"{rate_per_s:g} requests/s"
 
 
 def level_of(users: int | None, rate_per_s: float | None) -> int | str:

@@ -138,5 +138,7 @@ def _remark(sweep: MeasuredSweep, point: Point) -> str:
     result = sweep.results.get(point.id)
     if result is None:
         return "; ".join(point.notes)
-    bound = ["client-bound"] if result.measured and result.measured.client_bound else []
-    return "; ".join([*([result.reason] if result.reason else []), *bound, *point.notes])
+    seen = result.measured
+    doubts = ["client-bound"] if seen and seen.client_bound else []
+    doubts += ["disturbed: the server stood still at times"] if seen and seen.disturbed else []
+    return "; ".join([*([result.reason] if result.reason else []), *doubts, *point.notes])

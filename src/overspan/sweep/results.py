@@ -108,6 +108,7 @@ def _row(result: PointResult) -> dict[str, Any]:
         row |= {f"{kind}_{name}": rates.get(kind) for kind in get_args(TokenKind)}
     row["interactivity_tokens_per_s"] = result.derived.interactivity if result.derived else None
     row["client_bound"] = seen.client_bound if seen else None
+    row["disturbed"] = seen.disturbed if seen else None
     for name in ("tpot_ms", "ttft_ms", "output_tokens_per_s"):
         row[f"predicted_{name}"] = getattr(point.estimate, name)
     return row

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from overspan import __version__
+from overspan.bench.clocks import hosts_of_run
 from overspan.bench.pauses import EngineLog
 from overspan.bench.run import Bench
 from overspan.endpoint.client import Client, NoAnswer
@@ -20,7 +21,8 @@ from overspan.runs.up import up
 from overspan.schema.errors import OverspanError, PlanRefused, RunFailed
 from overspan.schema.event import SERVING_STATES, Event
 from overspan.schema.point import Point, PointResult
-from overspan.schema.workload import BenchResult, Workload
+from overspan.schema.units import count
+from overspan.schema.workload import BenchResult, Workload, load_words
 from overspan.schema.yamlio import dump
 from overspan.store import run_secrets
 from overspan.store.files import write_whole
@@ -109,10 +111,13 @@ class _Serving:
                 self._folder.note("stopped", deployment=self._deployment.id, run=self._run.id)
 
     def _measure(self, run: RunFolder, point: Point, began: str) -> None:
-        self._told.say(f"{point.id}: {point.requests} requests at {point.concurrency} users")
+        self._told.say(f"{point.id}: {count(point.requests, 'request')} at {load_words(point.concurrency)}")
         self._folder.note("measuring", point=point.id, run=run.id)
         try:
             result = self._bench(run, point)
+            if result.points[0].disturbed:
+                self._told.say(f"{point.id}: the server stood still at times: measured once more")
+                result = self._again(run, point, result)
         except OverspanError as error:
             self._end(point, began, _told(error), run)
             return
@@ -121,17 +126,26 @@ class _Serving:
         derived = derive(point, measured)
         self._end(point, began, reason, run, measured=measured, derived=derived, notes=result.notes)
 
-    def _bench(self, run: RunFolder, point: Point) -> BenchResult:
+    def _again(self, run: RunFolder, point: Point, first: BenchResult) -> BenchResult:
+        """A second measurement in place of the first, with other prompts: a prefix cache knows those of the first."""
+        try:
+            second = self._bench(run, point, seed=point.load.seed + 1)
+        except OverspanError:
+            return first
+        return second.with_(notes=[*second.notes, "the server stood still in a first measurement; this is the second"])
+
+    def _bench(self, run: RunFolder, point: Point, seed: int | None = None) -> BenchResult:
         plan = run.plan()
         endpoint, engine = plan.endpoint, registry.find(plan.engine.name)
         job = Bench(
             endpoint.base_url,
             endpoint.model,
-            _workload(point),
+            _workload(point) if seed is None else _workload(point).with_(seed=seed),
             api_key=run_secrets.key_of(run),
             folder=self._folder.requests(point),
             metrics=engine.metrics,
             engine_log=EngineLog(run.logs, engine.pause_line),
+            gpus=hosts_of_run(plan),
             progress=lambda _, ended, failed, in_flight: self._told.progress(point, ended, failed, in_flight),
         )
         result = job.run()
