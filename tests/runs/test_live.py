@@ -263,4 +263,4 @@ def test_a_hostile_message_cannot_steer_the_terminal(serving: Serving) -> None:
         view.send_signal(signal.SIGINT)
         view.wait(20)
     assert "pwned" in first
-    assert json.dumps(first).count("\\u") == 0
+    assert first.rstrip("\n").isprintable()

@@ -39,6 +39,7 @@ def calibrate(
     """
     from overspan.schema.errors import InputError
     from overspan.schema.yamlio import dump
+    from overspan.store.files import write_out
 
     if learn != bool(run):
         raise InputError(
@@ -48,7 +49,7 @@ def calibrate(
     spec, told = _learned(run, hardware) if learn else _measured(python, ranks)
     text = dump(spec)
     if out is not None:
-        out.write_text(text, encoding="utf-8")
+        write_out(out, text)
         say(f"next: overspan plan MODEL --hardware {out} --explain")
     if as_json:
         document(

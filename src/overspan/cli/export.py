@@ -8,7 +8,7 @@ import click
 
 from overspan.cli.options import NEW_FILE
 from overspan.schema.errors import InputError
-from overspan.store.files import write_whole
+from overspan.store.files import write_out
 from overspan.sweep.folder import open_sweep
 from overspan.sweep.results import as_csv, write_parquet
 
@@ -20,7 +20,7 @@ def export(sweep: str, out: Path) -> None:
     """Write the results of SWEEP as a table with one row for each point. The ending of --out chooses the format."""
     results = open_sweep(sweep).measured().ended
     if out.suffix == ".csv":
-        write_whole(out, as_csv(results))
+        write_out(out, as_csv(results))
     elif out.suffix == ".parquet":
         write_parquet(results, out)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import errno
 import gc
 import importlib
@@ -15,7 +16,24 @@ from typing import NamedTuple
 import click
 
 from overspan import __version__
+from overspan.cli.door import Door
 from overspan.schema.errors import InputError, OverspanError, UnknownName
+
+_DISK = "df -h; overspan prune --dry-run"
+_WHERE = "look at the path; OVERSPAN_STATE and OVERSPAN_CACHE name other folders"
+_REFUSED = {
+    errno.ENOSPC: _DISK,
+    errno.EDQUOT: _DISK,
+    errno.EIO: "look at the kernel's log: dmesg",
+    errno.EROFS: _WHERE,
+    errno.EACCES: _WHERE,
+    errno.EPERM: _WHERE,
+    errno.ENOTDIR: _WHERE,
+    errno.EISDIR: _WHERE,
+    errno.EEXIST: _WHERE,
+    errno.EMFILE: "ulimit -n",
+}
+"""What a user can mend, and the next command. Source: errno(3)."""
 
 
 class Listed(NamedTuple):
@@ -159,7 +177,11 @@ def cli() -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line; an error ends with one message on stderr and its exit code."""
-    arguments = sys.argv[1:] if argv is None else argv
+    with contextlib.redirect_stdout(Door(sys.stdout)), contextlib.redirect_stderr(Door(sys.stderr)):
+        _run(sys.argv[1:] if argv is None else argv)
+
+
+def _run(arguments: list[str]) -> None:
     try:
         code = cli.main(args=arguments, prog_name="overspan", standalone_mode=False)
     except click.exceptions.Abort:
@@ -171,16 +193,24 @@ def main(argv: list[str] | None = None) -> None:
     except BrokenPipeError:
         sys.exit(141)
     except (OverspanError, OSError) as caught:
-        refused = caught if isinstance(caught, OverspanError) else _too_long(caught, arguments)
+        refused = caught if isinstance(caught, OverspanError) else _refusal(caught, arguments)
         _show(refused, as_json="--json" in arguments)
         sys.exit(refused.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _too_long(error: OSError, arguments: Sequence[str]) -> OverspanError:
-    """A name that no file can have, whichever command was to look for it; every other error is raised again."""
-    if error.errno != errno.ENAMETOOLONG:
+def _refusal(error: OSError, arguments: Sequence[str]) -> OverspanError:
+    """What the system does not do for this user, as one sentence; every other error is raised again."""
+    if error.errno == errno.ENAMETOOLONG:
+        return _too_long(error, arguments)
+    if error.errno not in _REFUSED:
         raise error
+    place = f"{error.filename}: " if error.filename else ""
+    return InputError(f"{place}{error.strerror}", next=_REFUSED[error.errno])
+
+
+def _too_long(error: OSError, arguments: Sequence[str]) -> OverspanError:
+    """A name that no file can have, whichever command was to look for it."""
     of_the_file = [each for each in arguments if each in str(error.filename)]
     name = max(of_the_file or arguments, key=len, default="")
     before = ["", *arguments][arguments.index(name)] if arguments else ""

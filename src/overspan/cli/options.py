@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -55,6 +56,8 @@ class NewFile(click.Path):
                 raise InputError(f"{option} {out}: there is no folder {folder}", next=command("mkdir", "-p", folder))
             if out.is_dir():
                 raise InputError(f"{option} {out}: that is a folder", next="give the path of a file")
+            if out.exists() and not out.is_file() and os.access(out, os.W_OK):
+                return out  # a device or a pipe: it is written into, and nothing beside it
             # A name as long as that of a file that is being written (write_whole): a full one is refused here.
             with tempfile.NamedTemporaryFile(dir=folder, prefix=f".{out.name}.", suffix=".probe.probe"):
                 pass

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 import click
 from pydantic import BaseModel
 
+from overspan.cli.door import draw
+from overspan.schema.printable import printable
 from overspan.schema.units import duration
 
 if TYPE_CHECKING:
@@ -22,12 +24,7 @@ if TYPE_CHECKING:
 
 def document(data: Any) -> None:
     """Print one JSON document on stdout."""
-    click.echo(_printable(json.dumps(_plain(data), indent=2, ensure_ascii=False)))
-
-
-def _printable(text: str) -> str:
-    """Without halves of surrogate pairs, which JSON can carry here and no terminal takes."""
-    return text.encode("utf-8", "replace").decode()
+    click.echo(json.dumps(_plain(data), indent=2, ensure_ascii=False))
 
 
 def _plain(data: Any) -> Any:
@@ -40,7 +37,7 @@ def _plain(data: Any) -> Any:
 
 def say(text: str) -> None:
     """A line for the person, on stderr."""
-    click.echo(_printable(text), err=True)
+    click.echo(text, err=True)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -89,14 +86,13 @@ class Ticker:
         """Replace the line."""
         if not self.live:
             return
-        line = f"  {text} ({duration(time.monotonic() - self._started)})"[: shutil.get_terminal_size().columns - 1]
-        sys.stderr.write("\r" + line.ljust(self._shown))
-        sys.stderr.flush()
+        words = printable(text).replace("\n", " ")
+        line = f"  {words} ({duration(time.monotonic() - self._started)})"[: shutil.get_terminal_size().columns - 1]
+        draw(sys.stderr, "\r" + line.ljust(self._shown))
         self._shown = len(line)
 
     def clear(self) -> None:
         """Take the line away."""
         if self.live and self._shown:
-            sys.stderr.write("\r" + " " * self._shown + "\r")
-            sys.stderr.flush()
+            draw(sys.stderr, "\r" + " " * self._shown + "\r")
             self._shown = 0

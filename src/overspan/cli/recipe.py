@@ -56,12 +56,13 @@ def import_(file: Path, out: Path | None, as_json: bool) -> None:
     """
     from overspan.catalog import imported
     from overspan.schema.yamlio import dump
+    from overspan.store.files import write_out
 
-    if out is not None and out.exists():
+    if out is not None and out.is_file():
         raise InputError(f"{out} exists already", next="name another file with --out, or remove it")
     found = imported.from_file(file)
     if out is not None:
-        out.write_text(dump(found.recipe), encoding="utf-8")
+        write_out(out, dump(found.recipe))
         say(f"wrote {out}; next: overspan plan {out} --on INVENTORY")
     if as_json:
         document({"recipe": found.recipe.model_dump(mode="json"), "warnings": found.warnings})

@@ -14,7 +14,7 @@ from overspan.report import RunDocuments, render, request_curves
 from overspan.report.documents import Curve
 from overspan.schema.errors import InputError, UnknownName
 from overspan.store.benches import choice_of
-from overspan.store.files import write_whole
+from overspan.store.files import write_out
 from overspan.store.run_folder import RunFolder, all_runs, open_run
 from overspan.sweep.folder import MeasuredSweep, open_sweep
 from overspan.sweep.page import render_sweep
@@ -44,10 +44,10 @@ def report(run: tuple[str, ...], out: Path | None, as_json: bool) -> None:
 
 
 def _write(page: str, out: Path, names: list[str], *, as_json: bool) -> None:
-    target = out.resolve()
-    write_whole(target, page)
+    write_out(out, page)
+    target = out.absolute()
     if as_json:
-        document({"report": str(target), "runs": names, "bytes": target.stat().st_size})
+        document({"report": str(target), "runs": names, "bytes": len(page.encode())})
     else:
         click.echo(str(target))
 

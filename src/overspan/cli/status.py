@@ -7,12 +7,14 @@ import sys
 
 import click
 
+from overspan.cli.door import draw
 from overspan.cli.options import AS_JSON, Finite
 from overspan.cli.output import document, table
 from overspan.runs.live import Live, RankRow, Sight
 from overspan.runs.status import RunStatus
 from overspan.runs.status import status as status_of
 from overspan.schema.errors import HostUnreachable, InputError, NotReady
+from overspan.schema.printable import printable
 from overspan.schema.units import duration, gib
 from overspan.store.run_folder import RunFolder, open_run
 
@@ -85,16 +87,14 @@ def _watch(run: RunFolder, interval_s: float) -> int:
         with Live(run) as live:
             for sight in live.sights(interval_s):
                 code = _code(sight.status)
-                text = _plain(block(sight))
-                click.echo(_screen(text) if terminal else f"{text}\n\n", nl=False)
+                text = printable(block(sight))
+                if terminal:
+                    draw(sys.stdout, _screen(text))
+                else:
+                    click.echo(f"{text}\n")
     except KeyboardInterrupt:
         return 0
     return code
-
-
-def _plain(text: str) -> str:
-    """Text that cannot move the cursor or more, whatever a host or an endpoint said."""
-    return "".join(letter if letter == "\n" or letter.isprintable() else "?" for letter in text)
 
 
 def _screen(text: str) -> str:

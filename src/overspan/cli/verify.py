@@ -98,10 +98,10 @@ def _require_fitting() -> None:
 
 def _write(option: str, out: Path, text: str) -> None:
     from overspan.schema.errors import OverspanError
-    from overspan.store.files import write_whole
+    from overspan.store.files import write_out
 
     try:
-        write_whole(out, text)
+        write_out(out, text)
     except OSError as error:
         raise OverspanError(f"{option} {out}: {error.strerror}") from None
 

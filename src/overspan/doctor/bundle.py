@@ -63,8 +63,9 @@ def _named_in(path: Path) -> set[str]:
 
 def _files(folder: Path, out: Path) -> Iterable[Path]:
     for path in sorted(folder.rglob("*")):
-        # A link may lead out of the run; keys and sockets help nobody.
-        if path.is_file() and not path.is_symlink() and path.suffix not in _LEFT_OUT and path != out.resolve():
+        # A link may lead out of the run; keys, sockets and the run's reserve help nobody.
+        hidden = path.is_symlink() or path.name[0] == "." or path.suffix in _LEFT_OUT
+        if path.is_file() and not hidden and path != out.resolve():
             yield path
 
 

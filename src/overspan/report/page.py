@@ -16,6 +16,7 @@ from overspan.report import figures, text, view
 from overspan.report.documents import METRICS, RunDocuments
 from overspan.schema import units
 from overspan.schema.errors import InputError
+from overspan.schema.printable import printable
 
 _FILTERS = {
     "plain": text.plain,
@@ -66,6 +67,8 @@ def render_page(template: str, charts: Mapping[str, figures.Figure], **shown: An
         loader=jinja2.PackageLoader("overspan.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        # What others said is text; markup is our own.
+        finalize=lambda value: printable(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import ClassVar, Self, TypeVar
+from typing import ClassVar, Final, Self, TypeVar
 
 from overspan.schema.errors import OverspanError, UnknownName
 from overspan.store import jsonl
+
+_RESERVE: Final = ".reserve"
+"""A file that a full disk costs first: its room is for the last events, which say why the run ended."""
+
+_RESERVE_BYTES: Final = 64 * 1024
+"""Room for a death and an end with some hundred lines of a log each."""
 
 Folder = TypeVar("Folder", bound="DatedFolder")
 
@@ -25,10 +32,12 @@ class DatedFolder:
 
     @classmethod
     def make(cls, root: Path, name: str) -> Self:
-        """Make a new one."""
+        """Make a new one, which no other account may read: what is in it was said to this user's own engines."""
         stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
         path = root / f"{name}-{stamp}-{os.urandom(2).hex()}"
-        path.mkdir(parents=True)
+        root.mkdir(parents=True, exist_ok=True)
+        path.mkdir(mode=0o700)
+        (path / _RESERVE).write_bytes(os.urandom(_RESERVE_BYTES))  # random: no file system makes it smaller
         return cls(path)
 
     @classmethod
@@ -59,6 +68,11 @@ class DatedFolder:
         try:
             jsonl.append(self.path / file, line, sync=sync)
         except OSError as error:
+            reserve = self.path / _RESERVE
+            if error.errno in (errno.ENOSPC, errno.EDQUOT) and reserve.exists():
+                reserve.unlink(missing_ok=True)
+                self.append_line(file, line, sync=sync)
+                return
             what = f"{self.KIND} {self.id}: {file} cannot be written: {error.strerror}"
             raise OverspanError(what, next=f"df -h {self.path}") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,6 +35,21 @@ def write_whole(path: Path, text: str, mode: int = 0o644) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_out(path: Path, text: str) -> None:
+    """Write where a person said: a file is replaced whole and keeps its mode, also behind a link; a device, a pipe and
+    whatever else stands in /dev and /proc is written into.
+
+    Raises:
+        OSError: it cannot be written; a file that was there is as it was.
+    """
+    if path.exists() and (not path.is_file() or path.absolute().parts[1] in ("dev", "proc")):
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+        return
+    target = path.resolve()
+    write_whole(target, text, stat.S_IMODE(target.stat().st_mode) if target.exists() else 0o644)
 
 
 def read_document(path: Path, kind: type[DocumentT], what: str) -> DocumentT:
