@@ -98,3 +98,14 @@ def test_a_machine_that_no_lock_knows_is_told_so_and_not_sent_to_install(
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     with pytest.raises(EngineMissing, match="is not installed"):
         engines.find("cpu")
+
+
+def test_a_system_older_than_the_wheels_is_refused_and_one_that_does_not_say_is_not(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("glibc", "2.28"))
+    with pytest.raises(EngineMissing, match=r"its wheels take glibc 2\.31 or newer, and this system has 2\.28"):
+        engines.find("cpu")
+    assert locked.load("router").refusal is None
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    assert locked.load("cpu").refusal is None

@@ -124,6 +124,9 @@ class EngineLock(Frozen):
         """Why the engine cannot be on this lock's machine; None where it can."""
         if self.machine not in self.machines:
             return f"its packages were never resolved for {self.machine}, only for {' and '.join(self.machines)}"
+        library, have = platform.libc_ver()
+        if (library, self.machine) == ("glibc", platform.machine()) and Version(have) < Version(self.glibc):
+            return f"its wheels take glibc {self.glibc} or newer, and this system has {have}"
         lacking = self.machines[self.machine]
         return f"no wheel of {', '.join(lacking)} exists for {self.machine}" if lacking else None
 
