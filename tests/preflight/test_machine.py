@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+
+from overspan.catalog import inventories, recipes
+from overspan.engines import vllm
+from overspan.preflight import preflight
+from overspan.schema.finding import Finding
+from overspan.schema.inventory import Gpu
 from overspan.schema.plan import EngineChoice
-from overspan.transport.fake import Reply
+from overspan.transport.fake import Fake, Reply
 from support.two_sparks import (
     IMAGE_B,
     LIMITED,
     UNLIMITED,
     Two,
     captured,
+    healthy,
     host_of,
     meminfo,
     plan_on,
@@ -164,3 +174,67 @@ def test_no_room_for_a_model_that_is_missing(two: Two) -> None:
     two.change("spark2", "model", stdout="", stderr="ls: cannot access: No such file or directory\n", code=2)
     finding = two.only_failure()
     assert finding.rule == "preflight.disk" and "the model (" in str(finding.cause)
+
+
+ONE_GPU = Gpu(index=0, kind="h200", memory_bytes=150 * 10**9)
+
+
+def of_this_machine(model: str = "smollm2-135m", *gpus: Gpu, **settings: object) -> dict[str, Finding]:
+    """What a machine says that answers everything well, by rule."""
+    laptop = inventories.find("laptop")
+    host = laptop.hosts[0].with_(gpus=list(gpus))
+    recipe = recipes.find(model)
+    recipe = recipe.with_(engine_args={**recipe.engine_args, **settings})
+    plan = plan_on(laptop.with_(hosts=[host], device="cuda" if gpus else "cpu"), recipe)
+    load = Reply(argv=["nvidia-smi", "--query-gpu=index,util*", "**"], stdout="0, 0, 10.0, 400, 40\n")
+    files = Path(model)
+    names = [file for file in files.iterdir() if file.is_file()] if files.is_dir() else []
+    lines = "".join(f"-rw-r--r-- 1 0 0 {file.stat().st_size} Nov 22 10:00 {file.name}\n" for file in names)
+    replies = [*healthy(1).values(), load, Reply(argv=["ls", "-lnL", "**"], stdout=f"total 8\n{lines}")]
+    findings = preflight(plan, lambda host: Fake(host.name, replies), vllm.ENGINE.processes(plan))
+    return {one.rule: one for one in findings}
+
+
+def test_a_gpu_machine_without_an_engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setenv("OVERSPAN_CACHE", str(tmp_path))
+    for gpus in ([], [ONE_GPU]):
+        finding = of_this_machine("smollm2-135m", *gpus)["preflight.engine"]
+        assert (finding.status, finding.severity) == ("failed", "error")
+        assert finding.cause and finding.fix
+
+
+def test_a_folder_without_weights_or_tokenizer(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    finding = of_this_machine(str(tmp_path))["preflight.weights"]
+    assert finding.is_error and "holds no *.safetensors, so no weights that an engine here can load" in str(
+        finding.cause
+    )
+    assert of_this_machine(str(tmp_path), load_format="dummy")["preflight.weights"].status == "passed"
+    (tmp_path / "model.safetensors").write_bytes(b"x" * 2000)
+    finding = of_this_machine(str(tmp_path))["preflight.weights"]
+    assert finding.is_error and "no tokenizer" in str(finding.cause)
+    assert of_this_machine(str(tmp_path), tokenizer="some/other")["preflight.weights"].status == "passed"
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert of_this_machine(str(tmp_path))["preflight.weights"].status == "passed"
+
+
+def test_a_folder_that_is_named_from_where_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    told = of_this_machine("./mine")
+    assert told["preflight.weights"].is_error and "preflight.hub" not in told
+
+
+@pytest.mark.parametrize(("version", "severity"), [("0.32.0", "warning"), ("0.26.0", "error")])
+def test_page_cache_that_the_engine_of_this_machine_takes_for_free(version: str, severity: str) -> None:
+    """vLLM 0.32 asks for MemAvailable on unified memory; of older ones it is not known."""
+    gpu = Gpu(index=0, kind="gb10", memory_bytes=128 * 10**9, unified_memory=True)
+    laptop = inventories.find("laptop")
+    machines = laptop.with_(hosts=[laptop.hosts[0].with_(gpus=[gpu])], device="cuda")
+    engine = EngineChoice(name="vllm", version=version, environment="/opt/engine")
+    plan = plan_on(machines, recipes.find("smollm2-135m")).with_(engine=engine)
+    replies = healthy(1) | {"memory": Reply(argv=["cat", "/proc/meminfo"], stdout=meminfo(20.0, cached_gib=100.0))}
+    findings = preflight(plan, lambda host: Fake(host.name, list(replies.values())), [], {"preflight.memory"})
+    assert [(one.rule, one.status, one.severity) for one in findings] == [("preflight.memory", "failed", severity)]

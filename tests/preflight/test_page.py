@@ -16,7 +16,7 @@ HEAD = """\
 `overspan doctor --preflight RECIPE --on INVENTORY` asks every host of the plan at once, and changes nothing there. Each
 answer is a finding: passed, failed (with the cause and the command that mends it) or not evaluated (with the reason).
 Exit code: 0 the launch may begin, 2 a check has failed, 4 a host does not answer. A warning alone does not count.
-Only what applies to the plan is asked: one machine without a GPU is asked for ports, memory and disk,
+Only what applies to the plan is asked: one machine without a GPU is asked for ports, memory, disk and its engine,
 and for the hub where the model comes from there.
 
 | rule | what is expected | what asking costs | broken on purpose in tests |

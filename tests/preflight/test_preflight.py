@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from overspan.catalog import inventories, recipes
 from overspan.engines import vllm
 from overspan.preflight import HOST_KEY, SSH, preflight, unreachable
@@ -9,6 +11,7 @@ from overspan.preflight.book import CHECKS, GROUP_CHECKS
 from overspan.preflight.facts import NOTHING
 from overspan.schema.errors import HostKeyRejected
 from overspan.schema.inventory import Host
+from overspan.schema.plan import EngineChoice
 from overspan.transport.base import Completed
 from overspan.transport.fake import Fake, Reply
 from support.two_sparks import (
@@ -27,7 +30,7 @@ def test_healthy_hosts_pass_every_check_with_its_command(two: Two) -> None:
     assert {rule.rule for rule in (SSH, HOST_KEY, *CHECKS, *GROUP_CHECKS)} - {one.rule for one in findings} == {
         *("preflight.engine_version", "preflight.model", "preflight.weights", "preflight.cache", "preflight.hostname"),
         *("preflight.p2p", "preflight.imex", "preflight.peermem", "preflight.ray_memory", "preflight.all_reduce"),
-        *("preflight.removeipc", "preflight.ucx"),
+        *("preflight.removeipc", "preflight.ucx", "preflight.engine"),
     }
     assert all(one.evidence and one.evidence.host for one in findings)
     untold = {rule.rule for rule in (*CHECKS, *GROUP_CHECKS) if rule.cost == NOTHING} | {"preflight.hub"}
@@ -89,13 +92,16 @@ def test_a_command_that_is_missing_is_not_evaluated(two: Two) -> None:
     assert finding.cause == "ss is not installed on spark1" and finding.fix == "sudo apt-get install iproute2"
 
 
-def test_this_machine_alone_is_asked_for_ports_memory_and_disk() -> None:
+def test_this_machine_alone_is_asked_for_ports_memory_disk_and_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = EngineChoice(name="vllm", version="0.32.0", environment="/opt/engine")
+    monkeypatch.setattr(vllm.Vllm, "choose", lambda *_, **__: engine)
     plan = plan_on(inventories.find("laptop"), recipes.find("smollm2-135m"))
     findings = preflight(plan, lambda host: Fake(host.name, list(healthy(1).values())), vllm.ENGINE.processes(plan))
     assert [(one.rule, one.status) for one in findings] == [
         ("preflight.port", "passed"),
         ("preflight.memory", "passed"),
         ("preflight.disk", "passed"),
+        ("preflight.engine", "passed"),
     ]
 
 

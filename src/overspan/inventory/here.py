@@ -74,9 +74,14 @@ def _cpu_lines(*names: str) -> list[str]:
     return list(dict.fromkeys(value.strip() for name, _, value in rows if name.strip() in names))
 
 
+def has_driver() -> bool:
+    """Whether NVIDIA's driver is loaded on this machine."""
+    return any(sign.exists() for sign in DRIVER_SIGNS)
+
+
 def _gpus(host_memory_bytes: int) -> list[Gpu]:
     """GPUs as NVIDIA's library tells them; none where there is no driver."""
-    if not any(sign.exists() for sign in DRIVER_SIGNS):
+    if not has_driver():
         return []
     import pynvml
 

@@ -99,6 +99,11 @@ class Launcher(ABC):
     asks_hosts: ClassVar[bool] = False
     """Whether `up` asks each host what preflight asks, before anything is copied there."""
 
+    @property
+    def asked_checks(self) -> frozenset[str] | None:
+        """The checks of preflight that `up` asks, by their rules; None: all that apply."""
+        return None
+
     def __init__(
         self, plan: Plan, run: RunFolder | None = None, transports: Mapping[str, Transport] | None = None
     ) -> None:

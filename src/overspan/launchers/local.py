@@ -54,6 +54,20 @@ class LocalLauncher(Launcher):
     """See `Launcher`. It must start and watch in one thread: the kernel ties a child's fate to that thread."""
 
     traits = BUILT_IN["local"]
+    asks_hosts = True
+
+    @property
+    def asked_checks(self) -> frozenset[str]:
+        """See `Launcher.asked_checks`: what is cheap to ask and nothing else of `up` looks at.
+
+        The engine, the model's files and the endpoint's port are looked at on the way; the memory of a CPU is the
+        engine's to judge, as what is free there changes by the second.
+        """
+        return frozenset({"preflight.port"} | ({"preflight.gpu", "preflight.memory"} if self._on_gpus else set()))
+
+    @property
+    def _on_gpus(self) -> bool:
+        return any(placement.gpus for placement in self.plan.placements)
 
     def __init__(
         self, plan: Plan, run: RunFolder | None = None, transports: Mapping[str, Transport] | None = None

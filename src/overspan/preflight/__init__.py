@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -24,13 +24,16 @@ HOST_KEY: Final = Check("preflight.host_key", "the host's key is the known one",
 OPEN_TIMEOUT_S: Final = 20.0
 
 
-def preflight(plan: Plan, reach: Callable[[Host], Transport], processes: list[ProcessSpec]) -> list[Finding]:
+def preflight(
+    plan: Plan, reach: Callable[[Host], Transport], processes: list[ProcessSpec], only: Container[str] | None = None
+) -> list[Finding]:
     """Check all that the plan needs of its hosts. Nothing is changed there and nothing is started that stays.
 
     Args:
         plan: what will run; only what applies to it is asked.
         reach: the way to a host. The transports are closed at the end.
         processes: the plan's processes, for ports, options and environment.
+        only: the rules of the checks that are asked; all of them where not given.
 
     Returns:
         Findings in the order of the plan's hosts, then those over all hosts. A host that does not answer has one
@@ -44,9 +47,9 @@ def preflight(plan: Plan, reach: Callable[[Host], Transport], processes: list[Pr
         if plan.part in (None, host.name)
     ]
     try:
-        asked = side_by_side(wanted, _ask)
+        asked = side_by_side(wanted, lambda host: _ask(host, only))
         answering = [host for host, (_, gone) in asked if gone is None]
-        groups = [check for check in GROUP_CHECKS if check.applies(wanted[0])]
+        groups = _applying(GROUP_CHECKS, wanted[0], only)
         with ThreadPoolExecutor(max(1, len(groups))) as pool:
             together = list(pool.map(lambda check: _together(check, answering), groups))
     finally:
@@ -58,11 +61,15 @@ def preflight(plan: Plan, reach: Callable[[Host], Transport], processes: list[Pr
     return findings
 
 
-def _ask(host: HostFacts) -> tuple[list[Finding], HostUnreachable | None]:
+def _applying(checks: Sequence[Check], host: HostFacts, only: Container[str] | None) -> list[Check]:
+    return [check for check in checks if (only is None or check.rule in only) and check.applies(host)]
+
+
+def _ask(host: HostFacts, only: Container[str] | None) -> tuple[list[Finding], HostUnreachable | None]:
     """Every check of one host; the first that meets silence ends the asking, and is returned."""
     opening, gone = _open(host)
     findings: list[Finding] = []
-    for check in (check for check in CHECKS if check.applies(host)):
+    for check in _applying(CHECKS, host, only):
         if gone is None:
             try:
                 findings += check(host)

@@ -22,7 +22,7 @@ CHECKS: Final = (
     *(containers.moves_gpu_memory, containers.net_plugin, containers.engine_imports),
     *(machine.keeps_ipc, fabric.gids, fabric.own_name),
     *(model_files.gives_model, model_files.cache_writable, model_files.whole_weights),
-    *(engine.native_version, engine.ray_memory_monitor, engine.custom_all_reduce),
+    *(engine.installed, engine.native_version, engine.ray_memory_monitor, engine.custom_all_reduce),
 )
 
 GROUP_CHECKS: Final = (

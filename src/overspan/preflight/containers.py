@@ -10,6 +10,7 @@ from typing import Final
 from overspan.inventory import probes, software
 from overspan.inventory.fact import Capture, Fact, Seen, Unreadable, Value
 from overspan.inventory.gpus import NVIDIA_SMI
+from overspan.inventory.here import has_driver
 from overspan.preflight.fabric import rdma_over_hosts
 from overspan.preflight.facts import (
     IN_DOCKER,
@@ -94,6 +95,8 @@ def gpu_runtime(host: HostFacts) -> Finding:
 def gpus(host: HostFacts) -> Finding:
     """The driver answers and has the plan's GPUs."""
     seen, capture = host.look(NVIDIA_SMI)
+    if seen.absent and host.is_here and has_driver():
+        return unreadable(capture, "the driver is loaded; its tool nvidia-smi is not installed")
     if seen.value is None:
         cause = f"the NVIDIA driver of {host.name} does not answer: {seen.why}"
         fix = host.paste("sudo", "ubuntu-drivers", "install") if seen.absent else host.paste("nvidia-smi")

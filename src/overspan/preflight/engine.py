@@ -21,6 +21,7 @@ from overspan.preflight.facts import (
     side_by_side,
     unreadable,
 )
+from overspan.schema.errors import InputError
 from overspan.schema.finding import Finding
 from overspan.schema.versions import version_of
 
@@ -36,6 +37,16 @@ _ASK: Final = (
     "print(platform.python_version())"
 )
 """Reads metadata alone: importing vllm takes many seconds."""
+
+
+@check("preflight.engine", when=lambda host: host.engine_is_here, cost="none: files of this machine are read")
+def installed(host: HostFacts) -> Finding:
+    """The engine is installed."""
+    try:
+        found = host.engine.choose(host.plan.recipe, host.plan.inventory, to_start=True)
+    except InputError as error:
+        return failed(None, error.what, cause=error.what, fix=error.next)
+    return passed(None, f"{host.engine.title} {found.version}" + (f" in {found.environment}" * bool(found.environment)))
 
 
 @group_check("preflight.host_ip", when=OVER_HOSTS, cost=NOTHING)

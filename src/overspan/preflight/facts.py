@@ -87,6 +87,16 @@ class HostFacts:
         return registry.find(self.plan.engine.name)
 
     @property
+    def is_here(self) -> bool:
+        """Whether what is started on this host runs on this machine."""
+        return self.plan.inventory.is_here(self.entry)
+
+    @property
+    def engine_is_here(self) -> bool:
+        """Whether the engine is one of this machine, and in no container."""
+        return self.plan.inventory.traits.here and self.is_here
+
+    @property
     def cuda_in_docker(self) -> bool:
         """Whether the plan starts containers that use GPUs."""
         return self.cuda and self.docker

@@ -8,16 +8,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
 
+from packaging.version import Version
+
 from overspan.catalog import flags, models
 from overspan.inventory import gpus, machine, probes
 from overspan.inventory.fact import Capture, Fact, Seen, Unreadable
 from overspan.preflight.facts import OVER_HOSTS, HostFacts, check, failed, group_check, passed, side_by_side, unreadable
+from overspan.provision.models import is_folder
 from overspan.schema.errors import ModelUnavailable
 from overspan.schema.finding import Finding
 from overspan.schema.units import gib
+from overspan.schema.versions import version_of
 
 SPARE_BYTES: Final = 2 * 2**30
 """Disk beside the model, for the run's logs and the engine's compile caches. A choice."""
+
+COUNTS_CACHE: Final = Version("0.32")
 
 ANY: Final = "0.0.0.0"  # noqa: S104 - what a rendezvous port binds to; nothing is opened here
 
@@ -39,16 +45,16 @@ def ports(host: HostFacts) -> Iterator[Finding]:
         fix = host.paste("sudo", "apt-get", "install", "iproute2") if seen.absent else None
         yield unreadable(capture, seen.why, fix=fix)
         return
-    for name, port in wanted_ports(host).items():
+    for port, name in wanted_ports(host).items():
         yield _port(host, name, port, seen.value, capture)
 
 
-def wanted_ports(host: HostFacts) -> dict[str, int]:
-    """Ports by name that this host's processes take; 0 stands for any free one and is never taken."""
-    found = {name: port for spec in host.specs for name, port in spec.ports.items()}
-    if "api" in found:
-        found["api"] = host.plan.recipe.port or found["api"]
-    return {name: port for name, port in found.items() if port}
+def wanted_ports(host: HostFacts) -> dict[int, str]:
+    """Ports that this host's processes take, with their names; 0 stands for any free one and is never taken."""
+    seen_from_here, own = host.plan.endpoint.port, host.plan.recipe.port
+    found = [(name, port) for spec in host.specs for name, port in spec.ports.items()]
+    # A tunnel's end on this machine is another port than the endpoint's own.
+    return {(own or port) if port == seen_from_here else port: name for name, port in found if port}
 
 
 def _port(host: HostFacts, name: str, port: int, listeners: list[probes.Listener], capture: Capture) -> Finding:
@@ -89,8 +95,16 @@ def _unified_memory(host: HostFacts) -> Finding:
     cause = f"vLLM claims {share:g} of {gib(has.total_bytes)} = {gib(needed)} on {host.name}, and {gib(free)} is free"
     if has.available_bytes >= needed:
         cause += f"; {gib(has.cached_bytes)} is page cache, which a GPU with unified memory is not given in time"
-        return failed(capture, told, cause=cause, fix=host.paste("sudo", "sysctl", "-w", "vm.drop_caches=3"))
+        fix = host.paste("sudo", "sysctl", "-w", "vm.drop_caches=3")
+        return failed(capture, told, cause=cause, fix=fix, severity="warning" if _counts_cache(host) else "error")
     return failed(capture, told, cause=cause + _holders(host), fix=_lower(host, has.available_bytes / has.total_bytes))
+
+
+def _counts_cache(host: HostFacts) -> bool:
+    """Whether the engine takes page cache for free at its start: vLLM 0.32 does (vllm/utils/mem_utils.py,
+    MemorySnapshot). Of an image the version may be a guess."""
+    version = version_of(host.plan.engine.version)
+    return host.engine_is_here and version is not None and version >= COUNTS_CACHE
 
 
 def _gpu_memory(host: HostFacts) -> Iterator[Finding]:
@@ -162,6 +176,8 @@ def model_folder(host: HostFacts) -> str | None:
     """Where the model lies on every host, if the plan says so."""
     plan = host.plan
     folder = plan.model_path or plan.inventory.models.get(plan.recipe.model, plan.recipe.model)
+    if host.is_here and plan.recipe.package is None and is_folder(folder):
+        return str(Path(folder).expanduser().absolute())
     return folder if folder.startswith("/") else None
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
@@ -22,8 +23,10 @@ from overspan.preflight.facts import (
     unreadable,
 )
 from overspan.preflight.machine import has_model, model_folder
+from overspan.provision import models
 from overspan.provision.manifest import FolderManifest, differences, list_command, printable, read_manifest
-from overspan.schema.errors import HostUnreachable, OverspanError
+from overspan.provision.weights import require_some_tokenizer
+from overspan.schema.errors import HostUnreachable, ModelUnavailable, OverspanError
 from overspan.schema.finding import Finding
 from overspan.schema.units import gib
 
@@ -126,13 +129,35 @@ def whole_weights(host: HostFacts) -> Finding:
     stubs = _stubs(host, folder, [name for name, size in weights.items() if size < STUB_BYTES])
     gaps = missing_files(weights)
     if weights and not stubs and not gaps:
-        return passed(capture, f"{len(weights)} files of weights")
+        return _with_tokenizer(host, folder, capture, seen) or passed(capture, f"{len(weights)} files of weights")
     if not weights:
-        return unreadable(capture, f"{folder} holds no *.safetensors")
+        return _without_weights(host, folder, capture)
     what = f"{stubs[0]} is a Git LFS pointer, not weights" if stubs else f"{gaps[0]} is missing"
     more = len(stubs) + len(gaps) - 1
     cause = f"in {folder} on {host.name} {what}" + (f", and {more} more" if more else "")
     return failed(capture, what, cause=cause, fix=host.paste("hf", "download", host.plan.recipe.model))
+
+
+def _without_weights(host: HostFacts, folder: str, capture: Capture) -> Finding:
+    """On this machine as staging sees it; what another host's engine can load is not known."""
+    what = f"{folder} holds no *.safetensors"
+    if host.plan.recipe.has_drawn_weights:
+        return passed(capture, f"{what}: the engine draws the weights")
+    if not host.is_here:
+        return unreadable(capture, what)
+    cause = f"{what}, so no weights that an engine here can load"
+    return failed(capture, what, cause=cause, fix="give a folder that has config.json and weights")
+
+
+def _with_tokenizer(host: HostFacts, folder: str, capture: Capture, names: Iterable[str]) -> Finding | None:
+    """A failure where a tokenizer is wanted and none of any kind is there."""
+    if not host.is_here or not models.wants_tokenizer(host.plan.recipe):
+        return None
+    try:
+        require_some_tokenizer(Path(folder), names)
+    except ModelUnavailable as error:
+        return failed(capture, "no tokenizer", cause=error.what, fix=error.next)
+    return None
 
 
 def _stubs(host: HostFacts, folder: str, small: list[str]) -> list[str]:

@@ -46,9 +46,14 @@ def prepare(recipe: Recipe, *, python: Path | None = None, say: Say = quiet) -> 
         path, revision = hub.fetch(recipe.model, recipe.revision, say=say)
         source = "hub"
     weights.check_folder(path, drawn=recipe.has_drawn_weights)
-    if not recipe.engine_args.get("tokenizer") and not recipe.engine_args.get("skip_tokenizer_init"):
+    if wants_tokenizer(recipe):
         weights.require_some_tokenizer(path)
     return PreparedModel(path=path, digest=weights.digest_of(path), revision=revision, source=source)
+
+
+def wants_tokenizer(recipe: Recipe) -> bool:
+    """Whether the engine takes the tokenizer from the model's folder."""
+    return not recipe.engine_args.get("tokenizer") and not recipe.engine_args.get("skip_tokenizer_init")
 
 
 def is_folder(model: str) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import json
 import os
 import shutil
 import struct
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -43,13 +45,18 @@ def check_folder(folder: Path, *, drawn: bool = False) -> None:
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "*.tiktoken", "tekken.json", "*.model")
 
 
-def require_some_tokenizer(folder: Path) -> None:
+def require_some_tokenizer(folder: Path, names: Iterable[str] | None = None) -> None:
     """Refuse a model folder that has no tokenizer of any kind: an engine would load every weight and then say so.
+
+    Args:
+        folder: of the model.
+        names: of the files in it, where they are known.
 
     Raises:
         ModelUnavailable: names what was looked for.
     """
-    if not any(True for pattern in _TOKENIZERS for _ in folder.glob(pattern)):
+    held = list(names) if names is not None else [file.name for file in folder.iterdir()]
+    if not any(fnmatch.filter(held, pattern) for pattern in _TOKENIZERS):
         raise ModelUnavailable(
             f"{folder}: no tokenizer (none of {', '.join(_TOKENIZERS)})",
             next="copy the tokenizer's files there, or name another with --set tokenizer=FOLDER_OR_ID",

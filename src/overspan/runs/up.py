@@ -122,7 +122,8 @@ def _staged(lock: NameLock, plan: Plan, say: Say, before_launch: Refuse | None) 
 
 def _stage(run: RunFolder, plan: Plan, launcher: Launcher, say: Say) -> Plan:
     on_this_machine = plan.inventory.is_here(launcher.hosts[0])
-    if not plan.is_joiner and (on_this_machine or plan.endpoint.tunnel):
+    claimed = not plan.is_joiner and (on_this_machine or plan.endpoint.tunnel)
+    if claimed:
         plan = plan.with_(endpoint=ports.claim(plan.endpoint))
     run_secrets.require(plan.recipe.secrets)
     run.write("plan.json", plan)  # for `status` while it is staged, which may take long
@@ -130,7 +131,8 @@ def _stage(run: RunFolder, plan: Plan, launcher: Launcher, say: Say) -> Plan:
     run.append(f"planned {plan.layout.label} of {recipe.model} on {', '.join(hosts)}", state="planned")
     launcher.check()
     if launcher.asks_hosts:
-        _require_ready_hosts(run, plan)
+        known = {plan.endpoint.port} if claimed and on_this_machine else set()
+        _require_ready_hosts(run, plan, launcher.asked_checks, known)
     engine = registry.find(plan.engine.name)
     plan, model = stage_model(plan, say) if engine.loads_weights else (plan, None)
     if recipe.locked and model and recipe.locked.model_digest != model.digest:
@@ -153,14 +155,23 @@ def _stage(run: RunFolder, plan: Plan, launcher: Launcher, say: Say) -> Plan:
     return plan
 
 
-def _require_ready_hosts(run: RunFolder, plan: Plan) -> None:
+def _require_ready_hosts(run: RunFolder, plan: Plan, only: frozenset[str] | None, free_ports: set[int]) -> None:
     """Ask the hosts before anything is copied to or started on them; the findings stay in preflight.json.
+
+    Args:
+        run, plan: what is to start.
+        only: the checks that are asked, by their rules; None: all.
+        free_ports: that were looked at already.
 
     Raises:
         HostUnreachable: a host does not answer.
         PlanRefused: something is wrong on a host that staging does not mend; with the cause and fix of each.
     """
-    findings = preflight(plan, reach, processes_of(plan))
+    specs = [
+        spec.with_(ports={name: port for name, port in spec.ports.items() if port not in free_ports})
+        for spec in processes_of(plan)
+    ]
+    findings = preflight(plan, reach, specs, only)
     run.write("preflight.json", findings)
     wrong = [each for each in blocking(findings) if each.rule not in _MENDED_BY_STAGING]
     if not wrong:
