@@ -40,7 +40,7 @@ def staged(**recipe: object) -> RunFolder:
 def test_an_error_of_the_probe_that_nobody_expects_ends_the_run_and_is_told(
     own: Quiet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def ask(*_: object) -> None:
+    def ask(*_: object, **__: object) -> None:
         raise KeyError("logits")
 
     monkeypatch.setattr(known_answers, "ask", ask)
