@@ -11,6 +11,7 @@ from overspan.bench.first_request import exact_words, single
 from overspan.bench.run import Bench
 from overspan.catalog.words import WORDS
 from overspan.endpoint.target import make_target
+from overspan.schema.errors import InputError
 from overspan.schema.workload import Workload
 from support.openai_server import Server, models, plain, prompt_tokens, steady
 
@@ -77,3 +78,22 @@ def test_a_server_that_does_not_tell_is_asked_no_more(reply: bytes) -> None:
         assert exact_words(make_target(server.base_url), "mock", WORDS) is None
     finally:
         server.close()
+
+
+@pytest.mark.parametrize(("endpoint", "told"), [("chat", True), ("completions", False)])
+def test_a_server_that_fails_at_chats_is_asked_without_their_format(endpoint: str, told: bool) -> None:
+    class Broken(Server):
+        def _reply(self, head: str, body: bytes, connection: socket.socket) -> None:
+            if "/completions" not in head.split("\r\n", maxsplit=1)[0]:
+                return super()._reply(head, body, connection)
+            connection.sendall(plain("500 Internal Server Error", b'{"error": {"message": "HarmonyError"}}'))
+            return None
+
+    server = Broken(steady(), models("mock"))
+    load = Workload(concurrency=[1], requests=1, input_tokens=8, output_tokens=4, endpoint=endpoint)
+    try:
+        with pytest.raises(InputError) as refused:
+            Bench(server.base_url, "mock", load, calibrated=False).run()
+    finally:
+        server.close()
+    assert ("--endpoint completions" in (refused.value.next or "")) is told

@@ -43,7 +43,7 @@ MLA = {
 }  # fmt: skip
 MAMBA2 = {
     "architectures": ["Mamba2ForCausalLM"], "model_type": "mamba2", "num_heads": 8, "state_size": 64, "n_groups": 1,
-    "conv_kernel": 4, "expand": 2, "chunk_size": 256, "layer_norm_epsilon": 1e-5,
+    "conv_kernel": 4, "expand": 2, "chunk_size": 256, "layer_norm_epsilon": 1e-5, "intermediate_size": 512,
 }  # fmt: skip
 GEMMA3 = {
     "architectures": ["Gemma3ForCausalLM"], "model_type": "gemma3_text", "sliding_window": 512,

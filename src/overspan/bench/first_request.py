@@ -118,10 +118,13 @@ def _cannot(target: EndpointTarget, path: str, stream: Stream | None) -> InputEr
         "timeout": "give more time with --timeout",
         "garbage": f"check that {target.base_url} is an OpenAI endpoint that streams",
     }
+    log = "look at the server's log: overspan logs"
+    # A server may parse its chats: what drawn weights answer in the Harmony format of gpt-oss is no message of it.
+    log += "; --endpoint completions asks without the model's chat format" if path.endswith("/chat/completions") else ""
     return InputError(
         f"{target.base_url}{path} does not answer a first request: {kind}",
         quote=target.hide(stream.detail) if stream is not None else None,
-        next=hints.get(kind or "", "look at the server's log: overspan logs"),
+        next=hints.get(kind or "", log),
     )
 
 
