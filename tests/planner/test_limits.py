@@ -66,10 +66,11 @@ class Result(NamedTuple):
 
 
 def plan(*words: str) -> Result:
-    out, err = io.StringIO(), io.StringIO()
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8", write_through=True) for _ in range(2))
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
         main(["plan", *words])
-    return Result(int(ended.value.code or 0), out.getvalue(), err.getvalue())
+    texts = [stream.buffer.getvalue().decode() for stream in (out, err)]
+    return Result(int(ended.value.code or 0), *texts)
 
 
 def settings(*given: str) -> list[str]:
