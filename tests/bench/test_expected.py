@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from overspan.bench import expected
+from overspan.bench.expected import slow_under_load
 from overspan.bench.run import Bench
 from overspan.cli.main import main
 from overspan.schema.workload import Workload
@@ -67,3 +69,29 @@ def test_a_cold_first_request_does_not_make_a_bench_long(tmp_path: Path) -> None
     with serving(cold) as server:
         said, asked = told_before(server, requests=200)
     assert (said, asked) == ([], 202)
+
+
+@pytest.mark.parametrize(
+    ("ended", "elapsed_s", "says"),
+    [
+        (0, 90.0, None),  # four rounds of 90 s at least: 270 s more
+        (0, 101.0, "32 users take at least 5 more minutes"),
+        (64, 400.0, "32 users take at least 7 more minutes"),
+        (120, 400.0, None),
+    ],
+)
+def test_a_bench_that_slows_down_under_load_says_so(ended: int, elapsed_s: float, says: str | None) -> None:
+    said = slow_under_load(32, 128, ended, elapsed_s)
+    assert (said is None) == (says is None)
+    assert (says or "") in (said or "")
+
+
+def test_the_pace_under_load_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit of a tenth of a second in place of five minutes: one request alone is quick, four together are not."""
+    monkeypatch.setattr(expected, "LONG_S", 0.1)
+    monkeypatch.setattr("overspan.bench.run.LONG_S", 60.0)
+    said: list[str] = []
+    load = Workload(concurrency=[4], requests=24, input_tokens=24, output_tokens=8, timeout_s=20.0)
+    with serving(steady(0.2, 0.02)) as server:
+        Bench(server.base_url, None, load, calibrated=False, tell=said.append).run()
+    assert len(said) == 1 and said[0].startswith("under load this bench is slower: 4 users take at least ")

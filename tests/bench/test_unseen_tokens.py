@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import time
 from typing import Any
 
@@ -125,3 +126,28 @@ def test_an_answer_in_one_piece_has_no_tpot_and_says_so() -> None:
         result = measure(server)
     assert result.points[0].tpot_ms.mean is None
     assert any("in one piece" in note for note in result.notes)
+
+
+class Speculating(fake.Server):
+    """Its metrics tell of drafts that it took, more each time that it is asked."""
+
+    asked = 0
+
+    def _reply(self, head: str, body: bytes, connection: socket.socket) -> None:
+        if not head.startswith("GET /metrics"):
+            super()._reply(head, body, connection)
+            return
+        self.asked += 1
+        page = f"vllm:spec_decode_num_accepted_tokens_total {self.asked * 1000}.0\n"
+        connection.sendall(fake.plain("200 OK", page.encode(), "text/plain"))
+
+
+def test_speculation_explains_tokens_beyond_chunks() -> None:
+    """Where the engine's own metrics tell of as many accepted drafts, TPOT is known and there is no range."""
+    server = Speculating(hides("before"), fake.models("mock"))
+    try:
+        (point,) = measure(server).points
+    finally:
+        server.close()
+    assert float(str(point.server["accepted_tokens"])) >= 1000
+    assert (point.unseen_tokens, point.tpot_range_ms) == (0, None)

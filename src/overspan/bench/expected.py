@@ -73,3 +73,12 @@ def takes_long(workload: Workload, pace: Pace) -> str | None:
     load = load_words(longest.users, longest.rate_per_s)
     where = "" if longest.users is None and longest.rate_per_s is None else f", most of them at {load}"
     return f"this bench takes at least {seconds / 60:.0f} minutes{where}; -n and --duration make it shorter"
+
+
+def slow_under_load(users: int, requests: int, ended: int, elapsed_s: float) -> str | None:
+    """The same of a closed loop that runs: each round takes at least as long as it has lasted."""
+    left_s = elapsed_s * (requests / max(ended, users) - 1)
+    if left_s <= LONG_S:
+        return None
+    at = f"{load_words(users)} take at least {left_s / 60:.0f} more minutes"
+    return f"under load this bench is slower: {at}; -n and --duration make it shorter"

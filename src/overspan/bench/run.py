@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ from typing import Final, NamedTuple
 from overspan import __version__
 from overspan.bench.asked import length_differences
 from overspan.bench.clocks import ClockWatch, GpuHosts, clock_notes, hosts_of_url
-from overspan.bench.expected import LONG_S, PACE_TOKENS, SLOW_MS, takes_long, takes_s
+from overspan.bench.expected import LONG_S, PACE_TOKENS, SLOW_MS, slow_under_load, takes_long, takes_s
 from overspan.bench.first_request import (
     BREAKS_ANSWERS,
     fails_with_ignore_eos,
@@ -105,7 +106,7 @@ class Bench:
         self._calibrated = calibrated
         self._calibration: SelfTest | None = None
         self._notes: list[str] = []
-        self._blamed = False
+        self._blamed = self._said_long = False
         self._tell = tell
         self._gpus = gpus or hosts_of_url(self.target.host)
 
@@ -158,6 +159,7 @@ class Bench:
             # The first request was short and may have waited for what happens once: another one tells the pace.
             again = find_accepted(target, workload.endpoint, self.model, workload, words, tokens=PACE_TOKENS)
             if told := takes_long(workload, again.pace):
+                self._said_long = True
                 self._tell(told)
         if target.slower_path:
             self._notes.append(f"over {target.slower_path}")
@@ -241,7 +243,8 @@ class Bench:
         streams, audit, planned = self._run(replace(job, level=level, requests=requests, name=level.name))
         gpus, unknown, load = watch.clocks.end()
         server, logged = {**watch.server.end(), **load}, log.count() if log is not None else 0
-        settle(streams)
+        accepted = server.get("accepted_tokens")
+        settle(streams, accepted if isinstance(accepted, int | float) else 0.0)
         if self._folder is not None:
             write_requests(self._folder / f"requests-{level.name}.jsonl", streams, audit.started_ns)
         slo, calibration = workload.slo_ms, self._calibration
@@ -251,15 +254,26 @@ class Bench:
         return point.with_(gpus=gpus, gpus_unknown=unknown)
 
     def _run(self, job: LoadJob) -> LoadOutcome:
-        outcome = run_shards(job, self._teller(job.name))
+        outcome = run_shards(job, self._teller(job))
         self.interrupted = self.interrupted or outcome[1].cancelled
         return outcome
 
-    def _teller(self, name: str) -> LoadProgress | None:
-        progress = self._progress
-        if progress is None:
+    def _teller(self, job: LoadJob) -> LoadProgress | None:
+        progress, tell, begun = self._progress, self._tell, time.monotonic()
+        users, requests = job.level.users, job.requests
+        if progress is None and tell is None:
             return None
-        return lambda ended, failed, in_flight: progress(name, ended, failed, in_flight)
+
+        def told(ended: int, failed: int, in_flight: int) -> None:
+            if progress is not None:
+                progress(job.name, ended, failed, in_flight)
+            if tell is None or self._said_long or not users or not requests:
+                return
+            if said := slow_under_load(users, requests, ended, time.monotonic() - begun):
+                self._said_long = True
+                tell(said)
+
+        return told
 
 
 def _notes_of(points: list[BenchPoint], *, closed: bool) -> list[str]:

@@ -19,20 +19,29 @@ _SPACE: Final = 0.5
 """Of the time that hidden tokens would have taken at the pace of the others: with less than this before the first text
 and after the last there were none, and chunks hold several tokens."""
 
+_SPECULATED: Final = 0.9
+"""Of the tokens beyond chunks and words: with so many accepted drafts, chunks hold several tokens."""
+
 _NOTICED: Final = 1.01
 """A range of TPOT that is narrower than 1 % stands in the point and is not worth a note."""
 
 
-def settle(streams: Sequence[Stream]) -> None:
+def settle(streams: Sequence[Stream], accepted: float = 0.0) -> None:
     """Decide for each request how many of its tokens were counted and not seen to come.
 
     What the server says (`reasoning_tokens`, events without text) is taken. Tokens beyond chunks and their words are
-    `unsure` where at least half of the requests had the time to make them unseen.
+    `unsure` where at least half of the requests had the time to make them unseen, unless speculation explains them.
+
+    Args:
+        streams: the requests of a point.
+        accepted: drafted tokens that the engine took meanwhile, by its own metrics: each came in a chunk with others.
     """
     counted = [s for s in streams if s.error is None and len(s.stamps) > 1 and s.output_tokens > len(s.stamps)]
     for stream in counted:
         stream.hidden = stream.not_shown
     unsure = [(stream, _unexplained(stream)) for stream in counted]
+    if accepted >= _SPECULATED * sum(tokens for _, tokens in unsure):
+        return
     if 2 * sum(tokens > 0 for _, tokens in unsure) >= len(unsure):
         for stream, tokens in unsure:
             stream.unsure = tokens
