@@ -66,12 +66,12 @@ def test_memory_of_a_gpu_that_another_process_holds(machine: Machine, h200: Path
     assert "/opt/other/bin/python (pid 4242, 100.0 GiB)" in said
     assert "--set gpu_memory_utilization=0.28" in said
     assert machine.shell.runs() == [], "nothing was started, and nothing is left"
+    assert len(machine.asked) == len(set(machine.asked)) == 3, "which GPUs, how much is used, and by whom: each once"
 
 
-def test_each_question_is_asked_once(machine: Machine, h200: Path) -> None:
+def test_what_was_found_stays_with_the_run(machine: Machine, h200: Path) -> None:
     code, said = machine.up(h200)
     assert code == 0, said
-    assert len(machine.asked) == len(set(machine.asked)) == 2, "which GPUs, and how much is used"
     (run,) = machine.shell.runs()
     findings = json.loads((run.path / "preflight.json").read_text())
     assert [(one["rule"], one["status"]) for one in findings] == [
