@@ -13,7 +13,7 @@ from overspan.schema.topology import Role, RoleName, Topology, parse_topology
 
 HEAD = "api"
 """The process of an aggregated worker that holds rank 0 and answers requests."""
-WHAT_CAN = "overspan predict MODEL --on INVENTORY ranks what can"
+WHAT_CAN = "overspan plan MODEL --explain ranks what can; --on INVENTORY asks of other machines"
 """What to do when a layout cannot run."""
 
 
