@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,15 @@ def test_a_link_of_a_bin_folder_leads_to_it(tmp_path: Path) -> None:
     folder = make_own_vllm(tmp_path / "env")
     (tmp_path / "vllm").symlink_to(folder / "bin" / "vllm")
     assert own.use(tmp_path / "vllm").path == folder
+
+
+def test_a_folder_with_another_python_beside_is_asked_by_the_one_that_runs_its_vllm(tmp_path: Path) -> None:
+    folder = make_own_vllm(tmp_path / "env")
+    shared = tmp_path / "shared"  # as /usr/local is: vllm's own Python is elsewhere
+    (shared / "bin").mkdir(parents=True)
+    shutil.copy(folder / "bin" / "vllm", shared / "bin" / "vllm")
+    (shared / "bin" / "python3").symlink_to(Path(sys.executable).resolve())
+    assert own.use(shared).path == folder
 
 
 def test_what_is_no_vllm_is_refused_with_what_was_looked_at(tmp_path: Path) -> None:

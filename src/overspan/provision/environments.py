@@ -41,7 +41,7 @@ def device_in(environment: Path) -> DeviceKind | None:
 def python_in(environment: Path) -> Path | None:
     """The Python that runs the vLLM of an environment; None where there is none."""
     own = [environment / "bin" / name for name in ("python", "python3")]
-    return next((path for path in own if path.exists()), interpreter_of(environment / "bin" / "vllm"))
+    return interpreter_of(environment / "bin" / "vllm") or next((path for path in own if path.exists()), None)
 
 
 def interpreter_of(script: Path) -> Path | None:
