@@ -2,8 +2,11 @@
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
 from overspan.bench import clocks
@@ -13,8 +16,11 @@ from overspan.inventory.clocks import FIELDS, known_fields, parse_samples
 from overspan.schema.errors import OverspanError
 from overspan.schema.workload import GaugeSummary, GpuClocks, Workload
 from overspan.transport.local import Local
+from overspan.transport.ssh import Remote
 from support.openai_server import serving, steady
 from support.run_documents import gpu_plan, plan, point
+from support.sshd import running_sshd
+from support.waiting import until
 
 CAPTURED = Path(__file__).parents[1] / "inventory" / "gpu_clocks"
 # As the H200 was asked on 2026-11-30.
@@ -153,3 +159,25 @@ def test_which_hosts_are_asked() -> None:
     (note,) = clock_notes(point(8).with_(gpus=[slowed]), "8 users")
     assert note == "at 8 users GPU 3 of a was slowed down by heat (software) for 50% of the time"
     assert clocks._TOLD > 0
+
+
+@pytest.mark.real
+def test_over_ssh_nothing_is_left_there_or_here(tmp_path: Path) -> None:
+    script = written(tmp_path, SMI.replace("{unknown}", "no.such"))
+
+    class There(Remote):
+        """A host whose PATH has nvidia-smi."""
+
+        def command(self, argv: Sequence[str], **how: Any) -> list[str]:
+            return super().command([str(script), *argv[1:]], **how)
+
+    (tmp_path / "sshd").mkdir()
+    with running_sshd(tmp_path / "sshd") as server:
+        watch = ClockWatch(GpuHosts({"spark2": (There("spark2", server.ssh), None)}))
+        watch.begin()
+        gpus = until(lambda: watch.end()[0], "a sample", timeout_s=60.0)
+        assert [(gpu.host, gpu.index) for gpu in gpus] == [("spark2", 0), ("spark2", 1)]
+        watch.close()
+        until(lambda: not server.connections(), "the end of the connection")
+    of_ours = [each for each in psutil.process_iter(["cmdline"]) if str(script) in " ".join(each.info["cmdline"] or [])]
+    until(lambda: not any(each.is_running() and each.status() != "zombie" for each in of_ours), "its end there")

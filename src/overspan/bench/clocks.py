@@ -74,6 +74,7 @@ class ClockWatch:
     """Samples of all GPUs of some hosts, twice a second, while points are measured."""
 
     def __init__(self, hosts: GpuHosts) -> None:
+        self._ways = [way for way, _ in hosts.ways.values()]
         self._unknown = dict(hosts.unknown)
         self._expected = hosts.expected
         self._folder = tempfile.TemporaryDirectory(prefix="overspan-clocks-")
@@ -125,6 +126,8 @@ class ClockWatch:
         for writer in self._writers.values():
             writer.process.kill()
             writer.process.wait()
+        for way in self._ways:
+            way.close()
         self._writers = {}
         self._folder.cleanup()
 
