@@ -308,6 +308,14 @@ def test_two_names_of_one_python_are_one_python(tmp_path: Path, monkeypatch: pyt
     assert [found.version for found in packages.interpreters(None, [HERE])] == [HERE]
 
 
+def test_what_a_lock_checks_besides_its_probe_must_hold_and_changes_no_digest(cache: Path) -> None:
+    lock = make_lock(["tiny==1.0"], [HERE], alias=None, probe="print('1.0')", check="raise SystemExit('no kernels')")
+    assert lock.digest == lock.with_(check="").digest
+    with pytest.raises(OverspanError, match="engine tiny was installed but does not run here") as caught:
+        engines.install(lock)
+    assert caught.value.quote == "no kernels" and builds(cache) == []
+
+
 def test_list_prints_one_document(cache: Path) -> None:
     from overspan.cli.engine import engine
 

@@ -106,12 +106,12 @@ def _prove(lock: EngineLock, folder: Path, say: Say) -> None:
     clean = {**without_secrets(), "PYTHONPATH": "", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
     # One process, for each imports for seconds. With -I it leaves the bytecode of what the engine loads at its start,
     # whatever PYTHONDONTWRITEBYTECODE says, and no other: compiling all 20,000 files took longer than fetching them.
-    code = "\n".join([lock.probe, *(f"import {module}" for module in lock.imports)])
+    code = "\n".join([lock.probe, lock.check, *(f"import {module}" for module in lock.imports)])
     if lock.script is not None:
         code += _SCRIPT.format(repr(str(folder / "bin" / lock.script)))
     lines: list[str] = []
     try:
-        follow([str(folder / "bin" / "python"), "-I", "-c", code], lines.append, env=clean)
+        follow([str(folder / "bin" / "python"), "-Iu", "-c", code], lines.append, env=clean)
     except OverspanError as error:
         raise OverspanError(
             f"engine {lock.name} was installed but does not run here: {error.what}",

@@ -47,6 +47,7 @@ _NOT_INSTALLED: Final = {
     "glibc",
     "asks",
     "without",
+    "check",
 }
 
 
@@ -87,6 +88,7 @@ class EngineLock(Frozen):
     alias: Alias | None = None
     script: str | None = Field(None, description="a command in its bin/ that must answer --version")
     probe: str = Field(description="Python that ends well in a good environment and prints the engine's version")
+    check: str = Field("", description="more Python that must end well; it changes no digest")
     imports: list[str] = Field(default_factory=list, description="modules that it loads at its start: tried, compiled")
     variant_of: str | None = Field(None, description="the engine in whose place it is taken where that does not fit")
     gpus: Gpus | None = Field(None, description="what it takes of GPUs; none: it runs on CPUs")
