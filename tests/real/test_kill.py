@@ -1,11 +1,12 @@
 """`kill -9` of any process of a real engine's run ends the run with its cause, and leaves no orphan.
 
-Two of the five are in the longer tests: each costs a start of the engine, and tests/runs kills each over a fake one."""
+Three of the five are in the longer tests: each costs a start, and tests/runs kills each over a fake engine."""
 
 from collections.abc import Callable
 
 import pytest
 
+from overspan.launchers import proc
 from support.live import Live
 from support.runs import kill
 from support.waiting import until
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.real
         ("Worker", "VLLM::Worker"),
         pytest.param("EngineCore", "VLLM::EngineCore", marks=pytest.mark.slow),
         ("api", "api (pid"),
-        ("supervisor", "the supervisor was ended by signal 9"),
+        pytest.param("supervisor", "the supervisor was ended by signal 9", marks=pytest.mark.slow),
         pytest.param("guardian", "the guardian was killed", marks=pytest.mark.slow),
     ],
 )
@@ -36,3 +37,15 @@ def test_kill_of_any_process_leaves_no_orphan(live: Callable[..., Live], victim:
         pid = family[victim].pid
         assert last.data["lines"], "the event quotes nothing"
         assert all(f"pid={pid}" in line for line in last.data["lines"])
+
+
+def test_guardian_and_supervisor_killed_at_once_leave_no_engine_core(live: Callable[..., Live]) -> None:
+    run = live("kill-both")
+    family = run.family()
+    watchers = [family.pop("guardian"), family.pop("supervisor")]
+    for each in watchers:
+        each.suspend()  # neither sees the other's end
+    for each in watchers:
+        kill(each)
+    until(lambda: not [each for each in family.values() if proc.is_alive(each)], "the end of the engine")
+    assert "its supervisor is gone" in run.folder.standing().message
