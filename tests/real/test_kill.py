@@ -48,4 +48,5 @@ def test_guardian_and_supervisor_killed_at_once_leave_no_engine_core(live: Calla
     for each in watchers:
         kill(each)
     until(lambda: not [each for each in family.values() if proc.is_alive(each)], "the end of the engine")
-    assert "its supervisor is gone" in run.folder.standing().message
+    last = run.folder.standing()
+    assert (last.state, "supervisor" in last.message) == ("failed", True)
