@@ -53,6 +53,7 @@ def test_the_same_words_give_the_same_load_everywhere(
     assert {"isl": 1024, "osl": 128, "concurrency": 32, "in_step": drawn is None}.items() <= said["demand"].items()
     assert demand_of("1024", answers, 32) == result.demand(result.points[0])
     assert f"with {phrase}: " in out_of(capsys, "plan", "qwen3-32b-fp8", "--on", "h200-x8", *load)
+    assert json.loads(out_of(capsys, "plan", "qwen3-32b-fp8", "--on", "h200-x8", *load, "--json"))["load"] == phrase
 
 
 def test_defaults_are_those_of_bench(capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,6 +82,7 @@ def plan(
     processes = processes_of(made)
     if as_json:
         whole = {**made.model_dump(mode="json"), "processes": [spec.model_dump(mode="json") for spec in processes]}
+        whole |= {"load": made.prediction.demand.phrase} if made.prediction else {}
         document(whole | ({"explain": ranked.as_json()} if ranked else {}))
     elif show == "commands":
         click.echo(_launcher(made).commands(processes))
