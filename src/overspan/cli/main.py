@@ -119,6 +119,10 @@ COMMANDS: dict[str, Listed] = {
         "Delete ended runs and cached models that were not used for a long time.", "overspan prune --dry-run"
     ),
     "recipe": Listed("List and show recipes; import those of other tools.", "overspan recipe show minimax-m2.5-nvfp4"),
+    "inventory": Listed(
+        "List, show and check inventories; print one to start from.", "overspan inventory example ssh > pair.yaml"
+    ),
+    "catalog": Listed("List the models and GPU kinds whose numbers ship.", "overspan catalog gpus"),
     "engine": Listed("Install, list and remove engines, each in its own environment.", "overspan engine install cpu"),
 }
 

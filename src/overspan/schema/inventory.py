@@ -1,12 +1,13 @@
 """The machines at hand: what was detected, what was chosen from it and why. A person reads and edits this file."""
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from overspan.schema.base import Address, Environment, Frozen, ImageName, InterfaceName, text_like
-from overspan.schema.launcher_traits import LauncherName, LauncherTraits, traits_of
+from overspan.schema.launcher_traits import BUILT_IN, LauncherName, LauncherTraits, traits_of
 
 DeviceKind = Literal["cpu", "cuda"]
 
@@ -214,21 +215,10 @@ class Inventory(Frozen):
         return {**value, "device": "cuda"} if stated else value
 
     @model_validator(mode="after")
-    def _no_host_twice(self) -> Self:
-        for what, values in {
-            "name": [host.name for host in self.hosts],
-            "fabric.address": [host.fabric.address for host in self.hosts if host.fabric],
-        }.items():
-            twice = next((value for value in values if values.count(value) > 1), None)
-            if twice is not None:
-                raise ValueError(f"two hosts have the {what} {twice}")
-        return self
-
-    @model_validator(mode="after")
-    def _enroot_has_an_effect(self) -> Self:
-        enroot = [host.name for host in self.hosts if host.container and host.container.kind == "enroot"]
-        if enroot and self.traits.containers == "always":
-            raise ValueError(f"container.kind enroot of {enroot[0]} is for launcher slurm; {self.launcher} has none")
+    def _hosts_agree(self) -> Self:
+        parts = {"launcher": True, "hosts": {"__all__": {"name": True, "fabric": True, "container": True}}}
+        for _, why in clashes(self.model_dump(include=parts)):
+            raise ValueError(why)
         return self
 
     @property
@@ -244,3 +234,27 @@ class Inventory(Frozen):
         """Whether the processes of a recipe with that image run in containers."""
         by_host = self.traits.containers == "by_host" and image is not None and self.hosts[0].container is not None
         return by_host or self.traits.containers == "always"
+
+
+def clashes(data: dict[str, Any]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Where hosts of an inventory do not go together, and why; also of one that holds other problems."""
+    hosts = data["hosts"] if isinstance(data.get("hosts"), list) else []
+    for keys in (("name",), ("fabric", "address")):
+        seen: set[str] = set()
+        for index, host in enumerate(hosts):
+            value = _inside(host, *keys)
+            if isinstance(value, str) and value in seen:
+                yield ("hosts", index, *keys), f"two hosts have the {'.'.join(keys)} {value}"
+            seen |= {value} if isinstance(value, str) else set()
+    launcher = data.get("launcher", "local")
+    if launcher in BUILT_IN and BUILT_IN[launcher].containers == "always":
+        for index, host in enumerate(hosts):
+            if _inside(host, "container", "kind") == "enroot":
+                what = f"container.kind enroot of {_inside(host, 'name')} is for launcher slurm; {launcher} has none"
+                yield ("hosts", index, "container", "kind"), what
+
+
+def _inside(value: Any, *keys: str) -> Any:
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value

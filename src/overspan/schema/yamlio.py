@@ -17,16 +17,19 @@ _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _UniqueKeyLoader(_SafeLoader):  # type: ignore[misc]
-    """YAML's safe loader, and a key that stands twice in one mapping is an error, not a silent loss."""
+    """YAML's safe loader. A key that stands twice in one mapping is an error, not a silent loss; `twice` has them."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.twice: list[yaml.MarkedYAMLError] = []
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if key.value in seen:
-                    raise yaml.constructor.ConstructorError(
-                        None, None, f"the key '{key.value}' appears twice", key.start_mark
-                    )
+                    what = f"the key '{key.value}' appears twice"
+                    self.twice.append(yaml.constructor.ConstructorError(None, None, what, key.start_mark))
                 seen.add(key.value)
         held: dict[Any, Any] = super().construct_mapping(node, deep)
         return held
@@ -37,8 +40,13 @@ def plain(text: str) -> Any:
     return yaml.load(text, Loader=_SafeLoader)  # noqa: S506 - a SafeLoader
 
 
-def read_yaml(text: str, file: str) -> tuple[Any, dict[Place, tuple[int, int]]]:
+def read_yaml(text: str, file: str, twice: list[RecipeError] | None = None) -> tuple[Any, dict[Place, tuple[int, int]]]:
     """Parse one YAML document.
+
+    Args:
+        text: the document.
+        file: what to call its file.
+        twice: gets an error for each key that stands twice; without it the first of them is raised.
 
     Returns:
         The data, and for each place in it (a tuple of keys and indices) its line and column, from 1.
@@ -53,6 +61,10 @@ def read_yaml(text: str, file: str) -> tuple[Any, dict[Place, tuple[int, int]]]:
         places: dict[Place, tuple[int, int]] = {}
         if node is not None:
             _mark(node, (), places)
+        if loader.twice and twice is None:
+            raise loader.twice[0]
+        if twice is not None:
+            twice += [_malformed(each, text, file) for each in loader.twice]
     except yaml.YAMLError as error:
         raise _malformed(error, text, file) from None
     except RecursionError:
@@ -66,7 +78,8 @@ def _malformed(error: yaml.YAMLError, text: str, file: str) -> RecipeError:
         lines = text.splitlines()
         quote = lines[mark.line] if mark.line < len(lines) else None
         what = f"{file}, line {mark.line + 1}, column {mark.column + 1}: {error.problem or 'malformed YAML'}"
-        return RecipeError(what, quote=quote, next=f"correct that line of {file}")
+        at = (mark.line + 1, mark.column + 1)
+        return RecipeError(what, quote=quote, next=f"correct that line of {file}", at=at)
     return RecipeError(f"{file}: malformed YAML: {' '.join(str(error).split())}")
 
 
@@ -90,33 +103,56 @@ def make(
     Raises:
         RecipeError: one clear error for the first field that is wrong: where, what, and the nearest right ones.
     """
+    made = _made(document, data, file, places or {})
+    if isinstance(made, document):
+        return made
+    raise made[0]
+
+
+def problems(
+    document: type[Document], text: str, file: str
+) -> tuple[Any, dict[Place, tuple[int, int]], list[RecipeError]]:
+    """What a text holds, its places, and every problem of it at once; of malformed YAML the first one alone."""
+    twice: list[RecipeError] = []
+    try:
+        data, places = read_yaml(text, file, twice)
+    except RecipeError as error:
+        return None, {}, [error]
+    made = _made(document, data, file, places)
+    return data, places, twice if isinstance(made, document) else [*twice, *made]
+
+
+def _made(
+    document: type[Document], data: Any, file: str, places: dict[Place, tuple[int, int]]
+) -> Document | list[RecipeError]:
     if not isinstance(data, dict):
-        raise RecipeError(f"{file}: expected keys and values at the top, found {type(data).__name__}")
+        return [RecipeError(f"{file}: expected keys and values at the top, found {type(data).__name__}")]
     try:
         return document.model_validate(data)
     except ValidationError as error:
-        raise _first_problem(document, error, file, places or {}) from None
+        return [_problem(document, each, file, places) for each in error.errors(include_url=False)]
 
 
-def _first_problem(
-    document: type[BaseModel], error: ValidationError, file: str, places: dict[Place, tuple[int, int]]
-) -> RecipeError:
-    problem = error.errors(include_url=False)[0]
-    place: Place = tuple(problem["loc"])
-    known = next((places[place[:end]] for end in range(len(place), -1, -1) if place[:end] in places), None)
-    where = f"{file}, line {known[0]}, column {known[1]}" if known else file
+def problem_at(place: Place, what: str, file: str, places: dict[Place, tuple[int, int]]) -> RecipeError:
+    """A problem with the line of its place, or of the nearest place around it; `{}` in `what` stands for the field."""
+    at = next((places[place[:end]] for end in range(len(place), -1, -1) if place[:end] in places), None)
+    where = f"{file}, line {at[0]}, column {at[1]}" if at else file
     field = ".".join(str(part) for part in place) or "document"
+    return RecipeError(f"{where}: {what.replace('{}', repr(field), 1)}", at=at, field=field)
+
+
+def _problem(document: type[BaseModel], problem: Any, file: str, places: dict[Place, tuple[int, int]]) -> RecipeError:
+    place: Place = tuple(problem["loc"])
     if problem["type"] == "extra_forbidden":
         names = _fields_at(document, place[:-1])
-        hint = did_you_mean(str(place[-1]), names)
-        return RecipeError(
-            f"{where}: unknown key '{field}'{hint}", next=f"known keys there: {', '.join(sorted(names))}"
-        )
+        found = problem_at(place, "unknown key {}" + did_you_mean(str(place[-1]), names), file, places)
+        found.next = f"known keys there: {', '.join(sorted(names))}"
+        return found
     if problem["type"] == "missing":
-        return RecipeError(f"{where}: '{field}' is required")
+        return problem_at(place, "{} is required", file, places)
     given = problem.get("input")
     shown = "" if isinstance(given, (dict, list)) else f" (given: {given!r})"
-    return RecipeError(f"{where}: '{field}': {problem['msg'].removeprefix('Value error, ')}{shown}")
+    return problem_at(place, "{}: " + problem["msg"].removeprefix("Value error, ") + shown, file, places)
 
 
 def _fields_at(document: type[BaseModel], place: Place) -> list[str]:
