@@ -216,8 +216,7 @@ class Inventory(Frozen):
 
     @model_validator(mode="after")
     def _hosts_agree(self) -> Self:
-        parts = {"launcher": True, "hosts": {"__all__": {"name": True, "fabric": True, "container": True}}}
-        for _, why in clashes(self.model_dump(include=parts)):
+        for _, why in clashes(self.model_dump(include={"launcher": True, "hosts": {"__all__": _CLASHING}})):
             raise ValueError(why)
         return self
 
@@ -234,6 +233,9 @@ class Inventory(Frozen):
         """Whether the processes of a recipe with that image run in containers."""
         by_host = self.traits.containers == "by_host" and image is not None and self.hosts[0].container is not None
         return by_host or self.traits.containers == "always"
+
+
+_CLASHING: Final = {"name": True, "fabric": True, "container": True}
 
 
 def clashes(data: dict[str, Any]) -> Iterator[tuple[tuple[str | int, ...], str]]:

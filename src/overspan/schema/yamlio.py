@@ -104,9 +104,9 @@ def make(
         RecipeError: one clear error for the first field that is wrong: where, what, and the nearest right ones.
     """
     made = _made(document, data, file, places or {})
-    if isinstance(made, document):
-        return made
-    raise made[0]
+    if isinstance(made, list):
+        raise made[0]
+    return made
 
 
 def problems(
@@ -119,7 +119,7 @@ def problems(
     except RecipeError as error:
         return None, {}, [error]
     made = _made(document, data, file, places)
-    return data, places, twice if isinstance(made, document) else [*twice, *made]
+    return data, places, [*twice, *made] if isinstance(made, list) else twice
 
 
 def _made(
