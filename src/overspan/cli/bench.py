@@ -13,7 +13,7 @@ from overspan.bench.lengths import parse_lengths
 from overspan.bench.pauses import EngineLog
 from overspan.bench.run import Bench
 from overspan.bench.trace import read_trace
-from overspan.cli.options import ANSWERS, AS_JSON, COUNT, POSITIVE, PROMPTS, Finite
+from overspan.cli.options import ANSWERS, AS_JSON, COUNT, POSITIVE, PROMPTS, RUN, Finite
 from overspan.cli.output import Ticker, document, say, table
 from overspan.engines import registry
 from overspan.schema.defaults import USUAL_INPUT_TOKENS, USUAL_OUTPUT_TOKENS
@@ -66,7 +66,7 @@ def _slo(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[
 
 
 @click.command()
-@click.argument("run", required=False)
+@click.argument("run", required=False, type=RUN)
 @click.option("--base-url", help="Measure this OpenAI endpoint, such as http://127.0.0.1:8000/v1.")
 @click.option("--model", help="Name of the model in the API. Default: the only one that is served.")
 @click.option("--concurrency", "-c", callback=_users, help="Users at the same time: a list. Default: 1,4,16.")

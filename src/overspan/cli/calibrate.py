@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from overspan.cli.options import AS_JSON, NEW_FILE
+from overspan.cli.options import AS_JSON, NEW_FILE, RUN
 from overspan.cli.output import document, say, table
 
 
 @click.command()
-@click.argument("run", nargs=-1)
+@click.argument("run", nargs=-1, type=RUN)
 @click.option("--from", "learn", is_flag=True, help="Learn from measured RUNs. This machine is not measured.")
 @click.option("--out", type=NEW_FILE, help="YAML file to write. Default: standard output.")
 @click.option("--python", metavar="PATH", help="Python to measure with. Default: the engine's.")

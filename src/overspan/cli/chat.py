@@ -8,14 +8,14 @@ from collections.abc import Iterator
 
 import click
 
-from overspan.cli.options import COUNT, Finite
+from overspan.cli.options import COUNT, RUN, Finite
 from overspan.cli.output import say
 from overspan.runs.chat import Conversation
 from overspan.store.run_folder import open_run
 
 
 @click.command()
-@click.argument("run", required=False)
+@click.argument("run", required=False, type=RUN)
 @click.option("--prompt", "-p", multiple=True, help="Send this and end. Give it several times for a conversation.")
 @click.option("--max-tokens", type=COUNT, default=512, help="Longest answer.")
 @click.option("--temperature", type=Finite(0, 2), default=0.0, help="0: always the likeliest token.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from overspan.cli.options import AS_JSON
+from overspan.cli.options import AS_JSON, MEASURED
 from overspan.cli.output import document, say, table
 from overspan.schema.errors import InputError
 from overspan.sweep.compare import MetricChange, requests_of
@@ -12,8 +12,8 @@ from overspan.sweep.compare import compare as compared
 
 
 @click.command()
-@click.argument("first")
-@click.argument("second")
+@click.argument("first", type=MEASURED)
+@click.argument("second", type=MEASURED)
 @AS_JSON
 def compare(first: str, second: str, as_json: bool) -> None:
     """Show how SECOND differs from FIRST. Both are runs or sweeps. A 95 % interval separates differences and noise."""

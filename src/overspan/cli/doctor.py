@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from overspan.cli.options import PATH
+from overspan.cli.options import INVENTORY, MODEL, PATH, RUN
 from overspan.cli.output import counted, document, say
 from overspan.cli.preflight import check_before_launch
 from overspan.schema.errors import InputError
@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("run", required=False)
+@click.argument("run", required=False, type=RUN)
 @click.option("--log", "logs", multiple=True, type=PATH, help="A log file. Give it once for each file.")
 @click.option("--rules", "rules", multiple=True, type=PATH, help="A folder with rules of your own.")
-@click.option("--preflight", "recipe", metavar="RECIPE", help="Before a launch: check on the hosts what RECIPE needs.")
-@click.option("--on", "inventory", metavar="INVENTORY", help="With --preflight: the machines. Default: this one.")
+@click.option(
+    "--preflight", "recipe", type=MODEL, metavar="RECIPE", help="Before a launch: check on the hosts what RECIPE needs."
+)
+@click.option("--on", "inventory", type=INVENTORY, help="With --preflight: the machines. Default: this one.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="With --preflight: override a field.")
 @click.option("--bundle", type=PATH, help="Pack RUN into one file for another engineer, without secrets.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON, the root cause first.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from overspan.cli.options import AS_JSON, PATH
+from overspan.cli.options import AS_JSON, PATH, Names
 from overspan.cli.output import Ticker, say
 from overspan.schema.errors import InputError
 from overspan.schema.units import count
@@ -25,7 +25,7 @@ def engine() -> None:
 
 
 @engine.command()
-@click.argument("name")
+@click.argument("name", type=Names("engines"))
 @click.option("--python", metavar="PATH", help="Python for the engine's environment.")
 @AS_JSON
 def install(name: str, python: str | None, as_json: bool) -> None:
@@ -151,7 +151,7 @@ def _installed_line(env: EngineEnv) -> str:
 
 
 @engine.command()
-@click.argument("name")
+@click.argument("name", type=Names("installed"))
 @AS_JSON
 def remove(name: str, as_json: bool) -> None:
     """Delete an engine's environment."""

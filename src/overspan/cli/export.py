@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from overspan.cli.options import NEW_FILE
+from overspan.cli.options import NEW_FILE, Names
 from overspan.schema.errors import InputError
 from overspan.store.files import write_out
 from overspan.sweep.folder import open_sweep
@@ -14,7 +14,7 @@ from overspan.sweep.results import as_csv, write_parquet
 
 
 @click.command()
-@click.argument("sweep")
+@click.argument("sweep", type=Names("sweeps-here"))
 @click.option("--out", required=True, type=NEW_FILE, help="A .csv or .parquet file.")
 def export(sweep: str, out: Path) -> None:
     """Write the results of SWEEP as a table with one row for each point. The ending of --out chooses the format."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from overspan.cli.options import AS_JSON
+from overspan.cli.options import AS_JSON, INVENTORY
 from overspan.cli.output import document, say, table
 from overspan.schema.units import count
 
@@ -33,7 +33,7 @@ def list_(as_json: bool) -> None:
 
 
 @inventory.command(short_help="Print an inventory, with its remarks.")
-@click.argument("name")
+@click.argument("name", type=INVENTORY)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of YAML, every field with its value.")
 def show(name: str, as_json: bool) -> None:
     """Print an inventory: one that ships, or a file. The output can be edited and given to --on."""
@@ -46,7 +46,7 @@ def show(name: str, as_json: bool) -> None:
 
 
 @inventory.command(short_help="Tell everything that is wrong with a file at once.")
-@click.argument("file")
+@click.argument("file", type=INVENTORY)
 @AS_JSON
 def check(file: str, as_json: bool) -> int:
     """Tell everything that is wrong with FILE at once: each with its line and its field. No host is asked.

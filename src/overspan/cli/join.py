@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from overspan.cli.options import INVENTORY, MODEL
 from overspan.cli.output import document, interruptible, say
 from overspan.cli.up import follow
 from overspan.runs.planning import Wanted
@@ -13,8 +14,8 @@ from overspan.runs.up import join as start
 
 @click.command()
 @click.argument("head")
-@click.argument("recipe")
-@click.option("--on", "inventory", metavar="INVENTORY", required=True, help="Machines: the head's inventory.")
+@click.argument("recipe", type=MODEL)
+@click.option("--on", "inventory", type=INVENTORY, required=True, help="Machines: the head's inventory.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="Override a field, as on the head.")
 @click.option("--name", help="Name of the run on this host. Default: the recipe's.")
 @click.option("--json", "as_json", is_flag=True, help="Print the run's status as JSON when it is verified.")

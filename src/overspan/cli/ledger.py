@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from overspan.cli.options import AS_JSON
+from overspan.cli.options import AS_JSON, INVENTORY
 from overspan.cli.output import document, say
 from overspan.sweep.ledger import added, at_revision, named, problems, read_state
 
 _BASE = click.option("--base", required=True, metavar="REF", help="Git revision to compare with, such as main.")
 _FOLDER = click.option("--folder", type=click.Path(path_type=Path, exists=True, file_okay=False), default=Path(),
                        help="Folder with ledger.yaml, sweeps/ and results/.")  # fmt: skip
-_ON = click.option("--on", "inventory", metavar="INVENTORY", help="Machines, for a sweep that names none.")
+_ON = click.option("--on", "inventory", type=INVENTORY, help="Machines, for a sweep that names none.")
 
 
 @click.group()

@@ -6,12 +6,13 @@ import contextlib
 
 import click
 
+from overspan.cli.options import RUN
 from overspan.runs.logs import follow, last
 from overspan.store.run_folder import open_run
 
 
 @click.command()
-@click.argument("run", required=False)
+@click.argument("run", required=False, type=RUN)
 @click.option("-f", "--follow", "on_and_on", is_flag=True, help="Print new lines as they come, until the run ends.")
 @click.option("--process", "-p", help="Print only the log of this process.")
 @click.option("--lines", "-n", type=click.IntRange(min=0), default=200, help="Lines of each log.")

@@ -8,6 +8,7 @@ import errno
 import gc
 import importlib
 import json
+import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -149,7 +150,7 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command that the first argument names; an unknown one tells the nearest."""
-        if args and args[0] not in COMMANDS:
+        if args and args[0] not in COMMANDS and not ctx.resilient_parsing:
             raise UnknownName("command", args[0], COMMANDS, next="overspan --help")
         return super().resolve_command(ctx, args)
 
@@ -161,6 +162,11 @@ class LazyGroup(click.Group):
 
 def _load(module: str) -> ModuleType:
     """Import a command's module, without what would take a sixth of the time of `overspan plan`."""
+    if "_OVERSPAN_COMPLETE" in os.environ:
+        from overspan.cli.completion import load_quickly
+
+        if (found := load_quickly(module)) is not None:
+            return found
     # Pydantic asks each installed package for plugins, and imports the standard library's e-mail and sockets for it.
     # This process is ours and wants none; another version of pydantic may do without this module.
     no_plugins = ModuleType("pydantic.plugin._loader")

@@ -14,6 +14,8 @@ import click
 from overspan.schema.defaults import USUAL_INPUT_TOKENS, USUAL_OUTPUT_TOKENS
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from overspan.planner.answer import PlanQuestion
     from overspan.schema.workload import Demand
 
@@ -68,6 +70,28 @@ class NewFile(click.Path):
         return out
 
 
+class Names(click.types.StringParamType):
+    """Text that the shell completes with names of some kinds (`completion.names`); where none begins so, with files."""
+
+    def __init__(self, *kinds: str, name: str = "text") -> None:
+        self.kinds = kinds
+        self.name = name
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The names that begin with what is typed."""
+        from click.shell_completion import CompletionItem
+
+        from overspan.cli.completion import names
+
+        found = sorted({name for kind in self.kinds for name in names(kind) if name.startswith(incomplete)})
+        return [CompletionItem(name) for name in found] or [CompletionItem(incomplete, type="file")]
+
+
+MODEL = Names("recipes", "models")
+INVENTORY = Names("inventories", name="inventory")
+GPU = Names("hardware", name="kind")
+RUN = Names("runs")
+MEASURED = Names("runs", "sweeps-here")
 COUNT = click.IntRange(min=1)
 NEW_FILE = NewFile()
 POSITIVE = Finite(0, min_open=True)
@@ -76,7 +100,11 @@ PATH = click.Path(path_type=Path)
 
 AS_JSON: Option[Any] = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 ON: Option[Any] = click.option(
-    "--on", "inventory", metavar="INVENTORY", help="Machines: a file, or a name that ships. Default: this machine."
+    "--on",
+    "inventory",
+    type=INVENTORY,
+    metavar="INVENTORY",
+    help="Machines: a file, or a name that ships. Default: this machine.",
 )
 SET: Option[Any] = click.option(
     "--set", "settings", multiple=True, metavar="NAME=VALUE", help="Override a field or an engine argument."
@@ -92,7 +120,7 @@ LOAD: Sequence[Option[Any]] = (
     click.option("--slo", metavar="ttft=MS,tpot=MS", help="Latency limits. Layouts that keep them come first."),
 )
 MACHINES: Sequence[Option[Any]] = (
-    click.option("--gpu", metavar="KIND", help="Plan for machines with this GPU (or a hardware YAML), not for --on."),
+    click.option("--gpu", type=GPU, help="Plan for machines with this GPU (or a hardware YAML), not for --on."),
     click.option("--nodes", type=click.IntRange(1, 10_000), help="With --gpu: hosts. Default: as many as needed."),
     click.option("--gpus", type=click.IntRange(1, 72), help="With --gpu: GPUs of each host. Default: as usual."),
     click.option("--how-many", is_flag=True, help="With --gpu and --slo: find the fewest GPUs that keep the limits."),

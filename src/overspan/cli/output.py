@@ -12,7 +12,6 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
-from pydantic import BaseModel
 
 from overspan.cli.door import draw
 from overspan.schema.printable import printable
@@ -28,7 +27,7 @@ def document(data: Any) -> None:
 
 
 def _plain(data: Any) -> Any:
-    if isinstance(data, BaseModel):
+    if hasattr(data, "model_dump"):
         return data.model_dump(mode="json")
     if isinstance(data, (list, tuple)):
         return [_plain(item) for item in data]

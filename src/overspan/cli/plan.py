@@ -6,7 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from overspan.cli.options import AS_JSON, HARDWARE, LOAD, MACHINES, ON, SET, WEIGHTS, demand_of, options, question_of
+from overspan.cli.options import (
+    AS_JSON,
+    HARDWARE,
+    LOAD,
+    MACHINES,
+    MODEL,
+    ON,
+    SET,
+    WEIGHTS,
+    demand_of,
+    options,
+    question_of,
+)
 from overspan.cli.output import document, say, table
 from overspan.engines import registry
 from overspan.planner.make import states_layout
@@ -22,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @ON
 @options(LOAD, MACHINES)
 @HARDWARE

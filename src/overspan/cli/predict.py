@@ -7,15 +7,19 @@ from typing import Any
 
 import click
 
-from overspan.cli.options import AS_JSON, COUNT, HARDWARE, LOAD, MACHINES, SET, options, question_of
+from overspan.cli.options import AS_JSON, COUNT, HARDWARE, INVENTORY, LOAD, MACHINES, MODEL, SET, options, question_of
 from overspan.cli.output import say
 
 
 @click.command()
-@click.argument("model", required=False)
-@click.option("--model", "named", metavar="DIR|ID", help="The model, as an option in place of MODEL.")
+@click.argument("model", required=False, type=MODEL)
+@click.option("--model", "named", type=MODEL, metavar="DIR|ID", help="The model, as an option in place of MODEL.")
 @click.option(
-    "--on", "inventory", metavar="INVENTORY", help="Machines: a file of `overspan detect`, or a name that ships."
+    "--on",
+    "inventory",
+    type=INVENTORY,
+    metavar="INVENTORY",
+    help="Machines: a file of `overspan detect`, or a name that ships.",
 )
 @click.option("--layout", help="One layout, such as tep2. Default: all, ranked.")
 @click.option("--tp", type=COUNT, help="Tensor-parallel ranks; an alternative to --layout.")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from overspan.cli.options import AS_JSON, ON, SET
+from overspan.cli.options import AS_JSON, MODEL, ON, SET
 from overspan.cli.output import document, interruptible, say, table
 from overspan.schema.units import duration, gib
 
 
 @click.command()
-@click.argument("recipe")
+@click.argument("recipe", type=MODEL)
 @click.option("--layouts", help="Layouts, such as tp2,pp2, or `all` for ten. Default: the recipe's.")
 @ON
 @SET

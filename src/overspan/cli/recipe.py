@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from overspan.cli.options import AS_JSON, FILE, PATH
+from overspan.cli.options import AS_JSON, FILE, MODEL, PATH
 from overspan.cli.output import document, say, table
 from overspan.schema.errors import InputError
 
@@ -31,7 +31,7 @@ def list_(as_json: bool) -> None:
 
 
 @recipe.command(short_help="Print a recipe.")
-@click.argument("name")
+@click.argument("name", type=MODEL)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON instead of YAML.")
 def show(name: str, as_json: bool) -> None:
     """Print a recipe: one that ships, a file, or the one that is made for a model id."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from overspan.bench.records import read_requests
-from overspan.cli.options import AS_JSON, NEW_FILE
+from overspan.cli.options import AS_JSON, MEASURED, NEW_FILE
 from overspan.cli.output import document
 from overspan.report import RunDocuments, render, request_curves
 from overspan.report.documents import Curve
@@ -23,7 +23,7 @@ FILE_NAME = "report.html"
 
 
 @click.command()
-@click.argument("run", nargs=-1)
+@click.argument("run", nargs=-1, type=MEASURED)
 @click.option("--out", type=NEW_FILE, help="File to write. Default: report.html in the run's folder.")
 @AS_JSON
 def report(run: tuple[str, ...], out: Path | None, as_json: bool) -> None:

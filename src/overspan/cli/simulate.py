@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from overspan.cli.options import AS_JSON, POSITIVE, SET, Finite
+from overspan.cli.options import AS_JSON, GPU, MODEL, POSITIVE, SET, Finite
 
 
 @click.command()
-@click.argument("model")
-@click.option("--gpu", required=True, metavar="KIND", help="Kind of GPU, or a hardware YAML.")
+@click.argument("model", type=MODEL)
+@click.option("--gpu", type=GPU, required=True, help="Kind of GPU, or a hardware YAML.")
 @click.option("--fleet", type=click.IntRange(1, 100_000), required=True, help="Number of GPUs.")
 @click.option(
     "--topology", metavar="NOTATION", help="Layout of one unit: TEP8, or 1P2D DEP4->TEP8. Default: the best for a host."

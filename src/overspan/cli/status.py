@@ -8,7 +8,7 @@ import sys
 import click
 
 from overspan.cli.door import draw
-from overspan.cli.options import AS_JSON, Finite
+from overspan.cli.options import AS_JSON, RUN, Finite
 from overspan.cli.output import document, table
 from overspan.runs.live import Live, RankRow, Sight
 from overspan.runs.status import RunStatus
@@ -22,7 +22,7 @@ _INTERVAL_S = 2.0
 
 
 @click.command()
-@click.argument("run", required=False)
+@click.argument("run", required=False, type=RUN)
 @click.option("--watch", is_flag=True, help="Show ranks, GPUs and traffic live, until the run ends or Ctrl-C.")
 @click.option("--interval", "interval_s", type=Finite(min=0.1), help="Seconds between two views. Default: 2.")
 @AS_JSON

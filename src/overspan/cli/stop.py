@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import click
 
-from overspan.cli.options import AS_JSON, Finite
+from overspan.cli.options import AS_JSON, RUN, Finite
 from overspan.cli.output import document
 from overspan.runs.stop import stop as stop_run
 from overspan.store.run_folder import open_run
 
 
 @click.command()
-@click.argument("run", required=False)
+@click.argument("run", required=False, type=RUN)
 @click.option("--grace", "grace_s", type=Finite(min=0), help="Seconds that answers in progress may still take.")
 @AS_JSON
 def stop(run: str | None, grace_s: float | None, as_json: bool) -> None:

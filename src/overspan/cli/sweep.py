@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from overspan.cli.options import AS_JSON
+from overspan.cli.options import AS_JSON, INVENTORY, Names
 from overspan.cli.output import Ticker, document, interruptible, say, table
 from overspan.schema.point import Point, PointRole
 from overspan.sweep.expand import SweepMatrix, matrix_of
@@ -17,11 +17,11 @@ from overspan.sweep.only import chosen
 
 
 @click.command()
-@click.argument("sweep")
+@click.argument("sweep", type=Names("sweeps"))
 @click.option(
     "--on",
     "inventory",
-    metavar="INVENTORY",
+    type=INVENTORY,
     help="Machines: a file, or a name that ships. Default: those of the sweep.",
 )
 @click.option("--only", metavar="FILTER", help="Measure only some points, such as 'tp4*,conc<=64'.")

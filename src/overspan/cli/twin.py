@@ -7,12 +7,12 @@ from typing import Literal
 
 import click
 
-from overspan.cli.options import AS_JSON, PATH
+from overspan.cli.options import AS_JSON, MODEL, PATH
 from overspan.cli.output import document, say
 
 
 @click.command()
-@click.argument("model")
+@click.argument("model", type=MODEL)
 @click.option("--out", required=True, type=PATH, help="Folder to write.")
 @click.option(
     "--weights",

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from overspan.cli.options import HARDWARE, LOAD, ON, SET, WEIGHTS, demand_of, options
+from overspan.cli.options import HARDWARE, LOAD, MODEL, ON, SET, WEIGHTS, demand_of, options
 from overspan.cli.output import Ticker, document, interruptible, say
 from overspan.engines import registry
 from overspan.runs.join.ranks import Part
@@ -26,7 +26,7 @@ _QUIET_S = 30.0
 
 
 @click.command()
-@click.argument("recipe")
+@click.argument("recipe", type=MODEL)
 @ON
 @SET
 @click.option("--name", help="Name of the run. Default: the recipe's.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from overspan.cli.options import AS_JSON, COUNT, NEW_FILE, PATH, Finite
+from overspan.cli.options import AS_JSON, COUNT, NEW_FILE, PATH, RUN, Finite
 from overspan.cli.output import Ticker, document, say
 from overspan.schema.secrets import Secret
 
@@ -31,7 +31,7 @@ _NEED = {"questions": ("against", "out", *_OF_EVAL), "base_url": ("model", "expe
 
 
 @click.command()
-@click.argument("run", required=False)
+@click.argument("run", required=False, type=RUN)
 @click.option("--base-url", help="Check this OpenAI endpoint, such as http://127.0.0.1:8000/v1.")
 @click.option("--model", help="Name of the model in the API. Default: the only one that is served.")
 @click.option("--short", is_flag=True, help="Check only what a measurement needs; about 25 answers.")
