@@ -1,28 +1,47 @@
-"""A conversation with a run's endpoint."""
+"""A conversation with an endpoint: a run's, or any other."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from overspan.endpoint.client import Client
+from overspan.endpoint.client import Addressed, Client
+from overspan.endpoint.identify import identify
+from overspan.endpoint.target import make_target
 from overspan.runs.status import status
 from overspan.schema.errors import NotReady
+from overspan.schema.secrets import Secret
 from overspan.store import run_secrets
 from overspan.store.run_folder import RunFolder
 
 
-class Conversation:
-    """Keeps what was said, so that each question is asked in its context.
+def of_run(run: RunFolder) -> tuple[Addressed, Secret | None]:
+    """Where a run answers, and its key.
 
     Raises:
         NotReady: the run does not answer requests.
     """
+    now = status(run)
+    if not now.ready:
+        raise NotReady(f"run {run.id} is {now.state}: {now.message}", next=f"overspan status {run.id}")
+    return run.plan().endpoint, run_secrets.key_of(run)
 
-    def __init__(self, run: RunFolder, max_tokens: int, temperature: float) -> None:
-        now = status(run)
-        if not now.ready:
-            raise NotReady(f"run {run.id} is {now.state}: {now.message}", next=f"overspan status {run.id}")
-        self._client = Client(run.plan().endpoint, run_secrets.key_of(run))
+
+def of_url(base_url: str, model: str | None) -> tuple[Addressed, Secret | None]:
+    """Where any OpenAI endpoint answers, and its key, which is in OVERSPAN_API_KEY.
+
+    Raises:
+        InputError: there is no such endpoint, or it serves no such model.
+        HostUnreachable: nothing answers there.
+    """
+    key = run_secrets.given()
+    return identify(make_target(base_url, key, proxies=False), model), key
+
+
+class Conversation:
+    """Keeps what was said, so that each question is asked in its context."""
+
+    def __init__(self, endpoint: Addressed, key: Secret | None, max_tokens: int, temperature: float) -> None:
+        self._client = Client(endpoint, key)
         self._said: list[dict[str, str]] = []
         self._max_tokens = max_tokens
         self._temperature = temperature
