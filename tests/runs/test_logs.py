@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from overspan.cli.main import main
+from overspan.launchers.tail import last_lines
 from overspan.runs import logs
 from overspan.store.run_folder import RunFolder
 
@@ -98,3 +100,43 @@ def test_a_log_that_appears_later_is_shown_whole(run: RunFolder, monkeypatch: py
     following.look()
     run.append("stopped", state="stopped")
     assert following.end() == ["one", "api | two", "rank1 | a", "rank1 | b"]
+
+
+POLLS = (
+    'INFO:     127.0.0.1:4711 - "GET /metrics HTTP/1.1" 200 OK\nINFO:     10.0.0.2:1 - "GET /health HTTP/1.1" 200 OK\n'
+)
+OTHERS = (
+    'INFO:     127.0.0.1:4711 - "GET /health HTTP/1.1" 503 Service Unavailable',
+    'INFO:     127.0.0.1:4711 - "POST /v1/completions HTTP/1.1" 200 OK',
+    "the model said: GET /metrics",
+)
+
+
+@pytest.mark.parametrize("on_and_on", [False, True])
+def test_own_polls_are_left_out_which_is_said_once_and_all_shows_them(
+    run: RunFolder, on_and_on: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add(run.log("api"), POLLS * 50 + "\n".join(OTHERS) + "\n" + POLLS * 300)
+    run.append("stopped", state="stopped")
+    more = ["-f"] if on_and_on else []
+    with pytest.raises(SystemExit):
+        main(["logs", run.id, "-n", "3", *more])
+    said = capsys.readouterr()
+    assert said.out.splitlines() == list(OTHERS)
+    assert said.err.count("left out") == said.err.count("--all") == 1
+    with pytest.raises(SystemExit):
+        main(["logs", run.id, "-n", "2", "--all", *more])
+    said = capsys.readouterr()
+    assert (said.out, said.err) == (POLLS, "")
+
+
+def test_a_log_without_polls_says_nothing_of_them(run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    add(run.log("api"), "one\n")
+    with pytest.raises(SystemExit):
+        main(["logs", run.id])
+    assert capsys.readouterr() == ("one\n", "")
+
+
+def test_the_last_lines_of_a_death_are_not_polls(run: RunFolder) -> None:
+    add(run.log("api"), "RuntimeError: the cause\n" + POLLS * 20)
+    assert last_lines(run.log("api"), 12) == ["RuntimeError: the cause"]

@@ -7,7 +7,8 @@ import contextlib
 import click
 
 from overspan.cli.options import RUN
-from overspan.runs.logs import follow, last
+from overspan.cli.output import say
+from overspan.runs.logs import follow, last, no_line, polls
 from overspan.store.run_folder import open_run
 
 
@@ -16,10 +17,10 @@ from overspan.store.run_folder import open_run
 @click.option("-f", "--follow", "on_and_on", is_flag=True, help="Print new lines as they come, until the run ends.")
 @click.option("--process", "-p", help="Print only the log of this process.")
 @click.option("--lines", "-n", type=click.IntRange(min=0), default=200, help="Lines of each log.")
-def logs(run: str | None, on_and_on: bool, process: str | None, lines: int) -> None:
+@click.option("--all", "every", is_flag=True, help="Print also what Overspan's own polls of the engine wrote there.")
+def logs(run: str | None, on_and_on: bool, process: str | None, lines: int, every: bool) -> None:
     """Print the logs of RUN (default: the active run)."""
-    folder = open_run(run)
-    source = follow(folder, process, lines) if on_and_on else last(folder, process, lines)
+    source = (follow if on_and_on else last)(open_run(run), process, lines, no_line if every else polls(say))
     with contextlib.suppress(KeyboardInterrupt):
         for line in source:
             click.echo(line)

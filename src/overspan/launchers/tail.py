@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 WINDOW_BYTES = 256 * 1024
 """How far back a tail looks: thousands of lines, and never a whole log in memory."""
 
+_POLL = re.compile(r'"GET /(?:metrics|health) HTTP/1\.[01]" 200\b')
+"""A question that Overspan asks again and again, as uvicorn logs it. Source: uvicorn/logging.py, AccessFormatter."""
 
-def last_lines(log: Path, count: int, *, pid: int | None = None) -> list[str]:
+
+def is_poll(line: str) -> bool:
+    """Whether a line says only that a question about the server's health was answered."""
+    return _POLL.search(line) is not None
+
+
+def last_lines(
+    log: Path, count: int, *, pid: int | None = None, left_out: Callable[[str], bool] = is_poll
+) -> list[str]:
     """The last lines of a log that say something; none where there is no such file.
 
     Args:
         log: may be shared by several processes, each with `pid=N` in its prefix.
         count: of the lines, at most.
         pid: whose lines are wanted; where it wrote none, the last of all are given.
+        left_out: whether a line says nothing.
     """
     try:
         with log.open("rb") as file:
@@ -25,6 +37,6 @@ def last_lines(log: Path, count: int, *, pid: int | None = None) -> list[str]:
             text = file.read().decode(errors="replace")
     except FileNotFoundError:
         return []
-    lines = [line for line in text.splitlines()[size > WINDOW_BYTES :] if line.strip()]
+    lines = [line for line in text.splitlines()[size > WINDOW_BYTES :] if line.strip() and not left_out(line)]
     own = [line for line in lines if re.search(rf"\bpid={pid}\b", line)] if pid is not None else []
     return (own or lines)[-count:]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from overspan.launchers.tail import WINDOW_BYTES, last_lines
+from overspan.launchers.tail import WINDOW_BYTES, is_poll, last_lines
 from overspan.schema.errors import UnknownName
+from overspan.store.locks import Say
 from overspan.store.run_folder import RunFolder
+
+LeftOut = Callable[[str], bool]
+"""Whether a line is not shown."""
 
 _FOLLOW_INTERVAL_S = 0.2
 
@@ -23,21 +27,43 @@ def _logs(run: RunFolder, process: str | None) -> list[Path]:
     return [known[process]]
 
 
-def last(run: RunFolder, process: str | None, lines: int) -> Iterator[str]:
+def no_line(_: str) -> bool:
+    """Leave nothing out."""
+    return False
+
+
+def polls(say: Say) -> LeftOut:
+    """Leave out what Overspan's own polls wrote; the first time that is told."""
+    told: list[str] = []
+
+    def left_out(line: str) -> bool:
+        if not is_poll(line):
+            return False
+        if not told:
+            told.append(
+                "lines of `GET /metrics` and `GET /health` are left out: Overspan asks often (--all shows them)"
+            )
+            say(told[0])
+        return True
+
+    return left_out
+
+
+def last(run: RunFolder, process: str | None, lines: int, left_out: LeftOut = no_line) -> Iterator[str]:
     """The last lines of each log; with several logs each line says whose it is."""
     found = _logs(run, process)
     for log in found:
-        for line in last_lines(log, lines) if lines else []:
+        for line in last_lines(log, lines, left_out=left_out) if lines else []:
             yield f"{log.stem} | {line}" if len(found) > 1 else line
 
 
-def follow(run: RunFolder, process: str | None, lines: int) -> Iterator[str]:
+def follow(run: RunFolder, process: str | None, lines: int, left_out: LeftOut = no_line) -> Iterator[str]:
     """The last lines, then each new one as it comes, until the run has ended. A line is shown when it is whole, and a
     last one without its end when the run is over. A log that appears meanwhile is shown from its start."""
-    tails = {log: _Tail(log, lines) for log in _logs(run, process)}
+    tails = {log: _Tail(log, left_out, lines) for log in _logs(run, process)}
     while True:
         over = run.ended  # asked before the logs are read: what is written until the end is shown
-        tails |= {log: _Tail(log) for log in _logs(run, process) if log not in tails}
+        tails |= {log: _Tail(log, left_out) for log in _logs(run, process) if log not in tails}
         for log, tail in tails.items():
             for line in tail.fresh(over=over):
                 yield f"{log.stem} | {line}" if len(tails) > 1 else line
@@ -49,8 +75,8 @@ def follow(run: RunFolder, process: str | None, lines: int) -> Iterator[str]:
 class _Tail:
     """What has come into a log since it was looked at; at first its last lines, or all where `last` is None."""
 
-    def __init__(self, log: Path, last: int | None = None) -> None:
-        self._log, self._last = log, last
+    def __init__(self, log: Path, left_out: LeftOut, last: int | None = None) -> None:
+        self._log, self._left_out, self._last = log, left_out, last
         self._place = 0 if last is None else max(0, log.stat().st_size - WINDOW_BYTES)
         self._rest = b""
 
@@ -58,11 +84,11 @@ class _Tail:
         """The lines that have come; `over`: no more will."""
         with self._log.open("rb") as file:
             cut = file.seek(self._place) > 0 and self._last is not None
-            *found, self._rest = (self._rest + file.read()).split(b"\n")
+            *ended, self._rest = (self._rest + file.read()).split(b"\n")
             self._place = file.tell()
+        ended += [self._rest] if over and self._rest else []
+        found = [line for each in ended[cut:] if not self._left_out(line := each.decode(errors="replace"))]
         if self._last is not None:
-            said = [line for line in found[cut:] if line.strip()]
-            found, self._last = said[len(said) - min(self._last, len(said)) :], None
-        if over and self._rest:
-            found.append(self._rest)
-        return [line.decode(errors="replace") for line in found]
+            found = [line for line in found if line.strip()]
+            found, self._last = found[len(found) - min(self._last, len(found)) :], None
+        return found
