@@ -70,7 +70,7 @@ doctor-score: $(VENV)/.core
 	$(BIN)/python benchmarks/doctor_score.py
 
 doctor-docs: $(VENV)/.core
-	$(BIN)/python -m overspan.doctor.reference tests/doctor > docs/doctor.md
+	$(BIN)/python scripts/doctor_docs.py tests/doctor > docs/doctor.md
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache dist

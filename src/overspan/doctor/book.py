@@ -9,10 +9,10 @@ from pathlib import Path
 
 from overspan.doctor import patterns
 from overspan.doctor.patterns import LiteralSet, Pattern, anchors, vocabulary
-from overspan.doctor.rules import PATTERN_FIELDS, LogRule, load_rules, stamps
+from overspan.doctor.rules import LogRule, load_rules, stamps
 
 READY_RULE = -1
-"""The place of no rule: of the probes that tell that a server became ready."""
+"""The place of no rule: of the probes that tell that a server began, became ready, or was ended in good order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +108,11 @@ def make_book(rules: Sequence[LogRule]) -> RuleBook:
     probes = [
         Probe(index, kind, which, pattern)
         for index, rule in enumerate(rules)
-        for kind in PATTERN_FIELDS
-        if kind != "forbid"
-        for which, pattern in enumerate(getattr(rule, kind))
+        for kind, texts in rule.looked_for
+        for which, pattern in enumerate(texts)
     ]
-    probes += [Probe(READY_RULE, "ready", which, pattern) for which, pattern in enumerate(vocabulary()["ready"])]
+    for kind, all_of in vocabulary()["course"].items():
+        probes += [Probe(READY_RULE, kind, which, one) for which, one in enumerate(all_of)]
     by_anchor: dict[str, list[int]] = {anchor: [] for anchor in vocabulary()["anomaly_anchors"]}
     for index, probe in enumerate(probes):
         for anchor in anchors(probe.text):

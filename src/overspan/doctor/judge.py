@@ -8,10 +8,12 @@ from dataclasses import dataclass, field, replace
 from math import inf
 
 from overspan.doctor.context import RunContext, fill
+from overspan.doctor.endings import after_end
 from overspan.doctor.patterns import compile_rule_pattern
 from overspan.doctor.rules import STAGES, LogRule
 from overspan.doctor.scan import Hit, LogScan, PatternCount
 from overspan.doctor.times import on_one_scale
+from overspan.doctor.weigh import NONE, Verdict, weigh
 from overspan.schema.finding import Evidence, Finding, Status
 from overspan.schema.versions import holds
 
@@ -31,12 +33,13 @@ class RuleResult:
     reason: str | None = None
     weak: bool = False
     hits: list[tuple[int, Hit]] = field(default_factory=list)
+    verdict: Verdict = NONE
 
     @property
     def tier(self) -> int:
-        """How telling, from 0: a cause, ... a sign. A hint is no better than a general error."""
-        stage = "general" if self.weak and self.rule.stage == "cause" else self.rule.stage
-        return STAGES.index(stage)
+        """How telling, from 0: a cause, ... a sign. A hint, or one cause of many, is no better than a general error."""
+        is_vague = self.weak or self.verdict.is_open
+        return STAGES.index("general" if is_vague and self.rule.stage == "cause" else self.rule.stage)
 
 
 def judge(rules: Sequence[LogRule], scans: Sequence[LogScan], context: RunContext) -> list[Finding]:
@@ -65,11 +68,13 @@ def _result(index: int, rule: LogRule, scans: Sequence[LogScan], context: RunCon
         hits = [
             (place, hit)
             for place, scan in enumerate(scans)
-            for hit in _hits(index, rule, scan, kinds, context)
+            for hit in _hits(index, rule, scan, _live(index, rule, scans, place, kinds), context)
             if _rank_fits(rule, scan, hit)
         ]
         if hits:
-            return RuleResult(rule, "failed", weak=weak, hits=_merged(hits))
+            hits = _merged(hits)
+            verdict = weigh(index, rule, [hit for _, hit in hits], scans, context)
+            return RuleResult(rule, "failed", weak=weak, hits=hits, verdict=verdict)
     return RuleResult(rule, "passed")
 
 
@@ -93,8 +98,14 @@ def _count(scan: LogScan, index: int, kind: str) -> int:
     return sum(tally.count for _, tally in _tallies(scan, index, kind))
 
 
-def _hits(index: int, rule: LogRule, scan: LogScan, kinds: Sequence[str], context: RunContext) -> list[Hit]:
-    tallies = [tally for kind in kinds for _, tally in _tallies(scan, index, kind)]
+def _live(index: int, rule: LogRule, scans: Sequence[LogScan], place: int, kinds: Sequence[str]) -> list[PatternCount]:
+    """What a log holds of the rule; what a server's parts say after its end in good order is no failure."""
+    tallies = [tally for kind in kinds for _, tally in _tallies(scans[place], index, kind)]
+    stays = rule.stage in {"cause", "sign"}
+    return [tally for tally in tallies if stays or not tally.first or not after_end(scans[place], tally, scans)]
+
+
+def _hits(index: int, rule: LogRule, scan: LogScan, tallies: list[PatternCount], context: RunContext) -> list[Hit]:
     if sum(tally.count for tally in tallies) < rule.at_least or not tallies:
         return []
     last = max(tally.last_line for tally in tallies)
@@ -124,6 +135,8 @@ def _rank_of(scan: LogScan, hit: Hit) -> int | None:
     named = _RANK.search(hit.stream)
     if named:
         return int(named.group(1))
+    if hit.groups.get("rank", "").isdecimal():
+        return int(hit.groups["rank"])
     return scan.source.ranks[0] if len(scan.source.ranks) == 1 else None
 
 
@@ -179,7 +192,7 @@ def _evidence(scan: LogScan, hit: Hit) -> Evidence:
         text=text,
         file=scan.source.name,
         line=hit.line,
-        host=scan.source.host,
+        host=scan.source.host or hit.groups.get("host"),
         process=scan.source.process or hit.stream or None,
         rank=_rank_of(scan, hit),
     )
@@ -189,14 +202,15 @@ def _failed(result: RuleResult, scans: Sequence[LogScan], context: RunContext, *
     rule = result.rule
     index, hit = result.hits[0]
     known = (hit.groups, context.host_facts.get(scans[index].source.host or "", {}), context.facts)
-    trust = rule.trust * (0.6 if result.weak else 1.0) * (0.8 if rule.engine and not context.engine_version else 1.0)
+    said = result.verdict
+    trust = said.trust * (0.6 if result.weak else 1.0) * (0.8 if rule.engine and not context.engine_version else 1.0)
     return rule.finding(
         "failed",
         role="sign" if rule.stage == "sign" else "root" if root else "consequence",
         evidence=_evidence(scans[index], hit),
-        more=[_evidence(scans[place], other) for place, other in result.hits[1 : _MOST_EVIDENCE + 1]],
-        cause=fill(rule.cause, *known),
-        fix=fill(rule.fix, *known),
+        more=[_evidence(scans[at], one) for at, one in [*said.more[:2], *result.hits[1:]][:_MOST_EVIDENCE]],
+        cause=fill(said.cause, *known),
+        fix=fill(said.fix, *known),
         confidence=round(trust, 2),
         source=rule.source,
     )
@@ -220,11 +234,11 @@ def _unreadable(scans: Sequence[LogScan]) -> list[Finding]:
 
 def _unknown(failed: Sequence[RuleResult], scans: Sequence[LogScan], context: RunContext) -> list[Finding]:
     """No cause is known: the earliest anomaly of each rank, side by side, the earliest of all first."""
-    if any(result.tier <= STAGES.index("area") for result in failed):
+    if any(result.tier <= STAGES.index("area") and result.rule.severity == "error" for result in failed):
         return []
-    ready = {place for place, scan in enumerate(scans) if _tallies(scan, -1, "ready")}
     seen = [(place, hit) for place, scan in enumerate(scans) for hit in scan.anomalies.values()]
-    seen = [item for item in seen if item[0] not in ready or not _before_ready(scans[item[0]], item[1])]
+    seen = [(place, hit) for place, hit in seen if not _is_over(scans[place], hit)]
+    no_error = not any(result.rule.severity == "error" for result in failed)
     if not seen and not context.failed:
         return []
     hits = [hit for _, hit in seen]
@@ -242,7 +256,8 @@ def _unknown(failed: Sequence[RuleResult], scans: Sequence[LogScan], context: Ru
         Finding(
             rule=UNKNOWN,
             title="the cause is not known to any rule",
-            status="failed" if context.failed and not failed else "not_evaluated",
+            # A run that failed never ends with "nothing has failed": a warning is none.
+            status="failed" if context.failed and no_error else "not_evaluated",
             role=None,
             evidence=shown[0] if shown else None,
             more=shown[1 : _MOST_EVIDENCE + 1],
@@ -253,5 +268,6 @@ def _unknown(failed: Sequence[RuleResult], scans: Sequence[LogScan], context: Ru
     ]
 
 
-def _before_ready(scan: LogScan, hit: Hit) -> bool:
-    return any(tally.last_line > hit.line for _, tally in _tallies(scan, -1, "ready"))
+def _is_over(scan: LogScan, hit: Hit) -> bool:
+    is_ready = any(tally.last_line > hit.line for _, tally in _tallies(scan, -1, "ready"))
+    return is_ready or after_end(scan, PatternCount(1, hit.line, first={"": hit}), [])

@@ -53,7 +53,7 @@ class Reason(TypedDict):
 class Vocabulary(TypedDict):
     """The keys of vocabulary.yaml."""
 
-    ready: list[str]
+    course: dict[str, list[str]]
     anomalies: list[str]
     anomaly_anchors: list[str]
     harmless: list[str]

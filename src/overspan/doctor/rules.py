@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import yaml
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, model_validator
 
 from overspan.doctor.patterns import BadPattern, anchors, compile_rule_pattern
 from overspan.schema.base import Frozen
@@ -30,8 +31,8 @@ CONFIDENCE: Final[dict[RuleStage, float]] = {
 """How sure a plain match is, by the stage of its rule. A choice."""
 
 STAGES: Final = tuple(CONFIDENCE)
+SEEN, AGAINST = "seen:", "against:"
 PATTERN_FIELDS = ("match", "hints", "forbid", "needs", "needs_all", "unless", "recovered_by")
-
 
 SHIPPED: dict[str, Any] = {}
 """The context in which the rules of this package are read: the tests have compiled their patterns. It takes 0.15 s."""
@@ -42,6 +43,31 @@ class Cases(Frozen):
 
     match: list[str] = Field(min_length=1)
     near_miss: list[str] = Field(min_length=1)
+
+
+def _compiled(patterns: list[str], info: ValidationInfo) -> list[str]:
+    for pattern in patterns if info.context is not SHIPPED else ():
+        try:
+            compile_rule_pattern(pattern)
+            if info.field_name != "forbid":
+                anchors(pattern)
+        except BadPattern as error:
+            raise ValueError(f"pattern {pattern!r}: {error}") from None
+    return patterns
+
+
+Patterns = Annotated[list[str], AfterValidator(_compiled)]
+
+
+class PossibleCause(Frozen):
+    """One of several causes of one text. What else the logs (or a process's command line) hold tells them apart."""
+
+    why: str = Field(min_length=5, description="the cause, as a sentence without its end")
+    tell: str | None = Field(None, description="what would tell it from the others")
+    fix: str | None = Field(None, description="what mends this one; none: the rule's own")
+    seen_by: Patterns = Field(default_factory=list, description="one of these anywhere: it is this one")
+    not_with: Patterns = Field(default_factory=list, description="one of these anywhere: it is not this one")
+    differ: tuple[str, str] | None = Field(None, description="two named groups of `match`: this one if they differ")
 
 
 class LogRule(Frozen):
@@ -57,15 +83,13 @@ class LogRule(Frozen):
     title: str = Field(min_length=5)
     stage: RuleStage = "cause"
     severity: Literal["error", "warning", "info"] = "error"
-    match: list[str] = Field(min_length=1, description="one of these is the failure")
-    hints: list[str] = Field(default_factory=list, description="one of these is it, if nothing more telling is found")
-    forbid: list[str] = Field(default_factory=list, description="on the same lines: then it is not this")
-    needs: list[str] = Field(
-        default_factory=list, description="one of these must occur, else the rule cannot be judged"
-    )
-    needs_all: list[str] = Field(default_factory=list, description="all must occur in the same log, in this order")
-    unless: list[str] = Field(default_factory=list, description="anywhere in the logs: then it is not this")
-    recovered_by: list[str] = Field(default_factory=list, description="later in the same log: then it is over")
+    match: Patterns = Field(min_length=1, description="one of these is the failure")
+    hints: Patterns = Field(default_factory=list, description="one of these is it, if nothing more telling is found")
+    forbid: Patterns = Field(default_factory=list, description="on the same lines: then it is not this")
+    needs: Patterns = Field(default_factory=list, description="one of these must occur, else the rule cannot be judged")
+    needs_all: Patterns = Field(default_factory=list, description="all must occur in the same log, in this order")
+    unless: Patterns = Field(default_factory=list, description="anywhere in the logs: then it is not this")
+    recovered_by: Patterns = Field(default_factory=list, description="later in the same log: then it is over")
     at_least: int = Field(1, ge=1, description="so many lines of one log must match")
     rank: Literal["any", "first", "other"] = "any"
     engine: str | None = Field(None, pattern=r"^(<|<=|>|>=|==) ?\d+(\.\d+)*$", description="versions of vLLM")
@@ -73,6 +97,9 @@ class LogRule(Frozen):
     after_ready: bool = Field(False, description="true: a failure even where the server became ready afterwards")
     explains: list[str] = Field(default_factory=list, description="rules that only show what this one causes")
     cause: str = Field(min_length=10)
+    causes: list[PossibleCause] = Field(
+        default_factory=list, description="where the text has several: the logs say which, or all are listed"
+    )
     fix: str = Field(min_length=5)
     preflight: str | None = Field(None, description="command before the launch, and what it must say")
     checked_by: list[str] = Field(
@@ -84,23 +111,18 @@ class LogRule(Frozen):
     cases: Cases
     category: str = ""
 
-    @field_validator(*PATTERN_FIELDS)
-    @classmethod
-    def _patterns_compile(cls, patterns: list[str], info: ValidationInfo) -> list[str]:
-        for pattern in patterns if info.context is not SHIPPED else ():
-            try:
-                compile_rule_pattern(pattern)
-                if info.field_name != "forbid":
-                    anchors(pattern)
-            except BadPattern as error:
-                raise ValueError(f"pattern {pattern!r}: {error}") from None
-        return patterns
-
     @model_validator(mode="after")
     def _sign_is_no_error(self) -> LogRule:
         if self.stage == "sign" and self.severity == "error":
             raise ValueError("a sign (slow, not dead) has the severity warning or info")
         return self
+
+    @property
+    def looked_for(self) -> Iterator[tuple[str, list[str]]]:
+        """All patterns that a scan counts, by kind."""
+        yield from ((kind, getattr(self, kind)) for kind in PATTERN_FIELDS if kind != "forbid")
+        for place, each in enumerate(self.causes):
+            yield from ((f"{SEEN}{place}", each.seen_by), (f"{AGAINST}{place}", each.not_with))
 
     @property
     def speaks_quietly(self) -> bool:

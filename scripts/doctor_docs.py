@@ -1,4 +1,4 @@
-"""docs/doctor.md, from the rules: `python -m overspan.doctor.reference tests/doctor > docs/doctor.md`."""
+"""docs/doctor.md, from the rules: `python scripts/doctor_docs.py tests/doctor > docs/doctor.md`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from overspan.doctor.rules import LogRule, load_rules
+from overspan.doctor.rules import LogRule, PossibleCause, load_rules
 
 
 def reports_in(folder: Path) -> Counter[str]:
@@ -19,7 +19,7 @@ def reports_in(folder: Path) -> Counter[str]:
 
 def render(rules: Sequence[LogRule], reports: Mapping[str, int]) -> str:
     """The reference page."""
-    parts = [Path(__file__).with_name("reference_head.md").read_text("utf-8")]
+    parts = [Path(__file__).with_name("doctor_head.md").read_text("utf-8")]
     category = ""
     for rule in rules:
         if rule.category != category:
@@ -35,6 +35,7 @@ def _section(rule: LogRule, reports: int) -> str:
         f"{rule.title}. Stage: {rule.stage}; severity: {rule.severity}.",
         "",
         f"- Cause: {rule.cause}",
+        *(f"  - It can be: {each.why}{_told(each)}." for each in rule.causes),
         f"- Fix: {rule.fix}",
     ]
     if rule.preflight:
@@ -45,6 +46,12 @@ def _section(rule: LogRule, reports: int) -> str:
     cases = rule.cases
     lines.append(f"- Tested: {len(cases.match)} cases, {len(cases.near_miss)} near misses, {reports} real reports")
     return "\n".join(lines) + "\n"
+
+
+def _told(each: PossibleCause) -> str:
+    ways = [each.tell] if each.tell else []
+    ways += ["the logs may show it"] if each.seen_by or each.differ else []
+    return f" ({'; '.join(ways)})" if ways else ""
 
 
 def _by_whom(name: str) -> str:
