@@ -1,6 +1,7 @@
 """The doctor's scorecard: recall by class, precision, false alarms on innocent logs, and cross-validation.
 
-Two sets: `corpus`, which was there when the rules were written, and `held_out`, looked for afterwards.
+Two sets: `corpus`, which was there when the rules were written, and `held_out`, looked for afterwards. A third batch,
+`strangers`, is judged by the words that a right answer holds, not by a class; detect's listings come with it.
 
 Cross-validation: of a class with several reports, only the patterns that one report shows are kept, and the others are
 judged with those. It tells how far the shape learnt from one report carries; it is optimistic, since whoever wrote the
@@ -18,6 +19,9 @@ import sys
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from overspan.doctor.book import make_book
 from overspan.doctor.context import RunContext
@@ -26,6 +30,7 @@ from overspan.doctor.rules import LogRule, load_rules
 from overspan.doctor.scan import scan
 from overspan.doctor.sources import LogSource
 from overspan.schema.finding import Finding
+from support.strangers import faults, mark, read
 
 DATA = Path(__file__).parent.parent / "tests" / "doctor"
 FOLDERS = (DATA / "corpus", DATA / "held_out")
@@ -106,9 +111,31 @@ def _score(rules: tuple[LogRule, ...], folder: Path, by_class: dict[str, list[st
     return Score(len(reports), named, sum(right.values()), len(innocents), alarms)
 
 
+def _strangers(rules: tuple[LogRule, ...]) -> None:
+    """Print the marks of the strangers' reports and listings, and what is not right."""
+    reports, innocents = read("doctor/strangers/failures.jsonl"), read("doctor/strangers/innocent.jsonl")
+    found = _failed(rules, [one["log"] for one in reports])
+    marks = {one["name"]: mark(one, each) for one, each in zip(reports, found, strict=True)}
+    accused = _failed(rules, [one["log"] for one in innocents])
+    with TemporaryDirectory() as folder:
+        listings = {one["name"]: faults(one, Path(folder) / one["name"]) for one in read("inventory/strangers.jsonl")}
+    print("\nstrangers: what is not right")
+    for one, each in zip(reports, found, strict=True):
+        if marks[one["name"]] != "right":
+            print(
+                f"{marks[one['name']]:6}  {one['name']}: {each[0].rule if each else 'nothing'}; it is: {one['cause']}"
+            )
+    for name, bad in listings.items():
+        if bad:
+            print(f"wrong   detect, {name}: {'; '.join(bad)[:160]}")
+    told = ", ".join(f"{list(marks.values()).count(kind)} {kind}" for kind in ("right", "partly", "wrong", "missed"))
+    print(f"strangers\n  failures       {len(marks)}: {told}")
+    print(f"  false alarms   {sum(map(bool, accused))} of {len(innocents)} innocent logs")
+    print(f"  detect         {sum(not bad for bad in listings.values())} of {len(listings)} listings right")
+
+
 def _hostile(rules: tuple[LogRule, ...], by_class: dict[str, list[str]]) -> None:
     """Print, for each way to spoil a log, how many reports keep their class."""
-    sys.path.insert(0, str(DATA.parent))
     from support.mutations import MUTATIONS
 
     logs = [(name, log) for name, logs in by_class.items() for log in logs]
@@ -131,6 +158,8 @@ def main() -> None:
         print(f"  recall         {score.right} of {score.reports} ({score.recall:.1%})")
         print(f"  precision      {score.right} of {score.named} ({score.right / score.named:.1%})")
         print(f"  false alarms   {score.alarms} of {score.innocents} innocent logs")
+    if folders == FOLDERS:
+        _strangers(rules)
     carried, tried = _cross_validate(rules, by_class)
     print(f"cross-validation {carried} of {tried} ({carried / max(1, tried):.1%}), {len(by_class)} classes")
     if hostile:
