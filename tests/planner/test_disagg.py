@@ -2,6 +2,7 @@
 
 import pytest
 
+from overspan.cli.output import table
 from overspan.planner import answer, disagg, inputs
 from overspan.planner.disagg import Side, _meet
 from overspan.schema.errors import InputError
@@ -58,7 +59,7 @@ def test_ranked_within_the_machines_and_the_limits() -> None:
     found = answer.answer(question)
     assert all(item.gpus <= 8 for item in found.pairs)
     assert found.pairs[0].meets
-    assert "->" in answer.as_text(found)
+    assert "->" in answer.as_text(found, table)
     recipe, model = inputs.resolve("minimax-m2.5", question.settings)
     with pytest.raises(InputError, match="side by side"):
         disagg.rank_disaggregated(model, recipe, inputs.what_if("b200", 1, 1), question.demand or Demand(), slo=Slo())

@@ -3,6 +3,7 @@
 import pytest
 
 from overspan.catalog import inventories, models
+from overspan.cli.output import table
 from overspan.planner import answer, inputs, rank, rules
 from overspan.planner.answer import PlanQuestion
 from overspan.schema.errors import InputError, PlanRefused
@@ -105,7 +106,7 @@ def test_same_question_over_the_command_line_document() -> None:
     found = answer.answer(asked)
     assert found.layouts[0].item.meets
     assert {"tpot_ms", "ttft_ms", "bound", "terms", "interval"} <= set(found.as_json())
-    assert "tep8" in answer.as_text(found)
+    assert "tep8" in answer.as_text(found, table)
 
 
 @pytest.mark.parametrize(

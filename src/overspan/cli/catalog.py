@@ -34,7 +34,7 @@ def models_(as_json: bool) -> None:
         ]
         for name, each in found
     ]
-    click.echo(table(["model", "parameters", "active", "weights", "checkpoint"], rows))
+    click.echo(table(["model", "parameters", "active", "weights", "checkpoint"], rows, names=(4, 0)))
 
 
 @catalog.command("gpus")
@@ -50,7 +50,7 @@ def gpus_(as_json: bool) -> None:
     rows = [
         [
             each.name,
-            f"{each.memory.bytes / 1e9:.0f} GB{' shared with the CPU' if each.memory.unified else ''}",
+            f"{each.memory.bytes / 1e9:.0f} GB{' unified' if each.memory.unified else ''}",
             f"{each.bandwidth.bytes_per_s / 1e9:,.0f} GB/s",
             *(_tera(each.rates[kind].flop_per_s) if kind in each.rates else "-" for kind in ("bf16", "fp8", "fp4")),
             str(each.gpus_per_host),

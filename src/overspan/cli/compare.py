@@ -5,10 +5,13 @@ from __future__ import annotations
 import click
 
 from overspan.cli.options import AS_JSON, MEASURED
-from overspan.cli.output import document, say, table
+from overspan.cli.output import document, say, table, terminal_columns
 from overspan.schema.errors import InputError
 from overspan.sweep.compare import MetricChange, requests_of
 from overspan.sweep.compare import compare as compared
+
+_SHORT = 8
+"""Characters of a name that a column of a narrow table has room for."""
 
 
 @click.command()
@@ -35,7 +38,11 @@ def compare(first: str, second: str, as_json: bool) -> None:
             | {"benches": {"first": one.benches, "second": two.benches}}
         )
         return
-    header = ["point", "metric", one.name[-24:], two.name[-24:], "change", "95 % interval", "verdict"]
+    called = [one.name, two.name]
+    if terminal_columns() and (max(map(len, called)) > _SHORT or one.name == two.name):
+        click.echo(f"first:  {one.name}\nsecond: {two.name}")
+        called = ["first", "second"]
+    header = ["point", "metric", *called, "change", "95 % interval", "verdict"]
     click.echo(table(header, [_row(each) for each in found]))
     real = sum(each.verdict in ("lower", "higher") for each in found)
     say(f"{real} of {len(found)} differ by more than noise")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from overspan.cli.options import AS_JSON, PATH, Names
-from overspan.cli.output import Ticker, say
+from overspan.cli.output import Ticker, say, table
 from overspan.schema.errors import InputError
 from overspan.schema.units import count
 
@@ -132,22 +132,22 @@ def list_(as_json: bool) -> None:
     rows = [("own", _own_line(kept))] if kept else []
     if on_path is not None and (version := environments.version_in(on_path)):
         rows.append(("on PATH", f"vLLM {version}  {on_path}"))
-    rows += [(env.name, _installed_line(env)) for env in found]
+    what = {name: locked.load(name).description for name in locked.known()}
+    rows += [(env.name, _installed_line(env, what.get(env.name, ""))) for env in found]
     for lock in locks:
         why = idle.get(lock.name)
         state = f"not for this machine: {why}" if why else f"not installed: overspan engine install {lock.name}"
         rows.append((lock.name, f"{state}  ({lock.description})"))
-    width = max(len(name) for name, _ in rows)
-    for name, text in rows:
-        click.echo(f"{name:<{width}}  {text}")
+    click.echo(table(["engine", "state"], rows, free=(1,)))
 
 
-def _installed_line(env: EngineEnv) -> str:
+def _installed_line(env: EngineEnv, what: str) -> str:
     from overspan.provision import space
 
     other = platform.machine() != env.machine
     note = "" if env.current else f"  (for {env.machine})" if other else "  (made by another version of Overspan)"
-    return f"{env.version}  Python {env.python_version}  {space.size(env.size_bytes)}  {env.path}{note}"
+    known = f"{env.version}  Python {env.python_version}  {space.size(env.size_bytes)}"
+    return f"{known}  {f'({what})  ' if what else ''}{env.path}{note}"
 
 
 @engine.command()

@@ -29,7 +29,7 @@ def list_(as_json: bool) -> None:
         kinds = {gpu.kind: sum(len(host.gpus) for host in each.hosts) for host in each.hosts for gpu in host.gpus}
         gpus = ", ".join(f"{number} x {kind}" for kind, number in kinds.items()) or "-"
         rows.append([name, each.launcher, str(len(each.hosts)), gpus, each.description])
-    click.echo(table(["inventory", "launcher", "hosts", "GPUs", "what it is"], rows))
+    click.echo(table(["inventory", "launcher", "hosts", "GPUs", "what it is"], rows, free=(4,)))
 
 
 @inventory.command(short_help="Print an inventory, with its remarks.")

@@ -18,6 +18,6 @@ def list_(as_json: bool) -> None:
         document(rows)
     elif rows:
         cells = [[row["run"], row["state"], (row["at"] or "-")[:19].replace("T", " "), row["message"]] for row in rows]
-        click.echo(table(["run", "state", "since (UTC)", "what happened last"], cells))
+        click.echo(table(["run", "state", "since (UTC)", "what happened last"], cells, free=(3,)))
     else:
         click.echo("no runs yet; start one: overspan up smollm2-135m")

@@ -39,23 +39,57 @@ def say(text: str) -> None:
     click.echo(text, err=True)
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns wide enough for what is in them; numbers to the right."""
-    widths = [max(len(row[column]) for row in [header, *rows]) for column in range(len(header))]
-    right = [all(_is_number(row[column]) for row in rows) and bool(rows) for column in range(len(header))]
+def table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, free: Sequence[int] = (), names: Sequence[int] = (0,)
+) -> str:
+    """Columns wide enough for what is in them; numbers to the right. On a terminal no wider than that.
 
-    def line(row: Sequence[str]) -> str:
-        cells = [
-            cell.rjust(width) if to_right else cell.ljust(width)
-            for cell, width, to_right in zip(row, widths, right, strict=True)
-        ]
-        return "  ".join(cells).rstrip()
+    Args:
+        header: of each column.
+        rows: as many cells each.
+        free: columns of free text, which are cut first where a terminal is too narrow.
+        names: columns that are cut next, in the middle, and never so far that two of them read alike.
+    """
+    columns = [list(column) for column in zip(header, *rows, strict=True)]
+    gap = 2
+    if room := terminal_columns():
+        for index in (*free, *names):
+            _cut(columns[index], _width(columns, gap) - room, name=index in names)
+        gap -= _width(columns, gap) > room
+    for column in columns:
+        side = ">" if rows and all(map(_is_number, column[1:])) else "<"
+        column[:] = [f"{cell:{side}{max(map(len, column))}}" for cell in column]
+    return "\n".join((" " * gap).join(row).rstrip() for row in zip(*columns, strict=True))
 
-    return "\n".join(line(row) for row in [header, *rows])
+
+def terminal_columns() -> int | None:
+    """How wide the terminal is; None where the output goes elsewhere: nothing is cut there."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _width(columns: Sequence[Sequence[str]], gap: int) -> int:
+    return sum(max(map(len, column)) for column in columns) + gap * (len(columns) - 1)
+
+
+def _cut(column: list[str], over: int, *, name: bool) -> None:
+    """Make a column narrower by so many characters, as far as it may be."""
+    whole = column[1:]
+    room = max(len(column[0]), 12, max(map(len, column)) - over)
+    while over > 0:
+        column[1:] = [shortened(cell, room, middle=name) for cell in whole]
+        if not name or len(set(column[1:])) == len(set(whole)):
+            return
+        room += 1
+
+
+def shortened(text: str, room: int, *, middle: bool = False) -> str:
+    """Text of so many characters at most; what is left out is an ellipsis, at its end or in its middle."""
+    tail = (room - 1) // 2 if middle else 0
+    return text if len(text) <= room else f"{text[: room - 1 - tail]}…{text[len(text) - tail :]}"
 
 
 def _is_number(text: str) -> bool:
-    return text.replace(".", "", 1).replace("-", "", 1).isdigit() or text in ("", "-")
+    return text.replace(",", "").replace(".", "", 1).replace("-", "", 1).isdigit() or text in ("", "-")
 
 
 def counted(findings: Sequence[Finding]) -> str:

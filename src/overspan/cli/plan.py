@@ -134,7 +134,7 @@ def _ranking(question: PlanQuestion) -> PlanAnswer:
 def _as_text(found: PlanAnswer) -> str:
     from overspan.planner.answer import as_text
 
-    return as_text(found)
+    return as_text(found, table)
 
 
 def _print(made: Plan, processes: list[ProcessSpec]) -> None:

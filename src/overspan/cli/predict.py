@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from overspan.cli.options import AS_JSON, COUNT, HARDWARE, INVENTORY, LOAD, MACHINES, MODEL, SET, options, question_of
-from overspan.cli.output import say
+from overspan.cli.output import say, table
 
 
 @click.command()
@@ -63,4 +63,4 @@ def predict(
     degrees = {"tp": tp, "pp": pp, "dp": dp, "ep": ep}
     question = question_of(model or named or "", layout=one_layout(layout, degrees), **asked)
     found = answer.answer(question)
-    click.echo(json.dumps(found.as_json(), indent=1) if as_json else answer.as_text(found))
+    click.echo(json.dumps(found.as_json(), indent=1) if as_json else answer.as_text(found, table))

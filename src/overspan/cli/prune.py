@@ -57,7 +57,7 @@ def prune(older_than: timedelta, what: list[What], dry_run: bool, yes: bool, as_
     found = prunable(what, older_than)
     if not as_json and found:
         rows = [[each.what, each.name, f"{each.last_used:%Y-%m-%d}", size(each.size_bytes)] for each in found]
-        click.echo(table(["what", "name", "last used", "size"], rows))
+        click.echo(table(["what", "name", "last used", "size"], rows, names=(1,)))
     total = f"{count(len(found), 'folder')}, {size(sum(each.size_bytes for each in found))}"
     if found and not (dry_run or yes):
         if not sys.stdin.isatty():

@@ -27,7 +27,7 @@ def list_(as_json: bool) -> None:
         document(found)
         return
     rows = [[each.name, each.layout.label, ", ".join(each.variants) or "-", each.description] for each in found]
-    click.echo(table(["recipe", "layout", "variants", "what it is"], rows))
+    click.echo(table(["recipe", "layout", "variants", "what it is"], rows, free=(3,)))
 
 
 @recipe.command(short_help="Print a recipe.")

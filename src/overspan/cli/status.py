@@ -9,7 +9,7 @@ import click
 
 from overspan.cli.door import draw
 from overspan.cli.options import AS_JSON, RUN, Finite
-from overspan.cli.output import document, table
+from overspan.cli.output import document, shortened, table
 from overspan.runs.live import Live, RankRow, Sight
 from overspan.runs.status import RunStatus
 from overspan.runs.status import status as status_of
@@ -100,7 +100,7 @@ def _watch(run: RunFolder, interval_s: float) -> int:
 def _screen(text: str) -> str:
     """Drawn over what was there, from the top and without a blank moment in between; no more than fits."""
     columns, rows = shutil.get_terminal_size()
-    lines = [line[: columns - 1] for line in text.splitlines()[: rows - 1]]
+    lines = [shortened(line, columns - 1) for line in text.splitlines()[: rows - 1]]
     return "\x1b[H" + "".join(f"{line}\x1b[K\n" for line in lines) + "\x1b[J"
 
 

@@ -85,7 +85,7 @@ def _show_end(matrix: SweepMatrix, points: list[Point], folder: SweepFolder, *, 
         document({"sweep": folder.id, "folder": str(folder.path), "counts": dict(counts), "points": rows})
     else:
         click.echo(table(["point", "state", "users", "TTFT ms", "TPOT ms", "out tok/s", "reason"],
-                         [_end_row(point, measured) for point in matrix.points]))  # fmt: skip
+                         [_end_row(point, measured) for point in matrix.points], free=(6,)))  # fmt: skip
         click.echo(f"{counts['ok']} ok, {counts['failed']} failed, {counts['missing']} missing: {folder.path}")
         say(f"next: overspan report {folder.id}; as a table: overspan export {folder.id} --out points.csv")
     return 0 if all(measured.state(point) == "ok" for point in points) else 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from overspan.catalog import hardware, inventories
@@ -197,17 +197,23 @@ def _reserved(gpus: int, machines: Inventory) -> int:
     return max(held, gpus)
 
 
-def as_text(found: PlanAnswer) -> str:
-    """The answer for a person: a table, the sentence, the ceiling, and the experiment to make."""
+def as_text(found: PlanAnswer, table: Callable[[list[str], list[list[str]]], str]) -> str:
+    """The answer for a person: a table, the sentence, the ceiling, and the experiment to make.
+
+    Args:
+        found: the answer.
+        table: puts a header and its rows into columns.
+    """
     head = f"{found.model} on {found.inventory}: {found.demand.phrase}"
     notes = [f"note: {note}" for note in found.notes]
     if found.pairs:
-        return "\n".join([head, *_pairs(found.pairs), *notes])
+        return "\n".join([head, table(*_pairs(found.pairs)), *notes])
     best = found.layouts[0]
-    lines = [head, *_table(found.layouts)]
+    lines = [head, table(*_layouts(found.layouts))]
     if len(found.front) > 1:
         points = [f"{one.layout.label} {one.interactivity:.0f}/{one.tokens_per_s_per_gpu:.0f}" for one in found.front]
         lines.append(f"* Pareto front, tok/s a user / tok/s a GPU: {', '.join(points)}")
+    lines += ["! over the limits"] if any(not item.meets for item, *_ in found.layouts) else []
     lines += ["", f"{found.best}: {best.explain}", _bound(best.item.prediction)]
     lines += [best.tell_apart] if best.tell_apart else []
     rejected = found.rejected or []
@@ -215,20 +221,21 @@ def as_text(found: PlanAnswer) -> str:
     return "\n".join([*lines, *(f"  {item.layout.label}: {item.reason}" for item in rejected[:3])])
 
 
-def _table(shown: Sequence[LayoutRow]) -> list[str]:
-    width = max(12, *(len(row.item.prediction.layout.label) + 2 for row in shown))
-    lines = [f"{'layout':<{width}}{'GPUs':>5}{'TPOT ms':>20}{'TTFT ms':>24}{'tok/s':>9}{'tok/s/GPU':>11}  bound"]
+def _layouts(shown: Sequence[LayoutRow]) -> tuple[list[str], list[list[str]]]:
+    """A header, and a row a layout."""
+    rows = []
     for item, *_ in shown:
-        seen = item.prediction
-        tpot, ttft = seen.interval, seen.ttft_interval
-        marks = ("" if item.meets else "  over the limits") + ("  *" if item.front else "")
-        head = f"{seen.layout.label:<{width}}{seen.gpus:>5}{seen.tpot_ms:>8.1f} ({tpot.low:.1f}-{tpot.high:.1f})"
-        lines.append(
-            head.ljust(width + 28)
-            + f"{seen.ttft_ms:>6.0f} ({ttft.low:.0f}-{ttft.high:.0f})".ljust(22)
-            + f"{seen.output_tokens_per_s:>8.0f}{seen.tokens_per_s_per_gpu:>11.0f}  {seen.bound}{marks}"
-        )
-    return lines
+        seen, tpot, ttft = item.prediction, item.prediction.interval, item.prediction.ttft_interval
+        rows.append([
+            seen.layout.label + " *" * item.front + " !" * (not item.meets),
+            str(seen.gpus),
+            f"{_ms(seen.tpot_ms)} ({_ms(tpot.low)}-{_ms(tpot.high)})",
+            f"{seen.ttft_ms:.0f} ({ttft.low:.0f}-{ttft.high:.0f})",
+            f"{seen.output_tokens_per_s:.0f}",
+            f"{seen.tokens_per_s_per_gpu:.0f}",
+            seen.bound,
+        ])  # fmt: skip
+    return ["layout", "GPUs", "TPOT ms", "TTFT ms", "tok/s", "tok/s/GPU", "bound"], rows
 
 
 def _bound(seen: Prediction) -> str:
@@ -239,13 +246,15 @@ def _bound(seen: Prediction) -> str:
     )
 
 
-def _pairs(pairs: Sequence[disagg.Disaggregated]) -> list[str]:
-    """A table of pairs of prefill and decode workers."""
-    return [
-        f"{'workers':<28}{'GPUs':>5}{'TPOT ms':>9}{'TTFT ms':>9}{'tok/s':>9}  prefill busy",
-        *(
-            f"{one.label:<28}{one.gpus:>5}{one.tpot_ms:>9.1f}{one.ttft_ms:>9.0f}"
-            f"{one.output_tokens_per_s:>9.0f}  {one.prefill_busy:.0%}{'' if one.meets else '  over the limits'}"
-            for one in pairs
-        ),
-    ]
+def _ms(milliseconds: float) -> str:
+    return f"{milliseconds:.1f}" if milliseconds < 100 else f"{milliseconds:.0f}"
+
+
+def _pairs(pairs: Sequence[disagg.Disaggregated]) -> tuple[list[str], list[list[str]]]:
+    """A header, and a row a pair of prefill and decode workers."""
+    rows = []
+    for one in pairs:
+        busy = f"{one.prefill_busy:.0%}{'' if one.meets else ', over the limits'}"
+        figures = [f"{one.tpot_ms:.1f}", f"{one.ttft_ms:.0f}", f"{one.output_tokens_per_s:.0f}"]
+        rows.append([one.label, str(one.gpus), *figures, busy])
+    return ["workers", "GPUs", "TPOT ms", "TTFT ms", "tok/s", "prefill busy"], rows
