@@ -12,7 +12,6 @@ from overspan.schema.errors import RecipeError
 from overspan.schema.inventory import Inventory, clashes
 
 _FOLDER = "inventories"
-_EXAMPLES = "inventory_examples"
 
 _GIVEN = re.compile(r"^(?:--env|-e)[=\n]?(\w+)=", re.MULTILINE)
 """A variable to which options of `docker run`, one a line, give a value."""
@@ -42,14 +41,9 @@ def text_of(name: str) -> str:
     return library.text_of(_FOLDER, name, "inventory")[0]
 
 
-def examples() -> list[str]:
-    """The kinds of machines for which an inventory to start from ships."""
-    return library.names(_EXAMPLES)
-
-
 def example(kind: str) -> str:
     """An inventory to start from, with remarks."""
-    return files.text(_EXAMPLES, f"{kind}.yaml")
+    return files.text("inventory_examples", f"{kind}.yaml")
 
 
 def problems(name: str) -> list[RecipeError]:

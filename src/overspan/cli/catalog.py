@@ -40,10 +40,10 @@ def models_(as_json: bool) -> None:
 @catalog.command("gpus")
 @AS_JSON
 def gpus_(as_json: bool) -> None:
-    """List the kinds of accelerators for --gpu: memory, its bandwidth, and the dense rates of three formats."""
+    """List the kinds of GPUs for --gpu: memory, its bandwidth, and the dense rates of three formats."""
     from overspan.catalog import hardware
 
-    found = [hardware.find(name) for name in hardware.names()]
+    found = [kind for name in hardware.names() if (kind := hardware.find(name)).family != "cpu"]
     if as_json:
         document(found)
         return
@@ -52,7 +52,10 @@ def gpus_(as_json: bool) -> None:
             each.name,
             f"{each.memory.bytes / 1e9:.0f} GB{' unified' if each.memory.unified else ''}",
             f"{each.bandwidth.bytes_per_s / 1e9:,.0f} GB/s",
-            *(_tera(each.rates[kind].flop_per_s) if kind in each.rates else "-" for kind in ("bf16", "fp8", "fp4")),
+            *(
+                f"{each.rates[kind].flop_per_s / 1e12:,.0f}" if kind in each.rates else "-"
+                for kind in ("bf16", "fp8", "fp4")
+            ),
             str(each.gpus_per_host),
         ]
         for each in found
@@ -62,8 +65,3 @@ def gpus_(as_json: bool) -> None:
 
 def _billions(parameters: int) -> str:
     return f"{parameters / 1e9:.3g} B"
-
-
-def _tera(flop_per_s: float) -> str:
-    tera = flop_per_s / 1e12
-    return f"{tera:,.0f}" if tera >= 1 else f"{tera:.2g}"

@@ -10,7 +10,8 @@ import click
 
 from overspan.cli.options import COUNT, RUN, Finite
 from overspan.cli.output import say
-from overspan.runs.chat import Conversation, of_run, of_url
+from overspan.endpoint.identify import at_url
+from overspan.runs.chat import Conversation, of_run
 from overspan.schema.errors import InputError
 from overspan.store.run_folder import open_run
 
@@ -38,7 +39,7 @@ def chat(  # noqa: PLR0917 - click gives them by name
         raise InputError("RUN and --base-url exclude each other", next="give one of them")
     if model and not base_url:
         raise InputError("--model is for --base-url", next="give --base-url, or leave --model out")
-    endpoint, key = of_url(base_url, model) if base_url else of_run(open_run(run))
+    endpoint, key = at_url(base_url, model) if base_url else of_run(open_run(run))
     conversation = Conversation(endpoint, key, max_tokens, temperature)
     for question in prompt or _asked():
         for piece in conversation.ask(question):

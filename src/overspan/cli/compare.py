@@ -10,9 +10,6 @@ from overspan.schema.errors import InputError
 from overspan.sweep.compare import MetricChange, requests_of
 from overspan.sweep.compare import compare as compared
 
-_SHORT = 8
-"""Characters of a name that a column of a narrow table has room for."""
-
 
 @click.command()
 @click.argument("first", type=MEASURED)
@@ -39,7 +36,7 @@ def compare(first: str, second: str, as_json: bool) -> None:
         )
         return
     called = [one.name, two.name]
-    if terminal_columns() and (max(map(len, called)) > _SHORT or one.name == two.name):
+    if terminal_columns() and (max(map(len, called)) > 8 or one.name == two.name):
         click.echo(f"first:  {one.name}\nsecond: {two.name}")
         called = ["first", "second"]
     header = ["point", "metric", *called, "change", "95 % interval", "verdict"]

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from overspan.cli.options import PATH
+from overspan.cli.output import show_error
 from overspan.schema.errors import HostUnreachable
 
 
@@ -56,7 +57,5 @@ def detect(  # noqa: PLR0917 - click gives them by name
     for warning in inventory.warnings:
         click.echo(f"warning: {warning}", err=True)
     for gone in inventory.unreachable:
-        click.echo(f"error: {gone.what}", err=True)
-        for line in ([f"  | {gone.quote}"] if gone.quote else []) + ([f"next: {gone.next}"] if gone.next else []):
-            click.echo(line, err=True)
+        show_error(gone)
     return HostUnreachable.exit_code if inventory.unreachable else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from overspan.cli.options import AS_JSON, INVENTORY
-from overspan.cli.output import document, say, table
+from overspan.cli.output import document, say, show_error, table
 from overspan.schema.units import count
 
 
@@ -59,19 +59,11 @@ def check(file: str, as_json: bool) -> int:
     wrong = inventories.problems(file)
     told = [] if wrong else inventories.remarks(inventories.find(file))
     if as_json:
-        errors = [
-            {"what": each.what, "line": line, "column": column, "field": each.field, "next": each.next}
-            for each in wrong
-            for line, column in [each.at or (None, None)]
-        ]
+        errors = [{**each.as_dict(), "line": each.at and each.at[0], "field": each.field} for each in wrong]
         document({"file": file, "ok": not wrong, "errors": errors, "notes": told})
         return InputError.exit_code if wrong else 0
     for each in wrong:
-        say(f"error: {each.what}")
-        if each.quote:
-            say(f"  | {each.quote.strip()[:200]}")
-        if each.next:
-            say(f"  next: {each.next}")
+        show_error(each)
     for note in told:
         say(f"note: {note}")
     if wrong:

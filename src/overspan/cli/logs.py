@@ -8,7 +8,7 @@ import click
 
 from overspan.cli.options import RUN
 from overspan.cli.output import say
-from overspan.runs.logs import follow, last, no_line, polls
+from overspan.runs.logs import follow, last, polls, shown
 from overspan.store.run_folder import open_run
 
 
@@ -20,7 +20,7 @@ from overspan.store.run_folder import open_run
 @click.option("--all", "every", is_flag=True, help="Print also what Overspan's own polls of the engine wrote there.")
 def logs(run: str | None, on_and_on: bool, process: str | None, lines: int, every: bool) -> None:
     """Print the logs of RUN (default: the active run)."""
-    source = (follow if on_and_on else last)(open_run(run), process, lines, no_line if every else polls(say))
+    source = (follow if on_and_on else last)(open_run(run), process, lines, shown if every else polls(say))
     with contextlib.suppress(KeyboardInterrupt):
         for line in source:
             click.echo(line)

@@ -18,6 +18,7 @@ import click
 
 from overspan import __version__
 from overspan.cli.door import Door
+from overspan.cli.output import show_error
 from overspan.schema.errors import InputError, OverspanError, UnknownName
 
 _DISK = "df -h; overspan prune --dry-run"
@@ -204,7 +205,9 @@ def _run(arguments: list[str]) -> None:
         sys.exit(141)
     except (OverspanError, OSError) as caught:
         refused = caught if isinstance(caught, OverspanError) else _refusal(caught, arguments)
-        _show(refused, as_json="--json" in arguments)
+        if "--json" in arguments:
+            click.echo(json.dumps(refused.as_dict()))
+        show_error(refused)
         sys.exit(refused.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
 
@@ -227,13 +230,3 @@ def _too_long(error: OSError, arguments: Sequence[str]) -> OverspanError:
     option = f"{before} " if before.startswith("-") else ""
     what = f"{option}{name[:40]!r}... is too long for the name of a file: {len(name):,} characters"
     return InputError(what, next="give a name of at most 255 bytes, or the path of a file that exists")
-
-
-def _show(error: OverspanError, *, as_json: bool) -> None:
-    if as_json:
-        click.echo(json.dumps(error.as_dict()))
-    click.echo(f"error: {error.what}", err=True)
-    if error.quote:
-        click.echo(f"  | {error.quote}", err=True)
-    if error.next:
-        click.echo(f"next: {error.next}", err=True)

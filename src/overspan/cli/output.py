@@ -18,7 +18,9 @@ from overspan.schema.printable import printable
 from overspan.schema.units import duration
 
 if TYPE_CHECKING:
+    from overspan.schema.errors import OverspanError
     from overspan.schema.finding import Finding
+    from overspan.schema.inventory import Unreachable
 
 
 def document(data: Any) -> None:
@@ -32,6 +34,12 @@ def _plain(data: Any) -> Any:
     if isinstance(data, (list, tuple)):
         return [_plain(item) for item in data]
     return data
+
+
+def show_error(error: OverspanError | Unreachable) -> None:
+    """What happened, the line that shows it, and what to do next; on stderr."""
+    quoted = f"\n  | {error.quote}" if error.quote else ""
+    say(f"error: {error.what}{quoted}" + (f"\nnext: {error.next}" if error.next else ""))
 
 
 def say(text: str) -> None:

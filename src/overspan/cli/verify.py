@@ -63,8 +63,10 @@ def verify(run: str | None, base_url: str | None, model: str | None, harness: st
     a burst, tool calls, reasoning, and log probabilities where a reference is stored. Exit code 1: a check failed.
     OVERSPAN_API_KEY holds an endpoint's key.
     """
+    from overspan.endpoint.identify import at_url
+
     _require_fitting()
-    aim = _of_run(run) if base_url is None else _of_url(base_url, model)
+    aim = _of_run(run) if base_url is None else _Aim(*at_url(base_url, model))
     if harness is not None:
         return _harness(aim, harness, as_json=how["as_json"])
     if how["record"] is not None:
@@ -124,15 +126,6 @@ def _of_run(which: str | None) -> _Aim:
     run = open_run(which)
     require_serving(run)
     return _Aim(run.plan().endpoint, run_secrets.key_of(run), run, run_secrets.file_of(run))
-
-
-def _of_url(base_url: str, model: str | None) -> _Aim:
-    from overspan.endpoint.identify import identify
-    from overspan.endpoint.target import make_target
-    from overspan.store import run_secrets
-
-    key = run_secrets.given()
-    return _Aim(identify(make_target(base_url, key, proxies=False), model), key)
 
 
 def _harness(aim: _Aim, harness: str, *, as_json: bool) -> int:

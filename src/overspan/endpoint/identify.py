@@ -10,9 +10,11 @@ import httpx
 
 from overspan.endpoint.client import NoAnswer, body_of
 from overspan.endpoint.replies import error_text
-from overspan.endpoint.target import EndpointTarget
+from overspan.endpoint.target import EndpointTarget, make_target
 from overspan.schema.errors import HostUnreachable, InputError, UnknownName
 from overspan.schema.paste import command
+from overspan.schema.secrets import Secret
+from overspan.store.run_secrets import given
 
 _TIMEOUT_S: Final = 20.0
 _LONGEST_LIST_BYTES: Final = 4 << 20
@@ -45,6 +47,12 @@ def identify(target: EndpointTarget, model: str | None = None) -> ServedModel:
     if model not in served:
         raise UnknownName("model", model, served, next=f"{url} serves: {', '.join(served)}")
     return ServedModel(url, model)
+
+
+def at_url(base_url: str, model: str | None) -> tuple[ServedModel, Secret | None]:
+    """As `identify`, for who asks without a load: with the key in OVERSPAN_API_KEY, and through no proxy."""
+    key = given()
+    return identify(make_target(base_url, key, proxies=False), model), key
 
 
 def _served(target: EndpointTarget) -> list[str]:

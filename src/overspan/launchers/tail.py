@@ -10,17 +10,12 @@ from pathlib import Path
 WINDOW_BYTES = 256 * 1024
 """How far back a tail looks: thousands of lines, and never a whole log in memory."""
 
-_POLL = re.compile(r'"GET /(?:metrics|health) HTTP/1\.[01]" 200\b')
+POLL = re.compile(r'"GET /(?:metrics|health) HTTP/1\.[01]" 200\b')
 """A question that Overspan asks again and again, as uvicorn logs it. Source: uvicorn/logging.py, AccessFormatter."""
 
 
-def is_poll(line: str) -> bool:
-    """Whether a line says only that a question about the server's health was answered."""
-    return _POLL.search(line) is not None
-
-
 def last_lines(
-    log: Path, count: int, *, pid: int | None = None, left_out: Callable[[str], bool] = is_poll
+    log: Path, count: int, *, pid: int | None = None, left_out: Callable[[str], object] = POLL.search
 ) -> list[str]:
     """The last lines of a log that say something; none where there is no such file.
 

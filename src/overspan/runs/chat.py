@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from overspan.endpoint.client import Addressed, Client
-from overspan.endpoint.identify import identify
-from overspan.endpoint.target import make_target
 from overspan.runs.status import status
 from overspan.schema.errors import NotReady
 from overspan.schema.secrets import Secret
@@ -24,17 +22,6 @@ def of_run(run: RunFolder) -> tuple[Addressed, Secret | None]:
     if not now.ready:
         raise NotReady(f"run {run.id} is {now.state}: {now.message}", next=f"overspan status {run.id}")
     return run.plan().endpoint, run_secrets.key_of(run)
-
-
-def of_url(base_url: str, model: str | None) -> tuple[Addressed, Secret | None]:
-    """Where any OpenAI endpoint answers, and its key, which is in OVERSPAN_API_KEY.
-
-    Raises:
-        InputError: there is no such endpoint, or it serves no such model.
-        HostUnreachable: nothing answers there.
-    """
-    key = run_secrets.given()
-    return identify(make_target(base_url, key, proxies=False), model), key
 
 
 class Conversation:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from overspan.launchers.tail import WINDOW_BYTES, is_poll, last_lines
+from overspan.launchers.tail import POLL, WINDOW_BYTES, last_lines
 from overspan.schema.errors import UnknownName
 from overspan.store.locks import Say
 from overspan.store.run_folder import RunFolder
 
 LeftOut = Callable[[str], bool]
 """Whether a line is not shown."""
+
+
+def shown(_: str) -> bool:
+    """Leave nothing out."""
+    return False
+
 
 _FOLLOW_INTERVAL_S = 0.2
 
@@ -27,29 +34,19 @@ def _logs(run: RunFolder, process: str | None) -> list[Path]:
     return [known[process]]
 
 
-def no_line(_: str) -> bool:
-    """Leave nothing out."""
-    return False
-
-
 def polls(say: Say) -> LeftOut:
     """Leave out what Overspan's own polls wrote; the first time that is told."""
-    told: list[str] = []
+    say_once = functools.cache(say)
 
     def left_out(line: str) -> bool:
-        if not is_poll(line):
-            return False
-        if not told:
-            told.append(
-                "lines of `GET /metrics` and `GET /health` are left out: Overspan asks often (--all shows them)"
-            )
-            say(told[0])
-        return True
+        if found := POLL.search(line):
+            say_once("lines of `GET /metrics` and `GET /health` are left out, Overspan asks often; --all shows them")
+        return found is not None
 
     return left_out
 
 
-def last(run: RunFolder, process: str | None, lines: int, left_out: LeftOut = no_line) -> Iterator[str]:
+def last(run: RunFolder, process: str | None, lines: int, left_out: LeftOut = shown) -> Iterator[str]:
     """The last lines of each log; with several logs each line says whose it is."""
     found = _logs(run, process)
     for log in found:
@@ -57,7 +54,7 @@ def last(run: RunFolder, process: str | None, lines: int, left_out: LeftOut = no
             yield f"{log.stem} | {line}" if len(found) > 1 else line
 
 
-def follow(run: RunFolder, process: str | None, lines: int, left_out: LeftOut = no_line) -> Iterator[str]:
+def follow(run: RunFolder, process: str | None, lines: int, left_out: LeftOut = shown) -> Iterator[str]:
     """The last lines, then each new one as it comes, until the run has ended. A line is shown when it is whole, and a
     last one without its end when the run is over. A log that appears meanwhile is shown from its start."""
     tails = {log: _Tail(log, left_out, lines) for log in _logs(run, process)}

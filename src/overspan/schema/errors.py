@@ -72,26 +72,12 @@ class UnknownName(InputError):
 
 
 class RecipeError(InputError):
-    """A recipe, inventory or override is wrong; the message names file, line and field.
+    """A recipe, inventory or override is wrong; the message names file, line and field."""
 
-    Args:
-        what, quote, next: as of every error.
-        at: line and column, from 1; None where no file holds it.
-        field: the field that is wrong, with its parents: `hosts.0.name`.
-    """
-
-    def __init__(
-        self,
-        what: str,
-        *,
-        quote: str | None = None,
-        next: str | None = None,
-        at: tuple[int, int] | None = None,
-        field: str | None = None,
-    ) -> None:
-        super().__init__(what, quote=quote, next=next)
-        self.at = at
-        self.field = field
+    at: tuple[int, int] | None = None
+    """Its line and column, from 1."""
+    field: str | None = None
+    """The field with its parents: `hosts.0.name`."""
 
 
 class PlanRefused(InputError):

@@ -78,8 +78,9 @@ def _malformed(error: yaml.YAMLError, text: str, file: str) -> RecipeError:
         lines = text.splitlines()
         quote = lines[mark.line] if mark.line < len(lines) else None
         what = f"{file}, line {mark.line + 1}, column {mark.column + 1}: {error.problem or 'malformed YAML'}"
-        at = (mark.line + 1, mark.column + 1)
-        return RecipeError(what, quote=quote, next=f"correct that line of {file}", at=at)
+        found = RecipeError(what, quote=quote, next=f"correct that line of {file}")
+        found.at = (mark.line + 1, mark.column + 1)
+        return found
     return RecipeError(f"{file}: malformed YAML: {' '.join(str(error).split())}")
 
 
@@ -138,7 +139,9 @@ def problem_at(place: Place, what: str, file: str, places: dict[Place, tuple[int
     at = next((places[place[:end]] for end in range(len(place), -1, -1) if place[:end] in places), None)
     where = f"{file}, line {at[0]}, column {at[1]}" if at else file
     field = ".".join(str(part) for part in place) or "document"
-    return RecipeError(f"{where}: {what.replace('{}', repr(field), 1)}", at=at, field=field)
+    found = RecipeError(f"{where}: {what.replace('{}', repr(field), 1)}")
+    found.at, found.field = at, field
+    return found
 
 
 def _problem(document: type[BaseModel], problem: Any, file: str, places: dict[Place, tuple[int, int]]) -> RecipeError:
