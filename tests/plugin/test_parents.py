@@ -13,6 +13,10 @@ from support.waiting import until
 TREE = """
 import multiprocessing, os, sys, threading, time
 
+if sys.argv[4:] == ["early"]:  # as vLLM does on a GPU: a spawned child imports it early
+    from overspan_vllm.die_with_parent import arrange
+    arrange()
+
 def rest(pids, below):
     from overspan_vllm.die_with_parent import arrange
     arrange()  # as the entry points of vLLM do in every process
@@ -42,14 +46,15 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("thread", ["main", "thread"])
+@pytest.mark.parametrize("when", ["early", "late"])
 @pytest.mark.parametrize(("core", "worker"), [("spawn", "spawn"), ("fork", "fork"), ("forkserver", "spawn")])
 def test_a_killed_parent_takes_all_below_it_along(
-    site: Path, tmp_path: Path, core: str, worker: str, thread: str
+    site: Path, tmp_path: Path, core: str, worker: str, thread: str, when: str
 ) -> None:
     file = tmp_path / "tree.py"
     file.write_text(TREE)
     environment = {**os.environ, "PYTHONPATH": str(site), "OVERSPAN_DIE_WITH_PARENT": "1"}
-    command = [sys.executable, str(file), core, thread, worker]
+    command = [sys.executable, str(file), core, thread, worker, when]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as api:
         assert api.stdout is not None
         below = [psutil.Process(int(pid)) for pid in api.stdout.readline().split()]

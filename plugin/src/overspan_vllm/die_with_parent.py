@@ -4,7 +4,8 @@ The kernel kills a child when the *thread* that started it ends. vLLM starts its
 with their process. A child of any other thread, or of a server that forks for others, waits for the end of the whole
 process instead: none dies by mistake.
 The first process of the engine has its own parent to see to that. On by a switch, since a program of one's own may
-start an engine that is to outlive it.
+start an engine that is to outlive it. The first process writes its own number into the switch, so that every process
+below it knows that it is one: a spawned child imports vLLM, and with it this, before multiprocessing knows its parent.
 """
 
 from __future__ import annotations
@@ -29,19 +30,41 @@ _forking: list[tuple[int, bool]] = []
 """The process that forked last, and whether its main thread did."""
 
 
-@cache
+_followed: set[int] = set()
+"""The processes whose end is the end of this one."""
+
+
 def arrange() -> None:
-    """See to it in this process, if it is a child of the engine's, and in every one that it forks."""
-    if os.environ.get(SWITCH) != "1" or not sys.platform.startswith("linux"):
+    """See to it in this process, if it is a child of the engine's, and in every one that it forks.
+
+    To be called again later: a child that a server forked learns who asked for it only after its imports.
+    """
+    first = os.environ.get(SWITCH)
+    if not first or not sys.platform.startswith("linux"):
         return
-    os.register_at_fork(before=_note_forker, after_in_child=lambda: _follow(*_forking[0]))
+    _heed_forks()
     parent = multiprocessing.parent_process()
     if parent is not None:
-        _follow(parent.pid, _is_of_main_thread(parent.pid))
+        _follow(parent.pid)
         if not parent.is_alive():
             # It died before the kernel was asked.
             _end()
+    elif first == "1":
+        os.environ[SWITCH] = str(os.getpid())
+    elif first != str(os.getpid()):
+        _follow(os.getppid())
+
+
+@cache
+def _heed_forks() -> None:
+    os.register_at_fork(before=_note_forker, after_in_child=_begin)
     say("processes of this engine end with their parents")
+
+
+def _begin() -> None:
+    """In a child that was just forked: what its parent followed is not its own concern."""
+    _followed.clear()
+    _follow(*_forking[0])
 
 
 def _note_forker() -> None:
@@ -57,9 +80,12 @@ def _is_of_main_thread(parent: int) -> bool:
     return str(os.getpid()) in children.split()
 
 
-def _follow(parent: int, of_main_thread: bool) -> None:
-    """End when the parent ends."""
-    if not of_main_thread:
+def _follow(parent: int, of_main_thread: bool | None = None) -> None:
+    """End when the parent ends. `of_main_thread`: which of its threads started this process, where that is known."""
+    if parent in _followed:
+        return
+    _followed.add(parent)
+    if not (_is_of_main_thread(parent) if of_main_thread is None else of_main_thread):
         _watch(parent)
         return
     libc = ctypes.CDLL(None, use_errno=True)
