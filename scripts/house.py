@@ -58,7 +58,7 @@ def bars_of(files: list[Path]) -> Iterator[Bar]:
     texts = {file: file.read_text(encoding="utf-8") for file in files}
     trees = {file: ast.parse(text) for file, text in texts.items()}
     lengths = {file: len(text.splitlines()) for file, text in texts.items()}
-    yield Bar("lines of src", [], 31_000, sum(lengths.values()), reached=43_000)
+    yield Bar("lines of src", [], 31_000, sum(lengths.values()), reached=45_000)
     yield Bar("files of more than 400 lines", [f"{_of(file)} {n}" for file, n in lengths.items() if n > 400], 0)
     yield Bar("functions of more than 60 lines", [each for file in files for each in _long(file, trees[file])], 0)
     yield Bar("copies that nothing validates (model_copy)", _lines(texts, r"\.model_copy\("), 0)

@@ -159,6 +159,8 @@ def test_which_hosts_are_asked() -> None:
     (note,) = clock_notes(point(8).with_(gpus=[slowed]), "8 users")
     assert note == "at 8 users GPU 3 of a was slowed down by heat (software) for 50% of the time"
     assert clocks._TOLD > 0
+    moments = GpuClocks(host="a", index=0, samples=40, at_cap_share=0.08, sm_clock_mhz=1979, max_sm_clock_mhz=1980)
+    assert clock_notes(point(1).with_(gpus=[moments]), "1 user") == [], "its clock stayed where it was"
 
 
 @pytest.mark.real

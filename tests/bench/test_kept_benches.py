@@ -23,9 +23,12 @@ class Broken:
     """A server that answers the first request of each bench, and then as it is told."""
 
     def __init__(self) -> None:
-        self.broken = False
+        self.broken, self.dies_after, self._answered = False, 0, 0
 
     def __call__(self, body: dict[str, Any], send: fake.Send, number: int) -> None:
+        if self.dies_after and body["max_tokens"] == 4:
+            self._answered += 1
+            self.broken = self._answered > self.dies_after
         if self.broken and body["max_tokens"] == 4:
             send(fake.plain("500 Oops", b"{}"))
         else:
@@ -52,6 +55,18 @@ def overspan(*arguments: str) -> int:
         main([*arguments])
     assert isinstance(caught.value.code, int)
     return caught.value.code
+
+
+def test_a_bench_in_which_the_server_died_replaces_no_good_one(
+    run: RunFolder, server: Broken, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert overspan("bench", run.id, "-c", "2", *SMALL) == 0
+    good = run.bench()
+    server.dies_after = 1
+    assert overspan("bench", run.id, "-c", "1", *SMALL) == 0
+    assert "most requests failed: kept as bench-002.json" in capsys.readouterr().err
+    assert good is not None and run.bench() == good
+    assert "left out: bench 2 (" in choice_of(run).note and "1 of 4 requests ok" in choice_of(run).note
 
 
 def test_an_empty_bench_replaces_no_good_one(

@@ -31,6 +31,9 @@ draws 690 to 698 of 700 W (measured 2026-11-30)."""
 _TOLD: Final = 0.05
 """A GPU that was slowed down for less of the time is no note."""
 
+_SLOWER: Final = 0.99
+"""Nor is one whose clock stayed above this share of what is possible: moments at the cap cost it nothing."""
+
 
 @dataclass(frozen=True)
 class GpuHosts:
@@ -183,7 +186,9 @@ def clock_notes(point: BenchPoint, load: str) -> list[str]:
     """What to say of a point whose GPUs were slowed down: the one that was most, and how many were."""
     notes = []
     for reason in [_CAP, *dict.fromkeys(name for gpu in point.gpus for name in gpu.slowed)]:
-        slowed = [(share, gpu) for gpu in point.gpus if (share := _share(gpu, reason)) >= _TOLD]
+        slowed = [
+            (share, gpu) for gpu in point.gpus if (share := _share(gpu, reason)) >= _TOLD and not _at_full_clock(gpu)
+        ]
         if slowed:
             share, worst = max(slowed, key=lambda pair: pair[0])
             others = f" (and {len(slowed) - 1} more)" if len(slowed) > 1 else ""
@@ -193,6 +198,12 @@ def clock_notes(point: BenchPoint, load: str) -> list[str]:
                 + _clocks(worst)
             )
     return notes
+
+
+def _at_full_clock(gpu: GpuClocks) -> bool:
+    if gpu.sm_clock_mhz is None or gpu.max_sm_clock_mhz is None:
+        return False
+    return gpu.sm_clock_mhz >= _SLOWER * gpu.max_sm_clock_mhz
 
 
 def _share(gpu: GpuClocks, reason: str) -> float:

@@ -23,7 +23,7 @@ _SPECULATED: Final = 0.9
 """Of the tokens beyond chunks and words: with so many accepted drafts, chunks hold several tokens."""
 
 _NOTICED: Final = 1.01
-"""A range of TPOT that is narrower than 1 % stands in the point and is not worth a note."""
+"""A range of TPOT that is narrower than 1 %, or fewer hidden tokens, stand in the point and are not worth a note."""
 
 
 def settle(streams: Sequence[Stream], accepted: float = 0.0) -> None:
@@ -86,7 +86,9 @@ def unseen_tokens(point: BenchPoint, load: str) -> list[str]:
             return []
         hidden = f"TPOT is {high:.10g} ms if they were hidden, for which there was time around what was shown"
         return [f"{count} not seen to come: {hidden} (which is given), and {low:.10g} ms if chunks hold several"]
-    if point.unseen_tokens:
+    lengths = point.output_lengths
+    counted = (lengths.got.mean or 0.0) * lengths.requests if lengths else 0.0
+    if point.unseen_tokens > (_NOTICED - 1) * counted:
         return [f"{count} not shown, such as hidden reasoning: TPOT and TTFT are of the tokens that were seen to come"]
     if point.in_one_piece:
         return [f"at {load} {point.in_one_piece} answers came in one piece: they have no TPOT"]

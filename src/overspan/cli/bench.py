@@ -28,7 +28,7 @@ from overspan.schema.workload import (
     Workload,
 )
 from overspan.store import run_secrets
-from overspan.store.benches import NewBench, answered
+from overspan.store.benches import NewBench, answered, replaces
 from overspan.store.run_folder import RunFolder, open_run
 
 
@@ -184,8 +184,9 @@ def bench(run: str | None, base_url: str | None, model: str | None, as_json: boo
 def _keep(run: RunFolder, kept: NewBench, result: BenchResult, *, whole: bool) -> BenchResult:
     """Write a result into its run; one that is not read from now on says so in its notes."""
     was, good = run.bench(), bool(answered(result))
-    if was is not None and not good:
-        note = f"no request ended well: kept as bench-{kept.number:03}.json; bench.json stays that of {was.started_at}"
+    if was is not None and not replaces(result, was):
+        why = "most requests failed" if good else "no request ended well"
+        note = f"{why}: kept as bench-{kept.number:03}.json; bench.json stays that of {was.started_at}"
         result = result.with_(notes=[*result.notes, note])
     kept.keep(result)
     serves = whole and good and run.state() in SERVING_STATES

@@ -35,7 +35,7 @@ class KeptBench(NamedTuple):
 
 def told(result: BenchResult) -> str:
     """When, at which load, and how many requests ended well: `2026-11-30T20:59:21+00:00, 1, 8 users, 24 of 24 ok`."""
-    ok, planned = answered(result), sum(point.requests.planned for point in result.points)
+    ok, planned = answered(result), _planned(result)
     rates = [point.rate_per_s for point in result.points if point.rate_per_s is not None]
     loads = [f"{rate:g}" for rate in rates] or [str(point.concurrency) for point in result.points]
     unit = "requests/s" if rates else "in flight at most" if result.workload.arrival == "trace" else "users"
@@ -45,6 +45,19 @@ def told(result: BenchResult) -> str:
 def answered(result: BenchResult) -> int:
     """How many requests ended well."""
     return sum(point.requests.ok for point in result.points)
+
+
+def _planned(result: BenchResult) -> int:
+    return sum(point.requests.planned for point in result.points)
+
+
+def replaces(result: BenchResult, before: BenchResult | None) -> bool:
+    """Whether it is read from now on: one of which most requests failed (the server died) never replaces one that is
+    better, and one without a success replaces none."""
+    if before is None:
+        return True
+    share, of_before = (answered(each) / max(_planned(each), 1) for each in (result, before))
+    return share > 0.5 or share >= of_before > 0
 
 
 class BenchChoice(NamedTuple):
@@ -98,7 +111,7 @@ class NewBench:
         """
         file = self._run.path / f"bench-{self.number:03}.json"
         write_whole(file, result.model_dump_json(indent=2) + "\n")
-        if not answered(result) and (self._run.path / "bench.json").exists():
+        if not replaces(result, self._run.bench()):
             return False
         for requests in self.folder.glob("requests-*.jsonl"):
             _link(requests, self._run.path / requests.name)
