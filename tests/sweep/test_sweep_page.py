@@ -104,6 +104,26 @@ def test_the_page_draws_and_the_reader_picks(tmp_path: Path) -> None:
 
 @needs_chromium
 @pytest.mark.real
+@pytest.mark.parametrize("width", [1400, 500])
+def test_the_table_of_points_fits_a_wide_window_and_no_row_is_tall_in_a_narrow_one(tmp_path: Path, width: int) -> None:
+    page = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", render_sweep(a_sweep(failed=2)))
+    script = """
+      const table = document.querySelector("table.points");
+      const tall = Math.max(...[...table.tBodies[0].rows].map((row) => row.offsetHeight));
+      document.title = JSON.stringify([table.scrollWidth, table.parentElement.clientWidth, tall]);
+    """
+    file = tmp_path / "measured.html"
+    file.write_text(page.replace("</body>", f"<script>{script}</script></body>"), encoding="utf-8")
+    title = re.search(r"<title>(.*?)</title>", visit(file, width=width).dom)
+    assert title
+    needed, room, tall = json.loads(title[1])
+    if width == 1400:
+        assert needed <= room
+    assert tall < 60  # two lines of text
+
+
+@needs_chromium
+@pytest.mark.real
 def test_untrusted_text_is_inert(tmp_path: Path) -> None:
     sweep = a_sweep()
     evil = sweep.points[2].with_(model=EVIL, notes=[EVIL], image=EVIL, deployment=EVIL)

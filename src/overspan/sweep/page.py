@@ -77,10 +77,10 @@ def tiles(sweep: MeasuredSweep) -> list[Tile]:
     ]
 
 
-HEADS = [("Users", ""), ("Nodes", ""), ("GPUs", "used"), ("GPUs", "reserved"), ("Requests", "ok"), ("TTFT", "ms, p50"),
-         ("TTFT", "ms, p99"), ("TPOT", "ms, p50"), ("TPOT", "ms, p99"), ("Interactivity", "tok/s/user"),
-         ("Output", "tok/s"), ("Output", "tok/s per {}"), ("Prefill", "in tok/s/{}"), ("Decode", "out tok/s/{}"),
-         ("Predicted", "TPOT / measured")]  # fmt: skip
+HEADS = [("Users", ""), ("Nodes", ""), ("GPUs", "used"), ("GPUs", "reserved"), ("Requests", "ok"),
+         ("TTFT", "ms,\xa0p50"), ("TTFT", "ms,\xa0p99"), ("TPOT", "ms,\xa0p50"), ("TPOT", "ms,\xa0p99"),
+         ("Interactivity", "tok/s/user"), ("Output", "tok/s"), ("Output", "tok/s per {}"), ("Prefill", "in tok/s/{}"),
+         ("Decode", "out tok/s/{}"), ("Predicted", "TPOT / measured")]  # fmt: skip
 
 
 @dataclass(frozen=True)
