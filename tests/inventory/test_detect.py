@@ -7,7 +7,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 
 import psutil
 import pytest
@@ -19,6 +18,7 @@ from overspan.inventory.detect import parse_hosts
 from overspan.inventory.here import this_machine
 from overspan.schema.errors import InputError
 from overspan.schema.inventory import Inventory, Ssh
+from support.nvml import Nvml
 from support.sparks import write_spark
 from support.sshd import Sshd, running_sshd
 from support.waiting import until
@@ -109,33 +109,6 @@ def test_this_machine_at_once_without_a_process(no_process: None) -> None:
     assert (found.launcher, host.ssh) == ("local", None)
     assert 0 < host.memory_bytes <= psutil.virtual_memory().total
     assert host.disk_free_bytes and host.cores >= 1 and host.os
-
-
-class Nvml(ModuleType):
-    """NVIDIA's library as it answers on a GB10 (no memory of its own) or an H100."""
-
-    class NVMLError(Exception):
-        pass
-
-    class NVMLError_NotSupported(NVMLError):  # noqa: N801 - the library's name
-        pass
-
-    def __init__(self, name: str, memory_bytes: int | None, capability: tuple[int, int]) -> None:
-        super().__init__("pynvml")
-        self.closed = False
-        self.nvmlInit = lambda: None
-        self.nvmlShutdown = lambda: setattr(self, "closed", True)
-        self.nvmlDeviceGetCount = lambda: 1
-        self.nvmlDeviceGetHandleByIndex = lambda index: index
-        self.nvmlDeviceGetName = lambda handle: name
-        self.nvmlDeviceGetCudaComputeCapability = lambda handle: capability
-        self.nvmlSystemGetDriverVersion = lambda: "580.159.04"
-        self.memory_bytes = memory_bytes
-
-    def nvmlDeviceGetMemoryInfo(self, handle: int) -> SimpleNamespace:  # noqa: N802 - the library's name
-        if self.memory_bytes is None:
-            raise self.NVMLError_NotSupported
-        return SimpleNamespace(total=self.memory_bytes)
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,8 @@ def test_nvidia_smi() -> None:
 
 def test_a_gpu_whose_memory_is_an_error_is_no_unified_memory() -> None:
     capture = Capture(fact="nvidia_smi", argv=[], code=0, stdout="0, NVIDIA H100, [Unknown Error], 580.1, 9.0\n")
-    assert "memory of GPU 0: [Unknown Error]" in read(gpus.NVIDIA_SMI, capture).why
+    (row,) = read(gpus.NVIDIA_SMI, capture).value or []
+    assert (row.memory_bytes, row.unified, row.unread) == (None, False, {"memory": "[Unknown Error]"})
 
 
 @pytest.mark.parametrize(
@@ -79,7 +80,7 @@ def test_a_gpu_whose_memory_is_an_error_is_no_unified_memory() -> None:
         ("NVIDIA GB200", "gb200"),
         ("Tesla V100-SXM2-16GB", "v100"),
         ("NVIDIA A100-SXM4-80GB", "a100"),
-        ("NVIDIA GeForce RTX 4090", "4090"),
+        ("NVIDIA GeForce RTX 4090", "rtx-4090"),
         ("NVIDIA L40S", "l40s"),
         ("NVIDIA Graphics Device", "graphics-device"),
     ],

@@ -39,6 +39,11 @@ def find(name: str) -> HardwareSpec:
     return _shipped(max(found)[1])
 
 
+def of_pci(device: str) -> HardwareSpec | None:
+    """The kind with that PCI device id (four hexadecimal digits), where one ships."""
+    return next((spec for spec in map(_shipped, names()) if device.lower() in spec.pci), None)
+
+
 @functools.cache
 def _shipped(name: str) -> HardwareSpec:
     return library.find(HardwareSpec, _FOLDER, name, "hardware")[0]

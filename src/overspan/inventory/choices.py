@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from overspan.inventory.host import other_domain
+from overspan.inventory.host import has_gpus, other_domain
 from overspan.inventory.software import DOCKER
 from overspan.schema.inventory import DeviceKind, Fabric, Host, Link, Nic
 
@@ -85,10 +85,14 @@ def _launcher(hosts: Sequence[Host]) -> tuple[str, str]:
 
 
 def _device(hosts: Sequence[Host]) -> tuple[DeviceKind, str]:
-    without = [host.name for host in hosts if not host.gpus]
-    if without:
+    unread = [host.name for host in hosts if has_gpus(host) and not host.gpus]
+    without = [host.name for host in hosts if not has_gpus(host)]
+    if len(without) == len(hosts):
         return "cpu", f"no GPU was found on {', '.join(without)}"
-    return "cuda", "every host has a GPU"
+    told = [f"{', '.join(unread)} has, or may have, GPUs that could not be read" if unread else ""]
+    told += [f"no GPU was found on {', '.join(without)}" if without else ""]
+    reason = "; ".join(filter(None, told))
+    return "cuda", f"{reason}: `device: cpu` plans for the CPUs" if reason else "every host has a GPU"
 
 
 def _networks(hosts: Sequence[Host]) -> dict[str, dict[str, End]]:
@@ -224,9 +228,12 @@ def _why_fabric(hosts: Sequence[Host], networks: dict[str, dict[str, End]], comm
 def _warnings_of(hosts: Sequence[Host]) -> list[str]:
     """What is wrong with a host by itself."""
     warnings = []
+    some = any(map(has_gpus, hosts))
     for host in hosts:
+        if some and not has_gpus(host):
+            warnings.append(f"{host.name}: no GPU was found, and other hosts have some: leave it out, or `device: cpu`")
         warnings += [
-            f"{host.name}: {fact} is not known: {reason}"
+            f"{host.name}: {fact}{':' if ' ' in fact else ' is not known:'} {reason}"
             for fact, reason in host.unknown.items()
             if fact != DOCKER.name or host.ssh is not None or len(hosts) > 1  # one machine alone needs no containers
         ]

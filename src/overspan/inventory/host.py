@@ -6,8 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from overspan.catalog import hardware
 from overspan.inventory import gpus, machine, network, software
 from overspan.inventory.fact import Capture, Fact, Seen, Value, read
+from overspan.schema.errors import UnknownName
 from overspan.schema.inventory import ContainerRuntime, Gpu, Host, Nic, Ssh
 
 FACTS: Final[tuple[Fact[Any], ...]] = (
@@ -16,6 +18,9 @@ FACTS: Final[tuple[Fact[Any], ...]] = (
     machine.LSCPU,
     machine.MEMINFO,
     gpus.NVIDIA_SMI,
+    gpus.GPU_MORE,
+    gpus.GPU_LIST,
+    gpus.GPU_SIGNS,
     machine.DF,
     network.IP_ADDR,
     network.NET_SYSFS,
@@ -62,7 +67,7 @@ def build_host(name: str, ssh: Ssh | None, captures: Mapping[str, Capture]) -> H
     if memory.value is None:
         raise Unseen(f"its memory is not known: {memory.why}")
     disk, docker = seen(machine.DF).value, seen(software.DOCKER).value
-    rows = seen(gpus.NVIDIA_SMI).value or []
+    found = _gpus(seen(gpus.NVIDIA_SMI), captures, memory.value.total_bytes, unknown)
     seen(software.SINFO)
     nics = _nics(seen(network.IP_ADDR).value or [], seen(network.NET_SYSFS).value or {}, _rdma(captures, unknown))
     return Host(
@@ -75,7 +80,7 @@ def build_host(name: str, ssh: Ssh | None, captures: Mapping[str, Capture]) -> H
         cores=cpu.cores if cpu else 1,
         cpu_bf16=cpu.bf16 if cpu else None,
         memory_bytes=memory.value.total_bytes,
-        gpus=[_gpu(row, memory.value.total_bytes) for row in rows],
+        gpus=found,
         nics=nics,
         container=ContainerRuntime(version=docker.version, gpu=docker.gpu) if docker else None,
         disk_free_bytes=disk.free_bytes if disk else None,
@@ -100,23 +105,109 @@ def _rdma(captures: Mapping[str, Capture], unknown: dict[str, str]) -> list[netw
     ]
 
 
-def _gpu(row: gpus.GpuRow, host_memory_bytes: int) -> Gpu:
+def _gpus(
+    told: Seen[list[gpus.GpuRow]], captures: Mapping[str, Capture], host_memory_bytes: int, unknown: dict[str, str]
+) -> list[Gpu]:
+    """The GPUs that can be used; why others cannot, and what is not known of them, goes to `unknown`."""
+    signs = read(gpus.GPU_SIGNS, captures.get(gpus.GPU_SIGNS.name)).value or []
+    more = {row.index: row for row in read(gpus.GPU_MORE, captures.get(gpus.GPU_MORE.name)).value or []}
+    instances = read(gpus.GPU_LIST, captures.get(gpus.GPU_LIST.name)).value or {}
+    found: list[Gpu] = []
+    unread: dict[tuple[str, str], list[int]] = {}
+    for row in told.value or []:
+        if row.index is None or row.gone:
+            name = re.search(r"[0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.\d", row.gone)
+            unknown[f"GPU {name[0] if name else row.index}"] = f"{row.gone}; it is left out"
+            continue
+        gpu = gpu_of(row, more.get(row.index), instances.get(row.index), host_memory_bytes)
+        if gpu.mig is not None:
+            unknown[f"GPU {gpu.index}"] = told_mig(gpu)
+        if gpu.mig != []:
+            found.append(gpu)
+        for what, cell in row.unread.items():
+            if what != "memory" or gpu.memory_bytes is None:
+                unread.setdefault((what, cell), []).append(row.index)
+    for (what, cell), rows in unread.items():
+        unknown[f"{what} of GPU {', '.join(map(str, rows))}"] = f"nvidia-smi tells {cell}"
+    if not found and (signs or told.value):
+        shown = f"; the kernel shows {', '.join(signs[:8])}" if signs else ""
+        unknown["gpus"] = f"{told.why or 'nvidia-smi names none that can be used'}{shown}"
+    return found
+
+
+def told_mig(gpu: Gpu) -> str:
+    """What MIG mode means for a plan."""
+    if not gpu.mig:
+        return (
+            f"MIG mode is on and it has no instance, so it is left out; `sudo nvidia-smi -mig 0 -i {gpu.index}` ends it"
+        )
+    return f"MIG mode is on ({', '.join(gpu.mig)}): a process sees one instance, the first, and its memory is counted"
+
+
+def gpu_of(row: gpus.GpuRow, more: gpus.GpuMore | None, instances: list[str] | None, host_memory_bytes: int) -> Gpu:
+    """One GPU. `instances`: profiles of its MIG instances, none where they are not known."""
+    pci = more.pci if more else None
+    mig = instances if instances or (more and more.mig) else None
+    slice_gb = re.search(r"\.(\d+)gb", mig[0]) if mig else None
+    memory = None if more and more.mig and instances is None else row.memory_bytes
+    if row.unified:
+        memory = host_memory_bytes
+    elif slice_gb:
+        memory = int(slice_gb[1]) * 10**9
     return Gpu(
-        index=row.index,
-        kind=kind_of(row.name),
+        index=row.index or 0,
+        kind=kind_of(row.name, row.compute_capability, pci),
         name=row.name,
-        memory_bytes=host_memory_bytes if row.memory_bytes is None else row.memory_bytes,
-        unified_memory=row.memory_bytes is None,
+        memory_bytes=memory,
+        unified_memory=row.unified,
         driver=row.driver,
         compute_capability=row.compute_capability,
+        pci=pci,
+        mig=mig,
     )
 
 
-def kind_of(name: str) -> str:
-    """The chip in a driver's name: `NVIDIA GB10` is `gb10`, `NVIDIA H100 80GB HBM3` is `h100`."""
-    words = re.sub(r"\b(nvidia|geforce|tesla|quadro)\b", " ", name.lower()).split()
-    chip = next((word for word in words if re.match(r"^[a-z]*\d", word)), None)
-    return chip.split("-")[0] if chip else "-".join(words) or "unknown"
+def has_gpus(host: Host) -> bool:
+    """Whether the host has GPUs, or may have: what could not be read is not none."""
+    return bool(host.gpus) or not {"gpus", gpus.NVIDIA_SMI.name}.isdisjoint(host.unknown)
+
+
+def kind_of(name: str, capability: str | None = None, pci: str | None = None) -> str:
+    """The kind of a GPU: by its PCI device, else of the catalogue by name, where its compute capability agrees.
+
+    The name of another kind is made short: `NVIDIA H20` is `h20`, `NVIDIA RTX 6000 Ada Generation` `rtx-6000-ada`.
+    """
+    known = hardware.of_pci(pci) if pci else None
+    if known is None and capability == GB10_CAPABILITY:
+        return "gb10"
+    if known is None:
+        try:
+            known = hardware.find(re.sub(r"[^A-Za-z0-9 +-]", " ", name))
+        except UnknownName:
+            known = None
+        if known and capability and known.compute_capability not in (None, capability):
+            return "-".join(_words(name))
+    return known.name if known else _short(name)
+
+
+GB10_CAPABILITY: Final = "12.1"
+"""No other chip has it. Source: developer.nvidia.com/cuda-gpus (GB10, in each maker's Spark)."""
+
+_PLAIN: Final = frozenset(
+    {"nvidia", "geforce", "tesla", "generation", "edition", "gpu", "workstation", "server", "nvgpu"}
+)
+
+
+def _words(name: str) -> list[str]:
+    return [word for word in re.findall(r"[a-z0-9.-]+", name.lower()) if word not in _PLAIN]
+
+
+def _short(name: str) -> str:
+    words = _words(name)
+    chip = next((word for word in words if re.match(r"^[a-z]+-?\d", word)), None)
+    if chip:  # a chip's own name, such as A10G; after it come memory and socket
+        return chip.split("-")[0]
+    return "-".join(word for word in words if not re.match(r"^\d+gb", word)) or "unknown"
 
 
 def _nics(

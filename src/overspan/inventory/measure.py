@@ -118,6 +118,7 @@ def _filled(found: dict[str, Any], host: Host, known: HardwareSpec, *, said: str
     return known.with_(
         name=f"my-{kind_of(found['gpu']) if cuda else 'cpu'}",
         names=[],
+        pci=[],
         family=_FAMILIES.get(found.get("capability", ""), known.family),
         memory=memory,
         bandwidth=Bandwidth(bytes_per_s=copy, source=source),

@@ -172,7 +172,7 @@ def _machines(question: PlanQuestion) -> Inventory:
         # Without --nodes: one host, or as many as the layout that is asked for needs.
         ranks = question.layout.world_size if question.layout else 1
         found = inputs.what_if(question.gpu, question.nodes or -(-ranks // each), question.gpus)
-    found = found or inventories.find(question.inventory or "")
+    found = found or inputs.readable(inventories.find(question.inventory or ""))
     if question.hardware:
         hardware.find(question.hardware)  # a mistake in it is told now
         found = found.with_(hardware=question.hardware)

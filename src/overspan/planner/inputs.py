@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from typing import Final
 
 from overspan.catalog import hardware, library, models, overrides, recipes
 from overspan.planner import memory
@@ -64,6 +65,39 @@ def what_if(kind: str, hosts: int = 1, gpus_per_host: int | None = None) -> Inve
         device="cpu" if cpu else "cuda",
         hosts=[Host(name=f"host{index}", cores=each, memory_bytes=size, gpus=gpu) for index in range(hosts)],
     )
+
+
+def readable(inventory: Inventory) -> Inventory:
+    """The inventory, where enough is known of its GPUs to plan for them. A host with GPUs is no host without.
+
+    Raises:
+        InputError: GPUs of a host, or the memory of one, could not be read; says what to write.
+    """
+    if inventory.device != "cuda":
+        return inventory
+    for host in inventory.hosts:
+        why = next((host.unknown[fact] for fact in ("gpus", "nvidia_smi") if fact in host.unknown), None)
+        if why is not None and not host.gpus:
+            told = [f"{fact}: {reason}" for fact, reason in host.unknown.items() if fact.startswith("GPU ")]
+            raise InputError(
+                f"the GPUs of {host.name} could not be read: {'; '.join([why, *told])}", next=_ASKED.format(host.name)
+            )
+        bare = ", ".join(str(gpu.index) for gpu in host.gpus if gpu.memory_bytes is None)
+        if bare:
+            reasons = [reason for fact, reason in host.unknown.items() if fact.startswith("memory of GPU")]
+            told = [f" ({'; '.join(reasons)})" if reasons else ""]
+            raise InputError(
+                f"the memory of GPU {bare} of {host.name} is not known{told[0]}",
+                next="write `memory_bytes` of each in the inventory, as `sudo nvidia-smi` there shows it; "
+                "with MIG mode on, that of one instance (nvidia-smi -L)",
+            )
+    return inventory
+
+
+_ASKED: Final = (
+    "`nvidia-smi` on {} shows more; to plan for its CPUs, keep what `overspan detect` prints in a file, "
+    "write `device: cpu` there, and give it to --on"
+)
 
 
 def hardware_of(inventory: Inventory) -> HardwareSpec:

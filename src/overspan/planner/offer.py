@@ -133,7 +133,7 @@ def _share(asked: _Question, layouts: list[Layout], changes: dict[str, Any]) -> 
         return None
     if now < usual and (not gpus or _runs(asked, layouts, {_SHARE: usual})):
         return usual
-    tops = [min(HIGHEST[limits.is_unified(gpu)], 1 - LEFT_BYTES / gpu.memory_bytes) for gpu in gpus]
+    tops = [min(HIGHEST[limits.is_unified(gpu)], 1 - LEFT_BYTES / gpu.size_bytes) for gpu in gpus]
     top = math.floor(min(tops, default=0.0) * 100) / 100
     return top if top > now else None
 

@@ -202,7 +202,7 @@ def rank_memory(layout: Layout, inventory: Inventory) -> Iterator[Room]:
     for host in used or inventory.hosts:
         room = Room(host, 0.0, 0.0, None)
         if inventory.device == "cuda" and host.gpus:
-            room = _of_gpu(host, min(host.gpus, key=lambda gpu: gpu.memory_bytes))
+            room = _of_gpu(host, min(host.gpus, key=lambda gpu: gpu.size_bytes))
         elif inventory.device == "cpu":
             each = host.memory_bytes / max(1, layout.world_size // max(1, len(used)))
             room = Room(host, each, 0.0, "cpu")
@@ -219,4 +219,4 @@ def smallest_rank(layout: Layout, inventory: Inventory) -> Room:
 def _of_gpu(host: Host, gpu: Gpu) -> Room:
     known = limits.known(gpu.kind)
     reserve = known.memory.reserve_bytes if known and limits.is_unified(gpu) else 0.0
-    return Room(host, float(gpu.memory_bytes), reserve, known.family if known else None)
+    return Room(host, float(gpu.size_bytes), reserve, known.family if known else None)

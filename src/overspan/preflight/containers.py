@@ -101,8 +101,10 @@ def gpus(host: HostFacts) -> Finding:
         cause = f"the NVIDIA driver of {host.name} does not answer: {seen.why}"
         fix = host.paste("sudo", "ubuntu-drivers", "install") if seen.absent else host.paste("nvidia-smi")
         return failed(capture, seen.why, cause=cause, fix=fix)
-    missing = sorted({gpu.index for gpu in host.gpus} - {row.index for row in seen.value})
-    told = ", ".join(f"{row.index}: {row.name}" for row in seen.value) or "none"
+    usable = [row for row in seen.value if row.index is not None and not row.gone]
+    missing = sorted({gpu.index for gpu in host.gpus} - {row.index for row in usable})
+    told = ", ".join(f"{row.index}: {row.name}" for row in usable) or "none"
+    told += "".join(f"; {row.gone}" for row in seen.value if row.gone)
     if not missing:
         return passed(capture, told)
     cause = f"the plan uses GPU {', '.join(map(str, missing))} of {host.name}, which has {told}"

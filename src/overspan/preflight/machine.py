@@ -116,13 +116,13 @@ def _gpu_memory(host: HostFacts) -> Iterator[Finding]:
         if taken is None:
             yield unreadable(capture, f"GPU {gpu.index} of {host.name} does not tell its used memory")
             continue
-        free, needed = gpu.memory_bytes - taken, share * gpu.memory_bytes
-        told = f"GPU {gpu.index}: {gib(free)} of {gib(gpu.memory_bytes)} free"
+        free, needed = gpu.size_bytes - taken, share * gpu.size_bytes
+        told = f"GPU {gpu.index}: {gib(free)} of {gib(gpu.size_bytes)} free"
         if free >= needed:
             yield passed(capture, told)
             continue
         cause = f"vLLM claims {share:g} of GPU {gpu.index} of {host.name} = {gib(needed)}, and {gib(free)} is free"
-        fix = _lower(host, free / gpu.memory_bytes)
+        fix = _lower(host, free / gpu.size_bytes)
         yield failed(capture, told, cause=cause + _holders(host), fix=fix)
 
 

@@ -282,7 +282,7 @@ def missing(run: RunDocuments) -> list[Missing]:
 
 def gpus(host: Host) -> str:
     """`4 × gb200, 186.0 GiB each`."""
-    kinds = Counter((gpu.kind, gpu.memory_bytes) for gpu in host.gpus)
+    kinds = Counter((gpu.kind, gpu.size_bytes) for gpu in host.gpus)
     return ", ".join(f"{amount} × {kind}, {memory / 2**30:,.0f} GiB each" for (kind, memory), amount in kinds.items())
 
 

@@ -11,6 +11,7 @@ from overspan.catalog import hardware, inventories, library, overrides, recipes
 from overspan.engines import registry
 from overspan.engines.node import who_reaches
 from overspan.planner import limits, offer
+from overspan.planner.inputs import readable
 from overspan.planner.make import make_plan
 from overspan.runs.join import ranks
 from overspan.runs.join.ranks import Part
@@ -124,7 +125,7 @@ def asked_for(wanted: Wanted) -> tuple[Recipe, Inventory]:
         from overspan.provision.synthetic import with_synthetic_weights
 
         recipe = with_synthetic_weights(recipe)
-    inventory = inventories.find(wanted.inventory) if wanted.inventory else _this_machine()
+    inventory = readable(inventories.find(wanted.inventory) if wanted.inventory else _this_machine())
     if inventory.traits.here and (long := os.environ.get(limits.ALLOW_LONG)):
         inventory = inventory.with_(env={limits.ALLOW_LONG: long, **inventory.env})  # an engine here inherits it
     if wanted.hardware:

@@ -73,7 +73,7 @@ class FreeMemory:
         own = {gpu.index: gpu for gpu in gpus if not gpu.unified_memory and (name, gpu.index) in self._gpus}
         for load in (look(self._ways[name], GPU_LOAD)[0].value or []) if own else []:
             if load.index in own and load.memory_used_bytes is not None:
-                yield (name, load.index), own[load.index].memory_bytes - load.memory_used_bytes
+                yield (name, load.index), own[load.index].size_bytes - load.memory_used_bytes
 
     def wait(self, ended: Callable[[], bool]) -> None:
         """Wait until it is free again, or until `ended`.

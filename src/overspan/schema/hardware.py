@@ -122,6 +122,8 @@ class HardwareSpec(Frozen):
 
     name: str
     names: list[str] = Field(default_factory=list, description="parts of the name that the driver gives it")
+    pci: list[str] = Field(default_factory=list, description="PCI device ids, in hex; source: pci-ids.ucw.cz, 10de")
+    compute_capability: str | None = Field(None, description="source: developer.nvidia.com/cuda-gpus")
     family: Literal["cpu", "ampere", "ada", "hopper", "blackwell", "blackwell-consumer"]
     memory: DeviceMemory
     bandwidth: Bandwidth

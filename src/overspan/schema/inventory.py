@@ -7,6 +7,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from overspan.schema.base import Address, Environment, Frozen, ImageName, InterfaceName, text_like
+from overspan.schema.errors import InputError
 from overspan.schema.launcher_traits import BUILT_IN, LauncherName, LauncherTraits, traits_of
 
 DeviceKind = Literal["cpu", "cuda"]
@@ -18,10 +19,23 @@ class Gpu(Frozen):
     index: int = Field(ge=0, description="number of the GPU, as nvidia-smi counts")
     kind: str = Field(description="kind in the hardware catalogue, e.g. gb10")
     name: str = Field("", description="name that the driver gives")
-    memory_bytes: int = Field(gt=0, description="memory of this GPU")
+    memory_bytes: int | None = Field(
+        None, gt=0, description="memory of this GPU, of its first MIG instance with MIG; no plan without it"
+    )
     unified_memory: bool = Field(False, description="the GPU shares its memory with the CPU")
     driver: str | None = Field(None, description="version of the driver")
     compute_capability: str | None = Field(None, description="e.g. 12.1")
+    pci: str | None = Field(None, description="PCI device id, e.g. 2e12")
+    mig: list[str] | None = Field(
+        None, description="its MIG instances, e.g. 1g.10gb; null: MIG mode is off or not known"
+    )
+
+    @property
+    def size_bytes(self) -> int:
+        """Its memory. `InputError` where that is not known."""
+        if self.memory_bytes is None:
+            raise InputError(f"the memory of GPU {self.index} is not known", next="write its memory_bytes")
+        return self.memory_bytes
 
 
 class Nic(Frozen):

@@ -16,6 +16,7 @@ from overspan.engines import registry
 from overspan.inventory import here
 from overspan.planner import disagg, rank
 from overspan.planner.disagg import Disaggregated
+from overspan.planner.inputs import readable
 from overspan.planner.placement import Placed, place
 from overspan.planner.roles import length_refusals, role_refusals, sized
 from overspan.runs.planning import processes_of
@@ -86,7 +87,7 @@ def matrix_of(name: str, inventory: str | None, *, to_start: bool, only: str | N
     """
     sweep = read.find(name)
     machines = inventory or sweep.inventory
-    found = inventories.find(machines) if machines else here.this_machine()
+    found = readable(inventories.find(machines) if machines else here.this_machine())
     return _Expansion(sweep, found, to_start=to_start).matrix(only)
 
 
