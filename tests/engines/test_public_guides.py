@@ -18,8 +18,8 @@ Of mark-ramsey-ri/vllm-dgx-spark:
 - `pip install ray==2.51.0` in each container: it is there to have the same Ray on both; preflight compares the image's
   id on all hosts, so it is the same.
 - HF_TOKEN for each container: weights are fetched before the launch and copied; no container needs the token.
-- UCX_NET_DEVICES: its example gives UCX the twin (`enP2p1s0f1np1`), its detection the active interface; ours is the
-  latter. `host.env` of the inventory sets another.
+- UCX_NET_DEVICES: its example gives UCX the twin's interface, its detection the active one, and with either UCX uses
+  TCP alone; ours is that interface's RDMA device with its port. `fabric.ucx` of the inventory sets others.
 """
 
 import json
@@ -131,7 +131,7 @@ ENV_003 = {
     "NCCL_SOCKET_IFNAME": "enp1s0f1np1",
     "GLOO_SOCKET_IFNAME": "enp1s0f1np1",
     "TP_SOCKET_IFNAME": "enp1s0f1np1",
-    "UCX_NET_DEVICES": "enp1s0f1np1",
+    "UCX_NET_DEVICES": "rocep1s0f1:1",
     "NCCL_IB_HCA": "rocep1s0f1,roceP2p1s0f1",
 }
 SERVE_003 = [

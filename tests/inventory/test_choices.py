@@ -114,7 +114,8 @@ def test_a_ring_of_three(tmp_path: Path) -> None:
     assert fabric(ring, "spark3")[:2] == (LAN, "192.168.1.3")
     assert len(fabric(ring, "spark3")[2]) == 4
     assert ring.why["fabric"].startswith("a ring")
-    assert ring.env == {"NCCL_IB_SUBNET_AWARE_ROUTING": "1", "NCCL_NET_PLUGIN": "none"} and "env" in ring.why
+    assert ring.env == {"NCCL_IB_SUBNET_AWARE_ROUTING": "1", "NCCL_IB_MERGE_NICS": "0", "NCCL_NET_PLUGIN": "none"}
+    assert "env" in ring.why and ring.hosts[0].fabric is not None and ring.hosts[0].fabric.ucx == [LAN]
     assert not said(ring, "slower")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from overspan.engines import patches
@@ -28,14 +29,14 @@ _KV_CACHE = {"VLLM_CPU_KVCACHE_SPACE": str(CPU_KV_CACHE_GIB)}
 def node_env(plan: Plan, host: Host, ranks: int) -> dict[str, str]:
     """The environment of one node's engine process; what the user wrote comes last and wins."""
     several = len(plan.placements) > 1
+    given = {**plan.inventory.env, **plan.recipe.env, **host.env}
+    rdma = not given.get("UCX_TLS") or _UCX_RDMA.search(given["UCX_TLS"]) is not None
     return {
         **BASE_ENV,
         **(_cpu_env(plan, host.cores, ranks) if plan.inventory.device == "cpu" else {}),
-        **(fabric_env(host, cuda=plan.inventory.device == "cuda") if several else {}),
+        **(fabric_env(host, cuda=plan.inventory.device == "cuda", ucx_rdma=rdma) if several else {}),
         **({"HF_HUB_OFFLINE": "1"} if plan.model_path else {}),
-        **plan.inventory.env,
-        **plan.recipe.env,
-        **host.env,
+        **given,
     }
 
 
@@ -53,10 +54,13 @@ def _cpu_env(plan: Plan, cores: int, ranks: int) -> dict[str, str]:
     }
 
 
+_UCX_RDMA = re.compile(r"(^|,)(all|ib|rc|ud|dc|srd)", re.IGNORECASE)
+"""Transports of UCX_TLS that use RDMA devices. Source: openucx.readthedocs.io, FAQ, list of transports."""
+
 _CUDA_INTERFACES = ["NCCL_SOCKET_IFNAME", "TP_SOCKET_IFNAME", "UCX_NET_DEVICES", "OMPI_MCA_btl_tcp_if_include"]
 
 
-def fabric_env(host: Host, *, cuda: bool) -> dict[str, str]:
+def fabric_env(host: Host, *, cuda: bool, ucx_rdma: bool = True) -> dict[str, str]:
     """Control and data traffic on the fabric, by this node's own names (docs/sources.md#two-sparks).
 
     `NCCL_IB_GID_INDEX` is left unset on purpose: it differs per HCA and drifts.
@@ -76,8 +80,36 @@ def fabric_env(host: Host, *, cuda: bool) -> dict[str, str]:
         "NCCL_DEBUG_SUBSYS": "INIT,NET",
     }
     if fabric.hcas:
-        env["NCCL_IB_HCA"] = ",".join(fabric.hcas)
+        env["NCCL_IB_HCA"] = _exactly(fabric.hcas, host)
+    if ucx_rdma and (ucx := ucx_devices(host)):
+        env["UCX_NET_DEVICES"] = ",".join(ucx)
     return env
+
+
+def _exactly(hcas: list[str], host: Host) -> str:
+    """NCCL takes each name for a beginning: mlx5_1 is mlx5_10 too, unless `=` stands before the list.
+
+    Source: NCCL's user guide, NCCL_IB_HCA.
+    """
+    others = {nic.rdma_device for nic in host.nics if nic.rdma_device} - {name.split(":")[0] for name in hcas}
+    starts = tuple(name.split(":")[0] for name in hcas)
+    exact = not hcas[0].startswith(("=", "^")) and any(other.startswith(starts) for other in others)
+    return ("=" if exact else "") + ",".join(hcas)
+
+
+def ucx_devices(host: Host) -> list[str]:
+    """UCX's devices: a name of RDMA is a device with its port. With an interface's name alone UCX uses TCP.
+
+    Source: openucx.readthedocs.io, FAQ, "Which network devices does UCX use?".
+    """
+    fabric = host.fabric
+    if fabric is None or fabric.ucx:
+        return fabric.ucx if fabric else []
+    if not fabric.hcas or fabric.hcas[0].startswith("^"):
+        return [fabric.interface] if fabric.interface and not fabric.hcas else []
+    ports = {nic.rdma_device: nic.rdma_port for nic in host.nics if nic.rdma_device}
+    bare = [name.removeprefix("=") for name in fabric.hcas]
+    return [name if ":" in name else f"{name}:{ports.get(name) or 1}" for name in bare]
 
 
 SHARED_MEMORY = "2g"
@@ -129,7 +161,8 @@ def _located(host: Host) -> Host:
     interface = host.fabric.interface if host.fabric else ""
     hcas = host.fabric.hcas if host.fabric else []
     # Not validated: it stands for an address that only the job will know.
-    fabric = Fabric.model_construct(interface=interface, address=f"{{address:{host.name}}}", hcas=hcas, why=[])
+    ucx = host.fabric.ucx if host.fabric else []
+    fabric = Fabric.model_construct(interface=interface, address=f"{{address:{host.name}}}", hcas=hcas, ucx=ucx, why=[])
     return host.with_(fabric=fabric)
 
 

@@ -16,8 +16,8 @@ FABRIC_MTU: Final = 9000
 
 SLOW: Final = "10-20x slower than RDMA (source: github.com/mark-ramsey-ri/vllm-dgx-spark, README)"
 
-RING_ENV: Final = {"NCCL_IB_SUBNET_AWARE_ROUTING": "1", "NCCL_NET_PLUGIN": "none"}
-"""For cables that join one pair of hosts each. Source: NVIDIA/dgx-spark-playbooks, playbook-nccl, three nodes."""
+RING_ENV: Final = {"NCCL_IB_SUBNET_AWARE_ROUTING": "1", "NCCL_IB_MERGE_NICS": "0", "NCCL_NET_PLUGIN": "none"}
+"""For cables that join one pair of hosts each. Source: NVIDIA/dgx-spark-playbooks, spark_cluster_setup.py (ring)."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,14 @@ def choose(hosts: Sequence[Host]) -> Choices:
     ring = _pairs_by_cable(hosts, networks)
     env = RING_ENV if ring else {}
     if ring:
-        why["env"] = "each cable joins one pair of hosts: NCCL must choose the port by the subnet (NCCL 2.30 or later)"
-    chosen = max(common.values(), key=_fitness) if common else _own_addresses(hosts)
-    joined = [_with_fabric(host, chosen.get(host.name), networks) for host in hosts]
+        why["env"] = (
+            "each cable joins one pair of hosts: NCCL must choose the port by the subnet (NCCL 2.30 or later), and "
+            "must not merge ports that lead to different hosts"
+        )
+    layer = _layer(hosts, networks)
+    data = {net: ends for net, ends in common.items() if not any(_of_storage(end.nic, layer) for end in ends.values())}
+    chosen = max((data or common).values(), key=_fitness) if common else _own_addresses(hosts)
+    joined = [_with_fabric(host, chosen.get(host.name), networks, layer, ring=ring) for host in hosts]
     warnings = _warnings_of(hosts) + _warnings_between(joined, chosen, bool(common), networks)
     return Choices(joined, launcher, device, links, env, why, warnings)
 
@@ -164,34 +169,98 @@ def _own_addresses(hosts: Sequence[Host]) -> dict[str, End]:
     return chosen
 
 
-def _with_fabric(host: Host, end: End | None, networks: dict[str, dict[str, End]]) -> Host:
+def _with_fabric(
+    host: Host, end: End | None, networks: dict[str, dict[str, End]], layer: str | None, *, ring: bool
+) -> Host:
     if end is None:
         return host
     nic = end.nic
-    why = [
-        f"{nic.interface}: {_describe(nic)}, on {ipaddress.ip_interface(end.address).network}; sockets go over it too"
-    ]
-    hcas, twins = _hcas(host, end, networks)
+    why = [f"{nic.interface}: {_describe(nic)}, on {ipaddress.ip_interface(end.address).network}; sockets go over it"]
+    data, reasons = _data(host, end, networks, layer)
+    hcas = list(dict.fromkeys(one.rdma_device for one in data if one.rdma_device))
     if nic.twin is not None and not other_domain(nic.interface):
         why.append(f"{nic.interface} before its twin {nic.twin}: NVIDIA's guides use the one without a PCI domain")
-    if twins:
+    if any(one.twin in {other.interface for other in data} for one in data):
         why.append(f"both HCAs of each port go to NCCL ({', '.join(hcas)}): one alone carries half of the cable's rate")
+    elif hcas:
+        why.append(f"RDMA for NCCL: {', '.join(hcas)}")
     if not hcas:
         why.append("no HCA is named: no RDMA port with a link was found for this network")
-    return host.with_(fabric=Fabric(interface=nic.interface, address=_ip(end.address), hcas=hcas, why=why))
+    ucx, why_ucx = _ucx(host, nic, data, ring=ring)
+    why += [*reasons, f"UCX: {', '.join(ucx)}, {why_ucx}"]
+    return host.with_(
+        fabric=Fabric(interface=nic.interface, address=_ip(end.address), hcas=hcas, ucx=ucx if hcas else [], why=why)
+    )
 
 
-def _hcas(host: Host, chosen: End, networks: dict[str, dict[str, End]]) -> tuple[list[str], bool]:
-    """The active RDMA ports that lead to another host, with their twins. Returns also whether there is a twin."""
-    shared = {end.nic.interface for members in networks.values() for end in members.values() if end.host == host.name}
-    leads = {
-        nic.interface
-        for nic in host.nics
-        if is_rdma(nic) and (nic.interface in shared | {chosen.nic.interface} or nic.link_layer == "InfiniBand")
+def _ucx(host: Host, sockets: Nic, data: list[Nic], *, ring: bool) -> tuple[list[str], str]:
+    """UCX's devices and the reason. It cannot choose a port by the other side's subnet, so none without an address."""
+    addressed = {name for nic in host.nics if nic.addresses for name in (nic.interface, *nic.over)}
+    able = [nic for nic in data if nic.link_layer == "InfiniBand" or nic.interface in addressed]
+    if not able or ring:
+        why = "which does not choose a port by the subnet" if ring else "over TCP: no RDMA port has an address"
+        return [sockets.interface], why
+    names = list(dict.fromkeys(f"{nic.rdma_device}:{nic.rdma_port or 1}" for nic in able))
+    left = sorted({str(nic.rdma_device) for nic in data} - {str(nic.rdma_device) for nic in able})
+    return names, "RDMA devices with their ports" + (f"; {', '.join(left)} has no address of its own" if left else "")
+
+
+def _layer(hosts: Sequence[Host], networks: dict[str, dict[str, End]]) -> str | None:
+    """InfiniBand or Ethernet (RoCE): what carries most of the data on every host. NCCL cannot join one to the other."""
+    rates = {
+        layer: min(_rate([nic for nic in _leading(host, None, networks) if nic.link_layer == layer]) for host in hosts)
+        for layer in ("InfiniBand", "Ethernet")
     }
-    twins = {nic.interface for nic in host.nics if is_rdma(nic) and nic.twin in leads}
-    devices = [nic.rdma_device for nic in host.nics if nic.interface in leads | twins and nic.rdma_device]
-    return list(dict.fromkeys(devices)), bool(twins)
+    return max(rates, key=lambda layer: rates[layer]) if any(rate > (0, 0) for rate in rates.values()) else None
+
+
+def _of_storage(nic: Nic, layer: str | None) -> bool:
+    """Whether it has an RDMA port of the other kind than the one that carries the data."""
+    return is_rdma(nic) and nic.link_layer not in (None, layer)
+
+
+def _rate(nics: Sequence[Nic]) -> tuple[int, int]:
+    """Ports, and their speed where it is told."""
+    return len({nic.rdma_device for nic in nics}), sum(nic.speed_bits_per_s or 0 for nic in nics)
+
+
+def _leading(host: Host, chosen: End | None, networks: dict[str, dict[str, End]]) -> list[Nic]:
+    """Interfaces with an RDMA port that lead to another host; in place of a VLAN or bond what is beneath it."""
+    shared = {end.nic.interface for members in networks.values() for end in members.values() if end.host == host.name}
+    shared |= {chosen.nic.interface} if chosen else set()
+    beneath = {name for nic in host.nics if nic.interface in shared for name in nic.over}
+    own = [nic for nic in host.nics if is_rdma(nic) and (nic.interface in shared or nic.link_layer == "InfiniBand")]
+    lower = [nic for nic in host.nics if is_rdma(nic) and nic.interface in beneath]
+    # A bond that is an RDMA device itself (RoCE LAG) needs no members.
+    known = {nic.rdma_device for nic in lower}
+    return [*lower, *(nic for nic in own if not (nic.over and nic.rdma_device in known))]
+
+
+def _data(
+    host: Host, chosen: End, networks: dict[str, dict[str, End]], layer: str | None
+) -> tuple[list[Nic], list[str]]:
+    """The interfaces whose RDMA ports carry the data, with their twins; and why others do not."""
+    leads = _leading(host, chosen, networks)
+    taken = [nic for nic in leads if not _of_storage(nic, layer)]
+    why = []
+    if other := sorted({str(nic.rdma_device) for nic in leads if nic not in taken}):
+        kind = "RoCE" if layer == "InfiniBand" else "InfiniBand"
+        why.append(f"{', '.join(other)}: {kind}, left to storage: NCCL does not join {kind} ports to the others")
+    top = max((nic.speed_bits_per_s or 0 for nic in taken), default=0)
+    slow = [nic for nic in taken if nic.speed_bits_per_s and nic.speed_bits_per_s < top]
+    if slow and len(taken) > len(slow) + 1:
+        told = ", ".join(f"{nic.rdma_device} ({_describe(nic)})" for nic in slow)
+        why.append(f"{told}: slower than the other {len(taken) - len(slow)} ports, left to storage and management")
+        taken = [nic for nic in taken if nic not in slow]
+    plain = {nic.interface for nic in taken if not _stacked(host, nic)}
+    twins = [nic for nic in host.nics if is_rdma(nic) and nic.twin in plain]
+    names = {nic.interface for nic in [*taken, *twins]}
+    return [nic for nic in host.nics if nic.interface in names], why
+
+
+def _stacked(host: Host, nic: Nic) -> bool:
+    """Whether a VLAN or a bond stands on it: then its twin carries the same only with one of its own."""
+    return any(nic.interface in other.over for other in host.nics)
 
 
 def _describe(nic: Nic) -> str:
@@ -285,6 +354,7 @@ def _warnings_between(
         warnings.append(f"hosts are joined by {what} alone, without RDMA: expect {SLOW}")
     for host in hosts:
         addressed = {nic.interface for nic in host.nics if nic.addresses}
+        addressed |= {name for nic in host.nics if nic.addresses for name in nic.over}
         bare = [nic for nic in host.nics if is_rdma(nic) and nic.link_layer != "InfiniBand"]
         warnings += [
             f"{host.name}: {nic.interface} is up and has no address, so nothing is sent over it"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from overspan.catalog import hardware
@@ -96,12 +97,11 @@ def _rdma(captures: Mapping[str, Capture], unknown: dict[str, str]) -> list[netw
         unknown[network.RDMA_SYSFS.name] = kernel.why
     if not tool.value:
         return kernel.value or []
-    layers = {(port.device, port.port): port.link_layer for port in kernel.value or []}
+    known = {(port.device, port.port): port for port in kernel.value or []}
+    more = [known.get((port.device, port.port), port) for port in tool.value]
     return [
-        network.RdmaPort(
-            port.device, port.port, port.interface, port.active, port.state, layers.get((port.device, port.port))
-        )
-        for port in tool.value
+        replace(port, link_layer=kept.link_layer, speed_bits_per_s=kept.speed_bits_per_s)
+        for port, kept in zip(tool.value, more, strict=True)
     ]
 
 
@@ -214,8 +214,13 @@ def _nics(
     interfaces: list[network.IpInterface], hardware: Mapping[str, network.Hardware], ports: list[network.RdmaPort]
 ) -> list[Nic]:
     rdma = {port.interface: port for port in ports if port.interface is not None}
+    beneath = {one.name: _beneath(one, interfaces) for one in interfaces}
+    for name, lower in beneath.items():
+        ends = [rdma[one] for one in lower if one in rdma]
+        if ends and name not in rdma:  # the first that is up stands for them all
+            rdma[name] = max(ends, key=lambda port: port.active)
     nics = [
-        _nic(interface, hardware.get(interface.name), rdma.get(interface.name))
+        _nic(interface, hardware.get(interface.name), rdma.get(interface.name), beneath[interface.name])
         for interface in interfaces
         if not network.OF_OTHERS.match(interface.name)
         and (interface.addresses or interface.name in rdma or _is_physical(hardware, interface.name))
@@ -225,22 +230,35 @@ def _nics(
     return _with_twins(sorted(nics, key=_order))
 
 
+def _beneath(interface: network.IpInterface, others: list[network.IpInterface]) -> list[str]:
+    """What carries a VLAN's packets, or a bond's, down to interfaces that stand on none. Itself is not among them."""
+    by_name = {one.name: one for one in others}
+    lower = [one.name for one in others if interface.bonds and one.master == interface.name]
+    lower += [interface.parent] if interface.parent in by_name and interface.parent != interface.name else []
+    deeper = {name: _beneath(by_name[name], [one for one in others if one.name != interface.name]) for name in lower}
+    return [bottom for name in lower for bottom in deeper[name] or [name]]
+
+
 def _is_physical(hardware: Mapping[str, network.Hardware], name: str) -> bool:
     return name in hardware and hardware[name].physical
 
 
-def _nic(interface: network.IpInterface, hardware: network.Hardware | None, port: network.RdmaPort | None) -> Nic:
+def _nic(
+    interface: network.IpInterface, hardware: network.Hardware | None, port: network.RdmaPort | None, over: list[str]
+) -> Nic:
+    told = hardware.speed_bits_per_s if hardware else None
     return Nic(
         interface=interface.name,
         addresses=interface.addresses,
         mtu=interface.mtu,
-        speed_bits_per_s=hardware.speed_bits_per_s if hardware else None,
+        speed_bits_per_s=told or (port.speed_bits_per_s if port else None),
         up=interface.up,
         rdma_device=port.device if port else None,
         rdma_port=port.port if port else None,
         rdma_state=port.state if port else None,
         link_layer=port.link_layer if port else None,
         wifi=hardware.wifi if hardware else False,
+        over=over,
     )
 
 
@@ -253,6 +271,7 @@ def _bare(port: network.RdmaPort) -> Nic:
         rdma_port=port.port,
         rdma_state=port.state,
         link_layer=port.link_layer,
+        speed_bits_per_s=port.speed_bits_per_s,
     )
 
 

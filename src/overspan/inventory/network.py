@@ -21,12 +21,18 @@ OF_OTHERS: Final = re.compile(
 
 @dataclass(frozen=True)
 class IpInterface:
-    """One line of `ip addr`. Addresses are in CIDR notation; fe80 ones are left out."""
+    """One line of `ip addr`. Addresses are in CIDR notation; fe80 ones are left out.
+
+    `parent`: what a VLAN stands on. `master`: the bond (or bridge) that it belongs to. `bonds`: it is a bond.
+    """
 
     name: str
     mtu: int | None
     up: bool
     addresses: list[str]
+    parent: str | None = None
+    master: str | None = None
+    bonds: bool = False
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,7 @@ class RdmaPort:
     active: bool
     state: str
     link_layer: Literal["Ethernet", "InfiniBand"] | None = None
+    speed_bits_per_s: int | None = None
 
 
 def parse_ip_addr(text: str) -> list[IpInterface]:
@@ -63,12 +70,16 @@ def parse_ip_addr(text: str) -> list[IpInterface]:
 
 def _interface(row: dict[str, Any]) -> IpInterface:
     state, flags = row.get("operstate"), row.get("flags")
-    lower_up = isinstance(flags, list) and "LOWER_UP" in flags
+    marks = flags if isinstance(flags, list) else []
+    parent, master = row.get("link"), row.get("master")
     return IpInterface(
         name=row["ifname"],
         mtu=row["mtu"] if isinstance(row.get("mtu"), int) else None,
-        up=state == "UP" or (state == "UNKNOWN" and lower_up),
+        up=state == "UP" or (state == "UNKNOWN" and "LOWER_UP" in marks),
         addresses=list(_addresses(row.get("addr_info"))),
+        parent=parent if isinstance(parent, str) else None,
+        master=master if isinstance(master, str) else None,
+        bonds="MASTER" in marks,
     )
 
 
@@ -117,7 +128,8 @@ def parse_ibdev2netdev(text: str) -> list[RdmaPort]:
 
 
 def parse_rdma_sysfs(text: str) -> list[RdmaPort]:
-    """Lines `.../DEV/ports/1/state:4: ACTIVE`, `.../DEV/ports/1/link_layer:Ethernet`, `.../DEV/device/net/IF`.
+    """Lines `.../DEV/ports/1/state:4: ACTIVE`, `.../link_layer:Ethernet`, `.../rate:400 Gb/sec (4X NDR)`, and
+    `.../DEV/device/net/IF`.
 
     An InfiniBand port's interface, where it has one, is IPoIB's.
     """
@@ -125,7 +137,7 @@ def parse_rdma_sysfs(text: str) -> list[RdmaPort]:
     interfaces: dict[str, list[str]] = {}
     for line in text.splitlines():
         entry = line.removeprefix("/sys/class/infiniband/")
-        if found := re.fullmatch(r"([^/]+)/ports/(\d+)/(state|link_layer):(.*)", entry):
+        if found := re.fullmatch(r"([^/]+)/ports/(\d+)/(state|link_layer|rate):(.*)", entry):
             states.setdefault((found[1], int(found[2])), {})[found[3]] = found[4].strip()
         elif found := re.fullmatch(r"([^/]+)/device/net/([^/]+)", entry):
             interfaces.setdefault(found[1], []).append(found[2])
@@ -140,6 +152,7 @@ def parse_rdma_sysfs(text: str) -> list[RdmaPort]:
             active=found.get("state", "").endswith("ACTIVE"),
             state=found.get("state", "").partition(": ")[2] or "unknown",
             link_layer=_layer(found.get("link_layer")),
+            speed_bits_per_s=_rate(found.get("rate", "")),
         )
         for (device, port), found in sorted(states.items())
     ]
@@ -156,6 +169,11 @@ def _layer(text: str | None) -> Literal["Ethernet", "InfiniBand"] | None:
     return "Ethernet" if text == "Ethernet" else "InfiniBand" if text == "InfiniBand" else None
 
 
+def _rate(text: str) -> int | None:
+    found = re.match(r"(\d+(?:\.\d+)?) Gb/sec", text)
+    return int(float(found[1]) * 1e9) if found else None
+
+
 def net_sysfs_argv(root: str = "/sys/class/net") -> list[str]:
     """One `find` for all interfaces. `speed` cannot be read while a link is down, which `grep -s` passes over."""
     marks = ["-name", "device", "-o", "-name", "wireless", "-o", "-name", "phy80211"]
@@ -170,6 +188,7 @@ def rdma_sysfs_argv(root: str = "/sys/class/infiniband") -> list[str]:
             "-o", "-path", "*/device/*", "!", "-name", "net", "-prune",
             "-o", "-name", "subsystem", "-prune",
             "-o", "-path", "*/ports/*/state", "-exec", "grep", "-sH", ".", "{}", "+",
+            "-o", "-path", "*/ports/*/rate", "-exec", "grep", "-sH", ".", "{}", "+",
             "-o", "-path", "*/ports/*/link_layer", "-exec", "grep", "-sH", ".", "{}", "+"]  # fmt: skip
 
 

@@ -52,14 +52,19 @@ class Nic(Frozen):
     link_layer: Literal["Ethernet", "InfiniBand"] | None = Field(None, description="network type of the RDMA device")
     wifi: bool = Field(False, description="a wireless interface")
     twin: str | None = Field(None, description="another interface of the same port")
+    over: list[str] = Field(default_factory=list, description="interfaces beneath: a VLAN's parent, a bond's members")
 
 
 class Fabric(Frozen):
-    """How one host talks to the others: one socket interface and address, all HCAs to NCCL."""
+    """How one host talks to the others: one socket interface and address, RDMA devices for NCCL and for UCX."""
 
     interface: InterfaceName = Field(description="interface for control and socket traffic")
     address: Address = Field(description="address of this host on it")
     hcas: list[str] = Field(default_factory=list, description="RDMA devices for NCCL; empty: NCCL looks for them")
+    ucx: list[str] = Field(
+        default_factory=list,
+        description="devices for UCX (NIXL), e.g. mlx5_0:1, or interfaces; empty: those of `hcas`, else `interface`",
+    )
     why: list[str] = Field(default_factory=list, description="the reasons of these choices")
 
 
