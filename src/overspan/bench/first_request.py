@@ -16,6 +16,8 @@ from overspan.bench.loop import Loop
 from overspan.bench.prompts import EXTRAS, ApiKind, Bodies, Synthetic, path_of
 from overspan.bench.stream import Stream
 from overspan.catalog.words import WORDS
+from overspan.endpoint.identify import leads_away
+from overspan.endpoint.moved import KEEP_THE_METHOD, REDIRECTS, same_server
 from overspan.endpoint.target import EndpointTarget
 from overspan.schema.errors import InputError
 from overspan.schema.workload import Workload
@@ -26,6 +28,7 @@ _LEAST: Final = 16
 
 Count = Callable[[str], int]
 """Tokens of a text, without special ones."""
+_REDIRECTED: Final = {f"http_{status}": status for status in REDIRECTS}
 _REFUSES_FIELDS: Final = ("http_400", "http_422")
 BREAKS_ANSWERS: Final = ("error_event", "broken_stream", "no_tokens", "http_500")
 """How a server fails that cannot go on behind the end of a text."""
@@ -41,6 +44,7 @@ class Accepted:
         overhead_tokens: what the server adds to a prompt (a chat template), None where it does not count.
         words: those that its own tokenizer gives one token each; None where it does not tell.
         pace: of the request that was answered.
+        moved: where the same server sent the request on to, so that the load is not redirected; None: nowhere.
     """
 
     extras: dict[str, Any]
@@ -49,6 +53,7 @@ class Accepted:
     notes: list[str]
     words: tuple[str, ...] | None = None
     pace: Pace = field(default_factory=Pace)
+    moved: EndpointTarget | None = None
 
 
 def find_accepted(
@@ -66,6 +71,7 @@ def find_accepted(
     notes: list[str] = []
     last: Stream | None = None
     failed: Stream | None = None
+    moved: EndpointTarget | None = None
     seed = f"{workload.seed}/probe"
     prefix = workload.shared_prefix_tokens
     exact = exact_words(target, model, WORDS)
@@ -77,6 +83,9 @@ def find_accepted(
             bodies, seed=seed, inputs=lengths[0], outputs=lengths[1], prefix_words=prefix, overhead=-prefix
         )
         last = one_request(target, endpoint, asks.body(0, 0), workload.timeout_s)
+        if last.error in _REDIRECTED:
+            target = moved = _moved(target, path_of(endpoint), last)
+            last = one_request(target, endpoint, asks.body(0, 0), workload.timeout_s)
         if last.error is None:
             if failed is not None:
                 failed.detail = target.hide(failed.detail)
@@ -87,12 +96,26 @@ def find_accepted(
                 notes.append("answers end where the model ends them (--no-ignore-eos): they may be shorter than asked")
             elif "ignore_eos" not in extras:
                 notes.append("the server cannot ignore the end of text: answers may be shorter than asked")
-            return replace(_accepted(extras, last, words + prefix, notes), words=exact)
+            return replace(_accepted(extras, last, words + prefix, notes), words=exact, moved=moved)
         if "ignore_eos" in extras and last.error in BREAKS_ANSWERS:
             failed = last
         elif last.error not in _REFUSES_FIELDS:
             break
     raise _cannot(target, path_of(endpoint), failed or last)
+
+
+def _moved(target: EndpointTarget, path: str, stream: Stream) -> EndpointTarget:
+    """Where a redirect leads, on the same server alone.
+
+    Raises:
+        InputError: it leads elsewhere, or makes a POST a GET; names where.
+    """
+    url, status, location = f"{target.base_url}{path}", _REDIRECTED[str(stream.error)], stream.detail or ""
+    to = same_server(url, location) if status in KEEP_THE_METHOD else None
+    bare = (to or "").rstrip("/")
+    if to is None or not bare.endswith(path) or urlsplit(to).scheme != urlsplit(url).scheme:
+        raise leads_away(url, status, location)
+    return replace(target, base_url=bare.removesuffix(path), tail="/" if to.endswith("/") else "")
 
 
 def fails_with_ignore_eos(failed: Stream, so: str) -> str:
@@ -113,7 +136,7 @@ def _cannot(target: EndpointTarget, path: str, stream: Stream | None) -> InputEr
     kind = stream.error if stream is not None else None
     hints = {
         "http_401": "set OVERSPAN_API_KEY and run it again",
-        "http_404": "try --endpoint chat or --endpoint completions",
+        "http_404": "try --endpoint chat or --endpoint completions, or the URL that ends in /v1",
         "http_429": "the server limits requests: wait, or raise its limit",
         "timeout": "give more time with --timeout",
         "garbage": f"check that {target.base_url} is an OpenAI endpoint that streams",

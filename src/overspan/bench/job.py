@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from overspan.bench.audit import Audit
@@ -39,6 +39,7 @@ class LoadJob:
     name: str = ""
     shard: int = 0
     shards: int = 1
+    tail: str = ""
 
 
 def asks_of(job: LoadJob) -> Synthetic | Replay:
@@ -132,7 +133,7 @@ def run_job(
     job: LoadJob, *, progress: LoadProgress | None = None, before_start: Callable[[], None] | None = None
 ) -> LoadOutcome:
     """Run a job in this process. For the arguments see `Loop`."""
-    target = make_target(job.base_url, job.api_key, insecure=job.insecure)
+    target = replace(make_target(job.base_url, job.api_key, insecure=job.insecure), tail=job.tail)
     load = load_of(job, target)
     loop = Loop(target, load, timeout_s=job.workload.timeout_s, progress=progress, before_start=before_start)
     streams = loop.run()

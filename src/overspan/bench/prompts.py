@@ -12,20 +12,18 @@ from overspan.bench.lengths import Lengths
 from overspan.bench.stream import Message
 from overspan.bench.trace import TraceRequest
 from overspan.catalog.words import WORDS
+from overspan.endpoint.client import NEWER_LIMIT
 
 ApiKind = Literal["chat", "completions"]
 ChatMessage = dict[str, str]
 
 _POOL_WORDS: Final = 1 << 14
 
-_NEWER_LIMIT: Final = "max_completion_tokens"
-"""In place of max_tokens, which OpenAI's reasoning models refuse. Source: OpenAI's API reference, chat completions."""
-
 EXTRAS: Final[tuple[tuple[str, dict[str, Any]], ...]] = (
     ("vLLM's fields", {"ignore_eos": True, "temperature": 0.0}),
     ("plain OpenAI fields", {"temperature": 0.0}),
     ("no optional fields", {}),
-    ("OpenAI's newer limit", {_NEWER_LIMIT: True}),
+    ("OpenAI's newer limit", {NEWER_LIMIT: True}),
 )
 """What is asked beside the prompt, richest first; a server that refuses unknown fields gets the next."""
 
@@ -57,7 +55,7 @@ class Bodies:
             self._starts.append(self._starts[-1] + len(word) + 1)
         self._endpoint: ApiKind = endpoint
         extras = dict(extras)
-        self._limit = _NEWER_LIMIT if extras.pop(_NEWER_LIMIT, False) and endpoint == "chat" else "max_tokens"
+        self._limit = NEWER_LIMIT if extras.pop(NEWER_LIMIT, False) and endpoint == "chat" else "max_tokens"
         self._fields: dict[str, Any] = {"model": model, **extras, "stream": True}
         if usage:
             self._fields["stream_options"] = {"include_usage": True}

@@ -155,6 +155,9 @@ class Bench:
         words = max(1, workload.input_tokens - workload.shared_prefix_tokens)
         accepted = find_accepted(target, workload.endpoint, self.model, workload, words)
         self._notes = [*accepted.notes, *length_notes(accepted, words)]
+        if accepted.moved:
+            self.target = target = accepted.moved
+            self._notes.append(f"the server sent the first request on to {target.base_url}: the load goes there")
         if self._tell is not None and takes_s(workload, accepted.pace.at_least(SLOW_MS)) > LONG_S:
             # The first request was short and may have waited for what happens once: another one tells the pace.
             again = find_accepted(target, workload.endpoint, self.model, workload, words, tokens=PACE_TOKENS)
@@ -165,7 +168,10 @@ class Bench:
             self._notes.append(f"over {target.slower_path}")
         if self._calibrated:
             self._calibration = calibrate(max(workload.concurrency, default=64))
-        return LoadJob(target.base_url, target.api_key, self._insecure, self.model, workload, accepted)
+        accepted = replace(accepted, moved=None)  # a context of TLS cannot travel to another process
+        return LoadJob(
+            target.base_url, target.api_key, self._insecure, self.model, workload, accepted, tail=target.tail
+        )
 
     def _points(self, job: LoadJob, watch: _Watches) -> Iterator[BenchPoint]:
         if self.workload.search:

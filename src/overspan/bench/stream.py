@@ -242,7 +242,7 @@ class Stream:
     def _finish(self, stamp_ns: int) -> bool:
         reply = self.reply
         if reply.status != 200:
-            return self.fail(f"http_{reply.status}", self._quoted_body(), stamp_ns)
+            return self.fail(f"http_{reply.status}", reply.location or self._quoted_body(), stamp_ns)
         if not reply.content_type.startswith("text/event-stream"):
             what = f"the server did not stream: content-type '{reply.content_type}': {self._quoted_body(120)}"
             return self.fail("garbage", what, stamp_ns)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import re
+from codecs import BOM_UTF8
 from dataclasses import dataclass
 from typing import Any, Final
 
 import httptools
 
-from overspan.endpoint.replies import error_text
+from overspan.endpoint.replies import error_text, is_of_others
 
 MAX_HEAD_BYTES: Final = 65536
 """A head larger than this is not one. Source: h11's default limit for one is 16 KiB; four times that."""
@@ -41,6 +42,7 @@ class HttpReply:
     def __init__(self) -> None:
         self.status = 0
         self.content_type = ""
+        self.encoding = self.location = ""
         self.keep_alive = True
         self.complete = False
         self.chunk_start = False
@@ -64,6 +66,10 @@ class HttpReply:
         self._framed = self._framed or name in (b"content-length", b"transfer-encoding")
         if name == b"content-type":
             self.content_type = value.decode("latin-1").lower()
+        elif name == b"content-encoding":
+            self.encoding = value.decode("latin-1").strip().lower().removeprefix("identity")
+        elif name == b"location":
+            self.location = value.decode("latin-1")
 
     def on_headers_complete(self) -> None:
         """The head is whole."""
@@ -104,6 +110,8 @@ class HttpReply:
                 raise Garbage(f"bytes after the end of the reply: {data[-60:]!r}") from None
             what = f"not HTTP: {error}" if self.status else "not an HTTP reply"
             raise Garbage(f"{what}: {data[:60]!r}") from None
+        if self.encoding and self.status == 200:
+            raise Garbage(f"the answer is compressed (content-encoding: {self.encoding[:20]}), which was not asked for")
         if self._more:
             raise Garbage(f"bytes after the end of the reply: {data[-60:]!r}")
         self.chunk_start = self.chunk_start and data.endswith(b"\r\n")
@@ -129,6 +137,7 @@ class Events:
 
     def __init__(self) -> None:
         self.carry = b""
+        self._begun = False
 
     def feed(self, payload: bytes) -> list[bytes]:
         """Whole events of the stream so far, without their ends.
@@ -136,7 +145,10 @@ class Events:
         Raises:
             Garbage: an event without an end.
         """
-        parts = _EVENT_END.split(self.carry + payload if self.carry else payload)
+        whole = self.carry + payload if self.carry else payload
+        if not self._begun and len(whole) >= len(BOM_UTF8):
+            self._begun, whole = True, whole.removeprefix(BOM_UTF8)  # a stream may begin with one
+        parts = _EVENT_END.split(whole)
         self.carry = parts.pop()
         if len(self.carry) > MAX_EVENT_BYTES:
             raise Garbage(f"an event of more than {MAX_EVENT_BYTES} bytes")
@@ -169,7 +181,8 @@ def parse_event(event: bytes) -> Piece | None:
     Raises:
         Garbage: its data is neither `[DONE]` nor the JSON of an OpenAI chunk.
     """
-    lines = [line[5:].removeprefix(b" ") for line in event.splitlines() if line.startswith(b"data:")]
+    rows = event.splitlines()
+    lines = [line[5:].removeprefix(b" ") for line in rows if line.startswith(b"data:")]
     if not lines:
         if event.strip() and not event.lstrip().startswith((b":", b"event:", b"id:", b"retry:")):
             raise Garbage(f"not a server-sent event: {event[:60]!r}")
@@ -183,6 +196,9 @@ def parse_event(event: bytes) -> Piece | None:
     if document.get("error") is not None or document.get("object") == "error":
         piece.error = error_text(document)
         return piece
+    name = next((line[6:].strip() for line in rows if line.startswith(b"event:")), b"")
+    if is_of_others(name, document):
+        return None
     _choices(document, piece)
     return piece
 

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import ssl
 import time
+from codecs import BOM_UTF8
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final, Protocol
+from urllib.parse import urljoin
 
 import httpx
 
-from overspan.endpoint.replies import STRANGE, ModelReply, StreamedReply, reply_of, text_of
+from overspan.endpoint.moved import KEEP_THE_METHOD, MOST_HOPS, same_server
+from overspan.endpoint.replies import STRANGE, ModelReply, StreamedReply, is_of_others, reply_of, text_of
+from overspan.endpoint.target import shown_url
 from overspan.schema.errors import OverspanError
 from overspan.schema.secrets import Secret, authorization
 
@@ -18,6 +24,10 @@ _CONNECT_S = 5.0
 """A connection on a fabric never takes longer."""
 MOST_BYTES: Final = 64 * 2**20
 """Of one answer. The longest that is asked for, with log probabilities of its prompt, takes a few of them."""
+NEWER_LIMIT: Final = "max_completion_tokens"
+"""In place of max_tokens, which OpenAI's reasoning models refuse. Source: OpenAI's API reference, chat completions."""
+FIELDS: Final = ("max_tokens", "temperature", "stream_options")
+"""Fields without which a question is still the same, in a chat; a text's length has the one name max_tokens."""
 _PATIENCE: Final = 12
 """An answer may take so many times as long as nothing may come: what drips or never ends is no answer."""
 
@@ -92,6 +102,7 @@ class Client:
         self._longest_s = timeout_s * _PATIENCE
         timeout = httpx.Timeout(timeout_s, connect=_CONNECT_S, pool=None)
         self._http = http_client(endpoint.base_url, api_key, timeout)
+        self._refused: set[str] = set()
 
     def close(self) -> None:
         """Close its connections."""
@@ -166,14 +177,19 @@ class Client:
             NoAnswer: the endpoint refused, broke off, or sent an error inside the stream.
         """
         try:
-            with self._http.stream("POST", path, json={**body, "stream": True}) as response:
+            with self._answer(path, {**body, "stream": True}) as response:
+                name = b""
                 for line in _lines(self._parts(response)):
+                    if line.startswith(b"event:") or not line:
+                        name = line[6:].strip()
                     if not line.startswith(b"data:"):
                         continue
                     data = line[5:].strip()
                     if data == b"[DONE]":
                         return
-                    yield self._event(data)
+                    event = self._event(data)
+                    if not is_of_others(name, event):
+                        yield event
         except httpx.HTTPError as error:
             raise NoAnswer(f"{self._base_url} broke off: {str(error) or type(error).__name__}") from None
         raise NoAnswer(f"{self._base_url} ended the stream before its end")
@@ -193,16 +209,50 @@ class Client:
             NoAnswer: nothing, or what is no JSON object in UTF-8.
         """
         try:
-            with self._http.stream("POST", path, json=body) as response:
+            with self._answer(path, body) as response:
                 content = b"".join(self._parts(response))
         except httpx.HTTPError as error:
             raise NoAnswer(f"{self._base_url} does not answer: {str(error) or type(error).__name__}") from None
         return self._object(content, "answered with what is no JSON object")
 
+    @contextmanager
+    def _answer(self, path: str, body: dict[str, Any]) -> Iterator[httpx.Response]:
+        """The response to a POST. Fields that the server once refused by name are left out, or have their newer name;
+        a redirect is followed on the same server alone."""
+        url, hops, tried = self._base_url + path, 0, len(self._refused)
+        while True:
+            with self._http.stream("POST", url, json=self._without_refused(path, body)) as response:
+                status = response.status_code
+                to = same_server(url, response.headers.get("location", "")) if status in KEEP_THE_METHOD else None
+                if to is not None and hops < MOST_HOPS:
+                    url, hops = to, hops + 1
+                    continue
+                if status in (400, 422) and len(self._refused) < tried + len(FIELDS):
+                    said = b"".join(body_of(response, url, most_bytes=MOST_BYTES, longest_s=self._longest_s))
+                    if refused := self._named_in(said, path, body):
+                        self._refused.add(refused)
+                        continue
+                    response = httpx.Response(status, content=said)  # noqa: PLW2901 - the same, read already
+                yield response
+                return
+
+    def _without_refused(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        kept = {name: value for name, value in body.items() if name not in self._refused}
+        if "max_tokens" in self._refused and "max_tokens" in body and path == "/chat/completions":
+            kept[NEWER_LIMIT] = body["max_tokens"]
+        return kept
+
+    def _named_in(self, said: bytes, path: str, body: dict[str, Any]) -> str | None:
+        """The field that a refusal names, of those that a server may lack."""
+        text = said.decode(errors="replace")
+        fields = FIELDS if path == "/chat/completions" else FIELDS[1:]
+        found = (name for name in fields if name in body and name not in self._refused)
+        return next((name for name in found if re.search(rf"\b{name}\b", text)), None)
+
     def _object(self, content: bytes, otherwise: str) -> dict[str, Any]:
         quote = self._quote(content[:4000].decode(errors="replace"))
         try:
-            found = json.loads(content.decode("utf-8"))
+            found = json.loads(content.decode("utf-8-sig"))
         except UnicodeDecodeError:
             raise NoAnswer(f"{self._base_url} sent bytes that are no UTF-8", quote=quote) from None
         except (ValueError, RecursionError):
@@ -216,6 +266,8 @@ class Client:
         if response.status_code != 200:
             quote = self._quote(b"".join(parts).decode(errors="replace"))
             what = f"{self._base_url} answered HTTP {response.status_code}"
+            if to := response.headers.get("location"):
+                what += f", which sends on to {shown_url(urljoin(self._base_url, to))}: nothing was sent there"
             raise Refused(what, code=response.status_code, quote=quote)
         return parts
 
@@ -225,9 +277,12 @@ class Client:
 
 def _lines(parts: Iterator[bytes]) -> Iterator[bytes]:
     """Whole lines as they come; httpx's own decoder would hide bytes that are no UTF-8."""
-    rest = b""
+    rest, first = b"", True
     for part in parts:
-        *lines, rest = (rest + part).split(b"\n")
+        rest += part
+        if first and len(rest) >= len(BOM_UTF8):
+            rest, first = rest.removeprefix(BOM_UTF8), False
+        *lines, rest = rest.split(b"\n")
         yield from (line.rstrip(b"\r") for line in lines)
     if rest:
         yield rest.rstrip(b"\r")

@@ -133,6 +133,17 @@ def _counted(reply: ModelReply, usage: dict[str, Any] | None) -> ModelReply:
     return replace(reply, **counts)
 
 
+def is_of_others(name: bytes, document: dict[str, Any]) -> bool:
+    """Whether an event of a stream is no part of the answer: a named one, or a ping, without choices, usage or error.
+
+    Args:
+        name: of the event; empty for an ordinary one. Source: html.spec.whatwg.org, server-sent events.
+    """
+    if not {"choices", "usage", "error"}.isdisjoint(document) or document.get("object") == "error":
+        return False
+    return name not in (b"", b"message") or document.get("type") in ("ping", "keepalive", "heartbeat")
+
+
 def error_text(document: Any, limit: int = 300) -> str:
     """The message of an OpenAI error, of FastAPI's `detail`, or the document itself, in `limit` characters at most."""
     found = document

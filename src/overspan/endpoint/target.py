@@ -37,6 +37,8 @@ class EndpointTarget:
     tls: ssl.SSLContext | None = None
     proxy: str | None = None
     proxy_key: str | None = field(default=None, repr=False)
+    tail: str = ""
+    """What the server wants behind the path of a POST: a slash, as its redirects said."""
 
     @property
     def slower_path(self) -> str | None:
@@ -73,7 +75,7 @@ class EndpointTarget:
             path: below the base URL, such as `/chat/completions`.
         """
         url = urlsplit(self.base_url)
-        target = f"{url.path}{path}"
+        target = f"{url.path}{path}{self.tail}"
         if self.proxy and not self.tls:
             target = f"{url.scheme}://{url.netloc}{target}"
         lines = [
@@ -81,6 +83,7 @@ class EndpointTarget:
             f"Host: {url.netloc}",
             f"User-Agent: overspan/{__version__}",
             "Accept: text/event-stream",
+            "Accept-Encoding: identity",
             "Content-Type: application/json",
             *(f"{name}: {value}" for name, value in authorization(self.api_key).items()),
             *([f"Proxy-Authorization: {self.proxy_key}"] if self.proxy_key and not self.tls else []),

@@ -234,6 +234,8 @@ def open_run(which: str | None = None) -> RunFolder:
         if not runs:
             raise InputError("there is no run yet", next="overspan up smollm2-135m")
         return next((run for run in runs if _is_active(run)), runs[0])
+    if "://" in which:  # it may hold a key, so it is not repeated
+        raise InputError("a run is named by its id, its name or its folder; a URL is none", next="--base-url URL")
     if os.sep in which and Path(which).is_dir():
         return RunFolder(Path(which).resolve())
     return pick(RunFolder, runs, which, next="overspan list")
