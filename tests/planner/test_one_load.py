@@ -117,10 +117,10 @@ def test_first_tokens_on_one_h200(tmp_path: Path) -> None:
     assert fmean(errors) < 0.25
 
 
-def steady(ttft_ms: float) -> SteadyWindow:
+def steady(ttft_ms: float, requests: int = 4) -> SteadyWindow:
     held = Distribution(mean=ttft_ms)
     return SteadyWindow(
-        duration_s=1, requests=2, ttft_ms=held, tpot_ms=Distribution(mean=9.0), itl_ms=held, e2e_ms=held,
+        duration_s=1, requests=requests, ttft_ms=held, tpot_ms=Distribution(mean=9.0), itl_ms=held, e2e_ms=held,
         output_tokens_per_s=1.0,
     )  # fmt: skip
 
@@ -137,3 +137,15 @@ def test_a_report_sets_the_whole_run_beside_a_prediction_of_it() -> None:
     assert second.predicted().ttft_ms <= first.predicted().ttft_ms
     rows, _ = view.predicted_rows(run(plan=plan, bench=bench([whole, paused])))
     assert [row.steady for row in rows] == [False, True]
+    assert [row.seen for row in rows] == ["mean of 32 requests, whole run", "mean of 4 requests, steady window"]
+
+
+@pytest.mark.parametrize(("users", "requests"), [(1, 1), (4, 1), (4, 3)])
+def test_a_steady_window_of_fewer_requests_than_users_is_none(users: int, requests: int) -> None:
+    """The one request of eight that ended in the window was the quickest of them."""
+    plan = gpu_plan().with_(layout=Layout(tp=2), recipe=Recipe(name="m", model="lukealonso/MiniMax-M2.5-NVFP4"))
+    held = point(
+        users, steady=steady(382.0, requests), ttft_ms=Distribution(mean=1211.0), tpot_ms=Distribution(mean=58)
+    )
+    (seen,) = predict_measured.points(plan, bench([held.with_(disturbed=True)]))
+    assert (seen.ttft_ms, seen.case.demand.window) == (1211.0, "whole") and "whole run" in seen.seen

@@ -1,6 +1,7 @@
 """Constants learned from measured runs: the error falls, the file is taken, and what was not asked about stays near."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -123,6 +124,20 @@ def test_constants_that_predict_the_unseen_worse_are_not_written(state: Path) ->
     assert noisy.held_out
     assert any("constants of TPOT stay" in note for note in noisy.kept)
     assert noisy.after == pytest.approx(noisy.before)
+
+
+@pytest.mark.parametrize("factors", [(1.25, 0.8), (1.6,), (2.0, 1.5, 0.7)])
+def test_a_fitted_interval_holds_what_it_was_fitted_to(state: Path, tmp_path: Path, factors: Sequence[float]) -> None:
+    users = [1, 8, 16][: len(factors)]
+    points = [truth(users, factor)[index] for index, factor in enumerate(factors)]
+    found = from_runs([make_run(bench(points))])
+    for item in predict_measured.points(sparks(), bench(points), found.hardware):
+        said = item.predicted()
+        assert said.interval.low <= (item.tpot_ms or 0) <= said.interval.high
+        assert said.ttft_interval.low <= (item.ttft_ms or 0) <= said.ttft_interval.high
+    assert all("(mean of" in label for label in found.hardware.fitted_to)
+    few, many = (from_runs([make_run(bench(truth(users, 1.3)))]).hardware for users in ([1], [1, 2, 4, 8, 16]))
+    assert few.scatter >= many.scatter
 
 
 def test_a_measured_number_that_predicts_worse_gives_way_to_the_catalogues(state: Path) -> None:

@@ -289,13 +289,13 @@ def _notes_of(points: list[BenchPoint], *, closed: bool) -> list[str]:
         if point.client_bound:
             notes.append(f"at {load} the client was the bottleneck: {'; '.join(point.client.reasons)}")
         if point.pauses is not None:
-            notes += [f"at {load} {told}" for told in _of_pauses(point.pauses, steady=point.steady is not None)]
+            notes += [f"at {load} {told}" for told in _of_pauses(point.pauses, steady=point.settled is not None)]
         if point.miscounted:
             notes.append(f"at {load} the usage of {point.miscounted} requests is not of what came: {point.miscount}")
         notes += [*length_differences(point, load), *unseen_tokens(point, load), *clock_notes(point, load)]
         if closed and point.requests.planned < point.concurrency:
             notes.append(f"at {load} there were {point.requests.planned} requests: never more than that in flight")
-        if closed and point.steady is None:
+        if closed and point.settled is None:
             notes.append(f"at {load} there was no steady window: give at least 4 requests a user")
     return notes
 

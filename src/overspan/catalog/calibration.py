@@ -45,6 +45,8 @@ def of(hardware: HardwareSpec) -> Calibration:
         RecipeError: its file names a constant that does not exist, or a negative one.
     """
     held = shipped()
+    spread = {name: max(getattr(held, name), getattr(hardware, name)) for name in ("scatter", "ttft_scatter")}
+    held = held.with_(**spread) if hardware.scatter or hardware.ttft_scatter else held
     if not hardware.constants:
         return held
     unknown = set(hardware.constants) - set(held.constants)

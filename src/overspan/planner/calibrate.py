@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Final, Literal, NamedTuple
@@ -10,7 +11,7 @@ from overspan.catalog import calibration
 from overspan.catalog import hardware as kinds
 from overspan.planner import features, fit, inputs, predict_measured
 from overspan.planner.fit import MeasuredTime
-from overspan.planner.predict import predict
+from overspan.planner.predict import Z80, predict
 from overspan.planner.predict_measured import Beside
 from overspan.schema.errors import InputError, UnknownName
 from overspan.schema.hardware import HardwareSpec
@@ -90,9 +91,9 @@ def from_runs(runs: Sequence[RunFolder], hardware: HardwareSpec | None = None) -
         bench = run.bench()
         found = predict_measured.points(plan, bench, start) if bench else []
         # The steady window is without the times in which the server stood still; the whole point is not.
-        usable = [item for item in found if item.tpot_ms and (item.point.steady or not item.point.disturbed)]
+        usable = [item for item in found if item.tpot_ms and (item.point.settled or not item.point.disturbed)]
         held += usable
-        labels += [f"{run.id} at {item.point.load}" for item in usable]
+        labels += [f"{run.id} at {item.point.load} ({item.seen})" for item in usable]
         left_out += [] if usable else [run.id]
     if not held:
         raise InputError("none of these runs holds a measured point of a closed loop", next="overspan bench RUN")
@@ -109,9 +110,27 @@ def from_runs(runs: Sequence[RunFolder], hardware: HardwareSpec | None = None) -
     }
     known = start.with_(constants={**start.constants, **own}, fitted_to=[*start.fitted_to, *(labels if own else [])])
     rows = [_row(label, item, prior, fitted) for label, item in zip(labels, held, strict=True)]
+    known = known.with_(**_scatter(rows, unseen))
     before = fmean(abs(row.before_tpot_ms / row.measured_tpot_ms - 1) for row in rows)
     after = fmean(abs(row.after_tpot_ms / row.measured_tpot_ms - 1) for row in rows)
     return Fitted(known, rows, before, after, left_out, unseen, kept)
+
+
+def _scatter(rows: Sequence[FittedPoint], unseen: HeldOut | None) -> dict[str, float]:
+    """How wide intervals must be to hold every point that was fitted to, and the usual error of one that was not.
+
+    Wider with few points, as a prediction interval is: by sqrt(1 + 1/n).
+    """
+    few = math.sqrt(1 + 1 / len(rows))
+
+    def wide(pairs: Sequence[tuple[float, float]], other: float | None) -> float:
+        own = max((abs(math.log(seen / said)) for seen, said in pairs if seen > 0 and said > 0), default=0.0)
+        return float(f"{max(own, other or 0.0) / Z80 * few:.3g}")
+
+    tpot = [(row.measured_tpot_ms, row.after_tpot_ms) for row in rows]
+    ttft = [(row.measured_ttft_ms or 0.0, row.after_ttft_ms) for row in rows]
+    held_out = (unseen.tpot_after, unseen.ttft_after) if unseen else (None, None)
+    return {"scatter": wide(tpot, held_out[0]), "ttft_scatter": wide(ttft, held_out[1])}
 
 
 def _better_of(start: HardwareSpec, held: Sequence[Beside]) -> tuple[HardwareSpec, list[str]]:

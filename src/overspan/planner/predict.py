@@ -20,7 +20,7 @@ ACCEPTANCE: Final = {
     "mtp": 0.85,  # DeepSeek-V3 technical report, section 5.4.3: 85-90 % of second tokens
     "eagle": 0.7,  # arXiv 2406.16858 (EAGLE-2), table 1: 4 of about 6 drafted on chat
 }
-_Z80: Final = 1.2816  # 80 % of a normal distribution lie within this many sigmas
+Z80: Final = 1.2816  # 80 % of a normal distribution lie within this many sigmas
 _EXTRAPOLATED: Final = 2.5  # how much wider the scatter is where nothing was measured
 _OTHER_MODEL: Final = 1.6
 """And on a model that no measurement was of: 11 % mean error on published rows of others against 7 % on GPU kinds left
@@ -189,5 +189,5 @@ def _spread(counted: dict[str, float], held: Calibration, scatter: float, tpot: 
 
 
 def _interval(value: float, relative: float) -> Interval:
-    factor = math.exp(_Z80 * relative)
+    factor = math.exp(Z80 * relative)
     return Interval(low=value / factor, high=value * factor)

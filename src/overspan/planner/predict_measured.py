@@ -13,17 +13,22 @@ from overspan.schema.errors import InputError, ModelUnavailable
 from overspan.schema.hardware import HardwareSpec
 from overspan.schema.plan import Plan
 from overspan.schema.prediction import Prediction
+from overspan.schema.units import count
 from overspan.schema.workload import BenchPoint, BenchResult, Demand
 
 
 class Beside(NamedTuple):
-    """One measured point of a closed loop, and the case that predicts it. Times are ms, of the same window."""
+    """One measured point of a closed loop, and the case that predicts it. Times are ms, of the same window.
+
+    `seen` says which statistic they are: `mean of 8 requests, whole run`.
+    """
 
     point: BenchPoint
     case: Case
     capacity: float
     tpot_ms: float | None
     ttft_ms: float | None
+    seen: str = ""
 
     def predicted(self) -> Prediction:
         """What the planner says of it."""
@@ -52,12 +57,11 @@ def points(plan: Plan, bench: BenchResult, hardware: HardwareSpec | None = None)
         case = inputs.case_of(model, plan.recipe, plan.layout, plan.inventory, demand)
         if hardware is not None:
             case = case._replace(hardware=hardware)
-        seen = point.steady if demand.window == "steady" and point.steady else point
-        found.append(
-            Beside(
-                point, case, inputs.capacity(case, plan.recipe, plan.inventory), seen.tpot_ms.mean, seen.ttft_ms.mean
-            )
-        )
+        window = point.settled if demand.window == "steady" else None
+        held, requests = window or point, window.requests if window else point.requests.ok
+        room = inputs.capacity(case, plan.recipe, plan.inventory)
+        told = f"mean of {count(requests, 'request')}, {'steady window' if window else 'whole run'}"
+        found.append(Beside(point, case, room, held.tpot_ms.mean, held.ttft_ms.mean, told))
     return found
 
 
@@ -80,7 +84,7 @@ def _demands(bench: BenchResult) -> Iterator[tuple[BenchPoint, Demand]]:
                     osl=osl,
                     rounds=max(1.0, point.requests.ok / point.concurrency),
                     in_step=asked.in_step and osl > load.output_tokens - 1,
-                    window="steady" if point.disturbed and point.steady else "whole",
+                    window="steady" if point.disturbed and point.settled else "whole",
                 ),
             )
 

@@ -304,6 +304,7 @@ class PredictedRow:
         cells: in the order of PREDICTED_HEADS.
         inside: whether the measured TPOT lies in the interval; None without one.
         steady: both are of the steady window, because the server stood still in the rest.
+        seen: which statistic the measured values are, and of how many requests.
         bound: what limits the point.
         basis: what the prediction stands on.
     """
@@ -315,6 +316,7 @@ class PredictedRow:
     steady: bool
     bound: str
     basis: str
+    seen: str = ""
 
 
 def predicted_rows(run: RunDocuments) -> tuple[list[PredictedRow], list[str]]:
@@ -340,7 +342,9 @@ def predicted_rows(run: RunDocuments) -> tuple[list[PredictedRow], list[str]]:
     for (item, one), *cells in zip(pairs, *columns, strict=True):
         inside = None if item.tpot_ms is None else one.interval.low <= item.tpot_ms <= one.interval.high
         steady = one.demand.window == "steady"
-        rows.append(PredictedRow(run.name, item.point.concurrency, cells, inside, steady, one.bound, one.basis))
+        rows.append(
+            PredictedRow(run.name, item.point.concurrency, cells, inside, steady, one.bound, one.basis, item.seen)
+        )
     return rows, list(dict.fromkeys(note for _, one in pairs for note in one.notes))
 
 

@@ -135,6 +135,10 @@ class HardwareSpec(Frozen):
     launch: Launch | None = None
     constants: dict[str, float] = Field(default_factory=dict)
     fitted_to: list[str] = Field(default_factory=list, description="the measured points behind `constants`")
+    scatter: float = Field(
+        0, ge=0, description="relative error of TPOT that stays on those points: intervals are never narrower"
+    )
+    ttft_scatter: float = Field(0, ge=0, description="the same of TTFT")
     domain_gpus: int = Field(0, ge=0, description="GPUs that `within` joins over hosts too; 0: it ends at the host")
 
     @property

@@ -334,6 +334,11 @@ class BenchPoint(Frozen):
         return load_words(self.concurrency, self.rate_per_s)
 
     @property
+    def settled(self) -> SteadyWindow | None:
+        """The steady window, where it holds more than its quickest requests: two, and as many as there are users."""
+        return self.steady if self.steady and self.steady.requests >= max(2, self.concurrency) else None
+
+    @property
     def lengths_off(self) -> bool:
         """Whether prompts or answers are not as long as they were asked to be."""
         return any(each is not None and each.off for each in (self.input_lengths, self.output_lengths))
