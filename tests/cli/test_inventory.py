@@ -23,7 +23,7 @@ hosts:
   - name: a
     ssh: {address: "-oX", user: root, prt: 3}
     fabric: {interface: ab, address: 10.0.0.1}
-    gpus: [{index: -1, kind: gb10}]
+    gpus: [{index: -1, kind: gb10, memory_bytes: 0}]
     container: {options: ["-e", AWS_SECRET_ACCESS_KEY=x]}
 """
 EXPECTED = [

@@ -24,7 +24,7 @@ from overspan.schema.places import cache_dir
 from overspan.schema.recipe import BUILT_IN_ENGINES
 from overspan.schema.versions import version_of
 from overspan.schema.yamlio import plain
-from overspan.store.files import write_whole
+from overspan.store.files import write_cached
 
 Flags = dict[str, dict[str, Any]]
 LATEST: Final = "0.32.0"
@@ -94,8 +94,7 @@ class Parser:
         if not version_of(version) or not all(set(flag) >= {"options", "kind"} for flag in dump["flags"].values()):
             raise ValueError(version)
         file = self._file_of(version)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps(dump))
+        write_cached(file, json.dumps(dump))
         return version
 
     def _file_of(self, version: str) -> Path:

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 from overspan.schema.errors import ModelUnavailable
 from overspan.schema.model import Module, ModuleWeights
 from overspan.schema.places import cache_dir
-from overspan.store.files import write_whole
+from overspan.store.files import write_cached
 
 MAX_HEADER: Final = 100_000_000  # the limit of the safetensors library itself
 MAX_INDEX: Final = 200_000_000
@@ -79,8 +79,7 @@ def read_folder(folder: Path) -> list[Tensor]:
 def keep(model: str, tensors: list[Tensor]) -> None:
     """Keep what the headers of a hub's model say, so that it is asked once."""
     file = _kept(model)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, json.dumps(tensors))
+    write_cached(file, json.dumps(tensors))
 
 
 def kept(model: str) -> list[Tensor]:

@@ -12,7 +12,7 @@ import os
 import tempfile
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -39,6 +39,7 @@ from overspan.schema.places import twins_dir
 from overspan.schema.plan import Endpoint
 from overspan.schema.recipe import ArgValue, Recipe
 from overspan.schema.units import gib
+from overspan.store.files import usual_modes
 from overspan.store.locks import Say, held
 from overspan.store.run_folder import RunFolder
 
@@ -194,7 +195,9 @@ def twin_of(model: str, say: Say, stages: int = 1) -> Path:
         if not (folder / FACTS).exists():
             say(f"making the twin of {model}: {small.architecture}")
             write(model, small, folder, engines.find("cpu").python)
-        os.utime(folder)  # used now
+            usual_modes(folder)
+        with suppress(PermissionError):  # another account's
+            os.utime(folder)  # used now
     return folder
 
 

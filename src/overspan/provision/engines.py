@@ -12,7 +12,6 @@ whatever its orphans still write lands in a folder that nobody will use, and the
 import json
 import os
 import shutil
-import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -145,7 +144,8 @@ def _install(lock: locked.EngineLock, python: str | None, say: Say, detail: Say)
         started = time.monotonic()
         builds = _home() / ".builds"
         builds.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f"{lock.label}.", dir=builds))
+        folder = builds / f"{lock.label}.{os.urandom(4).hex()}"
+        folder.mkdir()  # with the modes of the umask: other accounts may use it
         try:
             build.build(lock, folder, interpreter, say=detail)
             plugin.refresh(folder)

@@ -18,6 +18,7 @@ from overspan.provision.children import follow, without_secrets
 from overspan.schema.errors import ModelUnavailable, OverspanError
 from overspan.schema.places import cache_dir
 from overspan.schema.recipe import PackagedFile
+from overspan.store.files import usual_modes
 from overspan.store.locks import Say, held
 from overspan.transport.local import Local
 
@@ -76,6 +77,7 @@ def prepare(
         scratch = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=_home() / ".partial"))
         try:
             _make(name, package, interpreter, scratch, say)
+            usual_modes(scratch / "model")
             (scratch / "model").rename(folder)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -17,6 +17,7 @@ from pathlib import Path
 from overspan.provision.build import distributions, site_packages
 from overspan.schema.errors import OverspanError
 from overspan.schema.places import cache_dir
+from overspan.store.files import usual_modes
 from overspan.store.locks import Say, held, quiet
 
 PACKAGE = "overspan_vllm"
@@ -70,6 +71,7 @@ def place(site: Path) -> None:
     with tempfile.TemporaryDirectory(dir=site, prefix=".overspan-") as temporary:
         package, info = Path(temporary) / PACKAGE, Path(temporary) / "info"
         shutil.copytree(_source(), package, ignore=shutil.ignore_patterns("__pycache__"))
+        usual_modes(package)
         info.mkdir()
         files = {
             "METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\nSummary: {project['description']}\n",

@@ -13,6 +13,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -22,6 +23,7 @@ from overspan.catalog.words import WORDS
 from overspan.provision import plugin
 from overspan.schema.places import synthetic_dir
 from overspan.schema.recipe import SYNTHETIC, Recipe
+from overspan.store.files import shared_as
 
 _PLUGIN: Final = "plugin"
 UNKNOWN: Final = "<unknown>"
@@ -65,8 +67,9 @@ def _folder_of(model: str) -> Made:
     """The folder of a model in the cache, named by what is in it; made now if it is not there."""
     config = models.config_of(model)
     home = synthetic_dir()
-    home.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home, prefix=".making-") as temporary:
+    with shared_as(home):
+        home.mkdir(parents=True, exist_ok=True)
+    with shared_as(home), tempfile.TemporaryDirectory(dir=home, prefix=".making-") as temporary:
         made = Path(temporary, "model")
         notes = write_config(config, made, WORDS, models.folder_of(model))
         (made / _PLUGIN).mkdir()
@@ -80,7 +83,8 @@ def _folder_of(model: str) -> Made:
         except OSError:
             if not folder.is_dir():  # else the very same is there
                 raise
-    os.utime(folder)  # used now
+    with suppress(PermissionError):  # another account's
+        os.utime(folder)  # used now
     return Made(folder, notes)
 
 

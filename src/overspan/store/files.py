@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,6 +20,29 @@ def bytes_of(folder: Path) -> int:
     """Bytes of every file in a folder, links not followed."""
     paths = (Path(root) / name for root, _, names in os.walk(folder) for name in names)
     return sum(path.lstat().st_size for path in paths)
+
+
+@contextmanager
+def shared_as(place: Path) -> Iterator[None]:
+    """What is made meanwhile is the group's too where `place`, or what exists above it, is: its group may write there,
+    and new files belong to that group (setgid; inode(7)). Elsewhere the umask stays as it is."""
+    mode = next(each for each in (place, *place.absolute().parents) if each.is_dir()).stat().st_mode
+    before = os.umask(0o077)
+    os.umask(before & ~0o070 if mode & stat.S_ISGID and mode & stat.S_IWGRP else before)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def usual_modes(folder: Path) -> None:
+    """Give a folder and what is in it the modes of the umask: libraries write weights, and Python temporary folders,
+    for their owner alone."""
+    umask = os.umask(0o077)
+    os.umask(umask)
+    for path in (folder, *folder.rglob("*")):
+        now = path.stat().st_mode
+        path.chmod((0o777 if now & stat.S_IXUSR else 0o666) & ~umask | now & stat.S_ISGID)
 
 
 def write_whole(path: Path, text: str, mode: int = 0o644) -> None:
@@ -35,6 +60,13 @@ def write_whole(path: Path, text: str, mode: int = 0o644) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def write_cached(path: Path, text: str) -> None:
+    """Write a file of the cache, see `write_whole`; folders above it are made."""
+    with shared_as(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, text)
 
 
 def write_out(path: Path, text: str) -> None:

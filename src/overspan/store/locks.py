@@ -8,11 +8,12 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from overspan.schema.errors import InputError, RunExists
 from overspan.schema.places import runs_dir
+from overspan.store.files import shared_as
 
 Say = Callable[[str], None]
 """Told, in a sentence, what is being done."""
@@ -29,7 +30,12 @@ def quiet(_: str) -> None:
 def open_lock(path: Path) -> int:
     """A descriptor to lock by; closing it lets go."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except PermissionError:
+        if not path.exists():
+            raise
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)  # another account made it: it can be locked all the same
 
 
 def try_lock(descriptor: int) -> bool:
@@ -52,17 +58,20 @@ def held(path: Path, *, doing: str, say: Say) -> Iterator[None]:
 
     Children do not inherit it: what an orphan still writes must be harmless by its place, not by this lock.
     """
-    descriptor = open_lock(path)
-    try:
-        if not try_lock(descriptor):
-            holder = os.pread(descriptor, 400, 0).decode(errors="replace").strip() or "another overspan"
-            say(f"waiting for {holder}")
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        _write(descriptor, f"process {os.getpid()}, which is {doing}")
-        yield
-        _write(descriptor, "")
-    finally:
-        os.close(descriptor)
+    with shared_as(path):
+        descriptor = open_lock(path)
+        try:
+            if not try_lock(descriptor):
+                holder = os.pread(descriptor, 400, 0).decode(errors="replace").strip() or "another overspan"
+                say(f"waiting for {holder}")
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            with suppress(OSError):  # another account's, or a full disk
+                _write(descriptor, f"process {os.getpid()}, which is {doing}")
+            yield
+            with suppress(OSError):
+                _write(descriptor, "")
+        finally:
+            os.close(descriptor)
 
 
 class NameLock:
