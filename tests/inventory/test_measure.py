@@ -92,8 +92,8 @@ def test_an_absurd_measurement_is_refused_with_its_numbers(change: dict[str, Any
 class NoTorch:
     """A machine with a GPU whose Pythons have no torch that can use it."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        gpu = Gpu(index=0, name="NVIDIA H200", kind="h200", memory_bytes=150_000_000_000)
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, driver: str | None = None) -> None:
+        gpu = Gpu(index=0, name="NVIDIA H200", kind="h200", memory_bytes=150_000_000_000, driver=driver)
         machine = here.this_machine()
         hosts = [machine.hosts[0].with_(gpus=[gpu])]
         monkeypatch.setattr(here, "this_machine", lambda: machine.with_(hosts=hosts, device="cuda"))
@@ -121,6 +121,17 @@ def test_the_cpu_of_a_gpu_machine_is_not_measured_in_place_of_its_gpu(
     assert ("has torch 2.9.0+cpu, which is built for CPUs" if torch else "has no torch") in err
     assert "overspan calibrate --python PATH" in err
     assert "overspan engine use PATH" in err
+    assert "next: overspan engine install cuda (vLLM" in err
+
+
+def test_an_engine_that_does_not_fit_is_not_offered_for_a_measurement(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = NoTorch(tmp_path, monkeypatch, driver="470.82")
+    assert machine.calibrate("--python", sys.executable) == 2
+    err = capsys.readouterr().err
+    assert "next: overspan calibrate --python PATH" in err
+    assert "engine install" not in err
 
 
 def test_the_torch_of_the_engine_that_up_would_use_is_taken(

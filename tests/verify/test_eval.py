@@ -212,7 +212,7 @@ def test_the_command_scores_keeps_and_compares(asked: Path, run: Callable[..., t
     out = asked.with_name("result.json")
     with endpoint() as url:
         code, said, _ = run("--base-url", url, "--eval", str(asked), "--out", str(out))
-        assert (code, said) == (0, "accuracy 0.500, 95 % interval 0.095 to 0.905, 2 questions, 1 samples each\n")
+        assert (code, said) == (0, "accuracy 0.500, 95 % interval 0.095 to 0.905, 2 questions, 1 sample each\n")
         code, said, _ = run("--base-url", url, "--eval", str(asked), "--against", str(out))
     assert code == 0
     assert "0.500 against 0.500: no difference" in said

@@ -291,7 +291,8 @@ def _notes_of(points: list[BenchPoint], *, closed: bool) -> list[str]:
         if point.pauses is not None:
             notes += [f"at {load} {told}" for told in _of_pauses(point.pauses, steady=point.settled is not None)]
         if point.miscounted:
-            notes.append(f"at {load} the usage of {point.miscounted} requests is not of what came: {point.miscount}")
+            requests = count(point.miscounted, "request")
+            notes.append(f"at {load} the usage of {requests} is not of what came: {point.miscount}")
         notes += [*length_differences(point, load), *unseen_tokens(point, load), *clock_notes(point, load)]
         if closed and point.requests.planned < point.concurrency:
             notes.append(f"at {load} there were {point.requests.planned} requests: never more than that in flight")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import click
 
 from overspan.cli.options import AS_JSON, NEW_FILE, RUN
 from overspan.cli.output import document, say, table
+from overspan.schema.errors import EngineMissing
 
 
 @click.command()
@@ -91,10 +93,17 @@ def _learned(names: tuple[str, ...], hardware: str | None) -> tuple[Any, dict[st
 def _measured(python: str | None, ranks: int | None) -> tuple[Any, dict[str, Any]]:
     from overspan.engines.vllm import installed_python
     from overspan.inventory import here, measure
+    from overspan.provision import fitting
 
     machine = here.this_machine()
     host = machine.hosts[0]
-    found = measure.numbers(python or installed_python(machine), ranks, gpus=len(host.gpus))
+    try:
+        found = measure.numbers(python or installed_python(machine), ranks, gpus=len(host.gpus))
+    except EngineMissing as missing:
+        with suppress(EngineMissing):  # no build fits: it is not offered
+            fits = fitting.fit("cuda", host.gpus).lock
+            missing.next = f"overspan engine install {fits.name} ({fits.description}); or {missing.next}"
+        raise
     for what, why in found["missing"].items():
         say(f"{what} was not measured: {why}")
     spec = measure.spec_of(found, host, f"{datetime.now(UTC):%Y-%m-%d}")

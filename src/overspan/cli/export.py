@@ -8,6 +8,7 @@ import click
 
 from overspan.cli.options import NEW_FILE, Names
 from overspan.schema.errors import InputError
+from overspan.schema.units import count
 from overspan.store.files import write_out
 from overspan.sweep.folder import open_sweep
 from overspan.sweep.results import as_csv, write_parquet
@@ -25,4 +26,4 @@ def export(sweep: str, out: Path) -> None:
         write_parquet(results, out)
     else:
         raise InputError(f"--out {out}: a table ends in .csv or .parquet")
-    click.echo(f"{len(results)} points: {out}")
+    click.echo(f"{count(len(results), 'point')}: {out}")

@@ -8,6 +8,7 @@ import click
 
 from overspan.cli.options import AS_JSON, INVENTORY
 from overspan.cli.output import document, say
+from overspan.schema.units import count
 from overspan.sweep.ledger import added, at_revision, named, problems, read_state
 
 _BASE = click.option("--base", required=True, metavar="REF", help="Git revision to compare with, such as main.")
@@ -34,7 +35,7 @@ def check(base: str, folder: Path, inventory: str | None, as_json: bool) -> int:
         document({"ok": not found, "problems": found, "added": [entry.what for entry in added(then, now)]})
     for problem in [] if as_json else found:
         click.echo(problem)
-    say(f"{len(found)} problems" if found else f"the ledger is in order: {len(added(then, now))} entries added")
+    say(count(len(found), "problem") if found else f"the ledger is in order: {len(added(then, now))} entries added")
     return 1 if found else 0
 
 

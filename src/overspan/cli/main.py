@@ -198,12 +198,9 @@ def _run(arguments: list[str]) -> None:
     except click.exceptions.Abort:
         click.echo("interrupted", err=True)
         sys.exit(130)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(141)
-    except (OverspanError, OSError) as caught:
+    except (OverspanError, OSError, click.ClickException) as caught:
         refused = caught if isinstance(caught, OverspanError) else _refusal(caught, arguments)
         if "--json" in arguments:
             click.echo(json.dumps(refused.as_dict()))
@@ -212,8 +209,16 @@ def _run(arguments: list[str]) -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _refusal(error: OSError, arguments: Sequence[str]) -> OverspanError:
-    """What the system does not do for this user, as one sentence; every other error is raised again."""
+def _refusal(error: OSError | click.ClickException, arguments: Sequence[str]) -> OverspanError:
+    """What click refuses, or the system does not do for this user, as one sentence; other errors are raised again."""
+    if isinstance(error, click.ClickException):
+        context = error.ctx if isinstance(error, click.UsageError) else None
+        command = context.command_path if context else "overspan"
+        if isinstance(error, getattr(click.exceptions, "NoArgsIsHelpError", ())):  # a group without a command
+            click.echo(error.format_message(), err=True)
+            sys.exit(error.exit_code)
+        what = error.format_message().rstrip(".")
+        return InputError(f"{what[:1].lower()}{what[1:]}", next=f"{command} --help")
     if error.errno == errno.ENAMETOOLONG:
         return _too_long(error, arguments)
     if error.errno not in _REFUSED:

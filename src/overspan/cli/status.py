@@ -120,8 +120,9 @@ def _traffic(sight: Sight) -> str:
     if now is None:
         return ""
     use = "-" if now.kv_cache_usage is None else f"{now.kv_cache_usage:.1%}"
+    requests = "request" if now.running == 1 else "requests"
     return (
-        f"{_number(now.tokens_per_s, '.1f')} tokens/s, {_number(now.running, 'g')} requests running, "
+        f"{_number(now.tokens_per_s, '.1f')} tokens/s, {_number(now.running, 'g')} {requests} running, "
         f"{_number(now.waiting, 'g')} waiting, KV cache {use} used"
     )
 

@@ -11,6 +11,7 @@ import click
 from overspan.cli.options import AS_JSON, INVENTORY, Names
 from overspan.cli.output import Ticker, document, interruptible, say, table
 from overspan.schema.point import Point, PointRole
+from overspan.schema.units import count
 from overspan.sweep.expand import SweepMatrix, matrix_of
 from overspan.sweep.folder import MeasuredSweep, SweepFolder, newest
 from overspan.sweep.only import chosen
@@ -127,14 +128,14 @@ def _show_plan(matrix: SweepMatrix, points: list[Point], *, as_json: bool) -> No
     for point in points:
         for note in point.notes:
             say(f"note: {point.id}: {note}")
-    say(f"{len(points)} points, {len(shown)} deployments")
+    say(f"{count(len(points), 'point')}, {count(len(shown), 'deployment')}")
 
 
 def _role(role: PointRole) -> str:
     """Where its workers are, and the environment that all of them have."""
     nodes = ", ".join(role.nodes)
     given = f"; environment {shlex.join(f'{name}={value}' for name, value in role.env.items())}" if role.env else ""
-    return f"{role.workers} x {role.layout}, {role.gpus} GPUs on {nodes}{given}"
+    return f"{role.workers} x {role.layout}, {count(role.gpus, 'GPU')} on {nodes}{given}"
 
 
 def _row(point: Point) -> list[str]:

@@ -12,6 +12,7 @@ import click
 from overspan.cli.options import AS_JSON, COUNT, NEW_FILE, PATH, RUN, Finite
 from overspan.cli.output import Ticker, document, say
 from overspan.schema.secrets import Secret
+from overspan.schema.units import count
 
 if TYPE_CHECKING:
     from overspan.endpoint.client import Addressed
@@ -236,7 +237,7 @@ def _eval(aim: _Aim, *, questions: Path, against: str | None, out: Path | None, 
     else:
         click.echo(
             f"accuracy {result.accuracy:.3f}, 95 % interval {result.low:.3f} to {result.high:.3f}, "
-            f"{len(asked)} questions, {result.samples} samples each"
+            f"{count(len(asked), 'question')}, {count(result.samples, 'sample')} each"
         )
         if compared:
             click.echo(compared.text)

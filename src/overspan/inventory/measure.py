@@ -14,6 +14,7 @@ from overspan.inventory.host import kind_of
 from overspan.schema.errors import EngineMissing, InputError, OverspanError, UnknownName
 from overspan.schema.hardware import LAUNCH_S, Bandwidth, DeviceMemory, HardwareSpec, Interconnect, Launch, Rate
 from overspan.schema.inventory import Host
+from overspan.schema.units import count
 from overspan.transport.local import Local
 
 SCRIPT: Final = Path(__file__).with_name("engine_side") / "five_numbers.py"
@@ -57,7 +58,7 @@ def _need_cuda(python: str, gpus: int) -> None:
     held = _answer([python, str(SCRIPT), "--device"])
     if held["device"] == "cuda":
         return
-    have = f"this machine has {gpus} GPU{'s' if gpus > 1 else ''}"
+    have = f"this machine has {count(gpus, 'GPU')}"
     raise EngineMissing(
         f"{have}, and {python} {held['why']}: only the CPU could be measured; nothing was written",
         next="overspan calibrate --python PATH, a Python whose torch can use the GPUs; or name an engine that has it: "

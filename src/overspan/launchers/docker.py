@@ -31,6 +31,7 @@ from overspan.schema.launcher_traits import BUILT_IN
 from overspan.schema.plan import Plan
 from overspan.schema.process import Mount, ProcessSpec
 from overspan.schema.secrets import Secret
+from overspan.schema.units import count
 
 # As in `base`: what only a run needs is imported by the run.
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class DockerLauncher(Launcher):
                     continue
                 copied = copy_folder(source, each, plan.model_path, say=say)
                 if copied.files:
-                    say(f"{len(copied.files)} files of the model were copied to {each.host.name}")
+                    say(f"copied {count(len(copied.files), 'file')} of the model to {each.host.name}")
                 source = each if source is here and each.host.fabric else source
         finally:
             for each in hosts:

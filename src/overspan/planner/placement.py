@@ -167,7 +167,7 @@ def _no_room(topology: Topology, inventory: Inventory) -> str:
             f"{role.workers} x {role.layout.world_size} ({role.layout.label.upper()})" for role in topology.roles
         )
         held = sum(len(host.gpus) for host in hosts)
-        return f"{asked} = {ranks} GPUs; {inventory.name} has {held} on {len(hosts)} nodes"
+        return f"{asked} = {ranks} GPU{'s' * (ranks > 1)}; {inventory.name} has {held} on {len(hosts)} nodes"
     layout = topology.answering.layout
     label, what = layout.label, "GPUs" if inventory.device == "cuda" else "ranks"
     slots = _room(layout, inventory, [host.gpus for host in hosts])

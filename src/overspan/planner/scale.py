@@ -19,6 +19,7 @@ from overspan.schema.model import ModelSpec
 from overspan.schema.recipe import Recipe
 from overspan.schema.slo import Slo, parse_slo
 from overspan.schema.topology import Topology, parse_topology
+from overspan.schema.units import count
 from overspan.schema.workload import Demand
 
 MAX_SEQUENCES: Final = 1024  # vLLM's default max_num_seqs of the API server on large GPUs (vllm.engine.arg_utils)
@@ -91,7 +92,7 @@ class FleetAnswer(NamedTuple):
     def as_text(self) -> str:
         """The answer for a person."""
         found, seen = self.as_json(), self.seen
-        fleet = f"{self.asked.fleet:,} {self.asked.gpu}: {self.units:,} units of {self.topology}"
+        fleet = f"{self.asked.fleet:,} {self.asked.gpu}: {count(self.units, 'unit')} of {self.topology}"
         lines = [
             f"{self.model} on {fleet} ({found['gpus_used']:,} GPUs used), {self.rate_per_s:.1f} requests a second",
             f"{'':8}{'mean':>10}{'p50':>10}{'p90':>10}{'p99':>10}",
@@ -103,7 +104,7 @@ class FleetAnswer(NamedTuple):
         reserved = found["tokens_per_s_per_gpu_reserved"]
         price = found.get("price_per_million_output_tokens")
         lines += [
-            f"{seen.attainment:.2%} of {seen.requests:,} requests {kept}",
+            f"{seen.attainment:.2%} of {count(seen.requests, 'request')} {kept}",
             f"{tokens:,.0f} tok/s, {each:.0f} a GPU used, {reserved:.0f} a GPU reserved; a decode worker "
             f"holds {seen.held:.1f} of {self.unit.slots}, prefill is {seen.prefill_busy:.0%} busy",
             f"{found[_GPU_HOURS]:.3f} GPU-hours for a million output tokens"

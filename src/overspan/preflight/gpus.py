@@ -10,6 +10,7 @@ from overspan.inventory.fact import Fact, Unreadable
 from overspan.preflight.engine import MNNVL_KINDS
 from overspan.preflight.facts import ON_GPUS, ON_GPUS_IN_DOCKER, HostFacts, check, failed, not_asked, passed, unreadable
 from overspan.schema.finding import Finding
+from overspan.schema.units import count
 from overspan.schema.versions import holds
 from overspan.transport.docker import image_inspect
 
@@ -54,7 +55,9 @@ def fabric_manager(host: HostFacts) -> Finding:
     waiting = [f"{state} ({status})" for state, status in seen.fabric if state not in DONE or status == "Failure"]
     if not waiting:
         return passed(capture, f"fabric: {', '.join(sorted({state for state, _ in seen.fabric})) or 'none'}")
-    cause = f"{len(waiting)} GPUs of {host.name} have not joined the NVSwitch fabric: {waiting[0]}; CUDA says error 802"
+    have = "has" if len(waiting) == 1 else "have"
+    cause = f"{count(len(waiting), 'GPU')} of {host.name} {have} not joined the NVSwitch fabric: {waiting[0]}; "
+    cause += "CUDA says error 802"
     fix = host.paste("sudo", "systemctl", "restart", "nvidia-fabricmanager")
     return failed(capture, ", ".join(waiting), cause=cause, fix=fix)
 
@@ -63,13 +66,13 @@ def fabric_manager(host: HostFacts) -> Finding:
 def memory_errors(host: HostFacts) -> Finding:
     """No uncorrectable memory error of a GPU."""
     seen, capture = host.read(DETAILS)
-    count = seen.uncorrectable
-    if not count:
+    if not seen.uncorrectable:
         return passed(capture, "no uncorrectable memory error")
-    cause = f"the GPUs of {host.name} had {count} uncorrectable memory errors since the driver was loaded"
+    errors = count(seen.uncorrectable, "uncorrectable memory error")
+    cause = f"the GPUs of {host.name} had {errors} since the driver was loaded"
     fix = host.paste("sudo", "nvidia-smi", "--gpu-reset")
     fix += "   with nothing on them; a GPU that does so again is broken"
-    return failed(capture, f"{count} uncorrectable errors", cause=cause, fix=fix)
+    return failed(capture, count(seen.uncorrectable, "uncorrectable error"), cause=cause, fix=fix)
 
 
 XID: Final = Fact("xid", ["journalctl", "-k", "-b", "-q", "--no-pager", "-g", "NVRM: Xid"], str.splitlines)
@@ -81,7 +84,7 @@ def faults(host: HostFacts) -> Finding:
     seen, capture = host.look(XID)
     lines = [line for line in seen.value or [] if "NVRM: Xid" in line]
     if lines:
-        cause = f"the driver of {host.name} reported {len(lines)} faults of a GPU since boot, the last: "
+        cause = f"the driver of {host.name} reported {count(len(lines), 'fault')} of a GPU since boot, the last: "
         cause += lines[-1][-160:]
         fix = host.paste("nvidia-smi") + "   must list every GPU; else reboot"
         return failed(capture, lines[-1], cause=cause, fix=fix, severity="warning")

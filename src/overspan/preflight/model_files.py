@@ -28,7 +28,7 @@ from overspan.provision.manifest import FolderManifest, differences, list_comman
 from overspan.provision.weights import require_some_tokenizer
 from overspan.schema.errors import HostUnreachable, ModelUnavailable, OverspanError
 from overspan.schema.finding import Finding
-from overspan.schema.units import gib
+from overspan.schema.units import count, gib
 
 HUB: Final = "https://huggingface.co"
 STUB_BYTES: Final = 1024
@@ -129,7 +129,9 @@ def whole_weights(host: HostFacts) -> Finding:
     stubs = _stubs(host, folder, [name for name, size in weights.items() if size < STUB_BYTES])
     gaps = missing_files(weights)
     if weights and not stubs and not gaps:
-        return _with_tokenizer(host, folder, capture, seen) or passed(capture, f"{len(weights)} files of weights")
+        return _with_tokenizer(host, folder, capture, seen) or passed(
+            capture, f"{count(len(weights), 'file')} of weights"
+        )
     if not weights:
         return _without_weights(host, folder, capture)
     what = f"{stubs[0]} is a Git LFS pointer, not weights" if stubs else f"{gaps[0]} is missing"
@@ -211,7 +213,7 @@ def _compared(
     first, wanted = source
     other = [each for each in differences(wanted, found) if each.first is not None]
     if not other:
-        return passed(command, f"{len(found.files)} files, {gib(found.size)}")
+        return passed(command, f"{count(len(found.files), 'file')}, {gib(found.size)}")
     paths = [printable(each.path) for each in other]
     told = ", ".join(paths[:NAMED]) + (f" and {len(paths) - NAMED} more" if len(paths) > NAMED else "")
     absent = sum(each.second is None for each in other)

@@ -11,6 +11,7 @@ from overspan.provision.children import follow, without_secrets
 from overspan.provision.locked import Alias, EngineLock, normal
 from overspan.provision.packages import Interpreter, NotSupplied
 from overspan.schema.errors import OverspanError
+from overspan.schema.units import count
 from overspan.store.locks import Say, quiet
 
 _SCRIPT = """
@@ -32,7 +33,7 @@ def build(lock: EngineLock, folder: Path, interpreter: Interpreter, *, say: Say 
     if lock.apart is not None:
         _apart(lock, lock.apart, python, interpreter.version, say)
     rest = [pin for pin in lock.pins if pin != lock.apart]
-    say(f"fetching {len(rest)} packages")
+    say(f"fetching {count(len(rest), 'package')}")
     try:
         packages.install(rest, python=python, on_line=say)
     except OverspanError as error:

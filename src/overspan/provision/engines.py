@@ -23,6 +23,7 @@ from overspan.provision.packages import NotSupplied, interpreters
 from overspan.schema.base import Frozen
 from overspan.schema.errors import EngineMissing, InputError, OverspanError, UnknownName
 from overspan.schema.places import cache_dir
+from overspan.schema.units import count
 from overspan.store.files import bytes_of
 from overspan.store.locks import Say, held, quiet
 
@@ -140,7 +141,8 @@ def _install(lock: locked.EngineLock, python: str | None, say: Say, detail: Say)
     for interpreter in interpreters(python, lock.python):
         if refused is not None:
             say(f"{refused.what}; trying Python {interpreter.version}")
-        say(f"installing engine {lock.name} ({lock.description}, {len(lock.pins)} packages) with {interpreter.path}")
+        packages = count(len(lock.pins), "package")
+        say(f"installing engine {lock.name} ({lock.description}, {packages}) with {interpreter.path}")
         started = time.monotonic()
         builds = _home() / ".builds"
         builds.mkdir(parents=True, exist_ok=True)

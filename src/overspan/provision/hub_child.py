@@ -60,6 +60,7 @@ def fetch(model: str, revision: str | None) -> None:
 
     from overspan.provision import space
     from overspan.schema.errors import ModelUnavailable
+    from overspan.schema.units import count
 
     sha, sizes = _listed(HfApi(), model, revision)
     names = wanted(sizes)
@@ -71,7 +72,7 @@ def fetch(model: str, revision: str | None) -> None:
     except ModelUnavailable as error:
         return tell(problem="space", what=error.what, next=error.next)
     if needed:
-        tell(say=f"fetching {model}: {len(absent)} files, {space.size(needed)}, to {folder}")
+        tell(say=f"fetching {model}: {count(len(absent), 'file')}, {space.size(needed)}, to {folder}")
     # By the name that was asked for, so that the cache keeps what it means for when the hub is away.
     path = snapshot_download(model, revision=revision, allow_patterns=names)
     return tell(path=path, revision=Path(path).name)

@@ -18,6 +18,7 @@ import psutil
 from overspan.launchers import proc
 from overspan.runs.supervising import PARENT_DIED
 from overspan.schema.errors import OverspanError
+from overspan.schema.units import count
 from overspan.store import run_secrets
 from overspan.store.run_folder import RunFolder
 from overspan.transport import local
@@ -41,7 +42,7 @@ def main(run: RunFolder) -> None:
         remote = end_elsewhere(run)
         how = f"was ended by signal {-code}" if code < 0 else f"ended with {code}"
         run.append(
-            f"the supervisor {how}; its {len(left)} processes here were ended",
+            f"the supervisor {how}; its {count(len(left), 'process')} here {'was' if len(left) == 1 else 'were'} ended",
             state="failed",
             process="supervisor",
             lines=[],

@@ -14,6 +14,7 @@ from overspan.runs import guardian
 from overspan.runs.guardian import end_elsewhere
 from overspan.schema.defaults import DRAIN_TIMEOUT_S
 from overspan.schema.errors import HostUnreachable, OverspanError, RunDamaged
+from overspan.schema.units import count
 from overspan.store import run_secrets
 from overspan.store.locks import is_held
 from overspan.store.run_folder import SUPERVISOR, RunFolder
@@ -113,4 +114,5 @@ def _sweep(run: RunFolder, owner: _Owner) -> None:
     still = proc.kill_all(left() for _ in repeat(None))
     if still:
         pids = ",".join(str(process.pid) for process in still)
-        raise OverspanError(f"run {run.id}: {len(still)} processes do not end", next=f"ps -fp {pids}")
+        what = f"run {run.id}: {count(len(still), 'process')} stayed after SIGKILL"
+        raise OverspanError(what, next=f"ps -fp {pids}")

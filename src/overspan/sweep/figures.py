@@ -181,7 +181,7 @@ def _place(traces: Sequence[Figure], *, logarithmic: bool) -> None:
 def hover(each: Drawn) -> str:
     """The point, its numbers, what was predicted, and its command."""
     point, seen, rates = each.point, each.seen, each.derived.tokens_per_s
-    gpus = f"{point.gpus_used} GPUs used, {point.gpus_reserved} reserved" if point.gpus_used else ""
+    gpus = f"{count(point.gpus_used, 'GPU')} used, {point.gpus_reserved} reserved" if point.gpus_used else ""
     lines = [
         f"<b>{safe(point.id)}</b>, {each.result.state}",
         f"{count(point.nodes, 'node')}, {gpus or count(point.ranks, 'rank')}",

@@ -16,6 +16,7 @@ from overspan.endpoint.client import Addressed, Client, NoAnswer
 from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError
 from overspan.schema.secrets import Secret
+from overspan.schema.units import count
 from overspan.store.files import read_document
 from overspan.store.run_folder import RunFolder, open_run
 from overspan.verify.questions import Question
@@ -288,7 +289,7 @@ def keep(run: RunFolder, result: EvalResult) -> Path:
     path = file_of(run, Path(result.file))
     run.write(path.name, result)
     spread = f"{result.accuracy:.3f} (95 %: {result.low:.3f} to {result.high:.3f})"
-    run.append(f"eval {Path(result.file).name}: {spread} on {len(result.questions)} questions")
+    run.append(f"eval {Path(result.file).name}: {spread} on {count(len(result.questions), 'question')}")
     return path
 
 
