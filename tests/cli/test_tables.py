@@ -2,15 +2,20 @@
 
 import os
 import pty
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from overspan.cli import output
+from overspan.cli import compare, output
+from overspan.cli.main import main
 from overspan.cli.output import table
+from overspan.schema.places import runs_dir
 from overspan.store.run_folder import RunFolder
+
+CAPTURED = Path(__file__).parents[1] / "store" / "captured"
 
 
 @pytest.fixture
@@ -46,6 +51,25 @@ def test_names_keep_their_begin_and_never_read_alike(terminal: None) -> None:
 def test_numbers_are_never_cut(terminal: None) -> None:
     numbers = [str(10**20 + column) for column in range(6)]
     assert all(number in table(numbers, [numbers]) for number in numbers)
+
+
+def test_two_runs_are_compared_under_names_that_never_read_alike(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(CAPTURED / "runs", runs_dir(), dirs_exist_ok=True)
+    (first,) = (each for each in runs_dir().iterdir() if each.name.startswith("captured"))
+    second = f"{first.name[:-4]}ffff"
+    shutil.copytree(first, runs_dir() / second)
+    for columns in (None, 80, 200):
+        for module in (output, compare):
+            monkeypatch.setattr(module, "terminal_columns", lambda columns=columns: columns)
+        with pytest.raises(SystemExit):
+            main(["compare", first.name, second])
+        out = capsys.readouterr().out
+        assert first.name in out
+        assert second in out
+        assert max(map(len, out.splitlines())) <= (columns or 1000)
+        assert ("first: " in out) == (columns == 80)
 
 
 def on_a_terminal(*arguments: str) -> list[str]:

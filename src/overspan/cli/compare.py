@@ -35,12 +35,11 @@ def compare(first: str, second: str, as_json: bool) -> None:
             | {"benches": {"first": one.benches, "second": two.benches}}
         )
         return
-    called = [one.name, two.name]
-    if terminal_columns() and (max(map(len, called)) > 8 or one.name == two.name):
-        click.echo(f"first:  {one.name}\nsecond: {two.name}")
-        called = ["first", "second"]
-    header = ["point", "metric", *called, "change", "95 % interval", "verdict"]
-    click.echo(table(header, [_row(each) for each in found]))
+    rows = [_row(each) for each in found]
+    text, room = _table(one.name, two.name, rows), terminal_columns()
+    if room and (one.name == two.name or max(map(len, text.splitlines())) > room):
+        text = f"first:  {one.name}\nsecond: {two.name}\n{_table('first', 'second', rows)}"
+    click.echo(text)
     real = sum(each.verdict in ("lower", "higher") for each in found)
     say(f"{real} of {len(found)} differ by more than noise")
     say("an interval holds for these two loads, not for another day, another machine or another seed")
@@ -52,6 +51,10 @@ def compare(first: str, second: str, as_json: bool) -> None:
             say(f"note: {failed} of {asked} requests of {each.name} at {point} failed: left out")
     for name in sorted(apart):
         say(f"note: {name} is in one of them only")
+
+
+def _table(first: str, second: str, rows: list[list[str]]) -> str:
+    return table(["point", "metric", first, second, "change", "95 % interval", "verdict"], rows)
 
 
 def _plain(found: list[MetricChange]) -> list[dict[str, object]]:

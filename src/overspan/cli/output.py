@@ -61,9 +61,11 @@ def table(
     columns = [list(column) for column in zip(header, *rows, strict=True)]
     gap = 2
     if room := terminal_columns():
-        for index in (*free, *names):
-            _cut(columns[index], _width(columns, gap) - room, name=index in names)
+        for index in free:
+            _cut(columns[index], _width(columns, gap) - room, name=False)
         gap -= _width(columns, gap) > room
+        for index in names:
+            _cut(columns[index], _width(columns, gap) - room, name=True)
     for column in columns:
         side = ">" if rows and all(map(_is_number, column[1:])) else "<"
         column[:] = [f"{cell:{side}{max(map(len, column))}}" for cell in column]

@@ -44,7 +44,7 @@ def status(run: str | None, watch: bool, interval_s: float | None, as_json: bool
         for each in now.processes
     ]
     if rows:
-        lines.append(table(["process", "host", "state", "pid", "memory", "up"], rows))
+        lines.append(table(["process", "host", "state", "pid", "memory", "up"], rows, names=(0, 1)))
     lines += _gpu_memory(now)
     click.echo("\n".join([*lines, *_unreachable(now)]))
     return _code(now)
@@ -136,7 +136,7 @@ def _rows(rows: list[RankRow]) -> str:
     if any(row.gpu is not None for row in rows):
         header += ["GPU", "load", "power", "GPU memory"]
         cells = [[*cell, *_gpu(row)] for cell, row in zip(cells, rows, strict=True)]
-    return table(header, cells)
+    return table(header, cells, names=(0, 2))
 
 
 def _gpu(row: RankRow) -> list[str]:
