@@ -18,6 +18,11 @@ from overspan.store.run_folder import RunFolder
 CAPTURED = Path(__file__).parents[1] / "store" / "captured"
 
 
+@pytest.fixture(autouse=True)
+def own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OVERSPAN_STATE", str(tmp_path / "state"))
+
+
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(output, "terminal_columns", lambda: 80)
