@@ -14,7 +14,8 @@ from overspan.doctor.rules import LogRule, PossibleCause, load_rules
 def reports_in(folder: Path) -> Counter[str]:
     """How many real reports of each class the tests have."""
     files = sorted(folder.glob("*/failures.jsonl"))
-    return Counter(json.loads(line)["id"] for file in files for line in file.read_text("utf-8").splitlines())
+    reports = (json.loads(line) for file in files for line in file.read_text("utf-8").splitlines())
+    return Counter(one["id"] for one in reports if "id" in one)
 
 
 def render(rules: Sequence[LogRule], reports: Mapping[str, int]) -> str:

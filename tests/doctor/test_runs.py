@@ -63,9 +63,11 @@ def _content(folder: Path) -> dict[str, bytes]:
 
 def test_the_rank_that_died_first_has_the_root_with_host_file_line_and_fix(run: RunFolder) -> None:
     before = _content(run.path)
-    result = _doctor(run.id, "--json")
+    result = _doctor(run.id, "--json", "--all")
     findings = json.loads(result.stdout)
     root = findings[0]
+    matter = json.loads(_doctor(run.id, "--json").stdout)
+    assert matter == [each for each in findings if each["status"] == "failed" or each["evidence"]] and len(matter) < 9
     assert result.return_value == 1
     assert (root["rule"], root["role"], root["evidence"]["host"]) == ("cuda-oom-load", "root", "spark2")
     assert (root["evidence"]["line"], root["evidence"]["text"], root["evidence"]["rank"]) == (2, OOM, 1)

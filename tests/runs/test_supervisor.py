@@ -1,6 +1,7 @@
 """One `kill -9` of any process of a run ends the run, with its cause, and leaves no orphan."""
 
 import os
+import queue
 import subprocess
 import sys
 import threading
@@ -11,15 +12,17 @@ from pathlib import Path
 import psutil
 import pytest
 
+from overspan.doctor.of_run import examine
 from overspan.endpoint.client import Client
 from overspan.launchers import proc
+from overspan.runs import supervisor
 from overspan.runs.status import status
 from overspan.runs.stop import stop
 from overspan.runs.up import verified
-from overspan.schema.errors import RunFailed
+from overspan.schema.errors import NotReady, OverspanError, RunFailed
 from overspan.schema.event import Event
 from overspan.store.run_folder import RunFolder
-from support.runs import ENGINE, FakeRun, kill
+from support.runs import ENGINE, KNOWN, FakeRun, kill
 from support.waiting import until
 
 Launch = Callable[..., FakeRun]
@@ -64,6 +67,53 @@ def test_an_engine_that_never_gives_a_token_is_quoted(launch: Launch, monkeypatc
     (line,) = last.data["lines"]
     assert "answered HTTP 401" in line or "does not answer" in line  # the latter where the machine is busy
     run.nothing_left()
+
+
+def test_a_refused_request_is_told_while_up_waits_and_is_why_it_ends(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_REFUSES", "/v1/completions")
+    run = launch("mute", ready_timeout_s=6)
+    assert run.wait_for("verified", "failed") == "failed"
+    told = [event.message for event in run.folder.events() if "refuses a request" in event.message]
+    assert len(told) == 1 and "HTTP 500" in told[0], "once, and not at each request"
+    assert "HTTP 500" in run.folder.last_state().data["lines"][0]
+
+
+def test_what_no_waiting_mends_ends_the_wait(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_REFUSES", "/v1/completions")
+    run = launch("refused", ready_timeout_s=120)
+    until(lambda: any("refuses a request" in event.message for event in run.folder.events()), "the refusal")
+    monkeypatch.setattr(supervisor, "_FINAL_S", 0.3)
+    with pytest.raises(OverspanError, match="refused each request") as raised:
+        supervisor._probe(run.folder, run.folder.plan(), {}, queue.SimpleQueue(), threading.Event())
+    assert "HTTP 500" in (raised.value.quote or "")
+    stop(run.folder)
+
+
+@pytest.mark.parametrize(("asked", "state"), [(True, "failed"), (False, "ready")])
+def test_a_template_that_fails_every_chat_is_never_verified(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch, asked: bool, state: str
+) -> None:
+    monkeypatch.setenv("FAKE_REFUSES", "/v1/chat/completions")
+    run = launch("template", known_answers=KNOWN if asked else [])
+    until(lambda: any(event.settles for event in run.folder.events()), "a verdict")
+    last = run.folder.last_state()
+    assert last.state == state and "HTTP 500" in last.message + str(last.data)
+    assert "the model's answer is wrong" not in last.message
+
+
+def test_up_of_a_run_that_somebody_stops_is_not_ready(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_REFUSES", "/v1/completions")
+    run = launch("stopped-elsewhere", ready_timeout_s=120)
+
+    def follow(folder: RunFolder, events: Iterator[Event | None]) -> None:
+        threading.Thread(target=stop, args=(folder,)).start()
+        deque(events, maxlen=0)
+
+    with pytest.raises(NotReady, match="was stopped from elsewhere") as raised:
+        verified(run.folder, follow)
+    assert raised.value.exit_code == 3 and run.state() == "stopped"
 
 
 def test_the_right_answer_of_somebody_elses_server_is_none(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,9 +196,20 @@ def test_supervisor_and_guardian_killed_together_is_told_and_stop_ends_the_rest(
     now = status(run.folder)
     assert now.state == "failed"
     assert f"the supervisor (pid {family['supervisor'].pid}) died without recording why; last event " in now.message
+    assert next((one.rule, one.status) for one in examine(run.folder)) == ("run-supervision-killed", "failed")
     stop(run.folder)
     run.nothing_left()
     assert run.state() == "stopped"
+    assert examine(run.folder)[0].rule == "run-supervision-killed", "a stop afterwards does not hide it"
+
+
+def test_the_doctor_names_what_the_supervisor_saw_with_its_host(launch: Launch) -> None:
+    run = launch()
+    kill(run.whole_family()["Worker"])
+    assert run.wait_for("failed") == "failed"
+    root = examine(run.folder)[0]
+    assert (root.rule, root.is_error) in {("run-process-killed", True), ("run-process-gone", True)}
+    assert root.evidence is not None and root.evidence.host == "here"
 
 
 def test_up_does_not_wait_for_a_run_that_nobody_owns(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:

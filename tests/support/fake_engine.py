@@ -48,6 +48,8 @@ class Handler(BaseHTTPRequestHandler):
         key = os.environ.get("VLLM_API_KEY")
         if key and self.headers["Authorization"] != f"Bearer {key}":
             return self.send_error(401)
+        if self.path == os.environ.get("FAKE_REFUSES"):
+            return self.send_error(500)
         prompt = str(body.get("messages") or body.get("prompt"))
         asked = "France" in prompt
         pieces = [self.answer] if asked else [f"{number} " for number in range(int(body.get("max_tokens", 16)))]

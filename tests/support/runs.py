@@ -25,6 +25,7 @@ from overspan.store.run_folder import RunFolder
 from support.waiting import until
 
 ENGINE = Path(__file__).with_name("fake_engine.py")
+KNOWN = [KnownAnswer(prompt="What is the capital of France?", expect="Paris")]
 
 
 def free_port() -> int:
@@ -38,9 +39,8 @@ def a_plan(port: int, **fields: Any) -> Plan:
         name="fake",
         model="fake",
         port=port,
-        known_answers=[KnownAnswer(prompt="What is the capital of France?", expect="Paris")],
         drain_timeout_s=5,
-        **fields,
+        **{"known_answers": KNOWN, **fields},
     )
     inventory = Inventory(hosts=[Host(name="here", memory_bytes=1)])
     return make_plan(recipe, inventory, EngineChoice(name="vllm", version="0"))

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 @click.option("--on", "inventory", type=INVENTORY, help="With --preflight: the machines. Default: this one.")
 @click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="With --preflight: override a field.")
 @click.option("--bundle", type=PATH, help="Pack RUN into one file for another engineer, without secrets.")
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON, the root cause first.")
+@click.option(
+    "--all", "everything", is_flag=True, help="With --json: the rules that passed too, or had nothing to read."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the findings that matter as JSON, the root cause first.")
 def doctor(  # noqa: PLR0917 - click gives them by name
     run: str | None,
     logs: tuple[Path, ...],
@@ -39,6 +42,7 @@ def doctor(  # noqa: PLR0917 - click gives them by name
     inventory: str | None,
     settings: tuple[str, ...],
     bundle: Path | None,
+    everything: bool,
     as_json: bool,
 ) -> int:
     """Name the cause and the fix of a failure: of RUN (default: the newest), of log files, or of standard input (`-`).
@@ -56,7 +60,7 @@ def doctor(  # noqa: PLR0917 - click gives them by name
     if bundle is not None:
         _pack(run, logs, findings, bundle)
     if as_json:
-        document(findings)
+        document(findings if everything else [each for each in findings if each.matters])
     else:
         _show(findings)
     return _exit_code(findings)
@@ -113,13 +117,12 @@ def _findings(run: str | None, logs: tuple[Path, ...], rules: tuple[Path, ...]) 
 
 
 def _show(findings: list[Finding]) -> None:
-    failed = [finding for finding in findings if finding.status == "failed"]
-    unknown = [finding for finding in findings if finding.status == "not_evaluated" and finding.evidence]
-    for finding in [*failed, *unknown]:
+    matter = [finding for finding in findings if finding.matters]
+    for finding in matter:
         _show_one(finding)
-    if not any(finding.status == "passed" for finding in findings) and not failed and not unknown:
+    if not any(finding.status == "passed" for finding in findings) and not matter:
         click.echo("There is nothing to check: the logs are empty.")
-    elif not failed and not unknown:
+    elif not matter:
         click.echo("The doctor found no known failure, and no line looks like an error.")
     say(counted(findings))
 

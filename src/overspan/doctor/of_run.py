@@ -46,7 +46,12 @@ def examine(run: RunFolder, rules: tuple[Path, ...] = (), say: Callable[[str], N
     # iterdir, since glob takes a folder that may not be read for an empty one.
     logs = sorted(path for path in run.logs.iterdir() if ".log" in path.name) if run.logs.exists() else []
     sources = [*sources_of(logs, processes), events_source(run.path / "events.jsonl", events)]
-    findings = diagnose(sources, context_of(plan, events, processes), rule_folders=rules)
+    last = whole(run.standing)
+    if last is not None and last.state == "failed" and not any(event.state == "failed" for event in events):
+        # Nobody was left to write it down.
+        sources.append(events_source(run.path, [last]))
+    known = [*events, last] if last is not None else events
+    findings = diagnose(sources, context_of(plan, known, processes), rule_folders=rules)
     if any(event.process and event.data.get("code") is not None for event in events):
         findings = [each for each in findings if each.rule not in FOLLOWS]
     gpus, memory = _hosts_now(plan, events) if plan else ([], [])

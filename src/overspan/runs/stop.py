@@ -40,6 +40,7 @@ def stop(run: RunFolder, grace_s: float | None = None) -> bool:
         OverspanError: something does not end; names it.
     """
     was_running = not run.ended
+    lost = was_running and not is_held(run.name)
     owner = _owner(run)
     if was_running and owner is not None and (process := proc.find(owner.pid, owner.started_at)) is not None:
         proc.send([process], signal.SIGTERM)
@@ -49,7 +50,8 @@ def stop(run: RunFolder, grace_s: float | None = None) -> bool:
     run_secrets.forget(run)
     if not run.ended:
         left = end_elsewhere(run)
-        run.append("stopped: what was left was ended by `stop`", state="stopped", left=left)
+        why = "the supervisor died without recording why" if lost else "stopped"
+        run.append(f"{why}: what was left was ended by `stop`", state="stopped", left=left)
     if run.last_state().data.get("left") and (left := end_elsewhere(run)):  # tried once more
         how = "is stopped" if was_running else "has ended"
         raise HostUnreachable(f"run {run.id} {how}, but: {'; '.join(left)}", next=f"overspan stop {run.id}")

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from overspan.doctor import nccl_transport
-from overspan.endpoint.client import Client, NoAnswer
+from overspan.endpoint.client import Client, NoAnswer, Refused
 from overspan.engines import registry
 from overspan.launchers.base import Death, Launcher
 from overspan.launchers.registry import launcher_of
@@ -29,6 +29,10 @@ from overspan.store import run_secrets
 from overspan.store.run_folder import RunFolder
 from overspan.transport.ssh import Remote
 from overspan.verify import known_answers, transfer
+
+_FINAL_CODES, _FINAL_S = frozenset({400, 422, 500}), 60.0
+"""What an engine that still loads does not answer, and for how long it may all the same. 404, 429 and 502 to 504 say
+"not yet" (RFC 9110, section 15): Dynamo's frontend answers 404 until its workers are there. The time is a choice."""
 
 
 @dataclass(frozen=True)
@@ -226,7 +230,9 @@ class _Head(Supervision):
                 lines = [finding.evidence.text] if finding.evidence else []
                 named = finding.rule if of_transfer else "known answer"
                 self.run.append(f"{named}: failed", lines=lines, cause=finding.cause)
-                self.failed((finding.cause or finding.rule) if of_transfer else "the model's answer is wrong")
+                # A wrong answer has a fix; a refused question has only what the endpoint said.
+                is_told = of_transfer or finding.fix is None
+                self.failed((finding.cause or finding.rule) if is_told else "the model's answer is wrong", lines)
                 return False
         right = []
         for finding in item:
@@ -265,7 +271,7 @@ def _probe(
     """Wait for a real token, then for the known answers. Until the engine listens, no answer is no news."""
     started = time.monotonic()
     client = Client(plan.endpoint, run_secrets.key_of(run))
-    refused = ""
+    refused, since = "", 0.0
     while not over.wait(POLL_INTERVAL_S):
         try:
             text = client.one_token()
@@ -274,6 +280,13 @@ def _probe(
             if (line := f"{error.what}{f': {error.quote}' if error.quote else ''}") != refused:
                 refused = line
                 news.put(_Refused(line))
+            if not (isinstance(error, Refused) and error.code in _FINAL_CODES):
+                since = 0.0
+            elif not since:
+                since = time.monotonic()
+                run.append(f"the endpoint refuses a request, and is asked again: {line}")
+            elif time.monotonic() - since > _FINAL_S:
+                raise OverspanError(f"the endpoint refused each request for {_FINAL_S:g} s", quote=line) from None
             continue
         news.put(_FirstToken(text, time.monotonic() - started))
         drawn = plan.recipe.has_drawn_weights

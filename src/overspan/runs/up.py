@@ -21,7 +21,7 @@ from overspan.runs.join import facts
 from overspan.runs.join.member import call, head_address, hello_of, reach_head
 from overspan.runs.planning import Wanted, plan_of, processes_of
 from overspan.runs.stop import stop
-from overspan.schema.errors import HostKeyRejected, HostUnreachable, InputError, PlanRefused, RunFailed
+from overspan.schema.errors import HostKeyRejected, HostUnreachable, InputError, NotReady, PlanRefused, RunFailed
 from overspan.schema.event import Event
 from overspan.schema.finding import Finding
 from overspan.schema.plan import Plan
@@ -60,6 +60,7 @@ def up(wanted: Wanted, say: Say, follow: Follow) -> RunFolder:
     Raises:
         InputError: it cannot start; nothing was started.
         RunFailed: it started and died; quotes the last lines of what died first.
+        NotReady: somebody stopped it.
     """
     return start(wanted.name, plan_of(wanted, to_start=True, say=say), say, follow)
 
@@ -92,6 +93,7 @@ def verified(run: RunFolder, follow: Follow) -> RunFolder:
 
     Raises:
         RunFailed: it died.
+        NotReady: somebody stopped it.
     """
     try:
         follow(run, _events(run))
@@ -100,6 +102,8 @@ def verified(run: RunFolder, follow: Follow) -> RunFolder:
         raise
     if run.state() == "failed":
         raise failure(run)
+    if run.ended:
+        raise NotReady(f"run {run.id} was stopped from elsewhere before it was ready", next=f"overspan status {run.id}")
     return run
 
 

@@ -38,6 +38,11 @@ class Finding(Frozen):
     source: str | None = None
 
     @property
+    def matters(self) -> bool:
+        """Whether it is to be shown: it failed, or something was seen that nothing could judge."""
+        return self.status == "failed" or (self.status == "not_evaluated" and self.evidence is not None)
+
+    @property
     def is_error(self) -> bool:
         """Whether it failed as an error: a launch would fail, or numbers do not count. A warning is none."""
         return self.status == "failed" and self.severity == "error"

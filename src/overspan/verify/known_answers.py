@@ -19,12 +19,18 @@ OF_DRAWN: Final = Finding(rule=RULE, status="not_evaluated", severity="info", ca
 def ask(client: Client, questions: list[KnownAnswer]) -> list[Finding]:
     """Ask each question; one finding each, or one `not_evaluated` where the recipe knows no answer."""
     if not questions:
+        cause = "the recipe has no known answer; the endpoint gives tokens, whether they are right nobody asked"
+        try:
+            body = {"model": client.model, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8}
+            client.post("/chat/completions", body)
+        except NoAnswer as error:
+            cause = f"the endpoint completes texts and refuses a chat: {error.in_one_line}"
         return [
             Finding(
                 rule=RULE,
                 status="not_evaluated",
                 severity="warning",
-                cause="the recipe has no known answer; the endpoint gives tokens, whether they are right nobody asked",
+                cause=cause,
                 fix="add known_answers to the recipe: a prompt and what must stand in the reply",
             )
         ]
