@@ -127,7 +127,10 @@ MACHINES: Sequence[Option[Any]] = (
     click.option("--top", type=COUNT, default=5, help="Layouts to show."),
 )
 HARDWARE: Option[Any] = click.option(
-    "--hardware", metavar="FILE", help="Hardware numbers of `overspan calibrate`, in place of the catalogue's."
+    "--hardware",
+    type=GPU,
+    metavar="FILE",
+    help="Hardware numbers of `overspan calibrate`, in place of the catalogue's.",
 )
 WEIGHTS: Option[Any] = click.option(
     "--weights",
