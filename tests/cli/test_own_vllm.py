@@ -89,7 +89,8 @@ def is_alive(process: psutil.Process) -> bool:
 def test_the_users_environment_is_left_as_it_is_and_drawn_weights_run_with_the_same_plugin(
     shell: Shell, own_vllm: Path
 ) -> None:
-    paths, mine = {}, [*filter(None, os.environ.get("PYTHONPATH", "").split(":")), "/of/mine", "/more"]
+    mine = [*filter(None, os.environ.get("PYTHONPATH", "").split(":")), "/of/mine", "/more"]
+    paths = {}
     for weights in ((), ("--set", "load_format=dummy")):
         done = shell.run("up", str(shell.recipe), "--on", str(own_vllm), *weights, PYTHONPATH=":".join(mine))
         assert done.returncode == 0, done.stderr
@@ -97,7 +98,7 @@ def test_the_users_environment_is_left_as_it_is_and_drawn_weights_run_with_the_s
         paths[weights] = run.processes()[0].env["PYTHONPATH"].split(":")
         assert shell.run("stop").returncode == 0
     first, second = paths.values()
-    assert first == second == [str(plugin.apart()), *mine]
+    assert first == second == [str(plugin.apart())], "the shell's own does not reach the engine"
     assert not list((shell.home / "mine").rglob("overspan_vllm*"))
 
 

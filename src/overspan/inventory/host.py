@@ -90,18 +90,19 @@ def build_host(name: str, ssh: Ssh | None, captures: Mapping[str, Capture]) -> H
 
 
 def _rdma(captures: Mapping[str, Capture], unknown: dict[str, str]) -> list[network.RdmaPort]:
-    """ibdev2netdev where it is there, and sysfs for what it does not tell (the link layer) or all of it."""
+    """The ports that the kernel shows, with the interfaces that ibdev2netdev names, and those that it alone has.
+
+    ibdev2netdev says whether the interface is up, and of InfiniBand without IPoIB it is not while the port is.
+    """
     tool = read(network.IBDEV2NETDEV, captures.get(network.IBDEV2NETDEV.name))
     kernel = read(network.RDMA_SYSFS, captures.get(network.RDMA_SYSFS.name))
     if tool.value is None and kernel.value is None and not kernel.absent:
         unknown[network.RDMA_SYSFS.name] = kernel.why
-    if not tool.value:
-        return kernel.value or []
-    known = {(port.device, port.port): port for port in kernel.value or []}
-    more = [known.get((port.device, port.port), port) for port in tool.value]
+    named = {(port.device, port.port): port for port in tool.value or []}
+    shown = {(port.device, port.port): port for port in kernel.value or []}
     return [
-        replace(port, link_layer=kept.link_layer, speed_bits_per_s=kept.speed_bits_per_s)
-        for port, kept in zip(tool.value, more, strict=True)
+        *(replace(port, interface=named[key].interface) if key in named else port for key, port in shown.items()),
+        *(port for key, port in named.items() if key not in shown),
     ]
 
 

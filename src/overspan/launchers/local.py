@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import getpass
 import math
 import os
+import re
 import select
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from pathlib import Path
+from typing import Final
 
 import psutil
 from pydantic import TypeAdapter, ValidationError
 
 from overspan.engines.base import FOLDER
 from overspan.launchers import proc
-from overspan.launchers.base import LAST_LINES, PYTHONPATH, Death, Launcher, Member, require_secrets, with_path
+from overspan.launchers.base import LAST_LINES, Death, Launcher, Member, require_secrets, with_path
 from overspan.launchers.tail import last_lines
 from overspan.schema.errors import OverspanError, RunDamaged
 from overspan.schema.launcher_traits import BUILT_IN
 from overspan.schema.plan import Plan
 from overspan.schema.process import ProcessSpec
-from overspan.schema.secrets import Secret
+from overspan.schema.secrets import Secret, is_secret
+from overspan.store import run_temporary
 from overspan.store.files import problem_of
 from overspan.store.locks import Say
 from overspan.store.run_folder import SUPERVISOR, RunFolder
@@ -90,8 +95,8 @@ class LocalLauncher(Launcher):
         ]
 
     def with_packages(self, folder: Path, specs: Sequence[ProcessSpec], say: Say) -> list[ProcessSpec] | str:
-        """See `Launcher.with_packages`: what the shell says goes on to count, behind it."""
-        return [with_path(spec, str(folder), os.environ.get(PYTHONPATH, "")) for spec in specs]
+        """See `Launcher.with_packages`."""
+        return [with_path(spec, str(folder)) for spec in specs]
 
     def start_all(self, specs: Sequence[ProcessSpec], secrets: Mapping[str, Secret]) -> None:
         """See `Launcher.start_all`."""
@@ -101,8 +106,9 @@ class LocalLauncher(Launcher):
 
     def _start(self, spec: ProcessSpec, secrets: Mapping[str, Secret]) -> None:
         log = self.run.log(spec.name)
-        environment = {**os.environ, **spec.env, **{name: secrets[name].get_secret_value() for name in spec.secrets}}
+        own = {name: secrets[name].get_secret_value() for name in spec.secrets}
         try:
+            environment = {**inherited(spec.env, run_temporary.make(self.run)), **spec.env, **own}
             child = local.spawn(spec.argv, log=log, env=environment, cwd=spec.cwd, preexec=local.die_with_parent)
         except OSError as error:
             raise OverspanError(f"process {spec.name} could not start on {spec.host}: {error}") from None
@@ -217,6 +223,32 @@ class LocalLauncher(Launcher):
         for one in self._started.values():
             one.child.wait()
         return [f"pid {process.pid} ({proc.title(process)}) does not end" for process in left]
+
+
+_NOT_HANDED_ON = re.compile(r"PYTHON(PATH|HOME|STARTUP)|LD_(PRELOAD|AUDIT)|(AWS|SSH|GPG)_\w+|KUBECONFIG|NETRC")
+_HUB: Final = frozenset({"HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"})
+"""For weights that the engine itself fetches. Source: huggingface_hub, environment variables."""
+
+
+def inherited(asked: Mapping[str, str], temporary: Path) -> dict[str, str]:
+    """What an engine gets of this shell's environment: no secret, and nothing that changes which code it runs. A recipe
+    (`env`, `secrets`) or an inventory (`env`) can name what is left out.
+
+    Args:
+        asked: what the plan sets for the process.
+        temporary: the run's folder for temporary files. Compiled code that PyTorch keeps stays where it was.
+    """
+    hub = _HUB if asked.get("HF_HUB_OFFLINE") != "1" else frozenset()
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name in hub or not (is_secret(name) or _NOT_HANDED_ON.fullmatch(name))
+    }
+    try:
+        compiled = {"TORCHINDUCTOR_CACHE_DIR": f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}"}
+    except (KeyError, OSError):  # an account without a name
+        compiled = {}
+    return {**compiled, **kept, "TMPDIR": str(temporary)}
 
 
 def _now(name: str, host: str, pid: int | None, process: psutil.Process | None) -> Member:

@@ -19,7 +19,7 @@ from overspan.launchers import proc
 from overspan.runs.supervising import PARENT_DIED
 from overspan.schema.errors import OverspanError
 from overspan.schema.units import count
-from overspan.store import run_secrets
+from overspan.store import run_secrets, run_temporary
 from overspan.store.run_folder import RunFolder
 from overspan.transport import local
 
@@ -38,6 +38,7 @@ def main(run: RunFolder) -> None:
     left = proc.descendants(os.getpid())
     proc.kill_all(proc.descendants(os.getpid()) for _ in repeat(None))
     run_secrets.forget(run)
+    run_temporary.forget(run)
     if not run.ended:
         remote = end_elsewhere(run)
         how = f"was ended by signal {-code}" if code < 0 else f"ended with {code}"

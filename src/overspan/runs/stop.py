@@ -15,7 +15,7 @@ from overspan.runs.guardian import end_elsewhere
 from overspan.schema.defaults import DRAIN_TIMEOUT_S
 from overspan.schema.errors import HostUnreachable, OverspanError, RunDamaged
 from overspan.schema.units import count
-from overspan.store import run_secrets
+from overspan.store import run_secrets, run_temporary
 from overspan.store.locks import is_held
 from overspan.store.run_folder import SUPERVISOR, RunFolder
 
@@ -48,6 +48,7 @@ def stop(run: RunFolder, grace_s: float | None = None) -> bool:
     if owner is not None and owner.boot == proc.boot_id():
         _sweep(run, owner)
     run_secrets.forget(run)
+    run_temporary.forget(run)
     if not run.ended:
         left = end_elsewhere(run)
         why = "the supervisor died without recording why" if lost else "stopped"

@@ -25,7 +25,7 @@ from overspan.schema.defaults import LOOPBACK, POLL_INTERVAL_S
 from overspan.schema.errors import OverspanError
 from overspan.schema.finding import Finding
 from overspan.schema.plan import Plan
-from overspan.store import run_secrets
+from overspan.store import run_secrets, run_temporary
 from overspan.store.run_folder import RunFolder
 from overspan.transport.ssh import Remote
 from overspan.verify import known_answers, transfer
@@ -80,6 +80,7 @@ def supervise(run: RunFolder, guardian: int) -> None:
         raise
     finally:
         run_secrets.forget(run)
+        run_temporary.forget(run)
         if joins is not None:
             joins.close()
         launcher.close()

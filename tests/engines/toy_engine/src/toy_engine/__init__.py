@@ -1,6 +1,7 @@
 """The engine `toy` as Overspan sees it; `toy_engine.server` is what runs."""
 
 import sys
+from pathlib import Path
 
 from overspan.catalog.flags import Parser
 from overspan.endpoint.metric_names import MetricNames
@@ -52,7 +53,7 @@ class Toy(Engine):
                 name=place.process,
                 host=place.host,
                 argv=[*argv, *self.flags.to_argv(plan.recipe.engine_args)],
-                env={**plan.inventory.env, **plan.recipe.env},
+                env={"PYTHONPATH": str(Path(__file__).parents[1]), **plan.inventory.env, **plan.recipe.env},
                 secrets=[self.key_variable] if plan.recipe.api_key else [],
                 ports={"api": plan.endpoint.port},
                 ranks=place.ranks,
