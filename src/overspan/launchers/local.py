@@ -222,6 +222,8 @@ class LocalLauncher(Launcher):
         left = proc.kill_all(proc.descendants(os.getpid()) for _ in repeat(None))
         for one in self._started.values():
             one.child.wait()
+        if self._started and not left:
+            run_temporary.forget(self.run)
         return [f"pid {process.pid} ({proc.title(process)}) does not end" for process in left]
 
 
@@ -248,7 +250,10 @@ def inherited(asked: Mapping[str, str], temporary: Path) -> dict[str, str]:
         compiled = {"TORCHINDUCTOR_CACHE_DIR": f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}"}
     except (KeyError, OSError):  # an account without a name
         compiled = {}
-    return {**compiled, **kept, "TMPDIR": str(temporary)}
+    # The first variable must be one that the engine never sets: setproctitle finds the arguments in front of it, and
+    # without titles no death of an engine's core or worker is seen (setproctitle 1.3.8, spt_setup.c).
+    first = {"TMPDIR": str(temporary)}
+    return {**first, **compiled, **kept, **first}
 
 
 def _now(name: str, host: str, pid: int | None, process: psutil.Process | None) -> Member:
