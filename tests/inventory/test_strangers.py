@@ -6,7 +6,7 @@ from pathlib import Path
 
 from support.strangers import faults, read
 
-REACHED = 12
+REACHED = 19
 """How many are right: it may only grow."""
 
 
