@@ -98,7 +98,8 @@ class LogRule(Frozen):
     explains: list[str] = Field(default_factory=list, description="rules that only show what this one causes")
     cause: str = Field(min_length=10)
     causes: list[PossibleCause] = Field(
-        default_factory=list, description="where the text has several: the logs say which, or all are listed"
+        default_factory=list,
+        description="of several, the logs say which; else all are listed, or `cause` stands with `confidence`",
     )
     fix: str = Field(min_length=5)
     preflight: str | None = Field(None, description="command before the launch, and what it must say")

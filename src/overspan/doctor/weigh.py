@@ -49,6 +49,8 @@ def weigh(index: int, rule: LogRule, hits: Sequence[Hit], scans: Sequence[LogSca
             lines = [(at, hit) for at, hit in shown if hit.line not in own] if isinstance(shown, list) else []
             return Verdict(f"{each.why}.", each.fix or rule.fix, max(rule.trust, SHOWN), more=lines)
         left.append(each)
+    if rule.confidence is not None:  # the list is not whole
+        return Verdict(rule.cause, rule.fix, rule.trust)
     if len(left) == 1:
         why = f"{left[0].why}; what the logs hold excludes the other causes."
         return Verdict(why, left[0].fix or rule.fix, max(rule.trust, BY_EXCLUSION))
