@@ -138,11 +138,16 @@ class Calm:
 
 
 class Answering:
-    """An endpoint's client that gets a token at once."""
+    """An endpoint's client that gets a token at once, and an answer to a chat."""
+
+    model = "m"
 
     def __init__(self, *_: object) -> None: ...
 
     def one_token(self) -> str:
         return "a"
+
+    def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        return {}
 
     def close(self) -> None: ...
