@@ -323,7 +323,7 @@ def test_list_prints_one_document(cache: Path) -> None:
     document = json.loads(result.stdout)
     assert {"cpu", "cpu-ray", "dynamo", "router"} <= set(document["can_install"])
     assert (document["installed"], document["own"]) == ([], None)
-    assert set(document) == {"installed", "can_install", "cannot_install", "cannot_run", "own", "on_path"}
+    assert set(document) == {"installed", "can_install", "cannot_install", "cannot_run", "own", "on_path", "damaged"}
 
 
 @pytest.mark.real

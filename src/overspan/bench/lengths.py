@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from overspan.schema.errors import InputError
+from overspan.schema.reading import read_text
 
 _DIGITS = 8
 """Of ten million."""
@@ -60,9 +61,9 @@ def _at_least_one(text: str, notation: str) -> int:
 
 def _from_file(notation: str, path: Path) -> Lengths:
     try:
-        words = path.read_text(encoding="utf-8").split()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"'{notation}' cannot be read: {error}") from None
+        words = read_text(path).split()
+    except InputError as error:
+        raise InputError(f"'{notation}' cannot be read: {error.what}", next=error.next) from None
     values = [_at_least_one(word, notation) for word in words]
     if not values:
         raise InputError(f"'{notation}' holds no length")

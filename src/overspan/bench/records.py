@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from io import BufferedReader, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 from overspan.bench.metrics import NS_PER_MS, Times
 from overspan.bench.stream import Stream
 from overspan.schema.errors import RunDamaged
+from overspan.schema.reading import json_of, opened
 from overspan.schema.workload import AnsweredRequest
 
 
@@ -28,6 +30,17 @@ def request_lines(streams: Sequence[Stream], started_ns: int) -> Iterator[str]:
         yield json.dumps(_line(stream, started_ns)) + "\n"
 
 
+def requests_in(path: Path) -> Iterator[AnsweredRequest | None]:
+    """Each request of a requests-<level>.jsonl, None for one that failed.
+
+    Raises:
+        RunDamaged: a line is no request; names it.
+        InputError: it is no file.
+    """
+    with opened(path) as file, TextIOWrapper(BufferedReader(file), "utf-8", "replace") as lines:
+        yield from read_requests(lines, str(path))
+
+
 def read_requests(lines: Iterable[str], where: str) -> Iterator[AnsweredRequest | None]:
     """Each request of a point, None for one that failed.
 
@@ -42,7 +55,7 @@ def read_requests(lines: Iterable[str], where: str) -> Iterator[AnsweredRequest 
         if not line.strip():
             continue
         try:
-            request = json.loads(line)
+            request = json_of(line)
             yield AnsweredRequest.model_validate(request) if request["ok"] else None
         except (KeyError, TypeError, ValueError) as error:
             raise RunDamaged(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from overspan.schema.errors import InputError
+from overspan.schema.reading import MOST_JSON, read_text
 
 MOONCAKE_BLOCK_TOKENS: Final = 512
 """Tokens that one hash id stands for. Source: kvcache-ai/Mooncake, FAST25-release/traces: blocks of 512."""
@@ -41,9 +42,9 @@ def read_trace(path: Path) -> tuple[list[TraceRequest], bool]:
         InputError: the file cannot be read, or an entry is wrong; names the line.
     """
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"the trace {path} cannot be read: {error}") from None
+        text = read_text(path, most=MOST_JSON, encoding="utf-8-sig")
+    except InputError as error:
+        raise InputError(f"the trace cannot be read: {error.what}", next=error.next) from None
     first = text.lstrip().partition("\n")[0]
     talks = first.startswith("[") or '"conversations"' in first
     entries, timed = (_sharegpt(text, path), False) if talks else (_mooncake(text, path), True)

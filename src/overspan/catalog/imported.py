@@ -6,7 +6,8 @@ from pathlib import Path
 
 from overspan.catalog import sparkrun, srtslurm
 from overspan.catalog.foreign import Imported
-from overspan.schema.yamlio import read_text, read_yaml
+from overspan.schema.reading import read_text
+from overspan.schema.yamlio import read_yaml
 
 
 def from_file(path: Path) -> Imported:

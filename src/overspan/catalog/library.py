@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from overspan.catalog import files
-from overspan.schema.errors import RecipeError, UnknownName
+from overspan.schema.errors import UnknownName
+from overspan.schema.reading import read_text
 from overspan.schema.yamlio import Document, Place, make, plain, read_yaml
 
 SUFFIXES = (".yaml", ".yml")
@@ -25,7 +26,8 @@ def _names(folder: str) -> tuple[str, ...]:
 
 def is_path(name: str) -> bool:
     """Whether a name means a file of the user's own rather than one that ships."""
-    return name.endswith(SUFFIXES) or Path(name).is_file()
+    path = Path(name)
+    return name.endswith(SUFFIXES) or path.is_file() or ((path.is_absolute() or name[:1] == ".") and not path.is_dir())
 
 
 def text_of(folder: str, name: str, kind: str) -> tuple[str, str]:
@@ -39,12 +41,7 @@ def text_of(folder: str, name: str, kind: str) -> tuple[str, str]:
         if name not in names(folder):
             raise UnknownName(kind, name, names(folder))
         return files.text(folder, f"{name}.yaml"), f"{name} (ships with overspan)"
-    try:
-        return Path(name).read_text(encoding="utf-8"), name
-    except OSError as error:
-        raise RecipeError(f"{kind} file {name}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise RecipeError(f"{kind} file {name}: not UTF-8 text") from None
+    return read_text(Path(name), f"{kind} file "), name
 
 
 def find(document: type[Document], folder: str, name: str, kind: str) -> tuple[Document, str, dict[Place, Any]]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-import json
 import re
 from pathlib import Path
 from typing import Any, Final
 
 from overspan.catalog import accounting, library
-from overspan.schema.errors import ModelUnavailable, UnknownName
+from overspan.schema.errors import InputError, ModelUnavailable, UnknownName
 from overspan.schema.model import ModelSpec
+from overspan.schema.reading import json_of, read_bytes
 from overspan.schema.yamlio import plain
 
 _FOLDER = "models"
@@ -116,12 +116,12 @@ def _read(folder: Path, name: str | None, _stamp: tuple[tuple[str, int, int], ..
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        if file.stat().st_size > _MAX_CONFIG:
-            raise ModelUnavailable(f"{file}: larger than {_MAX_CONFIG} bytes: no configuration")
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = json_of(read_bytes(file, _MAX_CONFIG))
+    except InputError as error:
+        raise ModelUnavailable(error.what, next=error.next) from None
     except OSError as error:
         raise ModelUnavailable(f"{file}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ModelUnavailable(f"{file}: not JSON: {str(error)[:200]}") from None
     if not isinstance(data, dict):
         raise ModelUnavailable(f"{file}: expected keys and values, found {type(data).__name__}")

@@ -121,6 +121,7 @@ def list_(as_json: bool) -> None:
             "can_install": [name for name in missing if name not in refused],
             "cannot_install": refused,
             "cannot_run": idle,
+            "damaged": engines.damaged(),
             "own": _own_json(kept),
             "on_path": str(on_path) if on_path else None,
         }
@@ -138,6 +139,7 @@ def list_(as_json: bool) -> None:
         why = idle.get(lock.name)
         state = f"not for this machine: {why}" if why else f"not installed: overspan engine install {lock.name}"
         rows.append((lock.name, f"{state}  ({lock.description})"))
+    rows += [("damaged", line) for line in engines.damaged()]
     click.echo(table(["engine", "state"], rows, free=(1,)))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from overspan.bench.records import read_requests
+from overspan.bench.records import requests_in
 from overspan.cli.options import AS_JSON, MEASURED, NEW_FILE
 from overspan.cli.output import document
 from overspan.report import RunDocuments, render, request_curves
@@ -78,5 +78,4 @@ def _documents(run: RunFolder) -> RunDocuments:
 
 
 def _curves(path: Path) -> Mapping[str, Curve]:
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        return request_curves(read_requests(lines, str(path)))
+    return request_curves(requests_in(path))

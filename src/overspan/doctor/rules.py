@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -14,6 +15,7 @@ from overspan.doctor.patterns import BadPattern, anchors, compile_rule_pattern
 from overspan.schema.base import Frozen
 from overspan.schema.errors import RecipeError, did_you_mean
 from overspan.schema.finding import Finding, Status
+from overspan.schema.reading import read_text
 from overspan.schema.yamlio import make, plain, read_yaml
 
 BUILT_IN = Path(__file__).parent / "rules"
@@ -210,15 +212,9 @@ def _load(folders: tuple[Path, ...], _stamps: tuple[float, ...]) -> tuple[LogRul
 
 
 def _read_file(file: Path) -> list[LogRule]:
-    try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RecipeError(f"{file}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise RecipeError(f"{file}: not UTF-8 text") from None
-    try:
-        return RuleFile.model_validate(plain(text), context=SHIPPED if file.parent == BUILT_IN else None).rules
-    except (yaml.YAMLError, ValidationError, TypeError):
-        # Slower, and says where.
-        data, places = read_yaml(text, str(file))
-        return make(RuleFile, data, str(file), places).rules
+    text = read_text(file)
+    if file.parent == BUILT_IN:
+        with suppress(yaml.YAMLError, ValidationError, TypeError):
+            return RuleFile.model_validate(plain(text), context=SHIPPED).rules
+    data, places = read_yaml(text, str(file))  # slower, and says where
+    return make(RuleFile, data, str(file), places).rules

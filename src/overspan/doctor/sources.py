@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol, cast
 
+from overspan.schema import reading
+from overspan.schema.errors import InputError
+
 _GZIP_MAGIC = b"\x1f\x8b"
 _UTF16_MARKS = {b"\xff\xfe": "utf-16-le", b"\xfe\xff": "utf-16-be"}
 _SAMPLE_BYTES = 1 << 16
@@ -63,12 +66,14 @@ def opened(source: LogSource) -> Iterator[Readable]:
         raise LogUnreadable(f"damaged gzip: {error}") from None
     except OSError as error:
         raise LogUnreadable(error.strerror or str(error)) from None
+    except InputError as error:
+        raise LogUnreadable(error.what) from None
 
 
 @contextmanager
 def _raw(source: LogSource) -> Iterator[Readable]:
     if source.path is not None:
-        with source.path.open("rb", buffering=0) as file:
+        with reading.opened(source.path) as file:
             size = os.fstat(file.fileno()).st_size
             yield _Upto(file, size) if size else file
     elif source.stream is not None:

@@ -22,6 +22,7 @@ from overspan.inventory.host import FACTS
 from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError
 from overspan.schema.inventory import Inventory, Ssh, Unreachable
+from overspan.schema.reading import json_of, read_bytes
 from overspan.schema.units import gib
 from overspan.transport.fake import Fake, Reply
 from overspan.transport.local import Local
@@ -104,8 +105,8 @@ def _entries(folder: Path) -> tuple[list[SavedHost], list[str]]:
     index = folder / INDEX
     if index.exists():
         try:
-            entries = Index.model_validate_json(index.read_bytes()).hosts
-        except (ValidationError, OSError):
+            entries = Index.model_validate_json(read_bytes(index)).hosts
+        except (ValidationError, OSError, InputError):
             notes.append(f"{index} is damaged: hosts are taken in the order of their folders' names")
     listed = {entry.name for entry in entries}
     found = sorted(path.name for path in folder.iterdir() if path.is_dir() and _NAME.fullmatch(path.name))
@@ -136,11 +137,11 @@ def _capture(folder: Path, name: str) -> Capture | None:
     """One saved fact; none when it is not there or its meta file is damaged. An output alone counts as a success."""
     text, meta = folder / f"{name}.txt", folder / f"{name}.json"
     try:
-        stdout = text.read_text(encoding="utf-8", errors="replace") if text.exists() else ""
+        stdout = read_bytes(text).decode(errors="replace") if text.exists() else ""
         if not meta.exists():
             return Capture(fact=name, argv=[], code=0, stdout=stdout) if text.exists() else None
-        return Capture.model_validate({**json.loads(meta.read_bytes()), "fact": name, "stdout": stdout})
-    except (ValueError, TypeError, RecursionError, OSError):  # pydantic's and json's are a ValueError
+        return Capture.model_validate({**json_of(read_bytes(meta)), "fact": name, "stdout": stdout})
+    except (ValueError, TypeError, OSError, InputError):  # pydantic's and json's are a ValueError
         return None
 
 

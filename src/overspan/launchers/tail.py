@@ -7,6 +7,9 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from overspan.schema.errors import InputError
+from overspan.schema.reading import opened
+
 WINDOW_BYTES = 256 * 1024
 """How far back a tail looks: thousands of lines, and never a whole log in memory."""
 
@@ -26,11 +29,11 @@ def last_lines(
         left_out: whether a line says nothing.
     """
     try:
-        with log.open("rb") as file:
+        with opened(log) as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - WINDOW_BYTES))
             text = file.read().decode(errors="replace")
-    except FileNotFoundError:
+    except (FileNotFoundError, InputError):
         return []
     lines = [line for line in text.splitlines()[size > WINDOW_BYTES :] if line.strip() and not left_out(line)]
     own = [line for line in lines if re.search(rf"\bpid={pid}\b", line)] if pid is not None else []

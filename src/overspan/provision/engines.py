@@ -11,6 +11,7 @@ whatever its orphans still write lands in a folder that nobody will use, and the
 
 import json
 import os
+import shlex
 import shutil
 import time
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ from overspan.provision.packages import NotSupplied, interpreters
 from overspan.schema.base import Frozen
 from overspan.schema.errors import EngineMissing, InputError, OverspanError, UnknownName
 from overspan.schema.places import cache_dir
+from overspan.schema.reading import json_of, read_bytes
 from overspan.schema.units import count
 from overspan.store.files import bytes_of
 from overspan.store.locks import Say, held, quiet
@@ -66,6 +68,16 @@ def find(kind: str) -> EngineEnv:
         raise EngineMissing(f"engine {kind} ({lock.description}) {why}", next=f"overspan engine install {kind}")
     plugin.refresh(engine.path)
     return engine
+
+
+def damaged() -> list[str]:
+    """One sentence for each environment that a link names and that is no whole one."""
+    links = [link for link in sorted(_home().glob("[!.]*")) if link.is_symlink() and _at(link) is None]
+    return [
+        f"{link.name}: {_FACTS} or bin/python is not as it was installed; "
+        f"take it away (rm {shlex.quote(str(link))}), and install it again"
+        for link in links
+    ]
 
 
 def installed() -> list[EngineEnv]:
@@ -202,14 +214,15 @@ def _at(link: Path) -> EngineEnv | None:
     """The environment that a link names; None when there is none, or when somebody deleted parts of it."""
     folder = link.resolve()
     try:
-        facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        facts = json_of(read_bytes(folder / _FACTS))
+        binaries = folder / "bin"
+        if not link.is_symlink() or not os.access(binaries / "python", os.X_OK):
+            return None
+        engine = EngineEnv(**{**facts, "path": folder, "python": binaries / "python", "bin": binaries})
+    except (OSError, TypeError, ValueError, InputError):  # pydantic's and JSON's are a ValueError
         return None
-    binaries = folder / "bin"
-    if not link.is_symlink() or not os.access(binaries / "python", os.X_OK):
-        return None
-    current = facts["name"] in locked.known() and locked.load(facts["name"]).digest == facts["digest"]
-    return EngineEnv(path=folder, python=binaries / "python", bin=binaries, current=current, **facts)
+    current = engine.name in locked.known() and locked.load(engine.name).digest == engine.digest
+    return engine.with_(current=current)
 
 
 def _sweep(label: str) -> None:

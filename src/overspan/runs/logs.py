@@ -9,6 +9,7 @@ from pathlib import Path
 
 from overspan.launchers.tail import POLL, WINDOW_BYTES, last_lines
 from overspan.schema.errors import UnknownName
+from overspan.schema.reading import opened
 from overspan.store.locks import Say
 from overspan.store.run_folder import RunFolder
 
@@ -79,7 +80,7 @@ class _Tail:
 
     def fresh(self, *, over: bool) -> list[str]:
         """The lines that have come; `over`: no more will."""
-        with self._log.open("rb") as file:
+        with opened(self._log) as file:
             cut = file.seek(self._place) > 0 and self._last is not None
             *ended, self._rest = (self._rest + file.read()).split(b"\n")
             self._place = file.tell()

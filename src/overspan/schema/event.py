@@ -1,9 +1,9 @@
 """What happened in a run, one line of events.jsonl each."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import AwareDatetime, Field
 
 from overspan.schema.base import Frozen
 
@@ -31,7 +31,7 @@ SERVING_STATES: frozenset[State] = frozenset({"ready", "verified", "benched"})
 class Event(Frozen):
     """One thing that happened. `state` is set when the run entered it; `process` and `host` where it happened."""
 
-    at: datetime
+    at: AwareDatetime = Field(gt=datetime(1, 1, 2, tzinfo=UTC), lt=datetime(9999, 12, 30, tzinfo=UTC))
     message: str
     state: State | None = None
     process: str | None = None

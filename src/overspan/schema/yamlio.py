@@ -1,12 +1,13 @@
 """Read YAML so that every error names its line and column, and make a document of it."""
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from overspan.schema.errors import RecipeError, did_you_mean
+from overspan.schema.reading import read_text
 
 Document = TypeVar("Document", bound=BaseModel)
 Place = tuple[str | int, ...]
@@ -14,6 +15,13 @@ Place = tuple[str | int, ...]
 
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """libyaml's where PyYAML was built with it: the same language, eight times as fast."""
+
+
+_MOST_BY_ALIASES: Final = 100_000
+"""Values that a document with aliases may hold, each alias counted as what it stands for."""
+
+_MOST_SHOWN: Final = 200
+"""Characters of a document's text in one message."""
 
 
 class _UniqueKeyLoader(_SafeLoader):  # type: ignore[misc]
@@ -57,6 +65,7 @@ def read_yaml(text: str, file: str, twice: list[RecipeError] | None = None) -> t
     try:
         loader = _UniqueKeyLoader(text)
         node = loader.get_single_node()
+        _refuse_bomb(node, text, file)
         data = None if node is None else loader.construct_document(node)
         places: dict[Place, tuple[int, int]] = {}
         if node is not None:
@@ -68,7 +77,7 @@ def read_yaml(text: str, file: str, twice: list[RecipeError] | None = None) -> t
     except yaml.YAMLError as error:
         raise _malformed(error, text, file) from None
     except RecursionError:
-        raise RecipeError(f"{file}: an alias stands inside its own anchor, or the values are too deep") from None
+        raise RecipeError(f"{file}: the values are nested too deeply") from None
     return data, places
 
 
@@ -76,12 +85,50 @@ def _malformed(error: yaml.YAMLError, text: str, file: str) -> RecipeError:
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         mark = error.problem_mark
         lines = text.splitlines()
-        quote = lines[mark.line] if mark.line < len(lines) else None
+        quote = _around(lines[mark.line], mark.column) if mark.line < len(lines) else None
         what = f"{file}, line {mark.line + 1}, column {mark.column + 1}: {error.problem or 'malformed YAML'}"
         found = RecipeError(what, quote=quote, next=f"correct that line of {file}")
         found.at = (mark.line + 1, mark.column + 1)
         return found
     return RecipeError(f"{file}: malformed YAML: {' '.join(str(error).split())}")
+
+
+def _around(line: str, column: int) -> str:
+    """The part of a long line that a column is in."""
+    begin = max(0, min(column - _MOST_SHOWN // 2, len(line) - _MOST_SHOWN))
+    part = line[begin : begin + _MOST_SHOWN]
+    return f"{'...' if begin else ''}{part}{'...' if begin + len(part) < len(line) else ''}"
+
+
+def _shown(value: object) -> str:
+    """A value as a message quotes it."""
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}... ({len(text):,} characters)"
+
+
+def _refuse_bomb(node: yaml.Node | None, text: str, file: str) -> None:
+    """Refuse aliases that stand in their own anchor, or make a small document a huge one, before anything expands."""
+    held: dict[int, int] = {}
+
+    def count(node: yaml.Node) -> int:
+        if isinstance(node, yaml.ScalarNode):
+            return 1
+        if id(node) in held:
+            if not held[id(node)]:
+                raise RecipeError(
+                    f"{file}, line {node.start_mark.line + 1}: an alias stands inside its own anchor",
+                    quote=_around(text.splitlines()[node.start_mark.line], node.start_mark.column),
+                    next=f"correct that anchor of {file}",
+                )
+            return held[id(node)]
+        held[id(node)] = 0
+        inner = (part for pair in node.value for part in (pair if isinstance(pair, tuple) else (pair,)))
+        held[id(node)] = 1 + sum(map(count, inner))
+        return held[id(node)]
+
+    if node is not None and "*" in text and (total := count(node)) > _MOST_BY_ALIASES:
+        what = f"{file}: its aliases make {total:,} values of it; {_MOST_BY_ALIASES:,} is the most"
+        raise RecipeError(what, next="write the values out, or use fewer aliases")
 
 
 def _mark(node: yaml.Node, place: Place, places: dict[Place, tuple[int, int]]) -> None:
@@ -139,7 +186,7 @@ def problem_at(place: Place, what: str, file: str, places: dict[Place, tuple[int
     at = next((places[place[:end]] for end in range(len(place), -1, -1) if place[:end] in places), None)
     where = f"{file}, line {at[0]}, column {at[1]}" if at else file
     field = ".".join(str(part) for part in place) or "document"
-    found = RecipeError(f"{where}: {what.replace('{}', repr(field), 1)}")
+    found = RecipeError(f"{where}: {what.replace('{}', _shown(field), 1)}")
     found.at, found.field = at, field
     return found
 
@@ -154,7 +201,7 @@ def _problem(document: type[BaseModel], problem: Any, file: str, places: dict[Pl
     if problem["type"] == "missing":
         return problem_at(place, "{} is required", file, places)
     given = problem.get("input")
-    shown = "" if isinstance(given, (dict, list)) else f" (given: {given!r})"
+    shown = "" if isinstance(given, (dict, list)) else f" (given: {_shown(given)})"
     return problem_at(place, "{}: " + problem["msg"].removeprefix("Value error, ") + shown, file, places)
 
 
@@ -180,20 +227,6 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
         if found is not None:
             return found
     return None
-
-
-def read_text(path: Path) -> str:
-    """A file's text.
-
-    Raises:
-        RecipeError: it cannot be read, or is not UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RecipeError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise RecipeError(f"{path}: not UTF-8 text") from None
 
 
 def load(document: type[Document], path: Path) -> Document:

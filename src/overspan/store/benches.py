@@ -14,6 +14,8 @@ from typing import Final, NamedTuple
 
 from pydantic import ValidationError
 
+from overspan.schema.errors import InputError
+from overspan.schema.reading import read_bytes
 from overspan.schema.workload import BenchResult
 from overspan.store.files import write_whole
 from overspan.store.run_folder import RunFolder
@@ -152,8 +154,8 @@ def _numbers(run: RunFolder, *, finished: bool = False) -> list[int]:
 
 def _read(path: Path) -> BenchResult | None:
     try:
-        return BenchResult.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError):
+        return BenchResult.model_validate_json(read_bytes(path))
+    except (OSError, InputError, ValidationError):
         return None
 
 

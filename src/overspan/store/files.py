@@ -12,6 +12,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from overspan.schema.errors import InputError
+from overspan.schema.reading import read_bytes
 
 DocumentT = TypeVar("DocumentT", bound=BaseModel)
 
@@ -96,7 +97,7 @@ def read_document(path: Path, kind: type[DocumentT], what: str) -> DocumentT:
         InputError: it cannot be read or is none; names the field.
     """
     try:
-        return kind.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(read_bytes(path))
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     except ValidationError as error:

@@ -13,6 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from overspan.schema.reading import opened, read_bytes
+
 _BLOCK_BYTES: Final = 4096
 
 
@@ -61,7 +63,7 @@ def _mend(descriptor: int) -> int:
 def lines(path: Path) -> list[str]:
     """Its whole lines that are not blank, the first first; none where there is no such file."""
     try:
-        *whole, _ = path.read_bytes().split(b"\n")
+        *whole, _ = read_bytes(path).split(b"\n")
     except FileNotFoundError:
         return []
     return [line.decode(errors="replace") for line in whole if line.strip()]
@@ -70,7 +72,7 @@ def lines(path: Path) -> list[str]:
 def backwards(path: Path) -> Iterator[str]:
     """The same, the last first, read block by block: the end of a long file costs little."""
     try:
-        file = path.open("rb", buffering=0)
+        file = opened(path)
     except FileNotFoundError:
         return
     with file:

@@ -15,6 +15,7 @@ from overspan.schema.errors import InputError, RunDamaged
 from overspan.schema.event import FINAL_STATES, Event, State
 from overspan.schema.extensions import RECORDED
 from overspan.schema.places import runs_dir
+from overspan.schema.reading import read_bytes
 from overspan.store import jsonl
 from overspan.store.dated_folder import DatedFolder, pick
 from overspan.store.files import problem_of, write_whole
@@ -62,7 +63,9 @@ class RunFolder(DatedFolder):
         path = self.path / file
         try:
             # Engines and launchers of other packages may be gone by now: the run is read all the same.
-            return adapter.validate_json(path.read_bytes(), context=RECORDED)
+            return adapter.validate_json(read_bytes(path), context=RECORDED)
+        except InputError as error:
+            raise RunDamaged(f"run {self.id}: {error.what}", next=f"ls -l {self.path}") from None
         except FileNotFoundError:
             raise RunDamaged(f"run {self.id} has no {file}", next=f"ls {self.path}") from None
         except OSError as error:
@@ -146,8 +149,9 @@ class RunFolder(DatedFolder):
         events: list[Event] = []
         try:
             lines = jsonl.lines(self.path / _EVENTS)
-        except OSError as error:
-            what = f"run {self.id}: {_EVENTS} cannot be read: {error.strerror}"
+        except (OSError, InputError) as error:
+            why = error.strerror if isinstance(error, OSError) else error.what
+            what = f"run {self.id}: {_EVENTS} cannot be read: {why}"
             raise RunDamaged(what, next=f"ls -l {self.path}") from None
         for number, line in enumerate(lines, 1):
             try:
@@ -161,7 +165,7 @@ class RunFolder(DatedFolder):
     def _last(self) -> tuple[State, Event] | None:
         """The state that the run entered last, with its event. Damaged lines hide nothing but themselves; a file that
         cannot be read tells none."""
-        with suppress(OSError):
+        with suppress(OSError, InputError):
             for line in jsonl.backwards(self.path / _EVENTS):
                 try:
                     event = Event.model_validate_json(line)

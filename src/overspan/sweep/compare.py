@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import fmean, variance
 from typing import Final, Literal
 
-from overspan.bench.records import read_requests
+from overspan.bench.records import requests_in
 from overspan.schema.base import Frozen
 from overspan.schema.errors import UnknownName
 from overspan.schema.workload import AnsweredRequest
@@ -101,8 +101,7 @@ def _of_run(which: str) -> Measured:
 def _measured(name: str, files: dict[str, Path]) -> Measured:
     found = Measured(name, {}, {})
     for point, path in files.items():
-        with path.open(encoding="utf-8", errors="replace") as lines:
-            requests = list(read_requests(lines, str(path)))
+        requests = list(requests_in(path))
         answered = [request for request in requests if request is not None]
         found.points[point] = sorted(answered, key=lambda request: request.end_at_ms)
         if len(answered) < len(requests):

@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from overspan.schema.base import Frozen
 from overspan.schema.errors import InputError
+from overspan.schema.reading import MOST_JSON, json_of, read_text
 from overspan.store.files import problem_of
 
 Match = Literal["contains", "exact", "number", "choice"]
@@ -85,12 +86,7 @@ def read(path: Path) -> list[Question]:
     Raises:
         InputError: it cannot be read, or a line is no question; names line and field.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text") from None
+    text = read_text(path, most=MOST_JSON, encoding="utf-8-sig")
     questions = [_question(line, path, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not questions:
         raise InputError(f"{path} holds no question", next='one a line: {"prompt": "...", "answer": "..."}')
@@ -103,18 +99,13 @@ def read(path: Path) -> list[Question]:
 
 def _question(line: str, path: Path, number: int) -> Question:
     try:
-        return Question.model_validate(json.loads(line))
+        return Question.model_validate(json_of(line))
     except json.JSONDecodeError as error:
         raise InputError(f"{path}, line {number}: not JSON: {error.msg}", quote=line[:120]) from None
-    except RecursionError:
-        raise InputError(f"{path}, line {number}: brackets are nested too deeply", quote=line[:120]) from None
     except ValidationError as error:
         known = ", ".join(Question.model_fields)
         what = f"{path}, line {number}: {problem_of(error, 'the line')}"
         raise InputError(what, next=f"fields: {known}") from None
-    except ValueError:  # Python reads integers of 4300 digits at most (sys.int_info)
-        what = "a number of more than 4300 digits; give it as text"
-        raise InputError(f"{path}, line {number}: {what}", quote=line[:120]) from None
 
 
 def _contains(reply: str, answer: str) -> bool:
