@@ -17,7 +17,7 @@ NEVER = "(Worker pid=213) ERROR 08-03 13:35:33 [m.py:912] torch.distributed.Dist
 BEGIN = "(APIServer pid=1) INFO 07-15 18:20:00 [api_server.py:1000] vLLM API server version 0.32.0"
 
 
-@pytest.mark.parametrize("end", [STOP, "KeyboardInterrupt", "INFO Received SIGTERM", "KeyboardInterrupt: terminated"])
+@pytest.mark.parametrize("end", [STOP, "KeyboardInterrupt", "INFO Received SIGTERM", "INFO:     Shutting down"])
 def test_what_is_said_after_an_end_in_good_order_is_no_failure(end: str) -> None:
     assert failed_rules(f"{end}\n{DEAD.format(1)}") == []
 
@@ -71,6 +71,11 @@ def test_what_a_watchdog_kills_is_its_consequence() -> None:
 def test_a_panic_behind_a_transfer_error_is_not_in_front_of_it() -> None:
     text = "thread 'tokio' panicked at lib/x.rs:1:9:\nnixl_cu12._bindings.nixlBackendError: NIXL_ERR_BACKEND"
     assert failed_rules(text)[0] == "nixl-ucx-no-cuda" and "rust-panic" in failed_rules(text)
+    lost = "2026-06-01T10:00:01Z ERROR nixl: NIXL_ERR_REMOTE_DISCONNECT"
+    panic = "2026-06-01T10:00:02Z thread 'tokio' panicked at lib/x.rs:1:9:"
+    assert (
+        failed_rules(f"{panic}\n{lost}") == failed_rules(f"{lost}\n{panic}") == ["nixl-remote-disconnect", "rust-panic"]
+    )
 
 
 @pytest.mark.parametrize(
