@@ -18,7 +18,7 @@ from overspan.schema.units import count, size
 _UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-class Age(click.ParamType[timedelta]):
+class Age(click.ParamType):  # type: ignore[type-arg]  # click 8.3 has no argument for it
     """A time such as 12h, 30d or 4w."""
 
     name = "age"
