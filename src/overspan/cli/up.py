@@ -53,6 +53,7 @@ def up(
     RECIPE is a name that ships, a YAML file (also a run.lock.yaml), a Hugging Face id or a folder with a model. If it
     states no layout, the best one for the load is started: the one that `overspan plan` shows. The run goes on
     when this command ends. Ctrl-C before the run is verified stops it.
+    Exit code: 1 it died, 3 somebody else stopped it.
     """
     interruptible()
     if join_later and inventory is None:
