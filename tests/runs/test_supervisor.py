@@ -59,7 +59,7 @@ def test_of_weights_that_were_drawn_no_answer_is_asked_and_none_verified(launch:
 
 
 def test_an_engine_that_never_gives_a_token_is_quoted(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAKE_REFUSES", "a key which nobody knows")
+    monkeypatch.setenv("FAKE_WANTS", "a key which nobody knows")
     run = launch("refusing", ready_timeout_s=6)
     assert run.wait_for("verified", "failed") == "failed"
     last = run.folder.last_state()
@@ -213,7 +213,7 @@ def test_the_doctor_names_what_the_supervisor_saw_with_its_host(launch: Launch) 
 
 
 def test_up_does_not_wait_for_a_run_that_nobody_owns(launch: Launch, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAKE_REFUSES", "a key which nobody knows")  # it will never be verified
+    monkeypatch.setenv("FAKE_WANTS", "a key which nobody knows")  # it will never be verified
 
     def follow(_: RunFolder, events: Iterator[Event | None]) -> None:
         deque(events, maxlen=0)

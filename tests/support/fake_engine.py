@@ -45,7 +45,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        key = os.environ.get("VLLM_API_KEY") or os.environ.get("FAKE_REFUSES")
+        key = os.environ.get("VLLM_API_KEY") or os.environ.get("FAKE_WANTS")
         if key and self.headers["Authorization"] != f"Bearer {key}":
             return self.send_error(401)
         if self.path == os.environ.get("FAKE_REFUSES"):
