@@ -81,7 +81,7 @@ def test_a_bad_text_is_refused_by_every_reader(refused: Refused, tmp_path: Path,
     assert TEXTS[text][1] in refused(*words_of(reader, file))
 
 
-@pytest.mark.parametrize("text", set(TEXTS) - {"bomb", "self", "long key"})
+@pytest.mark.parametrize("text", sorted(set(TEXTS) - {"bomb", "self", "long key"}))
 def test_a_bad_recipe_is_refused(refused: Refused, tmp_path: Path, text: str) -> None:
     file = tmp_path / "bad.yaml"
     file.write_text(TEXTS[text][0])

@@ -55,7 +55,7 @@ def test_image_and_weights_that_differ_are_findings_and_are_mended_once(cluster:
     assert differs.evidence and differs.evidence.text == "model.safetensors"
     assert "sha256:" in str(found["preflight.image", "node2"].evidence)
     assert f"image {image.NAME} was copied to node2" in done.stderr
-    assert "1 files of the model were copied to node2" in done.stderr
+    assert "copied 1 file of the model to node2" in done.stderr
     assert image.image_id(one) == image.image_id(two)
     assert other.read_bytes() == one.outside(f"{MODEL}/model.safetensors").read_bytes()
     cluster.run("stop", "--grace", "0")

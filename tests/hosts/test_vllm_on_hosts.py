@@ -14,7 +14,7 @@ import pytest
 from hosts.conftest import Cluster
 from overspan.launchers import proc
 from overspan.provision import engines
-from overspan.schema.errors import EngineMissing
+from overspan.schema.errors import EngineMissing, RunDamaged
 from overspan.store.run_folder import RunFolder, all_runs
 from support.waiting import until
 from testbed import image
@@ -37,9 +37,17 @@ def real(cluster: Cluster) -> Iterator[Cluster]:
     yield cluster
 
 
+def _is_launching() -> bool:
+    """Whether the newest run is: one that was made this moment tells no state yet."""
+    try:
+        return bool(all_runs()) and all_runs()[0].state() == "launching"
+    except RunDamaged:
+        return False
+
+
 def launching(cluster: Cluster, up: subprocess.Popen[str]) -> RunFolder:
     """The run, once its ranks start; before that the model may have to be prepared, and copied to the hosts."""
-    until(lambda: up.poll() is not None or (all_runs() and cluster.newest().state() == "launching"), "the launch", 600)
+    until(lambda: up.poll() is not None or _is_launching(), "the launch", 600)
     assert up.poll() is None, up.communicate()
     return cluster.newest()
 

@@ -170,8 +170,8 @@ def test_when_a_reply_is_right(match: str, answer: object, reply: str, right: bo
         ('{"prompt": "a", "answer": "four", "match": "number"}', "line 1: .*'four' is not a number"),
         ('{"prompt": "a", "answer": NaN, "match": "number"}', "line 1: .*'nan' is not a number"),
         ('{"prompt": "a", "answer": "K", "match": "choice"}', "line 1: .*'K' is not a letter from A to J"),
-        ('{"prompt": ' + "[" * 100_000, "line 1: brackets are nested"),
-        ('{"prompt": "a", "answer": ' + "9" * 5000 + "}", "line 1: a number of more than 4300 digits"),
+        ('{"prompt": ' + "[" * 100_000, "line 1: not JSON: brackets are nested"),
+        ('{"prompt": "a", "answer": ' + "9" * 5000 + "}", r"line 1: not JSON: Exceeds the limit \(4300 digits\)"),
     ],
 )
 def test_a_file_that_is_none_says_which_line(tmp_path: Path, text: str, says: str) -> None:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 def document(data: Any) -> None:
     """Print one JSON document on stdout."""
-    click.echo(json.dumps(_plain(data), indent=2, ensure_ascii=False))
+    text = json.dumps(_plain(data), indent=2, ensure_ascii=False)
+    click.echo(text.encode("utf-8", "replace").decode())  # halves of surrogate pairs are in no encoding
 
 
 def _plain(data: Any) -> Any:
