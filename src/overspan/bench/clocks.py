@@ -107,7 +107,9 @@ class ClockWatch:
         """The point ended: each GPU, the hosts of which nothing is known, and what all GPUs draw and hold together."""
         found, unknown, ticks = [], dict(self._unknown), []
         for name, writer in self._writers.items():
-            text = writer.path.read_bytes()[writer.begin :].decode("utf-8", "replace")
+            with writer.path.open("rb") as file:
+                file.seek(writer.begin)
+                text = file.read().decode("utf-8", "replace")
             samples = [one for one in parse_samples(text, writer.fields) if not writer.gpus or one.index in writer.gpus]
             by_gpu: dict[int, list[GpuSample]] = {}
             for sample in samples:

@@ -13,8 +13,7 @@ from overspan.bench.trace import read_trace
 from overspan.schema.workload import Workload, load_words
 
 LONG_S: Final = 300.0
-"""A bench that takes longer says so before it starts. Source: issue 16."""
-
+"""A bench that takes longer says so before it starts. Source: Overspan's choice."""
 
 SLOW_MS: Final = 50.0
 """A token: a load that would be long at this pace is looked at more closely."""

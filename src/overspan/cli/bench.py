@@ -184,11 +184,12 @@ def bench(run: str | None, base_url: str | None, model: str | None, as_json: boo
 def _keep(run: RunFolder, kept: NewBench, result: BenchResult, *, whole: bool) -> BenchResult:
     """Write a result into its run; one that is not read from now on says so in its notes."""
     was, good = run.bench(), bool(answered(result))
-    if was is not None and not replaces(result, was):
+    taken = replaces(result, was)
+    if was is not None and not taken:
         why = "most requests failed" if good else "no request ended well"
         note = f"{why}: kept as bench-{kept.number:03}.json; bench.json stays that of {was.started_at}"
         result = result.with_(notes=[*result.notes, note])
-    kept.keep(result)
+    kept.keep(result, taken=taken)
     serves = whole and good and run.state() in SERVING_STATES
     what = "measured" if good else "measured nothing"
     loads = ", ".join(point.load for point in result.points)

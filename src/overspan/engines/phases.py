@@ -7,7 +7,6 @@ vllm/model_executor). What it writes does not depend on the device, so that a CP
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -86,12 +85,8 @@ VLLM: Final = _phases(
 
 def seen_in(line: str, phases: tuple[Phase, ...]) -> SeenPhase | None:
     """What a line tells of the start; of several, as where a bar and a message share a line, the last."""
-    found = [(match.start(), phase, match) for phase in phases for match in _matches(phase, line)]
+    found = [(match.start(), phase, match) for phase in phases for match in phase.line.finditer(line)]
     if not found:
         return None
     _, phase, match = max(found, key=lambda each: each[0])
     return SeenPhase(phase.name, phase.words.format(**match.groupdict()), phase.once)
-
-
-def _matches(phase: Phase, line: str) -> Iterator[re.Match[str]]:
-    return phase.line.finditer(line)

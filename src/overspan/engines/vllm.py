@@ -73,6 +73,9 @@ class Vllm(Engine):
     title = "vLLM"
     flags = flags.VLLM
     metrics = VLLM_METRICS
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Packages that it needs beside vLLM, by their normal names."""
+
     takes_plugin = True
     phases = phases.VLLM
     # Source: vllm/utils/jit_monitor.py of 0.26 and 0.32.
@@ -102,9 +105,6 @@ class Vllm(Engine):
                 if to_start:
                     raise
         return choice.with_(router=router)
-
-    needs: ClassVar[tuple[str, ...]] = ()
-    """Packages that it needs beside vLLM, by their normal names."""
 
     def here(self, recipe: Recipe, inventory: Inventory, *, to_start: bool) -> EngineChoice:
         """See `overspan.engines.found`."""

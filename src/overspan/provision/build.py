@@ -8,6 +8,7 @@ from pathlib import Path
 
 from overspan.provision import packages
 from overspan.provision.children import follow, without_secrets
+from overspan.provision.environments import distributions_of
 from overspan.provision.locked import Alias, EngineLock, normal
 from overspan.provision.packages import Interpreter, NotSupplied
 from overspan.schema.errors import OverspanError
@@ -55,11 +56,7 @@ def site_packages(folder: Path) -> Path:
 
 def distributions(folder: Path) -> dict[str, tuple[str, Path]]:
     """The installed distributions: normal name -> (version, its dist-info)."""
-    found: dict[str, tuple[str, Path]] = {}
-    for info in site_packages(folder).glob("*.dist-info"):
-        name, _, version = info.name.removesuffix(".dist-info").partition("-")
-        found[normal(name)] = (version, info)
-    return found
+    return distributions_of(site_packages(folder).glob("*.dist-info"))
 
 
 def _apart(lock: EngineLock, pin: str, python: Path, version: str, say: Say) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from overspan.provision.locked import normal
@@ -18,8 +19,16 @@ _FIRST_LINE = re.compile(r"""#!\s*(?:(/\S*python[\d.]*)\s*\n|/bin/sh\n'''exec' [
 def packages_in(environment: Path) -> dict[str, str]:
     """Version by normal name of every package. Debian's own Python has `dist-packages`."""
     infos = (environment / "lib").glob("python3*/*-packages/*.dist-info")
-    names = (info.name.removesuffix(".dist-info").partition("-") for info in infos)
-    return {normal(name): version for name, _, version in names}
+    return {name: version for name, (version, _) in distributions_of(infos).items()}
+
+
+def distributions_of(infos: Iterable[Path]) -> dict[str, tuple[str, Path]]:
+    """Installed distributions by their `NAME-VERSION.dist-info`: normal name -> (version, that folder)."""
+    found: dict[str, tuple[str, Path]] = {}
+    for info in infos:
+        name, _, version = info.name.removesuffix(".dist-info").partition("-")
+        found[normal(name)] = (version, info)
+    return found
 
 
 def version_in(environment: Path) -> str | None:

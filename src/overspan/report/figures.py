@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from overspan.report.documents import METRICS, Curve, RunDocuments
-from overspan.report.text import figure, load_of, plain
+from overspan.report.text import figure, plain
 from overspan.schema.units import count
 from overspan.schema.workload import BenchPoint
 
@@ -76,7 +76,7 @@ def _dot(run: RunDocuments, point: BenchPoint, *, named: bool) -> Dot | None:
     rate, speed, counts = point.output_tokens_per_s, interactivity(point), point.requests
     if rate is None or speed is None:
         return None
-    lines = [f"<b>{load_of(point)}</b>" + (f", {safe(run.name)}" if named else ""), f"{figure(rate)} tok/s out"]
+    lines = [f"<b>{point.load}</b>" + (f", {safe(run.name)}" if named else ""), f"{figure(rate)} tok/s out"]
     if run.gpus_used:
         lines.append(f"{figure(rate / run.gpus_used)} tok/s per GPU ({run.gpus_used} used)")
     lines.append(f"{figure(speed)} tok/s for each user")
@@ -85,7 +85,7 @@ def _dot(run: RunDocuments, point: BenchPoint, *, named: bool) -> Dot | None:
         lines += [f"{METRICS[metric][0]} {figure(median)} ms (p50)"] if median is not None else []
     lines.append(f"{counts.ok} of {count(counts.planned, 'request')} ok, {counts.failed} failed")
     lines += ["<b>limited by the load generator</b>"] if point.client_bound else []
-    return Dot(speed, rate, "<br>".join(lines), point.client_bound or counts.failed > 0, load_of(point))
+    return Dot(speed, rate, "<br>".join(lines), point.client_bound or counts.failed > 0, point.load)
 
 
 def latency_figures(runs: Sequence[RunDocuments]) -> dict[str, Figure]:
@@ -105,7 +105,7 @@ def latency_figures(runs: Sequence[RunDocuments]) -> dict[str, Figure]:
 
 def _single_run_traces(run: RunDocuments, metric: str) -> list[Figure]:
     return [
-        _curve_trace(curve, style, metric, load_of(point), point.concurrency)
+        _curve_trace(curve, style, metric, point.load, point.concurrency)
         for point, style in shown_points(run)
         if (curve := run.curve(point, metric))
     ]
@@ -114,7 +114,7 @@ def _single_run_traces(run: RunDocuments, metric: str) -> list[Figure]:
 def _compared_traces(runs: Sequence[RunDocuments], metric: str) -> list[Figure]:
     chosen = default_level(runs)
     return [
-        _curve_trace(curve, series_style(index), metric, f"{safe(run.name)}, {load_of(point)}", point.concurrency)
+        _curve_trace(curve, series_style(index), metric, f"{safe(run.name)}, {point.load}", point.concurrency)
         | {"visible": point.concurrency == chosen}
         for index, run in enumerate(runs)
         for point in run.points

@@ -73,7 +73,6 @@ def render_page(template: str, charts: Mapping[str, figures.Figure], **shown: An
         lstrip_blocks=True,
     )
     environment.filters.update(_FILTERS)
-    environment.globals["load_of"] = text.load_of
     scripts = {"plotly": _plotly() if charts else "", "charts": _part("charts.js")}
     return environment.get_template(template).render(
         **shown,

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Sequence
 
 from overspan.schema.process import ProcessSpec
 from overspan.schema.secrets import HIDDEN, is_secret
-from overspan.schema.workload import BenchPoint
 
 NOTHING = "–"
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
@@ -39,11 +38,6 @@ def column(values: Sequence[float | None]) -> list[str]:
 def figure(value: float) -> str:
     """One number for a sentence: `415`, `44`, `4.2`, `0.31`."""
     return number(value, 0 if abs(value) >= 10 else 1 if abs(value) >= 1 else 2)
-
-
-def load_of(point: BenchPoint) -> str:
-    """What a point was loaded with: `16 users`, or `2.5 requests/s` of an open loop."""
-    return point.load
 
 
 def ranges(numbers: Sequence[int]) -> str:

@@ -12,7 +12,7 @@ from overspan.catalog import recipes
 from overspan.planner import predict_measured
 from overspan.report.documents import METRICS, RunDocuments
 from overspan.report.figures import Style, interactivity, series_style, shown_points
-from overspan.report.text import NOTHING, column, figure, load_of, number, plain
+from overspan.report.text import NOTHING, column, figure, number, plain
 from overspan.schema.errors import OverspanError
 from overspan.schema.event import FINAL_STATES, Event
 from overspan.schema.finding import Finding
@@ -127,17 +127,17 @@ def requests_sent(run: RunDocuments) -> str:
     sent = {point.requests.planned for point in points}
     if len(sent) == 1:
         return f"{count(sent.pop(), 'request')} {'of' if load.arrival == 'trace' else 'at'} {each}{limit}"
-    told = ", ".join(f"{count(point.requests.planned, 'request')} at {load_of(point)}" for point in points)
+    told = ", ".join(f"{count(point.requests.planned, 'request')} at {point.load}" for point in points)
     return f"{told}{limit}"
 
 
 def _much(rate: float, point: BenchPoint) -> str:
     stopped = " (the server stood still at times)" if point.disturbed else ""
-    return f"{'at least ' if point.client_bound else ''}{figure(rate)} tok/s at {load_of(point)}{stopped}"
+    return f"{'at least ' if point.client_bound else ''}{figure(rate)} tok/s at {point.load}{stopped}"
 
 
 def _soon(ttft_ms: float, point: BenchPoint) -> str:
-    return f"{figure(ttft_ms)} ms with {load_of(point)}"
+    return f"{figure(ttft_ms)} ms with {point.load}"
 
 
 def tiles(run: RunDocuments) -> list[Tile]:
@@ -147,12 +147,12 @@ def tiles(run: RunDocuments) -> list[Tile]:
     found = []
     if best := best_point(run):
         rate, point = best
-        found.append(Tile(figure(rate), "tok/s", f"output at {load_of(point)}, the most"))
+        found.append(Tile(figure(rate), "tok/s", f"output at {point.load}, the most"))
     if first := first_token_point(run):
         ttft_ms, point = first
-        found.append(Tile(figure(ttft_ms), "ms", f"TTFT at {load_of(point)}, median"))
+        found.append(Tile(figure(ttft_ms), "ms", f"TTFT at {point.load}, median"))
         if speed := interactivity(point):
-            found.append(Tile(figure(speed), "tok/s/user", f"interactivity at {load_of(point)}"))
+            found.append(Tile(figure(speed), "tok/s/user", f"interactivity at {point.load}"))
     planned = sum(point.requests.planned for point in run.points)
     failed = sum(point.requests.failed for point in run.points)
     ok = sum(point.requests.ok for point in run.points)
@@ -293,7 +293,7 @@ def legend(runs: Sequence[RunDocuments]) -> list[tuple[str, Style]]:
 
 def level_legend(runs: Sequence[RunDocuments]) -> list[tuple[str, Style]]:
     """Label and style of each curve of a single run's latency charts."""
-    return [(load_of(point), style) for point, style in shown_points(runs[0])]
+    return [(point.load, style) for point, style in shown_points(runs[0])]
 
 
 @dataclass(frozen=True)
@@ -360,9 +360,9 @@ def clock_rows(run: RunDocuments) -> list[tuple[str, list[str]]]:
             cap = NOTHING if gpu.at_cap_share is None else f"{gpu.at_cap_share:.0%}"
             slowed = ", ".join(f"{reason} {share:.0%}" for reason, share in gpu.slowed.items())
             cells = [f"{gpu.host} {gpu.index}", *(number(each, 0) for each in numbers), cap, slowed or NOTHING]
-            found.append((load_of(point), cells))
+            found.append((point.load, cells))
         for host, why in point.gpus_unknown.items() if run.gpus_used else ():
-            found.append((load_of(point), [host, f"not known: {why}", *[NOTHING] * (len(CLOCK_HEADS) - 2)]))
+            found.append((point.load, [host, f"not known: {why}", *[NOTHING] * (len(CLOCK_HEADS) - 2)]))
     return found
 
 

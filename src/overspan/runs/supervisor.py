@@ -290,8 +290,7 @@ def _probe(
                 raise OverspanError(f"the endpoint refused each request for {_FINAL_S:g} s", quote=line) from None
             continue
         news.put(_FirstToken(text, time.monotonic() - started))
-        drawn = plan.recipe.has_drawn_weights
-        findings = [known_answers.OF_DRAWN] if drawn else known_answers.ask(client, plan.recipe.known_answers)
+        findings = known_answers.ask(client, plan.recipe.known_answers, drawn=plan.recipe.has_drawn_weights)
         if workers:
             root = plan.endpoint.base_url.removesuffix("/v1")
             findings += transfer.check(client, root, workers, registry.find(plan.engine.name))

@@ -105,20 +105,19 @@ class NewBench:
         self.number = self._claim()
         self.folder = _folder(run, self.number)
 
-    def keep(self, result: BenchResult) -> bool:
-        """Write the result down; return whether it is the one that is read from now on.
+    def keep(self, result: BenchResult, *, taken: bool) -> None:
+        """Write the result down; `taken`: it is the one that is read from now on (see `replaces`).
 
         Raises:
             OSError: it cannot be written.
         """
         file = self._run.path / f"bench-{self.number:03}.json"
         write_whole(file, result.model_dump_json(indent=2) + "\n")
-        if not replaces(result, self._run.bench()):
-            return False
+        if not taken:
+            return
         for requests in self.folder.glob("requests-*.jsonl"):
             _link(requests, self._run.path / requests.name)
         self._run.write("bench.json", result)
-        return True
 
     def drop_if_empty(self) -> None:
         """Leave no trace of a bench that sent nothing."""

@@ -80,7 +80,7 @@ def wrong(findings: Iterable[Finding]) -> list[Finding]:
 
 def _findings(ask: Asker, subject: Subject, rules: Mapping[str, VerifyRule]) -> Iterator[Finding]:
     gone: NoAnswer | None = None
-    for finding in [known_answers.OF_DRAWN] if subject.drawn else known_answers.ask(ask, subject.known_answers):
+    for finding in known_answers.ask(ask, subject.known_answers, drawn=subject.drawn):
         yield finding
         gone = gone or (_gone(ask) if finding.status == "failed" else None)
     for name, rule in rules.items():

@@ -12,12 +12,15 @@ from overspan.verify.subject import DRAWN
 RULE = "verify.known-answer"
 
 
-OF_DRAWN: Final = Finding(rule=RULE, status="not_evaluated", severity="info", cause=DRAWN)
+_OF_DRAWN: Final = Finding(rule=RULE, status="not_evaluated", severity="info", cause=DRAWN)
 """What is found in place of answers where the weights were drawn: none is known."""
 
 
-def ask(client: Client, questions: list[KnownAnswer]) -> list[Finding]:
-    """Ask each question; one finding each, or one `not_evaluated` where the recipe knows no answer."""
+def ask(client: Client, questions: list[KnownAnswer], *, drawn: bool = False) -> list[Finding]:
+    """Ask each question; one finding each, or one `not_evaluated` where the recipe knows no answer. Of drawn weights
+    nothing is asked."""
+    if drawn:
+        return [_OF_DRAWN]
     if not questions:
         cause = "the recipe has no known answer; the endpoint gives tokens, whether they are right nobody asked"
         try:
